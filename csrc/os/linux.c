@@ -1,0 +1,481 @@
+/* linux.c - the Linux backend of floor 1: mmap, madvise, futex, membarrier. */
+#define _GNU_SOURCE
+#include "os.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+
+/* Kernel constants that the headers of older distributions lack. */
+#ifndef PR_SET_VMA
+#define PR_SET_VMA 0x53564d41
+#define PR_SET_VMA_ANON_NAME 0
+#endif
+#ifndef MADV_FREE
+#define MADV_FREE 8
+#endif
+#ifndef SYS_process_madvise
+#define SYS_process_madvise 440
+#endif
+enum {
+    PIDFD_OF_SELF = -10000, /* PIDFD_SELF, Linux 6.13 */
+    MEMBARRIER_EXPEDITED = 1 << 3,
+    MEMBARRIER_REGISTER = 1 << 4,
+    RANDOM_NONBLOCK = 1
+};
+
+/* A yes or no that is asked of the kernel once. Two threads may ask at the same time and get the
+ * same answer, so relaxed loads and stores do. */
+typedef enum answer { UNKNOWN = 0, YES, NO } answer;
+
+/* ---- what the kernel is ---------------------------------------------------------------------- */
+
+static size_t linux_page_size(void) {
+    static _Atomic size_t known;
+    size_t size = atomic_load_explicit(&known, memory_order_relaxed);
+    if (__builtin_expect(size == 0, 0)) {
+        size = (size_t)sysconf(_SC_PAGESIZE);
+        atomic_store_explicit(&known, size, memory_order_relaxed);
+    }
+    return size;
+}
+
+/* The beginning of a small file of /proc or /sys, 0-terminated; 0 when it cannot be read. */
+static size_t read_file(const char *path, char *buffer, size_t capacity) {
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    if (file < 0) return 0;
+    ssize_t got = read(file, buffer, capacity - 1);
+    close(file);
+    if (got < 0) got = 0;
+    buffer[got] = 0;
+    return (size_t)got;
+}
+
+/* Whether the kernel may back a range with huge pages that nobody asked for. Read once: a machine
+ * whose administrator turns it on later keeps its old ranges as they are. */
+static bool huge_pages_unasked(void) {
+    static _Atomic int known;
+    int value = atomic_load_explicit(&known, memory_order_relaxed);
+    if (value != UNKNOWN) return value == YES;
+    char text[64];
+    size_t length = read_file("/sys/kernel/mm/transparent_hugepage/enabled", text, sizeof text);
+    /* No such file: a kernel without huge pages, or a sandbox; be careful then. */
+    value = length != 0 && strstr(text, "[always]") == NULL ? NO : YES;
+    /* Sizes between a page and a PMD have switches of their own (Linux 6.8), which count whatever
+     * the first one says. */
+    static const char *const sizes[] = {"16", "32", "64", "128", "256", "512", "1024", "2048"};
+    for (size_t i = 0; value == NO && i < sizeof sizes / sizeof *sizes; i++) {
+        char path[96] = "/sys/kernel/mm/transparent_hugepage/hugepages-";
+        strcat(path, sizes[i]);
+        strcat(path, "kB/enabled");
+        if (read_file(path, text, sizeof text) != 0 && strstr(text, "[always]") != NULL)
+            value = YES;
+    }
+    atomic_store_explicit(&known, value, memory_order_relaxed);
+    return value == YES;
+}
+
+/* ---- address ranges -------------------------------------------------------------------------- */
+
+static void *map(void *at, size_t size, int protection, int flags) {
+    void *address = mmap(at, size, protection, MAP_PRIVATE | MAP_ANONYMOUS | flags, -1, 0);
+    return address == MAP_FAILED ? NULL : address;
+}
+
+static void name_range(void *address, size_t size, const char *name) {
+    static _Atomic int works;
+    if (name == NULL || atomic_load_explicit(&works, memory_order_relaxed) == NO) return;
+    if (prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, address, size, name) != 0 && errno == EINVAL)
+        atomic_store_explicit(&works, NO, memory_order_relaxed);
+}
+
+static void set_attributes(void *address, size_t size, bool huge, const char *name) {
+    if (huge) (void)madvise(address, size, MADV_HUGEPAGE);
+    else if (huge_pages_unasked()) (void)madvise(address, size, MADV_NOHUGEPAGE);
+    name_range(address, size, name);
+}
+
+/* Where the next aligned range probably fits without trimming: below the last one, or where one
+ * was just released. Only a hint: the kernel takes it if the place is free. */
+static _Atomic uintptr_t next_place;
+
+static void *map_aligned(size_t size, size_t align, int protection, int flags) {
+    uintptr_t place = atomic_load_explicit(&next_place, memory_order_relaxed) & ~(align - 1);
+    char *address = map((void *)place, size, protection, flags);
+    if (address == NULL) return NULL;
+    if (((uintptr_t)address & (align - 1)) == 0) return address;
+    munmap(address, size);
+
+    size_t slack = align - linux_page_size();
+    if (size + slack < size) return NULL;
+    char *wide = map(NULL, size + slack, protection, flags);
+    if (wide == NULL) return NULL;
+    address = (char *)(((uintptr_t)wide + align - 1) & ~(align - 1));
+    size_t front = (size_t)(address - wide);
+    if (front != 0) munmap(wide, front);
+    if (slack != front) munmap(address + size, slack - front);
+    return address;
+}
+
+static void *linux_reserve(size_t size, size_t align, dmi_os_mode mode, bool huge,
+                           const char *name) {
+    int saved = errno;
+    int protection = mode == DMI_OS_LAZY ? PROT_READ | PROT_WRITE : PROT_NONE;
+    int flags = mode == DMI_OS_LAZY ? MAP_NORESERVE : 0;
+    void *address;
+    if (align <= linux_page_size()) {
+        address = map(NULL, size, protection, flags);
+    } else {
+        address = map_aligned(size, align, protection, flags);
+        if (address != NULL) {
+            uintptr_t below = (uintptr_t)address > size ? (uintptr_t)address - size : 0;
+            atomic_store_explicit(&next_place, below, memory_order_relaxed);
+        }
+    }
+    if (address != NULL) set_attributes(address, size, huge, name);
+    errno = saved;
+    return address;
+}
+
+static void *linux_reserve_table(size_t size, const char *name) {
+    int saved = errno;
+    /* Reads anywhere give the shared zero page; a huge zero page would be as good, but the
+     * committed parts must not turn into huge pages. */
+    void *address = map(NULL, size, PROT_READ, MAP_NORESERVE);
+    if (address != NULL) set_attributes(address, size, false, name);
+    errno = saved;
+    return address;
+}
+
+static int linux_commit(void *address, size_t size, dmi_os_mode mode) {
+    if (mode == DMI_OS_LAZY) return 0;
+    int saved = errno;
+    int error = mprotect(address, size, PROT_READ | PROT_WRITE) == 0 ? 0 : errno;
+    errno = saved;
+    return error;
+}
+
+/* A fresh mapping over the old one: the only way to make the commit charge fall (mprotect keeps
+ * it). It also drops the attributes, which are therefore set again. */
+static int replace(void *address, size_t size, int protection, int flags) {
+    if (map(address, size, protection, flags | MAP_FIXED) == NULL) return errno;
+    set_attributes(address, size, false, "dmi");
+    return 0;
+}
+
+static int linux_decommit(void *address, size_t size, dmi_os_mode mode) {
+    int saved = errno;
+    int error;
+    if (mode == DMI_OS_STRICT) error = replace(address, size, PROT_NONE, 0);
+    else error = madvise(address, size, MADV_DONTNEED) == 0 ? 0 : errno;
+    errno = saved;
+    return error;
+}
+
+static int linux_convert(void *address, size_t size, dmi_os_mode to) {
+    int saved = errno;
+    int error = to == DMI_OS_STRICT ? replace(address, size, PROT_NONE, 0)
+                                    : replace(address, size, PROT_READ | PROT_WRITE, MAP_NORESERVE);
+    errno = saved;
+    return error;
+}
+
+static int linux_offer(void *address, size_t size) {
+    int saved = errno;
+    int error = madvise(address, size, MADV_FREE) == 0 ? 0 : errno;
+    errno = saved;
+    return error;
+}
+
+/* A write takes a page out of MADV_FREE by itself. */
+static int linux_unoffer(void *address, size_t size) {
+    (void)address;
+    (void)size;
+    return 0;
+}
+
+static int linux_release(void *address, size_t size) {
+    int saved = errno;
+    int error = munmap(address, size) == 0 ? 0 : errno;
+    if (error == 0) atomic_store_explicit(&next_place, (uintptr_t)address, memory_order_relaxed);
+    errno = saved;
+    return error;
+}
+
+static void *linux_remap(void *address, size_t old_size, size_t new_size, bool may_move) {
+    int saved = errno;
+    void *moved = mremap(address, old_size, new_size, may_move ? MREMAP_MAYMOVE : 0);
+    errno = saved;
+    return moved == MAP_FAILED ? NULL : moved;
+}
+
+/* ---- many ranges in one call ----------------------------------------------------------------- */
+
+enum {
+    BATCH_RANGES = 1024,    /* the kernel's UIO_MAXIOV */
+    BATCH_BYTES = 1 << 30   /* the kernel cuts the sum of a vector at 2 GiB less a page */
+};
+
+static long madvise_vector(const struct iovec *vector, size_t count) {
+    return syscall(SYS_process_madvise, PIDFD_OF_SELF, vector, count, MADV_DONTNEED, 0);
+}
+
+/* Asked of a page of our own, so that a refusal can only mean the call itself. */
+static bool can_batch(void) {
+    static _Atomic int known;
+    int value = atomic_load_explicit(&known, memory_order_relaxed);
+    if (value != UNKNOWN) return value == YES;
+    struct iovec vector = {NULL, linux_page_size()};
+    vector.iov_base = map(NULL, vector.iov_len, PROT_READ | PROT_WRITE, 0);
+    if (vector.iov_base == NULL) return false;
+    value = madvise_vector(&vector, 1) == (long)vector.iov_len ? YES : NO;
+    munmap(vector.iov_base, vector.iov_len);
+    atomic_store_explicit(&known, value, memory_order_relaxed);
+    return value == YES;
+}
+
+static int discard_one(const dmi_os_range *range, uint64_t *calls) {
+    ++*calls;
+    return madvise(range->address, range->size, MADV_DONTNEED) == 0 ? 0 : errno;
+}
+
+/* One vector from the front of ranges; returns how many of them are done with. */
+static size_t discard_batch(const dmi_os_range *ranges, size_t count, int *refused,
+                            uint64_t *calls) {
+    struct iovec vector[BATCH_RANGES];
+    size_t length = 0;
+    size_t bytes = 0;
+    while (length < count && length < BATCH_RANGES && ranges[length].size <= BATCH_BYTES - bytes) {
+        vector[length].iov_base = ranges[length].address;
+        vector[length].iov_len = ranges[length].size;
+        bytes += ranges[length].size;
+        length++;
+    }
+    size_t done = 0;
+    if (length > 1) { /* one range alone is cheaper by madvise, and one above the limit needs it */
+        ++*calls;
+        long answered = madvise_vector(vector, length);
+        size_t left = answered > 0 ? (size_t)answered : 0;
+        for (; done < length && left >= ranges[done].size; done++) {
+            left -= ranges[done].size;
+            refused[done] = 0;
+        }
+        if (done == length) return done;
+    }
+    /* The range at which the vector stopped has an answer of its own; what is behind it goes into
+     * the next vector. */
+    refused[done] = discard_one(&ranges[done], calls);
+    return done + 1;
+}
+
+static size_t linux_decommit_many(const dmi_os_range *ranges, size_t count, int *refused,
+                                  uint64_t *calls) {
+    int saved = errno;
+    uint64_t made = 0;
+    size_t done = 0;
+    if (count > 1 && can_batch()) {
+        while (done < count)
+            done += discard_batch(ranges + done, count - done, refused + done, &made);
+    }
+    for (; done < count; done++) refused[done] = discard_one(&ranges[done], &made);
+    size_t refusals = 0;
+    for (size_t i = 0; i < count; i++)
+        if (refused[i] != 0) refusals++;
+    if (calls != NULL) *calls += made;
+    errno = saved;
+    return refusals;
+}
+
+/* ---- questions ------------------------------------------------------------------------------- */
+
+static int64_t linux_resident(const void *address, size_t size) {
+    int saved = errno;
+    size_t page = linux_page_size();
+    unsigned char present[4096];
+    const char *at = address;
+    size_t pages = size / page;
+    int64_t resident = 0;
+    while (pages != 0) {
+        size_t chunk = pages < sizeof present ? pages : sizeof present;
+        if (mincore((void *)(uintptr_t)at, chunk * page, present) != 0) {
+            resident = -1;
+            break;
+        }
+        size_t count = 0;
+        for (size_t i = 0; i < chunk; i++) count += present[i] & 1u;
+        resident += (int64_t)(count * page);
+        at += chunk * page;
+        pages -= chunk;
+    }
+    errno = saved;
+    return resident;
+}
+
+static int64_t linux_process_resident(void) {
+    int saved = errno;
+    char text[128];
+    int64_t pages = -1;
+    if (read_file("/proc/self/statm", text, sizeof text) != 0) {
+        const char *at = strchr(text, ' ');
+        for (pages = 0; at != NULL && at[1] >= '0' && at[1] <= '9'; at++)
+            pages = pages * 10 + (at[1] - '0');
+    }
+    errno = saved;
+    return pages < 0 ? -1 : pages * (int64_t)linux_page_size();
+}
+
+static uint64_t read_clock(clockid_t clock) {
+    struct timespec now = {0, 0};
+    int saved = errno;
+    (void)clock_gettime(clock, &now);
+    errno = saved;
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static uint64_t linux_clock(void) { return read_clock(CLOCK_MONOTONIC_COARSE); }
+static uint64_t linux_cpu_time(void) { return read_clock(CLOCK_PROCESS_CPUTIME_ID); }
+
+static void linux_random(void *buffer, size_t size) {
+    int saved = errno;
+    unsigned char *out = buffer;
+    while (size != 0) {
+        long got = syscall(SYS_getrandom, out, size, RANDOM_NONBLOCK);
+        if (got < 0 && errno == EINTR) continue;
+        if (got <= 0) break;
+        out += got;
+        size -= (size_t)got;
+    }
+    /* Early in boot, or under a filter: addresses (randomised by the kernel) and the time, mixed
+     * by the finaliser of MurmurHash3. Not for keys that an attacker must not guess. */
+    uint64_t state = read_clock(CLOCK_MONOTONIC) ^ (uint64_t)(uintptr_t)&saved ^
+                     ((uint64_t)(uintptr_t)&linux_random << 16) ^ (uint64_t)getpid();
+    for (; size != 0; size--) {
+        state += 0x9e3779b97f4a7c15u;
+        uint64_t mixed = state;
+        mixed = (mixed ^ (mixed >> 33)) * 0xff51afd7ed558ccdu;
+        mixed = (mixed ^ (mixed >> 33)) * 0xc4ceb9fe1a85ec53u;
+        *out++ = (unsigned char)(mixed >> 56);
+    }
+    errno = saved;
+}
+
+static void linux_message(const char *text, size_t length) {
+    int saved = errno;
+    while (length != 0) {
+        ssize_t written = write(STDERR_FILENO, text, length);
+        if (written < 0 && errno == EINTR) continue;
+        if (written <= 0) break;
+        text += written;
+        length -= (size_t)written;
+    }
+    errno = saved;
+}
+
+/* ---- threads --------------------------------------------------------------------------------- */
+
+static void linux_wait(_Atomic uint32_t *word, uint32_t expected, uint64_t timeout_ns) {
+    int saved = errno;
+    struct timespec limit = {(time_t)(timeout_ns / 1000000000u), (long)(timeout_ns % 1000000000u)};
+    (void)syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected,
+                  timeout_ns == UINT64_MAX ? NULL : &limit, NULL, 0);
+    errno = saved;
+}
+
+static void linux_wake(_Atomic uint32_t *word, bool all) {
+    int saved = errno;
+    (void)syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, all ? INT32_MAX : 1, NULL, NULL, 0);
+    errno = saved;
+}
+
+/* How often this thread's exit handler was put off. Its address names the thread: unlike the
+ * kernel's id it costs no call and stays the same in a fork child. */
+static _Thread_local unsigned put_off __attribute__((tls_model("initial-exec")));
+
+static uint64_t linux_thread_id(void) { return (uint64_t)(uintptr_t)&put_off; }
+
+static pthread_key_t exit_key;
+static void (*exit_handler)(void *);
+
+/* Destructors run in rounds (POSIX promises four) for as long as values are set anew. Coming back
+ * in the third lets those of other libraries, which may still free memory, go first. */
+static void at_thread_exit(void *value) {
+    if (++put_off < 3 && pthread_setspecific(exit_key, value) == 0) return;
+    put_off = 0;
+    exit_handler(value);
+}
+
+static int linux_thread_exit_setup(void (*handler)(void *)) {
+    exit_handler = handler;
+    return pthread_key_create(&exit_key, at_thread_exit);
+}
+
+/* glibc keeps the first 32 keys in the thread itself; for a later one it may call calloc here. */
+static int linux_thread_exit_arm(void *value) { return pthread_setspecific(exit_key, value); }
+
+static int membarrier_call(int command) {
+#ifdef SYS_membarrier
+    return syscall(SYS_membarrier, command, 0, 0) == 0 ? 0 : errno;
+#else
+    (void)command;
+    return ENOSYS;
+#endif
+}
+
+static int linux_barrier_setup(void) {
+    int saved = errno;
+    int error = membarrier_call(MEMBARRIER_REGISTER);
+    errno = saved;
+    return error == 0 ? 0 : ENOSYS;
+}
+
+static int linux_barrier(void) {
+    int saved = errno;
+    int error = membarrier_call(MEMBARRIER_EXPEDITED);
+    if (error == EPERM && membarrier_call(MEMBARRIER_REGISTER) == 0) /* not registered (any more) */
+        error = membarrier_call(MEMBARRIER_EXPEDITED);
+    errno = saved;
+    return error == 0 ? 0 : ENOSYS;
+}
+
+static int linux_at_fork(void (*prepare)(void), void (*parent)(void), void (*child)(void)) {
+    return pthread_atfork(prepare, parent, child);
+}
+
+const dmi_os_backend _dmi_os_native = {
+    .name = "linux",
+    .page_size = linux_page_size,
+    .granularity = linux_page_size,
+    .can_trim = true,
+    .reserve = linux_reserve,
+    .reserve_table = linux_reserve_table,
+    .commit = linux_commit,
+    .decommit = linux_decommit,
+    .decommit_many = linux_decommit_many,
+    .offer = linux_offer,
+    .unoffer = linux_unoffer,
+    .convert = linux_convert,
+    .release = linux_release,
+    .remap = linux_remap,
+    .resident = linux_resident,
+    .process_resident = linux_process_resident,
+    .clock = linux_clock,
+    .cpu_time = linux_cpu_time,
+    .random = linux_random,
+    .message = linux_message,
+    .wait = linux_wait,
+    .wake = linux_wake,
+    .thread_id = linux_thread_id,
+    .thread_exit_setup = linux_thread_exit_setup,
+    .thread_exit_arm = linux_thread_exit_arm,
+    .barrier_setup = linux_barrier_setup,
+    .barrier = linux_barrier,
+    .at_fork = linux_at_fork,
+};

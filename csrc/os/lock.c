@@ -1,0 +1,34 @@
+/* lock.c - the waiting side of the small mutex of lock.h. */
+#include "lock.h"
+
+#include "os.h"
+
+/* A holder keeps the lock for well under a microsecond, unless it was preempted or is in a system
+ * call; spinning longer than that only takes the processor from it. */
+enum { SPINS = 64 };
+
+static inline void relax(void) {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__) || defined(__arm__)
+    __asm__ volatile("yield" ::: "memory");
+#else
+    atomic_signal_fence(memory_order_seq_cst);
+#endif
+}
+
+void _dmi_lock_slow(dmi_lock *lock) {
+    atomic_fetch_add_explicit(&lock->contended, 1, memory_order_relaxed);
+    for (int i = 0; i < SPINS; i++) {
+        uint32_t seen = atomic_load_explicit(&lock->state, memory_order_relaxed);
+        if (seen == 0 && _dmi_lock_try(lock)) return;
+        if (seen == 2) break; /* others sleep already: join them, do not overtake for ever */
+        relax();
+    }
+    /* Whoever comes through here leaves the state at 2 even if nobody else sleeps: one superfluous
+     * wake at the unlock is the price of never losing one. */
+    while (atomic_exchange_explicit(&lock->state, 2, memory_order_acquire) != 0)
+        _dmi_os_wait(&lock->state, 2, UINT64_MAX);
+}
+
+void _dmi_unlock_slow(dmi_lock *lock) { _dmi_os_wake(&lock->state, false); }

@@ -1,0 +1,238 @@
+/* os.c - floor 1's only door: checks, counts and injects failures, then calls the backend. */
+#include "os.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#ifndef DMI_DEBUG
+#define DMI_DEBUG 0
+#endif
+
+static const dmi_os_backend *backend = &_dmi_os_native;
+
+/* Every counter is relaxed: each is exact by itself, a set of them is not a snapshot. */
+static struct {
+    _Atomic uint64_t reserve_calls, commit_calls, decommit_calls, offer_calls, release_calls;
+    _Atomic uint64_t reserved_bytes, committed_bytes, refused_calls;
+} counters;
+
+static _Atomic uint64_t fallible_calls;
+static _Atomic uint64_t fail_at; /* in fallible_calls' terms; 0: never */
+static _Atomic bool fail_sticky;
+
+static inline void add(_Atomic uint64_t *counter, uint64_t value) {
+    atomic_fetch_add_explicit(counter, value, memory_order_relaxed);
+}
+
+static inline void subtract(_Atomic uint64_t *counter, uint64_t value) {
+    atomic_fetch_sub_explicit(counter, value, memory_order_relaxed);
+}
+
+static inline bool injected(void) {
+    uint64_t call = atomic_fetch_add_explicit(&fallible_calls, 1, memory_order_relaxed) + 1;
+    uint64_t at = atomic_load_explicit(&fail_at, memory_order_relaxed);
+    if (__builtin_expect(at == 0, 1)) return false;
+    return call == at || (call > at && atomic_load_explicit(&fail_sticky, memory_order_relaxed));
+}
+
+/* ---- preconditions --------------------------------------------------------------------------- */
+
+#if DMI_DEBUG >= 1
+static void require(bool holds, const char *text) {
+    if (holds) return;
+    static const char head[] = "dmi: os precondition broken: ";
+    backend->message(head, sizeof head - 1);
+    backend->message(text, strlen(text));
+    backend->message("\n", 1);
+    abort();
+}
+static void require_range(const void *address, size_t size) {
+    size_t mask = backend->page_size() - 1;
+    require(address != NULL, "address is NULL");
+    require(((uintptr_t)address & mask) == 0, "address is not page aligned");
+    require(size != 0, "size is 0");
+    require((size & mask) == 0, "size is not a multiple of the page size");
+    require((uintptr_t)address + size > (uintptr_t)address, "range wraps around");
+}
+#else
+#define require(holds, text) ((void)0)
+#define require_range(address, size) ((void)0)
+#endif
+
+/* ---- address ranges -------------------------------------------------------------------------- */
+
+size_t _dmi_os_page_size(void) { return backend->page_size(); }
+size_t _dmi_os_granularity(void) { return backend->granularity(); }
+bool _dmi_os_can_trim(void) { return backend->can_trim; }
+
+static void *reserved(void *address, size_t size) {
+    if (address != NULL) add(&counters.reserved_bytes, size);
+    return address;
+}
+
+void *_dmi_os_reserve(size_t size, size_t align, dmi_os_mode mode, bool huge, const char *name) {
+    require(size != 0 && (size & (backend->page_size() - 1)) == 0, "reserve: size");
+    require(align >= backend->page_size() && (align & (align - 1)) == 0, "reserve: align");
+    add(&counters.reserve_calls, 1);
+    if (injected()) return NULL;
+    return reserved(backend->reserve(size, align, mode, huge, name), size);
+}
+
+void *_dmi_os_reserve_table(size_t size, const char *name) {
+    require(size != 0 && (size & (backend->page_size() - 1)) == 0, "reserve_table: size");
+    add(&counters.reserve_calls, 1);
+    if (injected()) return NULL;
+    return reserved(backend->reserve_table(size, name), size);
+}
+
+int _dmi_os_commit(void *address, size_t size, dmi_os_mode mode) {
+    require_range(address, size);
+    add(&counters.commit_calls, 1);
+    int error = injected() ? ENOMEM : backend->commit(address, size, mode);
+    if (error == 0) add(&counters.committed_bytes, size);
+    return error;
+}
+
+int _dmi_os_decommit(void *address, size_t size, dmi_os_mode mode) {
+    require_range(address, size);
+    add(&counters.decommit_calls, 1);
+    int error = injected() ? ENOMEM : backend->decommit(address, size, mode);
+    if (error == 0) subtract(&counters.committed_bytes, size);
+    else add(&counters.refused_calls, 1);
+    return error;
+}
+
+/* With a failure armed the ranges go one by one, so that the failure hits a range and not the lot. */
+static size_t decommit_injected(const dmi_os_range *ranges, size_t count, int *refused,
+                                uint64_t *calls) {
+    size_t refusals = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (injected()) refused[i] = ENOMEM;
+        else (void)backend->decommit_many(&ranges[i], 1, &refused[i], calls);
+        if (refused[i] != 0) refusals++;
+    }
+    return refusals;
+}
+
+size_t _dmi_os_decommit_many(const dmi_os_range *ranges, size_t count, int *refused,
+                             uint64_t *calls) {
+    if (count == 0) return 0;
+    for (size_t i = 0; i < count; i++) require_range(ranges[i].address, ranges[i].size);
+    uint64_t made = 0;
+    size_t refusals;
+    if (atomic_load_explicit(&fail_at, memory_order_relaxed) != 0) {
+        refusals = decommit_injected(ranges, count, refused, &made);
+    } else {
+        add(&fallible_calls, count);
+        refusals = backend->decommit_many(ranges, count, refused, &made);
+    }
+    uint64_t gone = 0;
+    for (size_t i = 0; i < count; i++)
+        if (refused[i] == 0) gone += ranges[i].size;
+    add(&counters.decommit_calls, made);
+    subtract(&counters.committed_bytes, gone);
+    if (refusals != 0) add(&counters.refused_calls, refusals);
+    if (calls != NULL) *calls += made;
+    return refusals;
+}
+
+int _dmi_os_offer(void *address, size_t size) {
+    require_range(address, size);
+    add(&counters.offer_calls, 1);
+    int error = injected() ? ENOMEM : backend->offer(address, size);
+    if (error != 0) add(&counters.refused_calls, 1);
+    return error;
+}
+
+int _dmi_os_unoffer(void *address, size_t size) {
+    require_range(address, size);
+    return backend->unoffer(address, size);
+}
+
+int _dmi_os_convert(void *address, size_t size, dmi_os_mode to) {
+    require_range(address, size);
+    return backend->convert(address, size, to);
+}
+
+int _dmi_os_release(void *address, size_t size) {
+    require_range(address, size);
+    add(&counters.release_calls, 1);
+    int error = backend->release(address, size);
+    if (error == 0) subtract(&counters.reserved_bytes, size);
+    return error;
+}
+
+void *_dmi_os_remap(void *address, size_t old_size, size_t new_size, bool may_move) {
+    require_range(address, old_size);
+    require(new_size != 0 && (new_size & (backend->page_size() - 1)) == 0, "remap: new size");
+    void *moved = backend->remap(address, old_size, new_size, may_move);
+    if (moved != NULL) add(&counters.reserved_bytes, new_size - old_size); /* may wrap: it sums up */
+    return moved;
+}
+
+/* ---- questions ------------------------------------------------------------------------------- */
+
+int64_t _dmi_os_resident(const void *address, size_t size) {
+    require_range(address, size);
+    return backend->resident(address, size);
+}
+
+int64_t _dmi_os_process_resident(void) { return backend->process_resident(); }
+uint64_t _dmi_os_clock(void) { return backend->clock(); }
+uint64_t _dmi_os_cpu_time(void) { return backend->cpu_time(); }
+void _dmi_os_random(void *buffer, size_t size) { backend->random(buffer, size); }
+void _dmi_os_message(const char *text, size_t length) { backend->message(text, length); }
+
+/* ---- threads --------------------------------------------------------------------------------- */
+
+void _dmi_os_wait(_Atomic uint32_t *word, uint32_t expected, uint64_t timeout_ns) {
+    backend->wait(word, expected, timeout_ns);
+}
+void _dmi_os_wake(_Atomic uint32_t *word, bool all) { backend->wake(word, all); }
+uint64_t _dmi_os_thread_id(void) { return backend->thread_id(); }
+int _dmi_os_thread_exit_setup(void (*handler)(void *value)) {
+    return backend->thread_exit_setup(handler);
+}
+int _dmi_os_thread_exit_arm(void *value) { return backend->thread_exit_arm(value); }
+int _dmi_os_barrier_setup(void) { return backend->barrier_setup(); }
+int _dmi_os_barrier(void) { return backend->barrier(); }
+int _dmi_os_at_fork(void (*prepare)(void), void (*parent)(void), void (*child)(void)) {
+    return backend->at_fork(prepare, parent, child);
+}
+
+/* ---- accounting and tests -------------------------------------------------------------------- */
+
+void _dmi_os_counters(dmi_os_counters *out) {
+#define READ(name) out->name = atomic_load_explicit(&counters.name, memory_order_relaxed)
+    READ(reserve_calls);
+    READ(commit_calls);
+    READ(decommit_calls);
+    READ(offer_calls);
+    READ(release_calls);
+    READ(reserved_bytes);
+    READ(committed_bytes);
+    READ(refused_calls);
+#undef READ
+}
+
+void _dmi_os_uncount(size_t committed_bytes) {
+    subtract(&counters.committed_bytes, committed_bytes);
+}
+
+void _dmi_os_fail_at(uint64_t n, bool sticky) {
+    atomic_store_explicit(&fail_at, 0, memory_order_relaxed);
+    atomic_store_explicit(&fallible_calls, 0, memory_order_relaxed);
+    atomic_store_explicit(&fail_sticky, sticky, memory_order_relaxed);
+    atomic_store_explicit(&fail_at, n, memory_order_relaxed);
+}
+
+uint64_t _dmi_os_fallible_calls(void) {
+    return atomic_load_explicit(&fallible_calls, memory_order_relaxed);
+}
+
+void _dmi_os_use(const dmi_os_backend *replacement) {
+    require(atomic_load_explicit(&counters.reserved_bytes, memory_order_relaxed) == 0,
+            "backend swapped while ranges are reserved");
+    backend = replacement;
+}
