@@ -1,0 +1,61 @@
+# build.mk - the C core and its tests, without setuptools. Included by the Makefile, or used alone from
+# the repository's root: make -f csrc/build.mk test-c [TESTS="test_os test_lock"]
+#
+# Everything goes to build/c/<flavour>/. A flavour is a compiler and its flags: native, asan, windows.
+
+comma := ,
+FLOORS := os segment block decommit heap inspect
+CORE_ALL := $(foreach floor,$(FLOORS),$(sort $(wildcard csrc/$(floor)/*.c)))
+CORE_LINUX := $(filter-out csrc/os/windows.c csrc/os/fake.c,$(CORE_ALL))
+CORE_WINDOWS := $(filter-out csrc/os/linux.c csrc/os/fake.c,$(CORE_ALL))
+
+TESTS ?= $(filter-out test_main,$(patsubst tests/c/%.c,%,$(sort $(wildcard tests/c/test_*.c))))
+TEST_SUPPORT := csrc/os/fake.c tests/c/test_main.c
+
+C_WARNINGS := -Wall -Wextra -Wshadow -Wconversion
+C_COMMON := -std=c11 $(C_WARNINGS) -Icsrc/include -Icsrc -MMD -MP
+C_TEST_FLAGS := $(C_COMMON) -O1 -g -fno-omit-frame-pointer -DDMI_DEBUG=1
+
+MINGW ?= x86_64-w64-mingw32-gcc
+WINE ?= $(firstword $(wildcard /usr/lib/wine/wine64 /usr/bin/wine64 /usr/bin/wine))
+WINDOWS_LIBS := -lsynchronization -lbcrypt
+
+# $(1) flavour, $(2) compiler, $(3) flags, $(4) core sources, $(5) link flags, $(6) program suffix
+define flavour
+$(1)_CORE := $$(patsubst %.c,build/c/$(1)/%.o,$(4))
+$(1)_SUPPORT := $$(patsubst %.c,build/c/$(1)/%.o,$(TEST_SUPPORT))
+$(1)_PROGRAMS := $$(patsubst %,build/c/$(1)/%$(6),$(TESTS))
+build/c/$(1)/%.o: %.c
+	@mkdir -p $$(dir $$@)
+	$(2) $(3) -c $$< -o $$@
+build/c/$(1)/libcore.a: $$($(1)_CORE)
+	rm -f $$@
+	$$(AR) rcs $$@ $$^
+$$($(1)_PROGRAMS): build/c/$(1)/%$(6): build/c/$(1)/tests/c/%.o $$($(1)_SUPPORT) \
+		build/c/$(1)/libcore.a
+	$(2) $(3) $$^ $(5) -o $$@
+.SECONDARY: $$($(1)_CORE) $$($(1)_SUPPORT)
+-include $$(patsubst %.o,%.d,$$($(1)_CORE) $$($(1)_SUPPORT)) $$(patsubst %,build/c/$(1)/tests/c/%.d,$(TESTS))
+endef
+
+$(eval $(call flavour,native,$(CC),$(C_TEST_FLAGS) -pthread,$(CORE_LINUX),-pthread,))
+$(eval $(call flavour,asan,$(CC),$(C_TEST_FLAGS) -pthread -fsanitize=address$(comma)undefined \
+	-fno-sanitize-recover=undefined,$(CORE_LINUX),-pthread,))
+$(eval $(call flavour,windows,$(MINGW),$(C_TEST_FLAGS) -D__USE_MINGW_ANSI_STDIO=1,$(CORE_WINDOWS),\
+	-static $(WINDOWS_LIBS),.exe))
+
+# Run every program even if one fails; the exit status tells.
+run_programs = status=0; for program in $(1); do echo "== $$program"; \
+	$(2) $$program || status=1; done; exit $$status
+
+.PHONY: test-c test-c-asan test-c-windows
+test-c: $(native_PROGRAMS)
+	@$(call run_programs,$^,)
+test-c-asan: $(asan_PROGRAMS)
+	@export ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1; $(call run_programs,$^,)
+# A prefix of its own, so that nobody's Wine settings matter and nothing stays behind.
+test-c-windows: $(windows_PROGRAMS)
+	@test -n "$(WINE)" || { echo "no wine found"; exit 1; }; \
+	prefix=$$(mktemp -d); trap 'WINEPREFIX=$$prefix wineserver -k 2>/dev/null; rm -rf $$prefix' EXIT; \
+	export WINEPREFIX=$$prefix WINEDEBUG=-all WINEARCH=win64 DISPLAY=; \
+	$(call run_programs,$^,$(WINE))

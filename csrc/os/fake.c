@@ -1,0 +1,527 @@
+/* fake.c - the backend of unit tests: keeps a state for every page and lets no misuse pass.
+ *
+ * The memory behind it is the native backend's, always in STRICT mode; so this file needs no system
+ * call of its own, and runs wherever dmi does.
+ */
+#include "fake.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "lock.h"
+
+#define HOST (&_dmi_os_native)
+
+enum { MAX_RESERVATIONS = 16384, GARBAGE = 0xd5 };
+
+typedef struct reservation {
+    char *base; /* NULL: slot is free */
+    size_t pages;
+    size_t left; /* pages not released */
+    bool table;
+    unsigned char *states; /* dmi_fake_page, one a page */
+    char *shadow;          /* what offered pages held; NULL until the first offer */
+} reservation;
+
+static dmi_lock lock;
+static reservation reservations[MAX_RESERVATIONS];
+static size_t used_slots; /* slots ever used: the search goes no further */
+static size_t live_reservations;
+static size_t page_size = 4096;
+static size_t limit;
+static size_t committed, offered;
+static uint64_t redundant;
+static uint64_t random_state = 1;
+static _Atomic uint64_t now = 1000000000u;
+
+/* ---- misuse ---------------------------------------------------------------------------------- */
+
+static size_t put_hex(char *out, uint64_t value) {
+    char digits[16];
+    size_t count = 0;
+    do {
+        digits[count++] = "0123456789abcdef"[value & 15u];
+        value >>= 4;
+    } while (value != 0);
+    for (size_t i = 0; i < count; i++) out[i] = digits[count - 1 - i];
+    return count;
+}
+
+static void misuse(const char *call, const char *what, const void *address, size_t size) {
+    char line[256];
+    size_t at = 0;
+    const char *const words[] = {"dmi: fake os: ", call, ": ", what, ", address 0x"};
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        for (const char *c = words[i]; *c != 0 && at < 200; c++) line[at++] = *c;
+    at += put_hex(line + at, (uintptr_t)address);
+    memcpy(line + at, " size 0x", 8);
+    at += 8;
+    at += put_hex(line + at, size);
+    line[at++] = '\n';
+    HOST->message(line, at);
+    abort();
+}
+
+/* ---- reservations ---------------------------------------------------------------------------- */
+
+static uint64_t next_random(void) { /* splitmix64 */
+    uint64_t mixed = random_state += 0x9e3779b97f4a7c15u;
+    mixed = (mixed ^ (mixed >> 30)) * 0xbf58476d1ce4e5b9u;
+    mixed = (mixed ^ (mixed >> 27)) * 0x94d049bb133111ebu;
+    return mixed ^ (mixed >> 31);
+}
+
+static size_t host_rounded(size_t size) {
+    size_t mask = HOST->page_size() - 1;
+    return (size + mask) & ~mask;
+}
+
+/* Memory of the fake itself. */
+static void *grab(size_t size) {
+    size = host_rounded(size);
+    void *memory = HOST->reserve(size, HOST->page_size(), DMI_OS_STRICT, false, NULL);
+    if (memory == NULL) return NULL;
+    if (HOST->commit(memory, size, DMI_OS_STRICT) == 0) return memory;
+    HOST->release(memory, size);
+    return NULL;
+}
+
+static reservation *find(const void *address) {
+    static size_t last;
+    const char *at = address;
+    for (size_t step = 0; step < used_slots; step++) {
+        size_t slot = last + step < used_slots ? last + step : last + step - used_slots;
+        reservation *r = &reservations[slot];
+        if (r->base != NULL && at >= r->base && (size_t)(at - r->base) < r->pages * page_size) {
+            last = slot;
+            return r;
+        }
+    }
+    return NULL;
+}
+
+/* The reservation around a whole range, and the range in pages; aborts when there is none. */
+static reservation *find_range(const char *call, const void *address, size_t size, size_t *first,
+                               size_t *count) {
+    if (((uintptr_t)address & (page_size - 1)) != 0 || (size & (page_size - 1)) != 0)
+        misuse(call, "range is not page aligned", address, size);
+    if (size == 0) misuse(call, "range is empty", address, size);
+    reservation *r = find(address);
+    if (r == NULL) misuse(call, "range is not reserved", address, size);
+    *first = (size_t)((const char *)address - r->base) / page_size;
+    *count = size / page_size;
+    if (*count > r->pages - *first) misuse(call, "range leaves its reservation", address, size);
+    for (size_t i = *first; i < *first + *count; i++)
+        if (r->states[i] == DMI_FAKE_RELEASED)
+            misuse(call, "range is released already", address, size);
+    return r;
+}
+
+static char *page_at(const reservation *r, size_t index) { return r->base + index * page_size; }
+
+static void *enter_reservation(char *base, size_t size, bool table) {
+    if (base == NULL) return NULL;
+    reservation fresh = {.base = base, .pages = size / page_size, .table = table};
+    fresh.left = fresh.pages;
+    fresh.states = grab(fresh.pages);
+    if (fresh.states == NULL) {
+        HOST->release(base, size);
+        return NULL;
+    }
+    memset(fresh.states, DMI_FAKE_UNCOMMITTED, fresh.pages);
+    size_t slot = 0;
+    while (slot < used_slots && reservations[slot].base != NULL) slot++;
+    if (slot == MAX_RESERVATIONS) misuse("reserve", "too many reservations", base, size);
+    if (slot == used_slots) used_slots++;
+    reservations[slot] = fresh;
+    live_reservations++;
+    return base;
+}
+
+static void forget(reservation *r) {
+    size_t size = r->pages * page_size;
+    HOST->release(r->base, size);
+    HOST->release(r->states, host_rounded(r->pages));
+    if (r->shadow != NULL) HOST->release(r->shadow, size);
+    *r = (reservation){.base = NULL};
+    live_reservations--;
+}
+
+/* ---- the verbs, under the lock --------------------------------------------------------------- */
+
+static int commit_pages(reservation *r, size_t first, size_t count, const void *address) {
+    size_t wanted = 0;
+    for (size_t i = first; i < first + count; i++) {
+        if (r->states[i] == DMI_FAKE_OFFERED)
+            misuse("commit", "page is offered, use unoffer", address, count * page_size);
+        if (r->states[i] == DMI_FAKE_UNCOMMITTED) wanted++;
+    }
+    size_t bytes = wanted * page_size;
+    if (limit != 0 && (committed > limit || bytes > limit - committed)) return ENOMEM;
+    /* Committing what is committed changes nothing in any host, so one call will do. */
+    int error = HOST->commit(page_at(r, first), count * page_size, DMI_OS_STRICT);
+    if (error != 0) return error;
+    memset(r->states + first, DMI_FAKE_COMMITTED, count);
+    committed += bytes;
+    redundant += count - wanted;
+    return 0;
+}
+
+/* Take the host's memory from one page, whatever its state becomes. */
+static int take_page(const reservation *r, size_t index) {
+    return HOST->decommit(page_at(r, index), page_size, DMI_OS_STRICT);
+}
+
+static int decommit_pages(reservation *r, size_t first, size_t count, const void *address) {
+    if (r->table) misuse("decommit", "range is part of a table", address, count * page_size);
+    size_t gone = 0;
+    for (size_t i = first; i < first + count; i++) {
+        if (r->states[i] == DMI_FAKE_COMMITTED) gone++;
+        if (r->states[i] == DMI_FAKE_OFFERED) {
+            gone++;
+            offered -= page_size;
+        }
+    }
+    int error = HOST->decommit(page_at(r, first), count * page_size, DMI_OS_STRICT);
+    if (error != 0) misuse("decommit", "the host refused", address, count * page_size);
+    memset(r->states + first, DMI_FAKE_UNCOMMITTED, count);
+    committed -= gone * page_size;
+    redundant += count - gone;
+    return 0;
+}
+
+static int offer_pages(reservation *r, size_t first, size_t count, const void *address) {
+    if (r->table) misuse("offer", "range is part of a table", address, count * page_size);
+    size_t size = r->pages * page_size;
+    if (r->shadow == NULL)
+        r->shadow = HOST->reserve(size, HOST->page_size(), DMI_OS_STRICT, false, NULL);
+    if (r->shadow == NULL) return ENOMEM;
+    for (size_t i = first; i < first + count; i++) {
+        if (r->states[i] == DMI_FAKE_OFFERED) continue;
+        if (r->states[i] != DMI_FAKE_COMMITTED)
+            misuse("offer", "page is not committed", address, count * page_size);
+        char *kept = r->shadow + i * page_size;
+        if (HOST->commit(kept, page_size, DMI_OS_STRICT) != 0) return ENOMEM;
+        memcpy(kept, page_at(r, i), page_size);
+        if (take_page(r, i) != 0) return ENOMEM;
+        r->states[i] = DMI_FAKE_OFFERED;
+        offered += page_size;
+    }
+    return 0;
+}
+
+static int unoffer_pages(reservation *r, size_t first, size_t count, const void *address) {
+    for (size_t i = first; i < first + count; i++) {
+        if (r->states[i] == DMI_FAKE_COMMITTED) continue;
+        if (r->states[i] != DMI_FAKE_OFFERED)
+            misuse("unoffer", "page is not committed", address, count * page_size);
+        char *page = page_at(r, i);
+        char *kept = r->shadow + i * page_size;
+        if (HOST->commit(page, page_size, DMI_OS_STRICT) != 0) return ENOMEM;
+        switch (next_random() % 3) {
+        case 0: memcpy(page, kept, page_size); break;
+        case 1: memset(page, GARBAGE, page_size); break;
+        default: break; /* zeroes */
+        }
+        HOST->decommit(kept, page_size, DMI_OS_STRICT);
+        r->states[i] = DMI_FAKE_COMMITTED;
+        offered -= page_size;
+    }
+    return 0;
+}
+
+static int release_pages(reservation *r, size_t first, size_t count) {
+    for (size_t i = first; i < first + count; i++) {
+        if (r->states[i] == DMI_FAKE_OFFERED) offered -= page_size;
+        if (r->states[i] == DMI_FAKE_COMMITTED || r->states[i] == DMI_FAKE_OFFERED) {
+            committed -= page_size;
+            if (r->left != count) (void)take_page(r, i); /* trimmed: touching it must crash */
+        }
+        r->states[i] = DMI_FAKE_RELEASED;
+    }
+    r->left -= count;
+    if (r->left == 0) forget(r);
+    return 0;
+}
+
+/* ---- the backend ----------------------------------------------------------------------------- */
+
+static size_t fake_page_size(void) { return page_size; }
+
+static void *fake_reserve(size_t size, size_t align, dmi_os_mode mode, bool huge,
+                          const char *name) {
+    (void)mode;
+    if (size == 0 || (size & (page_size - 1)) != 0 || align < page_size)
+        misuse("reserve", "size or alignment", NULL, size);
+    _dmi_lock(&lock);
+    size_t host_align = align > HOST->granularity() ? align : HOST->granularity();
+    char *base = HOST->reserve(size, host_align, DMI_OS_STRICT, huge, name);
+    base = enter_reservation(base, size, false);
+    _dmi_unlock(&lock);
+    return base;
+}
+
+static void *fake_reserve_table(size_t size, const char *name) {
+    if (size == 0 || (size & (page_size - 1)) != 0) misuse("reserve_table", "size", NULL, size);
+    _dmi_lock(&lock);
+    void *base = enter_reservation(HOST->reserve_table(size, name), size, true);
+    _dmi_unlock(&lock);
+    return base;
+}
+
+static int fake_commit(void *address, size_t size, dmi_os_mode mode) {
+    (void)mode;
+    size_t first, count;
+    _dmi_lock(&lock);
+    reservation *r = find_range("commit", address, size, &first, &count);
+    int error = commit_pages(r, first, count, address);
+    _dmi_unlock(&lock);
+    return error;
+}
+
+static int fake_decommit(void *address, size_t size, dmi_os_mode mode) {
+    (void)mode;
+    size_t first, count;
+    _dmi_lock(&lock);
+    reservation *r = find_range("decommit", address, size, &first, &count);
+    int error = decommit_pages(r, first, count, address);
+    _dmi_unlock(&lock);
+    return error;
+}
+
+static size_t fake_decommit_many(const dmi_os_range *ranges, size_t count, int *refused,
+                                 uint64_t *calls) {
+    size_t refusals = 0;
+    for (size_t i = 0; i < count; i++) {
+        refused[i] = fake_decommit(ranges[i].address, ranges[i].size, DMI_OS_LAZY);
+        if (refused[i] != 0) refusals++;
+        if (calls != NULL) ++*calls;
+    }
+    return refusals;
+}
+
+static int fake_offer(void *address, size_t size) {
+    size_t first, count;
+    _dmi_lock(&lock);
+    reservation *r = find_range("offer", address, size, &first, &count);
+    int error = offer_pages(r, first, count, address);
+    _dmi_unlock(&lock);
+    return error;
+}
+
+static int fake_unoffer(void *address, size_t size) {
+    size_t first, count;
+    _dmi_lock(&lock);
+    reservation *r = find_range("unoffer", address, size, &first, &count);
+    int error = unoffer_pages(r, first, count, address);
+    _dmi_unlock(&lock);
+    return error;
+}
+
+/* Both modes are equally strict here, so only the precondition is left to check. */
+static int fake_convert(void *address, size_t size, dmi_os_mode to) {
+    (void)to;
+    size_t first, count;
+    _dmi_lock(&lock);
+    reservation *r = find_range("convert", address, size, &first, &count);
+    for (size_t i = first; i < first + count; i++)
+        if (r->states[i] != DMI_FAKE_UNCOMMITTED)
+            misuse("convert", "page is committed", address, size);
+    _dmi_unlock(&lock);
+    return 0;
+}
+
+static int fake_release(void *address, size_t size) {
+    size_t first, count;
+    _dmi_lock(&lock);
+    reservation *r = find_range("release", address, size, &first, &count);
+    int error = release_pages(r, first, count);
+    _dmi_unlock(&lock);
+    return error;
+}
+
+/* Move to a new reservation: states and contents, page by page. NULL, and all as it was, on failure. */
+static void *move_reservation(reservation *r, size_t new_size) {
+    char *base = HOST->reserve(new_size, HOST->granularity(), DMI_OS_STRICT, false, NULL);
+    base = enter_reservation(base, new_size, false);
+    if (base == NULL) return NULL;
+    reservation *target = find(base);
+    for (size_t i = 0; i < r->pages; i++) {
+        if (r->states[i] != DMI_FAKE_COMMITTED) continue;
+        if (HOST->commit(page_at(target, i), page_size, DMI_OS_STRICT) != 0) {
+            forget(target);
+            return NULL;
+        }
+        memcpy(page_at(target, i), page_at(r, i), page_size);
+        target->states[i] = DMI_FAKE_COMMITTED;
+    }
+    forget(r);
+    return base;
+}
+
+static void *fake_remap(void *address, size_t old_size, size_t new_size, bool may_move) {
+    size_t first, count;
+    _dmi_lock(&lock);
+    reservation *r = find_range("remap", address, old_size, &first, &count);
+    if (first != 0 || count != r->left || r->table)
+        misuse("remap", "not a whole reservation", address, old_size);
+    if ((new_size & (page_size - 1)) != 0 || new_size == 0)
+        misuse("remap", "new size", address, new_size);
+    for (size_t i = 0; i < count; i++)
+        if (r->states[i] == DMI_FAKE_OFFERED) misuse("remap", "page is offered", address, old_size);
+    void *moved = address;
+    if (new_size < old_size) {
+        size_t kept = new_size / page_size; /* the tail stays with the host until the end */
+        (void)release_pages(r, kept, count - kept);
+    } else if (new_size > old_size) {
+        moved = may_move ? move_reservation(r, new_size) : NULL;
+    }
+    _dmi_unlock(&lock);
+    return moved;
+}
+
+static int64_t fake_resident(const void *address, size_t size) {
+    size_t first, count;
+    _dmi_lock(&lock);
+    reservation *r = find_range("resident", address, size, &first, &count);
+    size_t pages = 0;
+    for (size_t i = first; i < first + count; i++)
+        if (r->states[i] == DMI_FAKE_COMMITTED || r->states[i] == DMI_FAKE_OFFERED) pages++;
+    _dmi_unlock(&lock);
+    return (int64_t)(pages * page_size);
+}
+
+static int64_t fake_process_resident(void) { return (int64_t)_dmi_fake_committed(); }
+
+static uint64_t fake_clock(void) { return atomic_load_explicit(&now, memory_order_relaxed); }
+
+static void fake_random(void *buffer, size_t size) {
+    unsigned char *out = buffer;
+    _dmi_lock(&lock);
+    for (size_t i = 0; i < size; i++) out[i] = (unsigned char)(next_random() >> 56);
+    _dmi_unlock(&lock);
+}
+
+/* What concerns threads and the console is the host's own. */
+static uint64_t fake_cpu_time(void) { return HOST->cpu_time(); }
+static void fake_message(const char *text, size_t length) { HOST->message(text, length); }
+static void fake_wait(_Atomic uint32_t *word, uint32_t expected, uint64_t timeout_ns) {
+    HOST->wait(word, expected, timeout_ns);
+}
+static void fake_wake(_Atomic uint32_t *word, bool all) { HOST->wake(word, all); }
+static uint64_t fake_thread_id(void) { return HOST->thread_id(); }
+static int fake_thread_exit_setup(void (*handler)(void *)) {
+    return HOST->thread_exit_setup(handler);
+}
+static int fake_thread_exit_arm(void *value) { return HOST->thread_exit_arm(value); }
+static int fake_barrier_setup(void) { return HOST->barrier_setup(); }
+static int fake_barrier(void) { return HOST->barrier(); }
+static int fake_at_fork(void (*prepare)(void), void (*parent)(void), void (*child)(void)) {
+    return HOST->at_fork(prepare, parent, child);
+}
+
+const dmi_os_backend _dmi_fake_backend = {
+    .name = "fake",
+    .page_size = fake_page_size,
+    .granularity = fake_page_size,
+    .can_trim = true,
+    .reserve = fake_reserve,
+    .reserve_table = fake_reserve_table,
+    .commit = fake_commit,
+    .decommit = fake_decommit,
+    .decommit_many = fake_decommit_many,
+    .offer = fake_offer,
+    .unoffer = fake_unoffer,
+    .convert = fake_convert,
+    .release = fake_release,
+    .remap = fake_remap,
+    .resident = fake_resident,
+    .process_resident = fake_process_resident,
+    .clock = fake_clock,
+    .cpu_time = fake_cpu_time,
+    .random = fake_random,
+    .message = fake_message,
+    .wait = fake_wait,
+    .wake = fake_wake,
+    .thread_id = fake_thread_id,
+    .thread_exit_setup = fake_thread_exit_setup,
+    .thread_exit_arm = fake_thread_exit_arm,
+    .barrier_setup = fake_barrier_setup,
+    .barrier = fake_barrier,
+    .at_fork = fake_at_fork,
+};
+
+/* ---- for the tests --------------------------------------------------------------------------- */
+
+void _dmi_fake_setup(size_t new_page_size, size_t memory_limit) {
+    if (new_page_size < HOST->page_size() || (new_page_size & (new_page_size - 1)) != 0)
+        misuse("setup", "page size", NULL, new_page_size);
+    _dmi_lock(&lock);
+    if (live_reservations != 0 && new_page_size != page_size)
+        misuse("setup", "page size changes under live reservations", NULL, new_page_size);
+    page_size = new_page_size;
+    limit = memory_limit;
+    redundant = 0;
+    random_state = 1;
+    atomic_store_explicit(&now, 1000000000u, memory_order_relaxed);
+    _dmi_unlock(&lock);
+}
+
+void _dmi_fake_limit_set(size_t memory_limit) {
+    _dmi_lock(&lock);
+    limit = memory_limit;
+    _dmi_unlock(&lock);
+}
+
+void _dmi_fake_seed_set(uint64_t seed) {
+    _dmi_lock(&lock);
+    random_state = seed;
+    _dmi_unlock(&lock);
+}
+
+void _dmi_fake_clock_set(uint64_t nanoseconds) {
+    atomic_store_explicit(&now, nanoseconds, memory_order_relaxed);
+}
+
+void _dmi_fake_clock_advance(uint64_t nanoseconds) {
+    atomic_fetch_add_explicit(&now, nanoseconds, memory_order_relaxed);
+}
+
+dmi_fake_page _dmi_fake_state(const void *address) {
+    _dmi_lock(&lock);
+    const reservation *r = find(address);
+    dmi_fake_page state = DMI_FAKE_UNRESERVED;
+    if (r != NULL)
+        state = (dmi_fake_page)r->states[(size_t)((const char *)address - r->base) / page_size];
+    _dmi_unlock(&lock);
+    return state;
+}
+
+size_t _dmi_fake_committed(void) {
+    _dmi_lock(&lock);
+    size_t bytes = committed;
+    _dmi_unlock(&lock);
+    return bytes;
+}
+
+size_t _dmi_fake_offered(void) {
+    _dmi_lock(&lock);
+    size_t bytes = offered;
+    _dmi_unlock(&lock);
+    return bytes;
+}
+
+size_t _dmi_fake_reservations(void) {
+    _dmi_lock(&lock);
+    size_t count = live_reservations;
+    _dmi_unlock(&lock);
+    return count;
+}
+
+uint64_t _dmi_fake_redundant(void) {
+    _dmi_lock(&lock);
+    uint64_t pages = redundant;
+    _dmi_unlock(&lock);
+    return pages;
+}

@@ -1,0 +1,51 @@
+/* fake.h - an operating system for unit tests: exact page states, a memory limit, a manual clock.
+ *
+ * Use: _dmi_fake_setup(page_size, limit); _dmi_os_use(&_dmi_fake_backend); then everything as usual.
+ * Failures on the nth call are injected by os.c (_dmi_os_fail_at), which stands above this backend.
+ *
+ * Stricter than any real system, in both modes: a page that is not committed cannot be touched (the
+ * test crashes), an offered one neither; a decommit loses the contents; unoffer brings back the old
+ * contents, zeroes or garbage, page by page, as the seed will have it. Misuse aborts with a message:
+ * ranges that are not page aligned or leave their reservation, release of what is released, commit,
+ * decommit or offer of what is not reserved, offer of uncommitted pages, commit of offered ones.
+ * Commit of committed and decommit of uncommitted pages is allowed by os.h but upsets the
+ * accounting, so such pages are counted.
+ */
+#ifndef DMI_FAKE_H
+#define DMI_FAKE_H
+
+#include "os.h"
+
+typedef enum dmi_fake_page {
+    DMI_FAKE_UNRESERVED = 0, /* no reservation here */
+    DMI_FAKE_UNCOMMITTED = 1,
+    DMI_FAKE_COMMITTED = 2,
+    DMI_FAKE_OFFERED = 3,
+    DMI_FAKE_RELEASED = 4 /* was trimmed off a reservation that is still there */
+} dmi_fake_page;
+
+extern const dmi_os_backend _dmi_fake_backend;
+
+/* Set the page size (a power of two from the host's page size up) and the bytes that may be committed
+ * at a time (0: no limit); clock to 1 s, seed to 1, redundant pages to 0. With reservations alive the page
+ * size must stay what it is. */
+void _dmi_fake_setup(size_t page_size, size_t memory_limit);
+/* Change only the limit; below what is committed, nothing more can be. */
+void _dmi_fake_limit_set(size_t memory_limit);
+/* Seed of offers and of _dmi_os_random. */
+void _dmi_fake_seed_set(uint64_t seed);
+void _dmi_fake_clock_set(uint64_t nanoseconds);
+void _dmi_fake_clock_advance(uint64_t nanoseconds);
+
+/* The state of the page that holds address. */
+dmi_fake_page _dmi_fake_state(const void *address);
+/* Bytes committed now, offered pages and tables included. */
+size_t _dmi_fake_committed(void);
+/* Bytes offered now. */
+size_t _dmi_fake_offered(void);
+/* Reservations now, tables included. */
+size_t _dmi_fake_reservations(void);
+/* Pages committed while committed, plus pages decommitted while uncommitted, since setup. */
+uint64_t _dmi_fake_redundant(void);
+
+#endif
