@@ -49,8 +49,10 @@ bool test_check_equal(const char *file, int line, const char *left_text, const c
          : test_end())
 #define CHECK_PTR(left, right) CHECK_EQ((uintptr_t)(left), (uintptr_t)(right))
 
-/* Whether body(argument) ends its process by a signal, an exception or abort(). It runs in a child, whose
- * standard error is thrown away; where there is no fork the test is skipped. */
+/* Whether body(argument) dies of a signal, an exception or abort(). It runs in a child process, whose
+ * standard error is thrown away; where there is no fork, in a thread, which leaves behind what it
+ * did up to then (and the locks it held). */
+extern const bool test_has_fork;
 bool test_dies(void (*body)(void *argument), void *argument);
 #define CHECK_DIES(body, argument)                                                                 \
     (test_dies(body, argument) ? (void)0                                                           \

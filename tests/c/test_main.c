@@ -12,6 +12,7 @@
 #include <string.h>
 
 #if defined(_WIN32)
+#include <signal.h>
 #include <windows.h>
 #else
 #include <fcntl.h>
@@ -113,10 +114,41 @@ void test_thread_join(test_thread *thread) {
 void test_sleep_ms(unsigned milliseconds) { Sleep(milliseconds); }
 void test_yield(void) { SwitchToThread(); }
 
+const bool test_has_fork = false;
+static DWORD doomed; /* the thread that may die */
+enum { DIED = 77 };
+
+static LONG CALLBACK on_exception(EXCEPTION_POINTERS *what) {
+    (void)what;
+    if (GetCurrentThreadId() == doomed) ExitThread(DIED);
+    return EXCEPTION_CONTINUE_SEARCH;
+}
+
+static void on_abort(int signal_number) {
+    (void)signal_number;
+    if (GetCurrentThreadId() == doomed) ExitThread(DIED);
+}
+
+static DWORD WINAPI enter_doomed(void *given) {
+    test_thread *thread = given;
+    doomed = GetCurrentThreadId();
+    thread->run(thread->argument);
+    return 0;
+}
+
 bool test_dies(void (*body)(void *argument), void *argument) {
-    (void)body;
-    (void)argument;
-    test_skip("no fork here");
+    test_thread thread = {body, argument, NULL};
+    void *handler = AddVectoredExceptionHandler(1, on_exception);
+    void (*old)(int) = signal(SIGABRT, on_abort);
+    thread.handle = CreateThread(NULL, 0, enter_doomed, &thread, 0, NULL);
+    if (thread.handle == NULL) abort();
+    DWORD status = 0;
+    WaitForSingleObject(thread.handle, INFINITE);
+    GetExitCodeThread(thread.handle, &status);
+    CloseHandle(thread.handle);
+    RemoveVectoredExceptionHandler(handler);
+    signal(SIGABRT, old);
+    return status == DIED;
 }
 
 #else
@@ -146,6 +178,8 @@ void test_sleep_ms(unsigned milliseconds) {
     nanosleep(&time, NULL);
 }
 void test_yield(void) { sched_yield(); }
+
+const bool test_has_fork = true;
 
 bool test_dies(void (*body)(void *argument), void *argument) {
     fflush(stdout);
