@@ -18,7 +18,8 @@ C_TEST_FLAGS := $(C_COMMON) -O1 -g -fno-omit-frame-pointer -DDMI_DEBUG=1
 
 MINGW ?= x86_64-w64-mingw32-gcc
 WINE ?= $(firstword $(wildcard /usr/lib/wine/wine64 /usr/bin/wine64 /usr/bin/wine))
-WINDOWS_LIBS := -lsynchronization -lbcrypt
+WINESERVER ?= $(firstword $(wildcard /usr/lib/wine/wineserver64 /usr/bin/wineserver) true)
+WINDOWS_LIBS := -lsynchronization
 
 # $(1) flavour, $(2) compiler, $(3) flags, $(4) core sources, $(5) link flags, $(6) program suffix
 define flavour
@@ -56,6 +57,6 @@ test-c-asan: $(asan_PROGRAMS)
 # A prefix of its own, so that nobody's Wine settings matter and nothing stays behind.
 test-c-windows: $(windows_PROGRAMS)
 	@test -n "$(WINE)" || { echo "no wine found"; exit 1; }; \
-	prefix=$$(mktemp -d); trap 'WINEPREFIX=$$prefix wineserver -k 2>/dev/null; rm -rf $$prefix' EXIT; \
+	prefix=$$(mktemp -d); trap 'WINEPREFIX=$$prefix $(WINESERVER) -k; rm -rf $$prefix' EXIT; \
 	export WINEPREFIX=$$prefix WINEDEBUG=-all WINEARCH=win64 DISPLAY=; \
 	$(call run_programs,$^,$(WINE))

@@ -1,0 +1,342 @@
+/* windows.c - the Windows backend of floor 1: VirtualAlloc and what belongs to it.
+ *
+ * LAZY behaves as STRICT: Windows has no memory that is writable without being committed.
+ *
+ * Sparse tables are committed whole. A reserved page cannot be read here, and committing pages in an
+ * exception handler would run under every debugger's nose and in other libraries' handlers. The
+ * price is commit charge (the size of the table), not memory: an untouched committed page is no
+ * page. So a process's "commit size" shows the table, its working set does not.
+ */
+#define WIN32_LEAN_AND_MEAN
+#ifndef _WIN32_WINNT
+#define _WIN32_WINNT 0x0A00
+#endif
+#include "os.h"
+
+#include <errno.h>
+#include <windows.h>
+
+#include <psapi.h>
+#include <realtimeapiset.h>
+
+/* advapi32's RtlGenRandom, documented under this exported name. */
+BOOLEAN NTAPI SystemFunction036(PVOID buffer, ULONG size);
+
+/* ---- what the system is ---------------------------------------------------------------------- */
+
+static size_t known_page_size, known_granularity;
+
+static void ask_system(void) {
+    SYSTEM_INFO info;
+    GetSystemInfo(&info);
+    known_page_size = info.dwPageSize; /* two threads may both write: the same values */
+    known_granularity = info.dwAllocationGranularity;
+}
+
+static size_t windows_page_size(void) {
+    if (known_page_size == 0) ask_system();
+    return known_page_size;
+}
+
+static size_t windows_granularity(void) {
+    if (known_granularity == 0) ask_system();
+    return known_granularity;
+}
+
+/* errno value for what the last call said; ERROR_* of which only the kind matters to callers. */
+static int failure(void) {
+    switch (GetLastError()) {
+    case ERROR_NOT_ENOUGH_MEMORY:
+    case ERROR_OUTOFMEMORY:
+    case ERROR_COMMITMENT_LIMIT:
+    case ERROR_WORKING_SET_QUOTA: return ENOMEM;
+    case ERROR_CALL_NOT_IMPLEMENTED:
+    case ERROR_NOT_SUPPORTED: return ENOSYS;
+    default: return EINVAL;
+    }
+}
+
+/* The last error belongs to the host program, as errno does on other systems. */
+#define KEEPING_ERROR(statements)                                                                  \
+    do {                                                                                           \
+        DWORD kept_error = GetLastError();                                                         \
+        statements SetLastError(kept_error);                                                       \
+    } while (0)
+
+/* ---- address ranges -------------------------------------------------------------------------- */
+
+/* A reservation cannot be trimmed, so find a place that is wide enough, let it go, and take the
+ * aligned part of it before somebody else does; other threads may win that race, hence the loop. */
+static void *reserve_aligned(size_t size, size_t align) {
+    char *address = VirtualAlloc(NULL, size, MEM_RESERVE, PAGE_NOACCESS);
+    if (address == NULL || ((uintptr_t)address & (align - 1)) == 0) return address;
+    VirtualFree(address, 0, MEM_RELEASE);
+    if (size + align < size) return NULL;
+    for (int attempt = 0; attempt < 64; attempt++) {
+        char *wide = VirtualAlloc(NULL, size + align, MEM_RESERVE, PAGE_NOACCESS);
+        if (wide == NULL) return NULL;
+        VirtualFree(wide, 0, MEM_RELEASE);
+        char *inside = (char *)(((uintptr_t)wide + align - 1) & ~(align - 1));
+        address = VirtualAlloc(inside, size, MEM_RESERVE, PAGE_NOACCESS);
+        if (address != NULL) return address;
+    }
+    return NULL;
+}
+
+static void *windows_reserve(size_t size, size_t align, dmi_os_mode mode, bool huge,
+                             const char *name) {
+    (void)mode;
+    (void)huge; /* large pages need a privilege and are never decommitted in part */
+    (void)name;
+    void *address;
+    KEEPING_ERROR({
+        if (align <= windows_granularity())
+            address = VirtualAlloc(NULL, size, MEM_RESERVE, PAGE_NOACCESS);
+        else address = reserve_aligned(size, align);
+    });
+    return address;
+}
+
+static void *windows_reserve_table(size_t size, const char *name) {
+    (void)name;
+    void *address;
+    KEEPING_ERROR(
+        { address = VirtualAlloc(NULL, size, MEM_RESERVE | MEM_COMMIT, PAGE_READONLY); });
+    return address;
+}
+
+static int windows_commit(void *address, size_t size, dmi_os_mode mode) {
+    (void)mode;
+    int error;
+    KEEPING_ERROR({
+        /* Of pages that are committed already this changes the protection only: it is what makes
+         * a table's pages writable, and nothing for others. */
+        error = VirtualAlloc(address, size, MEM_COMMIT, PAGE_READWRITE) != NULL ? 0 : failure();
+    });
+    return error;
+}
+
+static int windows_decommit(void *address, size_t size, dmi_os_mode mode) {
+    (void)mode;
+    int error;
+    KEEPING_ERROR({ error = VirtualFree(address, size, MEM_DECOMMIT) ? 0 : failure(); });
+    return error;
+}
+
+static size_t windows_decommit_many(const dmi_os_range *ranges, size_t count, int *refused,
+                                    uint64_t *calls) {
+    size_t refusals = 0;
+    for (size_t i = 0; i < count; i++) {
+        refused[i] = windows_decommit(ranges[i].address, ranges[i].size, DMI_OS_LAZY);
+        if (refused[i] != 0) refusals++;
+        if (calls != NULL) ++*calls;
+    }
+    return refusals;
+}
+
+static int windows_offer(void *address, size_t size) {
+    int error;
+    KEEPING_ERROR({
+        error = VirtualAlloc(address, size, MEM_RESET, PAGE_NOACCESS) != NULL ? 0 : failure();
+    });
+    return error;
+}
+
+/* A write takes a page out of MEM_RESET by itself; MEM_RESET_UNDO would only tell what survived, and
+ * the contents are undefined by contract. */
+static int windows_unoffer(void *address, size_t size) {
+    (void)address;
+    (void)size;
+    return 0;
+}
+
+static int windows_convert(void *address, size_t size, dmi_os_mode to) {
+    (void)address;
+    (void)size;
+    (void)to;
+    return 0; /* both modes are the same here */
+}
+
+static int windows_release(void *address, size_t size) {
+    (void)size;
+    int error;
+    KEEPING_ERROR({ error = VirtualFree(address, 0, MEM_RELEASE) ? 0 : failure(); });
+    return error;
+}
+
+static void *windows_remap(void *address, size_t old_size, size_t new_size, bool may_move) {
+    (void)address;
+    (void)old_size;
+    (void)new_size;
+    (void)may_move;
+    return NULL;
+}
+
+/* ---- questions ------------------------------------------------------------------------------- */
+
+static int64_t windows_resident(const void *address, size_t size) {
+    enum { CHUNK = 256 };
+    size_t page = windows_page_size();
+    size_t pages = size / page;
+    uintptr_t at = (uintptr_t)address;
+    int64_t resident = 0;
+    KEEPING_ERROR({
+        while (pages != 0 && resident >= 0) {
+            PSAPI_WORKING_SET_EX_INFORMATION asked[CHUNK];
+            size_t count = pages < CHUNK ? pages : CHUNK;
+            for (size_t i = 0; i < count; i++) {
+                asked[i].VirtualAddress = (void *)(at + i * page);
+                asked[i].VirtualAttributes.Flags = 0;
+            }
+            if (K32QueryWorkingSetEx(GetCurrentProcess(), asked,
+                                     (DWORD)(count * sizeof asked[0]))) {
+                for (size_t i = 0; i < count; i++)
+                    if (asked[i].VirtualAttributes.Valid) resident += (int64_t)page;
+            } else {
+                resident = -1;
+            }
+            at += count * page;
+            pages -= count;
+        }
+    });
+    return resident;
+}
+
+static int64_t windows_process_resident(void) {
+    PROCESS_MEMORY_COUNTERS info = {.cb = sizeof info};
+    int64_t resident = -1;
+    KEEPING_ERROR({
+        if (K32GetProcessMemoryInfo(GetCurrentProcess(), &info, sizeof info))
+            resident = (int64_t)info.WorkingSetSize;
+    });
+    return resident;
+}
+
+/* Milliseconds that the shared user page holds: a load, no call. */
+static uint64_t windows_clock(void) { return GetTickCount64() * 1000000u; }
+
+static uint64_t windows_cpu_time(void) {
+    FILETIME made, ended, kernel, user;
+    uint64_t ticks = 0; /* of 100 ns */
+    KEEPING_ERROR({
+        if (GetProcessTimes(GetCurrentProcess(), &made, &ended, &kernel, &user)) {
+            ticks += (uint64_t)kernel.dwHighDateTime << 32 | kernel.dwLowDateTime;
+            ticks += (uint64_t)user.dwHighDateTime << 32 | user.dwLowDateTime;
+        }
+    });
+    return ticks * 100u;
+}
+
+static void windows_random(void *buffer, size_t size) {
+    unsigned char *out = buffer;
+    KEEPING_ERROR({
+        while (size != 0) {
+            ULONG part = size < 4096 ? (ULONG)size : 4096;
+            if (!SystemFunction036(out, part)) break;
+            out += part;
+            size -= part;
+        }
+    });
+    LARGE_INTEGER counter;
+    QueryPerformanceCounter(&counter);
+    uint64_t state = (uint64_t)counter.QuadPart ^ (uint64_t)(uintptr_t)&counter << 16 ^
+                     GetCurrentProcessId();
+    for (; size != 0; size--) { /* only if the system refused; not for an attacker to guess */
+        state += 0x9e3779b97f4a7c15u;
+        uint64_t mixed = (state ^ (state >> 30)) * 0xbf58476d1ce4e5b9u;
+        mixed = (mixed ^ (mixed >> 27)) * 0x94d049bb133111ebu;
+        *out++ = (unsigned char)(mixed >> 56);
+    }
+}
+
+static void windows_message(const char *text, size_t length) {
+    KEEPING_ERROR({
+        HANDLE console = GetStdHandle(STD_ERROR_HANDLE);
+        DWORD written = 0;
+        while (length != 0 && WriteFile(console, text, (DWORD)length, &written, NULL) &&
+               written != 0) {
+            text += written;
+            length -= written;
+        }
+    });
+}
+
+/* ---- threads --------------------------------------------------------------------------------- */
+
+static void windows_wait(_Atomic uint32_t *word, uint32_t expected, uint64_t timeout_ns) {
+    DWORD limit = INFINITE;
+    if (timeout_ns / 1000000u < INFINITE - 1) limit = (DWORD)((timeout_ns + 999999u) / 1000000u);
+    KEEPING_ERROR({ (void)WaitOnAddress((volatile void *)word, &expected, sizeof expected, limit); });
+}
+
+static void windows_wake(_Atomic uint32_t *word, bool all) {
+    if (all) WakeByAddressAll((void *)word);
+    else WakeByAddressSingle((void *)word);
+}
+
+static uint64_t windows_thread_id(void) { return GetCurrentThreadId(); }
+
+/* Fiber-local storage is what has destructors here. A thread that never makes fibers is one. */
+static DWORD exit_slot = FLS_OUT_OF_INDEXES;
+static void (*exit_handler)(void *);
+
+static VOID NTAPI at_thread_exit(PVOID value) {
+    if (value != NULL) exit_handler(value);
+}
+
+static int windows_thread_exit_setup(void (*handler)(void *)) {
+    exit_handler = handler;
+    exit_slot = FlsAlloc(at_thread_exit);
+    return exit_slot == FLS_OUT_OF_INDEXES ? EAGAIN : 0;
+}
+
+static int windows_thread_exit_arm(void *value) {
+    int error;
+    KEEPING_ERROR({ error = FlsSetValue(exit_slot, value) ? 0 : ENOMEM; });
+    return error;
+}
+
+static int windows_barrier_setup(void) { return 0; }
+
+static int windows_barrier(void) {
+    FlushProcessWriteBuffers();
+    return 0;
+}
+
+static int windows_at_fork(void (*prepare)(void), void (*parent)(void), void (*child)(void)) {
+    (void)prepare;
+    (void)parent;
+    (void)child;
+    return 0;
+}
+
+const dmi_os_backend _dmi_os_native = {
+    .name = "windows",
+    .page_size = windows_page_size,
+    .granularity = windows_granularity,
+    .can_trim = false,
+    .reserve = windows_reserve,
+    .reserve_table = windows_reserve_table,
+    .commit = windows_commit,
+    .decommit = windows_decommit,
+    .decommit_many = windows_decommit_many,
+    .offer = windows_offer,
+    .unoffer = windows_unoffer,
+    .convert = windows_convert,
+    .release = windows_release,
+    .remap = windows_remap,
+    .resident = windows_resident,
+    .process_resident = windows_process_resident,
+    .clock = windows_clock,
+    .cpu_time = windows_cpu_time,
+    .random = windows_random,
+    .message = windows_message,
+    .wait = windows_wait,
+    .wake = windows_wake,
+    .thread_id = windows_thread_id,
+    .thread_exit_setup = windows_thread_exit_setup,
+    .thread_exit_arm = windows_thread_exit_arm,
+    .barrier_setup = windows_barrier_setup,
+    .barrier = windows_barrier,
+    .at_fork = windows_at_fork,
+};
