@@ -1,0 +1,80 @@
+"""WinDbg's console text, in and out: `!heap -s` and `!address -summary`.
+
+``parse`` reads a log, ``read`` a file of one; ``format_heap_summary`` and
+``format_address_summary`` write the same text. Sizes are KiB in heap rows and bytes in address
+summaries, as the debugger has them. Pure Python, no dependency on the native part.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from ._format import format_address_summary, format_heap_summary, format_log
+from ._model import (
+    CUT_OFFS,
+    FREE_STATE,
+    FREE_TYPE,
+    FREE_USAGE,
+    AddressSummary,
+    CutOffs,
+    HeapRow,
+    HeapTable,
+    Log,
+    ParseError,
+    PrintedLine,
+    PrintedPercent,
+    Region,
+    percent,
+)
+from ._parse import MAX_LINE, MAX_ROWS, MAX_TABLES, parse
+
+if TYPE_CHECKING:
+    import os
+
+__all__ = [
+    "CUT_OFFS",
+    "FREE_STATE",
+    "FREE_TYPE",
+    "FREE_USAGE",
+    "MAX_FILE",
+    "MAX_LINE",
+    "MAX_ROWS",
+    "MAX_TABLES",
+    "AddressSummary",
+    "CutOffs",
+    "HeapRow",
+    "HeapTable",
+    "Log",
+    "ParseError",
+    "PrintedLine",
+    "PrintedPercent",
+    "Region",
+    "decode",
+    "format_address_summary",
+    "format_heap_summary",
+    "format_log",
+    "parse",
+    "percent",
+    "read",
+]
+
+MAX_FILE: Final = 256 << 20
+"""Bytes of the largest log that ``read`` accepts."""
+
+
+def decode(data: bytes) -> str:
+    """Text of a log file: UTF-8, or UTF-16 with its mark as `.logopen /u` writes it. Never fails:
+    what cannot be decoded becomes U+FFFD."""
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return data.decode("utf-16", "replace")
+    return data.decode("utf-8-sig", "replace")
+
+
+def read(path: str | os.PathLike[str]) -> Log:
+    """Parse a log file. Raises OSError, or ParseError also for a file above MAX_FILE."""
+    with Path(path).open("rb") as file:
+        data = file.read(MAX_FILE + 1)
+    if len(data) > MAX_FILE:
+        raise ParseError(f"the file is larger than {MAX_FILE >> 20} MiB")
+    return parse(decode(data))
