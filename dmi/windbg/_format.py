@@ -89,21 +89,24 @@ def _title(label: str) -> str:
 
 def _old(summary: AddressSummary) -> Iterator[str]:
     total, busy = summary.total, summary.busy
+    # As wide as the debugger's on 32 bits; wider only where the numbers are.
+    wide, deep = max(11, len(f"{total:x}") + 3), max(8, len(str(total // 1024)))
+    size_head, kib_head = "TotSize".rjust(wide), "KB".rjust(deep)
     yield "-------------------- Usage SUMMARY --------------------------"
-    yield "    TotSize (      KB)   Pct(Tots) Pct(Busy)   Usage"
+    yield f"{size_head} ({kib_head})   Pct(Tots) Pct(Busy)   Usage"
     for name, size in summary.usage.items():
         of_busy = percent(0 if name == FREE_USAGE else size, busy)
         yield (
-            f"{size:11x} ({size // 1024:8d}) : {percent(size, total)}%    {of_busy}%"
+            f"{size:{wide}x} ({size // 1024:{deep}d}) : {percent(size, total)}%    {of_busy}%"
             f"    : RegionUsage{name}"
         )
-    yield (f"       Tot: {total:08x} ({total // 1024} KB) Busy: {busy:08x} ({busy // 1024} KB)")
+    yield f"       Tot: {total:08x} ({total // 1024} KB) Busy: {busy:08x} ({busy // 1024} KB)"
     for title, table in (("Type", summary.type), ("State", summary.state)):
         yield ""
         yield f"-------------------- {title} SUMMARY --------------------------"
-        yield "    TotSize (      KB)   Pct(Tots)  Usage"
+        yield f"{size_head} ({kib_head})   Pct(Tots)  Usage"
         for name, size in table.items():
-            yield f"{size:11x} ({size // 1024:8d}) : {percent(size, total)}%   : {name}"
+            yield f"{size:{wide}x} ({size // 1024:{deep}d}) : {percent(size, total)}%   : {name}"
     if FREE_USAGE in summary.largest:
         base, size = summary.largest[FREE_USAGE]
         yield ""

@@ -1,0 +1,161 @@
+"""`!address -summary` for a process of this machine: what its address space is used for.
+
+``address_summary`` reads /proc; ``summarise`` does the same for any source of mappings. Text comes
+from ``dmi.windbg.format_address_summary``. Pure Python.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Final
+
+from dmi.windbg import FREE_STATE, FREE_TYPE, FREE_USAGE, AddressSummary, Region
+
+from ._attribute import USAGES, Piece, attribute
+from ._maps import Mapping, ProcSource, Source, parse_maps
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+__all__ = [
+    "USAGES",
+    "AddressSummary",
+    "NotSupportedError",
+    "Region",
+    "address_summary",
+    "summarise",
+]
+
+_USER_BITS: Final = (47, 48, 52, 56)
+_PROTECTIONS: Final = {
+    "---": "PAGE_NOACCESS",
+    "r--": "PAGE_READONLY",
+    "rw-": "PAGE_READWRITE",
+    "-w-": "PAGE_READWRITE",
+    "--x": "PAGE_EXECUTE",
+    "r-x": "PAGE_EXECUTE_READ",
+    "rwx": "PAGE_EXECUTE_READWRITE",
+    "-wx": "PAGE_EXECUTE_READWRITE",
+}
+
+
+class NotSupportedError(NotImplementedError):
+    """The system has no source for what was asked."""
+
+
+def address_summary(
+    pid: int | None = None,
+    *,
+    dmi_ranges: Callable[[], Iterable[tuple[int, int]]] | None = None,
+) -> AddressSummary:
+    """The address space of process ``pid``, by default of this one.
+
+    ``dmi_ranges`` returns (address, size) of dmi's segments where the caller knows them; without it
+    they are known by name, which needs a kernel with CONFIG_ANON_VMA_NAME. The snapshot is not
+    atomic: mappings that change meanwhile may be seen before or after.
+
+    Raises ProcessLookupError, PermissionError, ValueError or TypeError for a bad pid, and
+    NotSupportedError where there is no /proc. Thread-safe.
+    """
+    if pid is not None and (isinstance(pid, bool) or not isinstance(pid, int)):
+        raise TypeError(f"pid must be an int or None, not {type(pid).__name__}")
+    if pid is not None and pid <= 0:
+        raise ValueError(f"pid must be positive, not {pid}")
+    if not sys.platform.startswith("linux"):
+        raise NotSupportedError(f"address_summary needs /proc, which {sys.platform} does not have")
+    with ProcSource(pid) as source:
+        return summarise(source, () if dmi_ranges is None else dmi_ranges())
+
+
+def summarise(source: Source, dmi_ranges: Iterable[tuple[int, int]] = ()) -> AddressSummary:
+    """The summary of whatever ``source`` describes; see ``address_summary``."""
+    mappings = _user_space(parse_maps(source.maps()))
+    highest = mappings[-1].end if mappings else 0
+    bits = next((bits for bits in _USER_BITS if highest <= 1 << bits), 64)
+    total = 1 << bits
+    pieces, notes = attribute(mappings, source, dmi_ranges)
+    regions = tuple(_region(piece, source.page) for piece in pieces)
+    return _tables(regions, total, tuple(notes))
+
+
+def _user_space(mappings: list[Mapping]) -> list[Mapping]:
+    """Sorted, without the kernel's half and without any overlap: the kernel promises none, but two
+    mappings read at different moments must not be counted twice."""
+    out: list[Mapping] = []
+    for mapping in sorted(mappings, key=lambda m: m.start):
+        low = out[-1].end if out else 0
+        if mapping.start >= low and mapping.start < mapping.end <= 1 << _USER_BITS[-1]:
+            out.append(mapping)
+    return out
+
+
+def _region(piece: Piece, page: int) -> Region:
+    mapping, size = piece.mapping, piece.end - piece.start
+    whole = size == mapping.size
+    resident = mapping.resident
+    if resident is not None and not whole:
+        resident = resident * size // mapping.size
+    committed = size
+    if mapping.inaccessible:
+        committed = 0
+    elif "nr" in mapping.flags and "ac" not in mapping.flags and not mapping.has_file:
+        # Reserved without any charge: only what was touched is committed.
+        touched = (mapping.resident or 0) + (mapping.swapped or 0)
+        committed = min(size, touched if whole else touched * size // mapping.size // page * page)
+    return Region(
+        piece.start, size, piece.usage, _type(piece), _PROTECTIONS[mapping.perms[:3]], committed,
+        mapping.name, resident,
+    )  # fmt: skip
+
+
+def _type(piece: Piece) -> str:
+    mapping = piece.mapping
+    if piece.image or mapping.name == "[vdso]":
+        return "MEM_IMAGE"
+    if mapping.has_file or mapping.shared or piece.usage == "Kernel":
+        return "MEM_MAPPED"
+    return "MEM_PRIVATE"
+
+
+def _tables(regions: tuple[Region, ...], total: int, notes: tuple[str, ...]) -> AddressSummary:
+    usage = {**dict.fromkeys(USAGES, 0), FREE_USAGE: 0}
+    kinds = {FREE_TYPE: 0, "MEM_IMAGE": 0, "MEM_MAPPED": 0, "MEM_PRIVATE": 0}
+    state = {"MEM_COMMIT": 0, FREE_STATE: 0, "MEM_RESERVE": 0}
+    protect: dict[str, int] = {}
+    counts: dict[str, dict[str, int]] = {"usage": {}, "type": {}, "state": {}, "protect": {}}
+    largest: dict[str, tuple[int, int]] = {}
+
+    def count(table: str, name: str) -> None:
+        counts[table][name] = counts[table].get(name, 0) + 1
+
+    def hole(start: int, end: int) -> None:
+        if end > start:
+            count("usage", FREE_USAGE)
+            count("state", FREE_STATE)
+            if end - start > largest.get(FREE_USAGE, (0, 0))[1]:
+                largest[FREE_USAGE] = (start, end - start)
+
+    at = 0
+    for region in regions:
+        hole(at, region.start)
+        at = region.end
+        usage[region.usage] += region.size
+        kinds[region.type] += region.size
+        count("usage", region.usage)
+        count("type", region.type)
+        if region.committed:
+            state["MEM_COMMIT"] += region.committed
+            protect[region.protect] = protect.get(region.protect, 0) + region.committed
+            count("state", "MEM_COMMIT")
+            count("protect", region.protect)
+        if region.committed < region.size:
+            state["MEM_RESERVE"] += region.size - region.committed
+            count("state", "MEM_RESERVE")
+        if region.size > largest.get(region.usage, (0, 0))[1]:
+            largest[region.usage] = (region.start, region.size)
+    hole(at, total)
+    free = total - sum(region.size for region in regions)
+    usage[FREE_USAGE] = kinds[FREE_TYPE] = state[FREE_STATE] = free
+    return AddressSummary(
+        usage, kinds, state, total, protect, counts, largest, regions=regions, notes=notes
+    )
