@@ -1,0 +1,80 @@
+# What a developer needs, each in a virtual environment of its own (.venv) that the first call makes.
+# Needed beforehand: python3 >= 3.11 with its headers and venv, gcc, make.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+
+# The extension is built again when one of these changes.
+NATIVE := setup.py pyproject.toml dmi/_core.pyx dmi/cdmi.pxd dmi/_version.py \
+	$(shell find csrc -name '*.[ch]')
+
+RECORDING ?= examples/redis-peak.dmi.zst
+POLICIES ?= never,eager,lazy,threshold
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test test-python test-long test-windows lint bench dist clean
+
+help:
+	@echo "make demo          replay a recorded Redis under four policies"
+	@echo "make test          C tests and the fast Python tests"
+	@echo "make test-long     the Python tests that take longer"
+	@echo "make test-windows  the C tests as Windows programs, under Wine"
+	@echo "make lint          ruff, mypy, cython-lint, the floors, the import order"
+	@echo "make bench         benchmarks"
+	@echo "make dist          sdist and wheel"
+	@echo "make clean         remove all that was made"
+
+# test-c, test-c-asan, test-c-windows
+include csrc/build.mk
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit("dmi needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+
+build: $(VENV)/.installed
+$(VENV)/.installed: $(BIN)/python $(NATIVE)
+	$(PIP) install -e ".[test]"
+	@touch $@
+
+demo: build
+	$(BIN)/dmi replay $(RECORDING) --decommit $(POLICIES)
+
+test: test-c test-python
+test-python: build
+	$(BIN)/python -m pytest -q -m "not long"
+test-long: build
+	$(BIN)/python -m pytest -q -m long
+
+test-windows: test-c-windows
+
+$(VENV)/.linters: $(VENV)/.installed
+	$(PIP) install -e ".[lint]"
+	@touch $@
+
+# clang-format is no Python package: it is used where it is installed.
+CLANG_FORMAT ?= $(firstword $(shell command -v clang-format))
+lint: $(VENV)/.linters
+	$(BIN)/python tools/check_floors.py csrc
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	PATH="$(abspath $(BIN)):$$PATH" cython-lint dmi/*.pyx dmi/*.pxd
+	$(BIN)/lint-imports
+ifneq ($(and $(CLANG_FORMAT),$(wildcard .clang-format)),)
+	find csrc tests/c benchmarks -name '*.[ch]' -print0 | xargs -0 $(CLANG_FORMAT) --dry-run -Werror
+endif
+
+bench: build
+	$(BIN)/python -m pytest benchmarks --benchmark-only -q
+
+dist: build
+	$(PIP) install build
+	$(BIN)/python -m build --outdir dist .
+
+clean:
+	rm -rf build dist $(VENV) *.egg-info dmi/include dmi/_core.c .hypothesis .pytest_cache \
+		.mypy_cache .ruff_cache .import_linter_cache .benchmarks
+	rm -f dmi/*.so
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,157 @@
+"""Builds the native parts: libdmi.so inside the package, then the extension that links it.
+
+Everything else about the project stands in pyproject.toml.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+FLOORS = ("os", "segment", "block", "decommit", "heap", "inspect", "replay")
+BACKENDS = {"windows.c", "linux.c", "fake.c"}
+BACKEND = "windows.c" if sys.platform == "win32" else "linux.c"
+INCLUDE_DIRS = ["csrc/include", "csrc"]
+LIBRARY = "libdmi.so"
+PRELOAD = "libdmi_malloc.so"
+
+COMPILE_ARGS = [
+    "-std=gnu11",
+    "-O2",
+    "-g",
+    "-fPIC",
+    "-pthread",
+    "-fvisibility=hidden",
+    "-fno-semantic-interposition",
+    "-ftls-model=initial-exec",
+    "-Wall",
+    "-Wextra",
+]
+LINK_ARGS = ["-pthread", "-Wl,-z,nodelete", "-Wl,-z,now", "-Wl,--no-undefined"]
+
+
+def core_sources() -> list[str]:
+    """Every C file of the library on this platform, floor by floor, relative to the root."""
+    return [
+        path.relative_to(ROOT).as_posix()
+        for floor in FLOORS
+        for path in sorted((ROOT / "csrc" / floor).glob("*.c"))
+        if path.name not in BACKENDS or path.name == BACKEND
+    ]
+
+
+def preload_sources() -> list[str]:
+    """The C and C++ files that only the preload library has."""
+    folder = ROOT / "csrc" / "preload"
+    return sorted(p.relative_to(ROOT).as_posix() for p in folder.glob("*.c"))
+
+
+class BuildNative(build_ext):
+    """Compiles the library first, because the extension links it."""
+
+    def run(self) -> None:
+        if sys.platform == "win32":
+            raise SystemExit("dmi: the Python package builds on Linux only so far")
+        super().run()
+
+    def build_extensions(self) -> None:
+        package = self.package_dir()
+        package.mkdir(parents=True, exist_ok=True)
+        self.copy_headers(package)
+        self.build_library(package)
+        # Any header or library change must relink the extension; setuptools does not know of them.
+        self.force = True
+        for extension in self.extensions:
+            extension.library_dirs.insert(0, str(package))
+        super().build_extensions()
+
+    def package_dir(self) -> Path:
+        """Where the package is put together; an editable install copies from here."""
+        return Path(self.build_lib) / "dmi"
+
+    def copy_extensions_to_source(self) -> None:
+        """Editable installs run from the source tree: bring all that was built there."""
+        super().copy_extensions_to_source()
+        for path in map(Path, self.made()):
+            target = ROOT / "dmi" / path.relative_to(self.package_dir())
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, target)
+
+    def copy_headers(self, package: Path) -> None:
+        """Put the public headers where dmi.get_include() finds them."""
+        target = package / "include" / "dmi"
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(ROOT / "csrc" / "include" / "dmi", target)
+
+    def compile(self, sources: list[str], extra: list[str], folder: str) -> list[str]:
+        """Compile side by side; returns the object files in the order of the sources."""
+        output = str(Path(self.build_temp) / folder)
+
+        def one(source: str) -> list[str]:
+            objects: list[str] = self.compiler.compile(
+                [source],
+                output_dir=output,
+                include_dirs=INCLUDE_DIRS,
+                extra_postargs=COMPILE_ARGS + extra,
+            )
+            return objects
+
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            return [name for names in pool.map(one, sources) for name in names]
+
+    def build_library(self, package: Path) -> None:
+        """Make libdmi.so and, once its sources are there, the preload library."""
+        objects = self.compile(core_sources(), [], "core")
+        self.link(objects, package / LIBRARY)
+        sources = preload_sources()
+        if sources:
+            objects += self.compile(sources, [], "core")
+            self.link(objects, package / PRELOAD)
+
+    def link(self, objects: list[str], target: Path) -> None:
+        self.compiler.link_shared_object(
+            objects,
+            str(target),
+            extra_postargs=[*LINK_ARGS, f"-Wl,-soname,{target.name}"],
+            target_lang="c",
+        )
+
+    def made(self) -> list[str]:
+        """What build_library and copy_headers leave in the package."""
+        package = self.package_dir()
+        names = [LIBRARY] + ([PRELOAD] if preload_sources() else [])
+        headers = (ROOT / "csrc" / "include" / "dmi").glob("*")
+        names += [f"include/dmi/{header.name}" for header in sorted(headers)]
+        return [str(package / name) for name in names]
+
+    def get_outputs(self) -> list[str]:
+        outputs = super().get_outputs()
+        return outputs if self.inplace else outputs + self.made()
+
+
+setup(
+    ext_modules=cythonize(  # type: ignore[no-untyped-call,unused-ignore]
+        [
+            Extension(
+                "dmi._core",
+                ["dmi/_core.pyx"],
+                include_dirs=["csrc/include"],
+                libraries=["dmi"],
+                runtime_library_dirs=["$ORIGIN"],
+                extra_compile_args=["-O2", "-Wno-unreachable-code"],
+            )
+        ],
+        compiler_directives={"language_level": "3"},
+        # The generated C belongs to the build, not to the source tree.
+        build_dir="build/cython",
+    ),
+    cmdclass={"build_ext": BuildNative},
+)
