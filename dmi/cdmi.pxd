@@ -1,0 +1,189 @@
+# cdmi.pxd - the public C API for Cython: `from dmi cimport cdmi`.
+# Conventions, errors and thread safety are those of dmi/dmi.h, which documents every name.
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+
+cdef extern from "dmi/dmi.h" nogil:
+    const char *DMI_VERSION
+    const char *dmi_version()
+
+    enum:
+        DMI_WHEN_NEVER
+        DMI_WHEN_EAGER
+        DMI_WHEN_LAZY
+        DMI_WHEN_DECAY
+        DMI_WHEN_THRESHOLD
+        DMI_WHEN_BUDGET
+        DMI_WHEN_PRESSURE
+
+    enum:
+        DMI_HOW_DEFAULT
+        DMI_HOW_DISCARD
+        DMI_HOW_DECOMMIT
+        DMI_HOW_OFFER
+
+    ctypedef struct dmi_policy:
+        size_t size
+        uint32_t when
+        uint32_t how
+        double delay
+        double half_life
+        uint64_t block
+        uint64_t total
+        uint32_t combine_or
+        double ratio
+        double psi
+        double headroom
+
+    int dmi_policy_parse(const char *text, dmi_policy *policy, char *error, size_t error_size)
+    int dmi_policy_format(const dmi_policy *policy, char *text, size_t text_size)
+
+    enum:
+        DMI_HEAP_NO_LFH
+        DMI_HEAP_HARDENED
+        DMI_HEAP_MANUAL_CLOCK
+        DMI_HEAP_NO_SERIALIZE
+        DMI_HEAP_HUGE_PAGES
+
+    ctypedef struct dmi_heap_options:
+        size_t size
+        uint32_t flags
+        uint64_t max_size
+        const char *name
+        const dmi_policy *policy
+        uint32_t lfh_live
+        uint32_t lfh_total
+
+    void *dmi_heap_create(const dmi_heap_options *options)
+    int dmi_heap_destroy(void *heap)
+    void *dmi_heap_default()
+    size_t dmi_heap_list(void **handles, size_t capacity)
+    int dmi_heap_valid(void *heap)
+
+    ctypedef struct dmi_heap_info:
+        size_t size
+        void *handle
+        uint64_t max_size
+        uint32_t flags
+        uint32_t is_default
+        char name[48]
+        double clock
+        dmi_policy policy
+
+    int dmi_heap_get_info(void *heap, dmi_heap_info *info)
+
+    void *dmi_malloc(size_t size)
+    void *dmi_calloc(size_t count, size_t size)
+    void *dmi_realloc(void *block, size_t size)
+    void dmi_free(void *block)
+    void *dmi_aligned_alloc(size_t align, size_t size)
+
+    void *dmi_heap_malloc(void *heap, size_t size)
+    void *dmi_heap_calloc(void *heap, size_t count, size_t size)
+    void *dmi_heap_realloc(void *heap, void *block, size_t size)
+    void dmi_heap_free(void *heap, void *block)
+    void dmi_heap_free_sized(void *heap, void *block, size_t size)
+    void *dmi_heap_aligned_alloc(void *heap, size_t align, size_t size)
+    size_t dmi_usable_size(const void *block)
+
+    enum:
+        DMI_OK
+        DMI_FAULT_STALE_HEAP
+        DMI_FAULT_FOREIGN
+        DMI_FAULT_OTHER_HEAP
+        DMI_FAULT_INTERIOR
+        DMI_FAULT_FREE
+        DMI_FAULT_OVERFLOW
+        DMI_FAULT_CORRUPT
+
+    int dmi_heap_free_checked(void *heap, void *block)
+    void *dmi_heap_malloc_checked(void *heap, size_t size)
+    int dmi_heap_check(void *heap, const void *block)
+
+    int dmi_heap_set_policy(void *heap, const dmi_policy *policy)
+    int dmi_heap_advance(void *heap, double seconds)
+
+    ctypedef struct dmi_trim_report:
+        size_t size
+        uint64_t decommitted
+        uint64_t resident_before
+        uint64_t resident_after
+        uint64_t calls
+
+    int dmi_heap_trim(void *heap, dmi_trim_report *report)
+
+    enum:
+        DMI_STATS_DETAIL
+        DMI_STATS_RESIDENT
+
+    # The fields follow the table DMI_STATS in dmi/stats.h, all of them uint64_t.
+    ctypedef struct dmi_stats:
+        uint64_t size
+        uint64_t reserved
+        uint64_t uncommitted
+        uint64_t committed
+        uint64_t busy
+        uint64_t free_lfh
+        uint64_t free_list
+        uint64_t free_pages
+        uint64_t offered
+        uint64_t overhead
+        uint64_t metadata_committed
+        uint64_t busy_blocks
+        uint64_t list_length
+        uint64_t uncommitted_ranges
+
+    int dmi_heap_stats(void *heap, dmi_stats *stats, uint32_t what)
+    uint64_t dmi_metadata_committed()
+
+    enum:
+        DMI_RANGE_LFH
+        DMI_RANGE_LIST
+        DMI_RANGE_PAGES
+        DMI_RANGE_VIRTUAL
+        DMI_RANGE_UNCOMMITTED
+        DMI_RANGE_OVERHEAD
+
+    enum:
+        DMI_STATE_BUSY
+        DMI_STATE_FREE
+        DMI_STATE_UNCOMMITTED
+        DMI_STATE_OFFERED
+        DMI_STATE_OVERHEAD
+
+    ctypedef struct dmi_range:
+        uint64_t address
+        uint64_t size
+        uint32_t kind
+        uint32_t state
+        uint32_t bucket
+        uint32_t flags
+        uint64_t segment
+
+    ctypedef int (*dmi_visit)(void *argument, const dmi_range *range) noexcept nogil
+    int dmi_heap_walk(void *heap, dmi_visit visit, void *argument)
+
+    ctypedef struct dmi_segment_info:
+        uint64_t address
+        uint64_t reserved
+        uint64_t committed
+        uint64_t uncommitted_ranges
+        uint32_t is_virtual
+
+    size_t dmi_heap_segments(void *heap, dmi_segment_info *out, size_t capacity)
+
+    ctypedef struct dmi_found:
+        size_t size
+        void *heap
+        dmi_range range
+
+    int dmi_find(const void *address, dmi_found *found)
+
+    ctypedef struct dmi_fault:
+        size_t size
+        uint32_t kind
+        uint64_t address
+        char message[192]
+
+    int dmi_heap_validate(void *heap, dmi_fault *fault)

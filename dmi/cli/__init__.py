@@ -1,0 +1,103 @@
+"""The command dmi.
+
+Each module of this package is one subcommand and has
+
+    NAME       its name on the command line
+    HELP       one line
+    configure  configure(parser): adds its arguments
+    run        run(args): does it; returns the exit status, None for 0
+
+Results go to stdout and messages to stderr. Help is --help only, because -h belongs to `!heap`.
+Exit status: 0 done, 2 wrong use or an input that cannot be used (one line on stderr says why), 130
+interrupted, 141 the reader of stdout went away; a command may define more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import pkgutil
+import sys
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from dmi._version import __version__
+from dmi.errors import DmiError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["main", "parser"]
+
+
+class Command(Protocol):
+    """What a module of this package provides."""
+
+    NAME: str
+    HELP: str
+    __doc__: str | None
+
+    def configure(self, parser: argparse.ArgumentParser) -> None: ...
+    def run(self, args: argparse.Namespace) -> int | None: ...
+
+
+def commands() -> list[Command]:
+    """The modules of this package that are commands, by name."""
+    names = [module.name for module in pkgutil.iter_modules(__path__)]
+    found = [importlib.import_module(f"{__name__}.{name}") for name in names if name[0] != "_"]
+    return sorted((cast("Command", module) for module in found), key=lambda command: command.NAME)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser with all subcommands."""
+    top = argparse.ArgumentParser(
+        prog="dmi",
+        description="A heap you can see into, and whose memory comes back.",
+        add_help=False,
+        allow_abbrev=False,
+    )
+    _add_help(top)
+    top.add_argument("--version", action="version", version=f"dmi {__version__}")
+    subparsers = top.add_subparsers(metavar="COMMAND", dest="command", required=True)
+    for command in commands():
+        sub = subparsers.add_parser(
+            command.NAME,
+            help=command.HELP,
+            description=command.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            add_help=False,
+            allow_abbrev=False,
+        )
+        _add_help(sub)
+        command.configure(sub)
+        sub.set_defaults(run=command.run)
+    return top
+
+
+def _add_help(target: argparse.ArgumentParser) -> None:
+    target.add_argument("--help", action="help", help="show this help and exit")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    args = parser().parse_args(argv)
+    run = cast("Any", args.run)
+    try:
+        status = run(args)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Nobody reads on; the interpreter must not try to flush the rest at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except KeyboardInterrupt:
+        return 130
+    except (DmiError, ValueError, OSError, MemoryError, ImportError) as error:
+        print(f"dmi {args.command}: {_one_line(error)}", file=sys.stderr)
+        return 2
+    return int(status or 0)
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,119 @@
+"""Every number of a heap with its formula and its value, and why each retained byte is kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dmi import _core
+from dmi.stats import HeapStats
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["Explanation", "Figure", "explain"]
+
+FORMULAS = {
+    "reserved": "uncommitted + committed",
+    "committed": "busy + free_lfh + free_list + free_pages + offered + overhead",
+    "retained": "committed - busy",
+    "free": "free_lfh + free_list + free_pages + offered",
+    "external_fragmentation": "floor(100 * free / segment_committed)",
+    "virtual_address_fragmentation": (
+        "floor(100 * (segment_virtual - segment_committed) / segment_virtual)"
+    ),
+    "mean_free_block": "floor(free / list_length)",
+    "committed_per_page_bound": "committed / page_bound",
+    "reclaimable": "free_lfh + free_list + free_pages - pinned",
+}
+MEANINGS = {
+    "retained": ("bytes", "committed and not in use"),
+    "free": ("bytes", "Free column"),
+    "external_fragmentation": ("percent", "what part of Commit is free"),
+    "virtual_address_fragmentation": ("percent", "what part of Virt is not committed"),
+    "mean_free_block": ("bytes", "a free block on average; below a page little can be given back"),
+    "committed_per_page_bound": ("ratio", "1 is the least that an allocator can reach"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One number: name, value (None when it does not exist), unit, meaning, formula or ""."""
+
+    name: str
+    value: int | float | None
+    unit: str
+    meaning: str
+    formula: str
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Figures in the order of the table, then the reasons for every retained byte.
+
+    The values of reasons sum to retained. str() gives a text for people, as_dict() one for JSON.
+    """
+
+    heap: str
+    policy: str
+    figures: tuple[Figure, ...]
+    reasons: tuple[Figure, ...]
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        width = max(len(figure.name) for figure in (*self.figures, *self.reasons))
+        yield f"{self.heap}, decommit {self.policy}"
+        for figure in self.figures:
+            yield f"  {figure.name:{width}} {_show(figure):>20}  {figure.meaning}"
+            if figure.formula:
+                yield f"  {'':{width}} {'':20}  = {figure.formula}"
+        retained = sum(int(figure.value or 0) for figure in self.reasons)
+        yield f"why {retained:,} bytes are retained"
+        for figure in self.reasons:
+            if figure.value:
+                share = 100 * figure.value / retained
+                label = f"{figure.name:{width}} {_show(figure):>20}"
+                yield f"  {label}  {share:5.1f} %  {figure.meaning}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same for JSON."""
+
+        def row(figure: Figure) -> dict[str, Any]:
+            return {name: getattr(figure, name) for name in Figure.__slots__}
+
+        return {
+            "heap": self.heap,
+            "decommit": self.policy,
+            "figures": [row(figure) for figure in self.figures],
+            "reasons": [row(figure) for figure in self.reasons],
+        }
+
+
+def _show(figure: Figure) -> str:
+    if figure.value is None:
+        return "-"
+    if figure.unit == "flag bits":
+        return f"{figure.value:#x}"
+    if isinstance(figure.value, float):
+        return f"{figure.value:.3f}"
+    return f"{figure.value:,}" + {"bytes": " B", "percent": " %"}.get(figure.unit, "")
+
+
+def explain(heap: str, policy: str, stats: HeapStats) -> Explanation:
+    """Explain the numbers of stats(detail=True)."""
+    figures = [
+        Figure(name, getattr(stats, name), *HeapStats.describe(name), FORMULAS.get(name, ""))
+        for name, _unit, _text in _core.STATS_TABLE
+    ]
+    figures += [
+        Figure(name, getattr(stats, name), unit, meaning, FORMULAS[name])
+        for name, (unit, meaning) in MEANINGS.items()
+    ]
+    values = stats.reasons or {}
+    reasons = tuple(
+        Figure(name, values.get(name, 0), "bytes", text, "")
+        for name, _unit, text in _core.REASONS_TABLE
+    )
+    return Explanation(heap, policy, tuple(figures), reasons)

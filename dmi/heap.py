@@ -1,0 +1,353 @@
+"""Heaps as Python sees them: dmi.Heap, and what concerns all heaps of the process."""
+
+from __future__ import annotations
+
+import operator
+import weakref
+from typing import TYPE_CHECKING, Literal, NamedTuple, SupportsIndex
+
+from dmi import _core, windbg
+from dmi._core import HeapCore
+from dmi.errors import HeapError, SizeError
+from dmi.explain import Explanation, explain
+from dmi.policy import Decommit
+from dmi.stats import HeapStats, TrimReport
+from dmi.walk import HeapWalk, HistogramRow, Kind, Range, Segment, State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from types import TracebackType
+    from typing import Self
+
+__all__ = [
+    "Found",
+    "Heap",
+    "default_heap",
+    "find",
+    "heaps",
+    "metadata_committed",
+    "summary",
+]
+
+MAX_NAME = 47
+"""Bytes of the longest name of a heap, as UTF-8."""
+
+# The Python objects of the heaps that have one, by handle. A handle is never used twice.
+_known: weakref.WeakValueDictionary[int, Heap] = weakref.WeakValueDictionary()
+
+
+class Heap(HeapCore):
+    """A heap of its own: its blocks, its segments, its policy, its numbers.
+
+    decommit     when and how free pages go back: a dmi.Decommit or its text, "lazy:delay=0.5"
+    name         shown beside the handle, at most 47 bytes of UTF-8
+    max_size     upper bound of reserved bytes, None for no bound
+    lfh          use the low-fragmentation front end for sizes that are in demand
+    hardened     put a guard behind each block, so that an overflow is found when it is freed
+    clock        "os", or "manual": time passes only through advance(), so that a run repeats
+    thread_safe  False promises that one thread at a time uses the heap
+
+    alloc() and calloc() make Blocks, which look after themselves; malloc() and free() deal in raw
+    addresses, are faster, and refuse what is not theirs with HeapError.
+
+    The heap is destroyed by destroy(), at the end of a with statement, or when the last reference
+    to it goes; a Block is one, a raw address is not: raw blocks go with the heap. Safe to use
+    from several threads unless thread_safe is False. After destruction everything but `handle`,
+    `closed`, `destroy()` and repr() raises HeapError.
+    """
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        decommit: str | Decommit = "lazy",
+        *,
+        name: str | None = None,
+        max_size: SupportsIndex | None = None,
+        lfh: bool = True,
+        hardened: bool = False,
+        clock: Literal["os", "manual"] = "os",
+        thread_safe: bool = True,
+    ) -> None:
+        policy = Decommit.of(decommit)
+        for argument, value in (("lfh", lfh), ("hardened", hardened), ("thread_safe", thread_safe)):
+            if not isinstance(value, bool):
+                raise TypeError(f"{argument} must be True or False, not {type(value).__name__}")
+        if not isinstance(clock, str):
+            raise TypeError(f"clock must be 'os' or 'manual', not {type(clock).__name__}")
+        if clock not in ("os", "manual"):
+            raise ValueError(f"clock must be 'os' or 'manual', not {clock!r}")
+        flags = 0
+        flags |= 0 if lfh else _core.HEAP_NO_LFH
+        flags |= _core.HEAP_HARDENED if hardened else 0
+        flags |= _core.HEAP_MANUAL_CLOCK if clock == "manual" else 0
+        flags |= 0 if thread_safe else _core.HEAP_NO_SERIALIZE
+        self.open(_name_bytes(name), _max_size(max_size), flags, policy.native())
+        _known[self.handle] = self
+
+    @classmethod
+    def from_handle(cls, handle: SupportsIndex) -> Heap:
+        """The heap with that handle: the object that made it, or a view of one made elsewhere.
+
+        A view does not own: destroy() of it is refused. HeapError when there is no such heap.
+        """
+        number = operator.index(handle)
+        known = _known.get(number)
+        if known is not None and not known.closed:
+            return known
+        view: Heap = cls.__new__(cls)
+        view.attach(number)
+        _known[number] = view
+        return view
+
+    # ---- life --------------------------------------------------------------------------------
+
+    def destroy(self) -> None:
+        """Destroy the heap with all its blocks; once more does nothing.
+
+        BufferError while a buffer of one of its Blocks is exported; HeapError for the process
+        default heap, for a heap made elsewhere, and while another thread is inside.
+        """
+        self.close()
+
+    def __enter__(self) -> Self:
+        self.info()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.destroy()
+
+    def __repr__(self) -> str:
+        if self.closed:
+            return f"<dmi.Heap {self.handle:#x}, destroyed>"
+        name = f" {self.name!r}" if self.name else ""
+        return f"<dmi.Heap {self.handle:#x}{name}, decommit {self.decommit}>"
+
+    # ---- options -----------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The name given at creation, or an empty str."""
+        return self.info()[0]
+
+    @property
+    def max_size(self) -> int | None:
+        """Upper bound of reserved bytes, None for no bound."""
+        return self.info()[2] or None
+
+    @property
+    def lfh(self) -> bool:
+        """True when the heap may use the low-fragmentation front end."""
+        return not self.info()[1] & _core.HEAP_NO_LFH
+
+    @property
+    def hardened(self) -> bool:
+        """True when a guard stands behind each block."""
+        return bool(self.info()[1] & _core.HEAP_HARDENED)
+
+    @property
+    def clock(self) -> Literal["os", "manual"]:
+        """Whose time the policy follows."""
+        return "manual" if self.info()[1] & _core.HEAP_MANUAL_CLOCK else "os"
+
+    @property
+    def thread_safe(self) -> bool:
+        """False when the maker promised that one thread at a time uses the heap."""
+        return not self.info()[1] & _core.HEAP_NO_SERIALIZE
+
+    @property
+    def is_default(self) -> bool:
+        """True for the process default heap."""
+        return self.info()[3]
+
+    @property
+    def time(self) -> float:
+        """The heap's own time, in seconds since an arbitrary start."""
+        return self.info()[4]
+
+    # ---- decommit ----------------------------------------------------------------------------
+
+    @property
+    def decommit(self) -> Decommit:
+        """The policy. Assign a Decommit or its text to change it on the live heap.
+
+        A change applies to what is free already before the assignment returns. OSError when the
+        policy needs something that this system does not have.
+        """
+        return Decommit.from_native(self.info()[5])
+
+    @decommit.setter
+    def decommit(self, policy: str | Decommit) -> None:
+        self.set_policy(Decommit.of(policy).native())
+
+    def advance(self, seconds: float) -> None:
+        """Let seconds pass on a manual clock and do what became due; 0 is allowed."""
+        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+            raise TypeError(f"seconds must be a number, not {type(seconds).__name__}")
+        if not 0 <= seconds < float("inf"):
+            raise ValueError(f"seconds must be finite and 0 or more, not {seconds}")
+        if self.clock != "manual":
+            raise HeapError("advance() needs a heap made with clock='manual'")
+        self.advance_clock(seconds)
+
+    def trim(self) -> TrimReport:
+        """Give back every page that holds nothing, whatever the policy says."""
+        return TrimReport(*self.trim_report())
+
+    # ---- numbers -----------------------------------------------------------------------------
+
+    def stats(self, detail: bool = False) -> HeapStats:
+        """The counters; with detail also what needs a walk and the system's answer.
+
+        Without detail this is cheap whatever the size of the heap.
+        """
+        detail = bool(detail)
+        return HeapStats.from_native(self.stats_fields(detail, detail), detail=detail)
+
+    def summary(self) -> str:
+        """The rows of `!heap -s` for this heap. Sizes are KiB."""
+        return windbg.format_heap_summary([self.row()])
+
+    def row(self, stats: HeapStats | None = None) -> windbg.HeapRow:
+        """The columns of `!heap -s`; of stats, where given, instead of the present state."""
+        return heap_row(self.handle, self.stats() if stats is None else stats)
+
+    def explain(self) -> Explanation:
+        """Each number with its formula and value, and why each retained byte is retained."""
+        label = f"heap {self.handle:#x}" + (f" ({self.name})" if self.name else "")
+        return explain(label, str(self.decommit), self.stats(detail=True))
+
+    # ---- inspection --------------------------------------------------------------------------
+
+    def walk(self) -> HeapWalk:
+        """Every range of the heap as it is now; their sizes sum to reserved."""
+        return HeapWalk(self.walk_ranges())
+
+    def segments(self) -> list[Segment]:
+        """The segments, then the blocks mapped on their own."""
+        return [Segment(*fields) for fields in self.segment_list()]
+
+    def histogram(self) -> list[HistogramRow]:
+        """Busy blocks by usable size, the sizes that hold most bytes first."""
+        return self.walk().histogram()
+
+    def validate(self) -> None:
+        """Check every tag, list and counter; HeapError names the first fault and its address."""
+        fault = self.first_fault()
+        if fault is not None:
+            word, address, message = fault
+            raise HeapError(
+                f"heap {self.handle:#x} is damaged at {address:#x}: {message}",
+                address=address,
+                fault=word,
+            )
+
+
+class Found(NamedTuple):
+    """Where an address lies: the heap, the range around it, and the bytes into that range."""
+
+    heap: Heap
+    address: int
+    size: int
+    kind: Kind
+    state: State
+    bucket: int
+    segment: int
+    offset: int
+
+
+def _name_bytes(name: str | None) -> bytes | None:
+    if name is None:
+        return None
+    if not isinstance(name, str):
+        raise TypeError(f"name must be a str or None, not {type(name).__name__}")
+    try:
+        raw = name.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"name must be text that UTF-8 can hold, not {name!r}") from None
+    if len(raw) > MAX_NAME or b"\0" in raw:
+        raise ValueError(f"name must be at most {MAX_NAME} bytes of UTF-8 without NUL")
+    return raw
+
+
+def _max_size(max_size: SupportsIndex | None) -> int:
+    if max_size is None:
+        return 0
+    if isinstance(max_size, bool):
+        raise TypeError("max_size must be an int (bytes) or None, not bool")
+    try:
+        size = operator.index(max_size)
+    except TypeError:
+        raise TypeError(
+            f"max_size must be an int (bytes) or None, not {type(max_size).__name__}"
+        ) from None
+    if size <= 0:
+        raise ValueError(f"max_size must be 1 byte or more, or None, not {size}")
+    if size > _core.MAX_SIZE:
+        raise SizeError(f"max_size must be at most {_core.MAX_SIZE} bytes, not {size}")
+    return size
+
+
+def heap_row(handle: int, stats: HeapStats) -> windbg.HeapRow:
+    """The columns of `!heap -s` from the counters of a heap."""
+    return windbg.HeapRow(
+        handle=handle,
+        flags=stats.flags,
+        reserved_kib=stats.segment_reserved // 1024,
+        committed_kib=stats.segment_committed // 1024,
+        virtual_kib=stats.segment_virtual // 1024,
+        free_kib=stats.free // 1024,
+        list_length=stats.list_length,
+        uncommitted_ranges=stats.uncommitted_ranges,
+        virtual_blocks=stats.virtual_blocks,
+        lock_contention=stats.lock_contention,
+        fast_heap="L" if stats.lfh_active else "",
+    )
+
+
+def heaps() -> list[Heap]:
+    """All live heaps of the process, oldest first, whoever made them."""
+    found: list[Heap] = []
+    for handle in _core.handles():
+        try:
+            found.append(Heap.from_handle(handle))
+        except HeapError:
+            continue  # destroyed by another thread meanwhile
+    return found
+
+
+def default_heap() -> Heap:
+    """The process default heap, which dmi_malloc() serves; made at the first call."""
+    return Heap.from_handle(_core.default_handle())
+
+
+def find(address: SupportsIndex) -> Found | None:
+    """Where an address lies, interior ones too; None when no heap owns it (`!heap -x`)."""
+    found = _core.find(address)
+    if found is None:
+        return None
+    handle, native = found
+    where = Range.from_native(native)
+    return Found(Heap.from_handle(handle), *where, operator.index(address) - where.address)
+
+
+def metadata_committed() -> int:
+    """Committed bytes of metadata that belongs to the process and to no heap."""
+    return _core.metadata_committed()
+
+
+def summary(which: Iterable[Heap] | None = None) -> str:
+    """`!heap -s` for all heaps of the process, or for those given. Sizes are KiB."""
+    rows: list[windbg.HeapRow] = []
+    for heap in heaps() if which is None else which:
+        try:
+            rows.append(heap.row())
+        except HeapError:
+            if which is not None:
+                raise
+    return windbg.format_heap_summary(rows)

@@ -1,0 +1,254 @@
+"""The numbers of a heap.
+
+The counters are those of the table in dmi/stats.h, in its order and under its names; a test
+compares the two. Units: bytes, but for the plain counts (busy_blocks, segments, list_length,
+uncommitted_ranges, virtual_blocks, lock_contention and the *_calls), lfh_active (0 or 1) and flags.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from dmi import _core
+from dmi.errors import HeapError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = ["HeapStats", "TrimReport"]
+
+DETAIL = ("reclaimable", "pinned", "page_bound", "resident")
+"""Counters that only a walk or the system can tell; None without detail."""
+
+DERIVED = (
+    "retained",
+    "free",
+    "external_fragmentation",
+    "virtual_address_fragmentation",
+    "mean_free_block",
+    "committed_per_page_bound",
+)
+"""Properties that as_dict() adds to the counters."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeapStats:
+    """The state of a heap at one moment, and what it did since it was made.
+
+    The waterfall closes to the byte, which check() asserts:
+
+        reserved  = uncommitted + committed
+        committed = busy + free_lfh + free_list + free_pages + offered + overhead
+
+    reclaimable, pinned, page_bound, resident and reasons need stats(detail=True), else None.
+    """
+
+    reserved: int
+    uncommitted: int
+    committed: int
+    busy: int
+    free_lfh: int
+    free_list: int
+    free_pages: int
+    offered: int
+    overhead: int
+    metadata_committed: int
+    busy_blocks: int
+    segments: int
+    segment_reserved: int
+    segment_committed: int
+    segment_virtual: int
+    list_length: int
+    uncommitted_ranges: int
+    virtual_blocks: int
+    virtual_committed: int
+    lock_contention: int
+    lfh_active: int
+    flags: int
+    commit_calls: int
+    commit_bytes: int
+    decommit_calls: int
+    decommit_bytes: int
+    recommit_calls: int
+    recommit_bytes: int
+    recommit_churn_bytes: int
+    offer_calls: int
+    offer_bytes: int
+    unoffer_bytes: int
+    refused_calls: int
+    decommit_refused_bytes: int
+    reclaimable: int | None
+    pinned: int | None
+    page_bound: int | None
+    resident: int | None
+    reasons: Mapping[str, int] | None = None
+
+    # ---- derived -----------------------------------------------------------------------------
+
+    @property
+    def retained(self) -> int:
+        """Bytes: committed less busy."""
+        return self.committed - self.busy
+
+    @property
+    def free(self) -> int:
+        """Bytes of the Free column: free_lfh + free_list + free_pages + offered."""
+        return self.free_lfh + self.free_list + self.free_pages + self.offered
+
+    @property
+    def external_fragmentation(self) -> int | None:
+        """Percent: floor(100 * Free / Commit); None when nothing is committed in segments."""
+        commit = self.segment_committed
+        return 100 * self.free // commit if commit else None
+
+    @property
+    def virtual_address_fragmentation(self) -> int | None:
+        """Percent: floor(100 * (Virt - Commit) / Virt), at least 0; None when Virt is 0."""
+        virtual = self.segment_virtual
+        return 100 * max(0, virtual - self.segment_committed) // virtual if virtual else None
+
+    @property
+    def mean_free_block(self) -> int | None:
+        """Bytes of a free block on average, rounded down; None when there is none."""
+        return self.free // self.list_length if self.list_length else None
+
+    @property
+    def committed_per_page_bound(self) -> float | None:
+        """committed / page_bound; None without detail or when nothing is busy."""
+        return self.committed / self.page_bound if self.page_bound else None
+
+    @property
+    def detail(self) -> bool:
+        """True when these are the numbers of stats(detail=True)."""
+        return self.reasons is not None
+
+    def check(self) -> None:
+        """Raise HeapError, with the numbers, unless the waterfall closes to the byte."""
+        parts = self.free_lfh + self.free_list + self.free_pages
+        sums = [
+            ("reserved", self.reserved, self.uncommitted + self.committed),
+            (
+                "committed",
+                self.committed,
+                self.busy + parts + self.offered + self.overhead,
+            ),
+        ]
+        if self.reclaimable is not None and self.pinned is not None:
+            sums.append(
+                ("free_lfh + free_list + free_pages", parts, self.reclaimable + self.pinned)
+            )
+        if self.reasons is not None:
+            sums.append(("retained", self.retained, sum(self.reasons.values())))
+        for name, stated, summed in sums:
+            if stated != summed:
+                raise HeapError(
+                    f"the waterfall does not close: {name} is {stated}, its parts sum to "
+                    f"{summed}: {self.as_dict()}",
+                    fault="corrupt",
+                )
+
+    # ---- in and out --------------------------------------------------------------------------
+
+    @classmethod
+    def from_native(cls, values: Sequence[int], *, detail: bool) -> HeapStats:
+        """From the library's counters, which are followed by its reasons."""
+        counters: dict[str, Any] = dict(zip(NAMES, values, strict=False))
+        if not detail:
+            counters.update(dict.fromkeys(DETAIL))
+            return cls(**counters)
+        reasons = dict(zip(REASONS, values[len(NAMES) :], strict=True))
+        return cls(**counters, reasons=MappingProxyType(reasons))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Counters, derived figures and reasons by name, ready for JSON."""
+        values: dict[str, Any] = {name: getattr(self, name) for name in NAMES}
+        values.update({name: getattr(self, name) for name in DERIVED})
+        values["reasons"] = None if self.reasons is None else dict(self.reasons)
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> HeapStats:
+        """The inverse of as_dict(). Unknown keys are ignored, missing counters a ValueError.
+
+        A counter that the writer did not know yet stands as 0.
+        """
+        core = ("reserved", "uncommitted", "committed", "busy")
+        missing = [name for name in core if not isinstance(values.get(name), int)]
+        if missing:
+            raise ValueError(f"not the numbers of a heap: no {', '.join(missing)}")
+        known: dict[str, Any] = {
+            name: values.get(name, None if name in DETAIL else 0) for name in NAMES
+        }
+        for name, value in known.items():
+            if not (isinstance(value, int) or (value is None and name in DETAIL)):
+                raise ValueError(f"{name} must be an int, not {value!r}")
+        reasons = values.get("reasons")
+        if reasons is not None:
+            reasons = MappingProxyType({str(k): int(v) for k, v in dict(reasons).items()})
+        return cls(**known, reasons=reasons)
+
+    def to_json(self, *, indent: int | None = None) -> str:
+        """as_dict() as JSON text."""
+        return json.dumps(self.as_dict(), indent=indent)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> HeapStats:
+        """Read what to_json() wrote. ValueError for anything else."""
+        values = json.loads(text)
+        if not isinstance(values, dict):
+            raise ValueError("not the numbers of a heap: no JSON object")
+        return cls.from_dict(values)
+
+    @staticmethod
+    def describe(name: str) -> tuple[str, str]:
+        """(unit, meaning) of a counter or a reason. KeyError for any other name."""
+        return DOCUMENTATION[name]
+
+
+NAMES = tuple(row[0] for row in _core.STATS_TABLE)
+REASONS = tuple(row[0] for row in _core.REASONS_TABLE)
+UNITS = {"B": "bytes", "n": "count", "b": "0 or 1", "x": "flag bits"}
+# "pinned", "offered" and "overhead" are counters and reasons; the counter's meaning stands first.
+DOCUMENTATION = {
+    name: (UNITS[unit], text) for name, unit, text in (*_core.REASONS_TABLE, *_core.STATS_TABLE)
+}
+_DECLARED = tuple(field.name for field in fields(HeapStats) if field.name != "reasons")
+if _DECLARED != NAMES:  # pragma: no cover - a build that mixes two versions
+    raise ImportError(
+        "dmi's Python and C parts are of different versions: "
+        f"{sorted(set(_DECLARED) ^ set(NAMES))}; install dmi-heap again"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TrimReport:
+    """What a trim gave back.
+
+    decommitted      bytes that left committed
+    resident_before  bytes of the heap's ranges in physical memory before, asked from the system
+    resident_after   the same after
+    calls            system calls made
+    """
+
+    decommitted: int
+    resident_before: int
+    resident_after: int
+    calls: int
+
+    @property
+    def confirmed(self) -> int:
+        """Bytes by which the system says that resident memory fell, at least 0."""
+        return max(0, self.resident_before - self.resident_after)
+
+    def as_dict(self) -> dict[str, int]:
+        """All figures by name, ready for JSON."""
+        return {
+            "decommitted": self.decommitted,
+            "resident_before": self.resident_before,
+            "resident_after": self.resident_after,
+            "calls": self.calls,
+            "confirmed": self.confirmed,
+        }

@@ -1,0 +1,144 @@
+"""What a walk of a heap finds: ranges, segments, histograms."""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args, overload
+
+from dmi import _core
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["HeapWalk", "HistogramRow", "Range", "Segment"]
+
+Kind = Literal["lfh", "list", "pages", "virtual", "uncommitted", "overhead"]
+State = Literal["busy", "free", "uncommitted", "offered", "overhead"]
+
+# In the order of dmi_range_kind and dmi_range_state, which begin with 1.
+KINDS: tuple[Kind, ...] = get_args(Kind)
+STATES: tuple[State, ...] = get_args(State)
+
+# struct dmi_range: address, size, kind, state, bucket, flags, segment.
+_RECORD = struct.Struct("=QQIIIIQ")
+if _RECORD.size != _core.RANGE_BYTES:  # pragma: no cover - a build that mixes two versions
+    raise ImportError("dmi's Python and C parts are of different versions; install it again")
+
+
+class Range(NamedTuple):
+    """A stretch of a heap's address space.
+
+    address, size  where it begins, and its bytes
+    kind           lfh (a block of a bucket), list (a back-end block), pages (a run), virtual (a
+                   block mapped on its own), uncommitted, or overhead (tags, tails, gaps)
+    state          busy, free, uncommitted, offered, or overhead
+    bucket         block size of the bucket in bytes, 0 when kind is not lfh
+    segment        base of the segment or virtual block that it lies in
+    """
+
+    address: int
+    size: int
+    kind: Kind
+    state: State
+    bucket: int
+    segment: int
+
+    @property
+    def end(self) -> int:
+        """The address behind the range."""
+        return self.address + self.size
+
+    @classmethod
+    def from_native(cls, native: _core.RangeFields) -> Range:
+        """From the fields of the C struct."""
+        address, size, kind, state, bucket, _flags, segment = native
+        return cls(address, size, KINDS[kind - 1], STATES[state - 1], bucket, segment)
+
+
+class Segment(NamedTuple):
+    """One reservation of a heap: a segment, or a block mapped on its own. Sizes are bytes."""
+
+    address: int
+    reserved: int
+    committed: int
+    uncommitted_ranges: int
+    virtual: bool
+
+
+@dataclass(frozen=True, slots=True)
+class HistogramRow:
+    """Busy blocks of one usable size: bytes each, how many, bytes in all, percent of busy."""
+
+    size: int
+    count: int
+    total: int
+    percent: float
+
+
+class HeapWalk(Sequence[Range]):
+    """Every range of a heap at one moment, by segment and address, without gap or overlap.
+
+    A sequence that makes its Range objects as they are asked for. It is a copy: the heap goes on.
+    """
+
+    __slots__ = ("_records",)
+
+    def __init__(self, records: bytes | memoryview) -> None:
+        self._records = memoryview(records)
+
+    def __len__(self) -> int:
+        return self._records.nbytes // _RECORD.size
+
+    @overload
+    def __getitem__(self, index: int) -> Range: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Range]: ...
+    def __getitem__(self, index: int | slice) -> Range | Sequence[Range]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if index < 0:
+            index += len(self)
+        if not 0 <= index < len(self):
+            raise IndexError("no such range")
+        return Range.from_native(_RECORD.unpack_from(self._records, index * _RECORD.size))
+
+    def __iter__(self) -> Iterator[Range]:
+        return map(Range.from_native, _RECORD.iter_unpack(self._records))
+
+    def __repr__(self) -> str:
+        return f"<dmi.HeapWalk of {len(self)} ranges>"
+
+    def select(
+        self,
+        *,
+        state: State | None = None,
+        kind: Kind | None = None,
+        at_least: int = 0,
+        at_most: int | None = None,
+    ) -> Iterator[Range]:
+        """The ranges of one state, of one kind, of at_least to at_most bytes."""
+        if state is not None and state not in STATES:
+            raise ValueError(f"state must be one of {', '.join(STATES)}, not {state!r}")
+        if kind is not None and kind not in KINDS:
+            raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}")
+        for found in self:
+            if (
+                (state is None or found.state == state)
+                and (kind is None or found.kind == kind)
+                and found.size >= at_least
+                and (at_most is None or found.size <= at_most)
+            ):
+                yield found
+
+    def histogram(self) -> list[HistogramRow]:
+        """Busy blocks by size, the sizes that hold most bytes first (`!heap -stat`)."""
+        counts = Counter(found.size for found in self if found.state == "busy")
+        busy = sum(size * count for size, count in counts.items())
+        rows = [
+            HistogramRow(size, count, size * count, 100.0 * size * count / busy)
+            for size, count in counts.items()
+        ]
+        return sorted(rows, key=lambda row: (-row.total, row.size))
