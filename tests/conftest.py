@@ -1,0 +1,38 @@
+"""What all Python tests share."""
+
+from __future__ import annotations
+
+import gc
+from typing import TYPE_CHECKING
+
+import hypothesis
+import pytest
+
+import dmi
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# Timings on a shared machine say nothing; a failing example is printed so that it can be repeated.
+hypothesis.settings.register_profile("dmi", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("dmi")
+
+
+@pytest.fixture
+def heap() -> Iterator[dmi.Heap]:
+    """A heap with default options, sound when the test ends."""
+    with dmi.Heap() as made:
+        yield made
+        if not made.closed:
+            made.validate()
+            made.stats(detail=True).check()
+
+
+@pytest.fixture
+def no_heap_left() -> Iterator[None]:
+    """The test must leave no heap behind."""
+    gc.collect()
+    before = {heap.handle for heap in dmi.heaps()}
+    yield
+    gc.collect()
+    assert {heap.handle for heap in dmi.heaps()} <= before

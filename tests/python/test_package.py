@@ -1,0 +1,148 @@
+"""What is installed: files, versions, the C API through cffi, the command line."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+import dmi
+from dmi import cli
+
+PACKAGE = Path(dmi.__file__).parent
+
+
+def test_versions_agree() -> None:
+    header = (Path(dmi.get_include()) / "dmi" / "dmi.h").read_text()
+    assert f'#define DMI_VERSION "{dmi.__version__}"' in header
+    assert metadata.version("dmi-heap") == dmi.__version__
+    assert dmi.ffi.string(dmi.lib.dmi_version()).decode() == dmi.__version__
+
+
+def test_files_are_where_the_functions_say() -> None:
+    assert Path(dmi.get_library_path()).is_file()
+    assert (Path(dmi.get_library_dirs()[0]) / "libdmi.so").is_file()
+    for name in ("py.typed", "_core.pyi", "cdmi.pxd"):
+        assert (PACKAGE / name).is_file()
+
+
+def test_one_copy_of_the_library_is_loaded() -> None:
+    _ = dmi.lib
+    mapped = {
+        line.split(maxsplit=5)[5].strip()
+        for line in Path("/proc/self/maps").read_text().splitlines()
+        if "libdmi" in line
+    }
+    assert mapped == {dmi.get_library_path()}
+    with dmi.Heap() as heap:
+        assert dmi.lib.dmi_heap_valid(dmi.ffi.cast("void *", heap.handle)) == 1
+
+
+def test_cffi_knows_the_whole_api() -> None:
+    header = (Path(dmi.get_include()) / "dmi" / "dmi.h").read_text()
+    text = re.sub(r"/\*.*?\*/", "", header, flags=re.DOTALL)
+    functions = set(re.findall(r"\b(dmi_\w+)\(", text)) - {"dmi_visit"}
+    assert len(functions) > 30
+    for name in functions:
+        assert callable(getattr(dmi.lib, name)), name
+
+
+def test_cffi_structs_have_the_size_that_the_library_writes() -> None:
+    ffi, lib = dmi.ffi, dmi.lib
+    with dmi.Heap() as heap:
+        address = heap.malloc(100)
+        handle = ffi.cast("void *", heap.handle)
+        stats = ffi.new("dmi_stats *", {"size": ffi.sizeof("dmi_stats")})
+        assert lib.dmi_heap_stats(handle, stats, lib.DMI_STATS_DETAIL) == 0
+        mine = heap.stats(detail=True)
+        assert (stats.busy, stats.committed) == (mine.busy, mine.committed)
+        assert mine.reasons is not None
+        assert stats.reason_overhead == mine.reasons["overhead"]
+        heap.free(address)
+
+
+def test_a_caller_with_an_older_struct_is_served() -> None:
+    ffi, lib = dmi.ffi, dmi.lib
+    with dmi.Heap() as heap:
+        raw = ffi.new("uint64_t[]", [0] + [0xABAB] * 100)
+        raw[0] = 8 * 3
+        handle = ffi.cast("void *", heap.handle)
+        assert lib.dmi_heap_stats(handle, ffi.cast("dmi_stats *", raw), 0) == 0
+        assert raw[1] == heap.stats().reserved
+        assert list(raw[3:101]) == [0xABAB] * 98
+
+
+def test_import_dmi_does_not_pay_for_cffi() -> None:
+    program = (
+        "import dmi, sys; assert 'cffi' not in sys.modules; dmi.ffi; assert 'cffi' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_second_interpreter_is_served_or_refused_by_name() -> None:
+    program = """
+import sys
+try:
+    import _interpreters as interpreters
+except ImportError:
+    import _xxsubinterpreters as interpreters
+import dmi
+other = interpreters.create()
+code = '''
+try:
+    import dmi
+    dmi.Heap().destroy()
+except ImportError as error:
+    assert "dmi" in str(error) or "interpreter" in str(error), error
+'''
+failed = interpreters.run_string(other, code)
+assert not failed, failed
+interpreters.destroy(other)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def dmi_command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "dmi", *arguments], check=False, capture_output=True, text=True
+    )
+
+
+def test_env_names_versions_and_paths() -> None:
+    answer = dmi_command("env", "--json")
+    facts = json.loads(answer.stdout)
+    assert facts["dmi"] == dmi.__version__
+    assert facts["library"] == dmi.get_library_path()
+    assert facts["decommit"] == "lazy"
+    plain = dmi_command("env").stdout
+    assert all(str(value) in plain for value in facts.values())
+
+
+def test_help_is_long_and_h_is_free() -> None:
+    assert dmi_command("--help").returncode == 0
+    for command in cli.commands():
+        answer = dmi_command(command.NAME, "--help")
+        assert (answer.returncode, answer.stderr) == (0, "")
+        assert "-h," not in answer.stdout
+    assert dmi_command("-h").returncode == 2
+    assert dmi_command("env", "-h").returncode == 2
+
+
+@pytest.mark.parametrize("arguments", [(), ("fly",), ("env", "--speed"), ("env", "extra")])
+def test_wrong_use_is_exit_2_without_a_traceback(arguments: tuple[str, ...]) -> None:
+    answer = dmi_command(*arguments)
+    assert answer.returncode == 2
+    assert "Traceback" not in answer.stderr
+    assert answer.stdout == ""
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    program = f"{sys.executable} -m dmi env | true; exit ${{PIPESTATUS[0]}}"
+    answer = subprocess.run(["bash", "-c", program], check=False, capture_output=True, text=True)
+    assert answer.stderr == ""
+    assert answer.returncode in (0, 141)
