@@ -33,7 +33,7 @@ COMBINES: tuple[Combine, ...] = get_args(Combine)
 
 @dataclass(frozen=True, slots=True)
 class Decommit:
-    """A policy. Parameters that do not belong to `when` keep their defaults.
+    """A policy. A parameter that does not belong to `when` is a ValueError.
 
     when       never, eager, lazy, decay, threshold, budget or pressure
     how        discard, decommit, offer, or default: discard on Linux, decommit where the system
@@ -82,8 +82,13 @@ class Decommit:
                 raise TypeError(f"{name} must be an int (bytes), not {type(value).__name__}")
             if not 0 <= value < 1 << 47:
                 raise ValueError(f"{name} must be between 0 and 2**47 - 1 bytes, not {value}")
-        # The library has the last word on what goes together.
-        _core.policy_parse(str(self))
+        # The library has the last word on ranges, and on which parameter belongs to which policy.
+        changed = [
+            f":{field.name}={getattr(self, field.name)}"
+            for field in fields(self)
+            if field.name != "when" and getattr(self, field.name) != field.default
+        ]
+        _core.policy_parse(self.when + "".join(changed))
 
     @classmethod
     def parse(cls, text: str) -> Decommit:
