@@ -1,0 +1,87 @@
+"""The address space of a process, as `!address` shows it: by usage, by type, by state.
+
+Without --pid it is that of this command itself. Sizes are bytes in hexadecimal and KB, and bytes in
+JSON. Who owns a range is told from names and, where the kernel gives none, from what stands in the
+memory; reading another process needs the rights of a debugger.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from dmi.address import address_summary
+from dmi.windbg import format_address_summary
+
+if TYPE_CHECKING:
+    import argparse
+
+    from dmi.address import AddressSummary, Region
+
+NAME = "address"
+HELP = "show what the address space of a process is used for"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add this command's arguments."""
+    parser.add_argument(
+        "--summary",
+        "-summary",
+        action="store_true",
+        help="print the three tables instead of the list of regions",
+    )
+    parser.add_argument("--pid", type=int, metavar="N", help="the process (default: this one)")
+    parser.add_argument(
+        "--style",
+        choices=("old", "new"),
+        default="old",
+        help="layout of the tables: old (default), or new with region counts and protections",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the summary, or the regions."""
+    summary = address_summary(args.pid)
+    if args.json:
+        values = summary.as_dict()
+        if not args.summary:
+            values["regions"] = [_region(region) for region in summary.regions]
+        print(json.dumps(values, indent=2))
+    elif args.summary:
+        print(format_address_summary(summary, args.style), end="")
+        for note in summary.notes:
+            print(f"\nNote: {note}.")
+    else:
+        print("\n".join(_list(summary)))
+    return 0
+
+
+def _region(region: Region) -> dict[str, Any]:
+    return {
+        "start": region.start,
+        "size": region.size,
+        "usage": region.usage,
+        "type": region.type,
+        "state": region.state,
+        "committed": region.committed,
+        "protect": region.protect,
+        "resident": region.resident,
+        "name": region.name,
+    }
+
+
+def _list(summary: AddressSummary) -> list[str]:
+    row = "{:>16} {:>16} {:>16}  {:<11} {:<11} {:<22} {}"
+    lines = [
+        row.format("BaseAddress", "EndAddress", "RegionSize", "Type", "State", "Protect", "Usage")
+    ]
+    for region in summary.regions:
+        name = f" [{region.name}]" if region.name else ""
+        lines.append(
+            row.format(
+                f"{region.start:x}", f"{region.end:x}", f"{region.size:x}", region.type,
+                region.state, region.protect, region.usage + name,
+            )
+        )  # fmt: skip
+    return lines
