@@ -1,0 +1,13 @@
+"""Choosing a policy by measurement: one recording, replayed under each.
+
+result = dmi.replay("redis.raw.zst", decommit="never,eager,lazy")
+print(result)                          # tables, and one sentence
+result["lazy"].end.stats.retained      # bytes
+"""
+
+from __future__ import annotations
+
+from dmi.experiment._replay import Replay, Run, replay
+from dmi.experiment._run import Sample
+
+__all__ = ["Replay", "Run", "Sample", "replay"]
