@@ -60,6 +60,7 @@ lint: $(VENV)/.linters
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/stubtest dmi._core --allowlist tools/stubtest-allowlist.txt
 	PATH="$(abspath $(BIN)):$$PATH" cython-lint dmi/*.pyx dmi/*.pxd
 	$(BIN)/lint-imports
 ifneq ($(and $(CLANG_FORMAT),$(wildcard .clang-format)),)

@@ -1,5 +1,5 @@
 # cython: language_level=3, binding=False, embedsignature=True, embedsignature.format=clinic
-# cython: subinterpreters_compatible=no
+# cython: subinterpreters_compatible=no, autotestdict=False
 """The thin layer between Python and libdmi: heaps, blocks, and plain calls.
 
 What a number means and how it is shown is decided in the modules above; this one converts,
@@ -708,7 +708,7 @@ cdef class Block:
     cdef size_t _align
     cdef Py_ssize_t _exports
 
-    def __init__(self):
+    def __init__(self, *args, **kwargs):
         raise TypeError("a Block is made by Heap.alloc() or Heap.calloc()")
 
     def __dealloc__(self):

@@ -113,7 +113,7 @@ class Decommit:
             raise ValueError(f"{argument}: {error}") from None
 
     @classmethod
-    def from_native(cls, native: _core.PolicyFields) -> Decommit:
+    def from_native(cls, native: _core._PolicyFields) -> Decommit:
         """From the fields of the C struct."""
         when, how, delay, half_life, block, total, combine, ratio, psi, headroom = native
         return cls(
@@ -129,7 +129,7 @@ class Decommit:
             headroom,
         )
 
-    def native(self) -> _core.PolicyFields:
+    def native(self) -> _core._PolicyFields:
         """The fields of the C struct."""
         return (
             WHENS.index(self.when),

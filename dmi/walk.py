@@ -52,7 +52,7 @@ class Range(NamedTuple):
         return self.address + self.size
 
     @classmethod
-    def from_native(cls, native: _core.RangeFields) -> Range:
+    def from_native(cls, native: _core._RangeFields) -> Range:
         """From the fields of the C struct."""
         address, size, kind, state, bucket, _flags, segment = native
         return cls(address, size, KINDS[kind - 1], STATES[state - 1], bucket, segment)
