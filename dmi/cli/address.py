@@ -77,7 +77,7 @@ def _list(summary: AddressSummary) -> list[str]:
         row.format("BaseAddress", "EndAddress", "RegionSize", "Type", "State", "Protect", "Usage")
     ]
     for region in summary.regions:
-        name = f" [{region.name}]" if region.name else ""
+        name = f" {region.name}" if region.name else ""
         lines.append(
             row.format(
                 f"{region.start:x}", f"{region.end:x}", f"{region.size:x}", region.type,

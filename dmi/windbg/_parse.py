@@ -73,15 +73,16 @@ _TOTALS: Final = re.compile(
 )
 _NAME_ONLY: Final = re.compile(r"\s*(RegionUsage\w{1,60}|MEM_[A-Z]{1,20}|<free>)\s*$")
 _NEW_SIZE: Final = r"([0-9a-fA-F]{1,8}(?:[`'][0-9a-fA-F]{1,8})?|[0-9a-fA-F]{9,16})"
-_NEW_HUMAN: Final = r"\(\s*[0-9]{1,6}(?:\.[0-9]{1,3})?\s*[kKMGTP]?[bB]?\s*\)"
+# For lines whose runs of blanks were made one.
+_NEW_HUMAN: Final = r"\( ?[0-9]{1,6}(?:\.[0-9]{1,3})? ?[kKMGTP]?[bB]? ?\)"
 _NEW_ROW: Final = re.compile(
-    r"(\S.{0,60}?)?\s+([0-9]{1,10})\s+" + _NEW_SIZE + r"\s*" + _NEW_HUMAN +
-    r"(?:\s+([0-9]{1,3}\.[0-9]{2})%)?(?:\s+([0-9]{1,3}\.[0-9]{2})%)?\s*$"
+    r"(?:(\S.{0,60}?) )?([0-9]{1,10}) " + _NEW_SIZE + " ?" + _NEW_HUMAN +
+    r"(?: ([0-9]{1,3}\.[0-9]{2})%)?(?: ([0-9]{1,3}\.[0-9]{2})%)?$"
 )  # fmt: skip
 _NEW_LARGEST: Final = re.compile(
-    r"(\S.{0,60}?)?\s+" + _NEW_SIZE + r"\s+" + _NEW_SIZE + r"\s*" + _NEW_HUMAN + r"\s*$"
+    r"(?:(\S.{0,60}?) )?" + _NEW_SIZE + " " + _NEW_SIZE + " ?" + _NEW_HUMAN + "$"
 )
-_NEW_LIKE: Final = re.compile(r"[^(]{0,200}\s[0-9a-fA-F`']{1,24}\s*\(\s*[0-9]")
+_NEW_LIKE: Final = re.compile(r"[^(]{0,100} [0-9a-fA-F`']{1,24} ?\( ?[0-9]")
 
 _OLD_TITLES: Final = {"Usage SUMMARY": "usage", "Type SUMMARY": "type", "State SUMMARY": "state"}
 _NEW_TITLES: Final = (
@@ -117,13 +118,14 @@ class _Address:
 
 
 def _lines(text: str) -> Iterator[tuple[int, str, bool]]:
-    """Number, the first MAX_LINE characters, whether there were more; copies one line at a time."""
+    """Number, the first MAX_LINE characters, whether there were more; not of empty lines."""
     start, number, size = 0, 0, len(text)
     while start < size:
         end = text.find("\n", start)
         end = size if end < 0 else end
         number += 1
-        yield number, text[start : min(end, start + MAX_LINE)].rstrip("\r"), end - start > MAX_LINE
+        if end > start:
+            yield number, text[start : min(end, start + MAX_LINE)], end - start > MAX_LINE
         start = end + 1
 
 
@@ -409,6 +411,7 @@ class _Reader:
     def _new_line(self, number: int, text: str, cut: bool) -> bool:
         address = self.address
         assert address is not None
+        text = " ".join(text.split())
         if self.section == "largest":
             match = _NEW_LARGEST.match(text)
             if match and not cut:
@@ -427,7 +430,7 @@ class _Reader:
                 self._add(number, row, int(match[2]))
                 return True
         if _NEW_LIKE.match(text):
-            raise ParseError(f"cannot read this {self.section} row: {text.strip()[:80]!r}", number)
+            raise ParseError(f"cannot read this {self.section} row: {text[:80]!r}", number)
         return False
 
 
