@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,11 @@ from dmi.stats import HeapStats, TrimReport
 from dmi.walk import HeapWalk, HistogramRow, Range, Segment
 
 if TYPE_CHECKING:
+    from dmi import address, trace
     from dmi._cffi import ffi, lib
+    from dmi.address import address_summary
+    from dmi.diagnose import diagnose
+    from dmi.experiment import replay
 
 __all__ = [
     "__version__",
@@ -48,6 +53,11 @@ __all__ = [
     "HeapError",
     "SizeError",
     "TraceError",
+    "address_summary",
+    "diagnose",
+    "replay",
+    "address",
+    "trace",
     "windbg",
     "ffi",
     "lib",
@@ -74,14 +84,30 @@ def get_library_path() -> str:
     return str(_PACKAGE / "libdmi.so")
 
 
-def __getattr__(name: str) -> Any:
-    # cffi parses the headers, which takes a while and which most programs never need.
-    if name in ("ffi", "lib"):
-        from dmi import _cffi
+# Loaded when first asked for: cffi parses headers, and most programs need none of these. The module
+# dmi.diagnose can be called like its function, as the name stands for both.
+_LATER = {
+    "address": "dmi.address",
+    "address_summary": "dmi.address:address_summary",
+    "diagnose": "dmi.diagnose",
+    "ffi": "dmi._cffi:ffi",
+    "lib": "dmi._cffi:lib",
+    "replay": "dmi.experiment:replay",
+    "trace": "dmi.trace",
+}
 
-        globals().update(ffi=_cffi.ffi, lib=_cffi.lib)
-        return globals()[name]
-    raise AttributeError(f"module 'dmi' has no attribute {name!r}")
+
+if not TYPE_CHECKING:  # or a type checker would take every misspelt name for one of these
+
+    def __getattr__(name: str) -> Any:
+        if name not in _LATER:
+            raise AttributeError(f"module 'dmi' has no attribute {name!r}")
+        module, _, attribute = _LATER[name].partition(":")
+        found: Any = importlib.import_module(module)
+        if attribute:
+            found = getattr(found, attribute)
+        globals()[name] = found
+        return found
 
 
 def __dir__() -> list[str]:

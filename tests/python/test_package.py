@@ -84,6 +84,15 @@ def test_import_dmi_does_not_pay_for_cffi() -> None:
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
+def test_every_public_name_is_there() -> None:
+    for name in dmi.__all__:
+        assert getattr(dmi, name) is not None
+        assert name in dir(dmi)
+    assert callable(dmi.diagnose)
+    with pytest.raises(AttributeError, match="no attribute 'magic'"):
+        _ = dmi.magic  # type: ignore[attr-defined]
+
+
 def test_a_second_interpreter_is_served_or_refused_by_name() -> None:
     program = """
 import sys
