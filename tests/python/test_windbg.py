@@ -216,6 +216,13 @@ class TestOtherDialects:
         assert summary.free == 0x7FFF12345000
         assert summary.committed == 4096
 
+    def test_a_name_that_a_browser_took_for_a_tag(self) -> None:
+        text = NEW_ADDRESS.replace("<unknown>", " " * 9)
+        (summary,) = windbg.parse(text).addresses
+        assert summary.usage[""] == 0x7866F000
+        assert summary.largest[""] == (0x10000000, 0x30000000)
+        assert summary.disagreements() == ()
+
     def test_everything_in_one_log(self) -> None:
         prose = "A paragraph about nothing, long enough that nobody takes it for a title: " * 4
         text = "\n".join([prose, ADDRESSES, prose, HEAPS, prose, HEAP_64, NEW_ADDRESS, prose])
