@@ -6,6 +6,7 @@ import json
 import mmap
 import platform
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dmi
@@ -37,8 +38,17 @@ def facts() -> dict[str, str | int]:
         "system": platform.platform(),
         "page size": mmap.PAGESIZE,
         "decommit": str(default),
-        "how": default.how,
+        "how": default.how if default.how != "default" else f"default ({system_how()})",
     }
+
+
+def system_how() -> str:
+    """What how=default means here: a system that does not overcommit wants its charge back."""
+    try:
+        strict = Path("/proc/sys/vm/overcommit_memory").read_text().strip() == "2"
+    except OSError:
+        strict = sys.platform == "win32"
+    return "decommit" if strict else "discard"
 
 
 def run(args: argparse.Namespace) -> None:
