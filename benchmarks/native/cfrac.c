@@ -91,6 +91,7 @@ static size_t collect(const number *n, const number *kn) {
         q = q_next;
         number_set(&p, p_next);
 
+        if (number_is_zero(q)) break; /* k*N is a square: its fraction ends */
         if (split(q, negative, relations[found].exponent)) relations[found++].a = number_copy(a);
         if (number_is_one(q)) break;
 
@@ -178,6 +179,7 @@ int main(int argc, char **argv) {
     number *n = number_read(text);
     if (!n || number_mod_small(n, 2) == 0 || number_is_one(n)) {
         fprintf(stderr, "cfrac: '%s' is not an odd decimal number above 1\n", text);
+        free(n);
         return 2;
     }
     number *factor = NULL;
