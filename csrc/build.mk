@@ -10,6 +10,8 @@ CORE_LINUX := $(filter-out csrc/os/windows.c csrc/os/fake.c,$(CORE_ALL))
 CORE_WINDOWS := $(filter-out csrc/os/linux.c csrc/os/fake.c,$(CORE_ALL))
 
 TESTS ?= $(filter-out test_main,$(patsubst tests/c/%.c,%,$(sort $(wildcard tests/c/test_*.c))))
+# What exists on Linux only is tested there only.
+TESTS_WINDOWS := $(filter-out test_os_linux,$(TESTS))
 TEST_SUPPORT := csrc/os/fake.c tests/c/test_main.c
 
 C_WARNINGS := -Wall -Wextra -Wshadow -Wconversion
@@ -21,11 +23,12 @@ WINE ?= $(firstword $(wildcard /usr/lib/wine/wine64 /usr/bin/wine64 /usr/bin/win
 WINESERVER ?= $(firstword $(wildcard /usr/lib/wine/wineserver64 /usr/bin/wineserver) true)
 WINDOWS_LIBS := -lsynchronization
 
-# $(1) flavour, $(2) compiler, $(3) flags, $(4) core sources, $(5) link flags, $(6) program suffix
+# $(1) flavour, $(2) compiler, $(3) flags, $(4) core sources, $(5) link flags, $(6) program suffix,
+# $(7) tests
 define flavour
 $(1)_CORE := $$(patsubst %.c,build/c/$(1)/%.o,$(4))
 $(1)_SUPPORT := $$(patsubst %.c,build/c/$(1)/%.o,$(TEST_SUPPORT))
-$(1)_PROGRAMS := $$(patsubst %,build/c/$(1)/%$(6),$(TESTS))
+$(1)_PROGRAMS := $$(patsubst %,build/c/$(1)/%$(6),$(7))
 build/c/$(1)/%.o: %.c
 	@mkdir -p $$(dir $$@)
 	$(2) $(3) -c $$< -o $$@
@@ -36,14 +39,14 @@ $$($(1)_PROGRAMS): build/c/$(1)/%$(6): build/c/$(1)/tests/c/%.o $$($(1)_SUPPORT)
 		build/c/$(1)/libcore.a
 	$(2) $(3) $$^ $(5) -o $$@
 .SECONDARY: $$($(1)_CORE) $$($(1)_SUPPORT)
--include $$(patsubst %.o,%.d,$$($(1)_CORE) $$($(1)_SUPPORT)) $$(patsubst %,build/c/$(1)/tests/c/%.d,$(TESTS))
+-include $$(patsubst %.o,%.d,$$($(1)_CORE) $$($(1)_SUPPORT)) $$(patsubst %,build/c/$(1)/tests/c/%.d,$(7))
 endef
 
-$(eval $(call flavour,native,$(CC),$(C_TEST_FLAGS) -pthread,$(CORE_LINUX),-pthread,))
+$(eval $(call flavour,native,$(CC),$(C_TEST_FLAGS) -pthread,$(CORE_LINUX),-pthread,,$(TESTS)))
 $(eval $(call flavour,asan,$(CC),$(C_TEST_FLAGS) -pthread -fsanitize=address$(comma)undefined \
-	-fno-sanitize-recover=undefined,$(CORE_LINUX),-pthread,))
+	-fno-sanitize-recover=undefined,$(CORE_LINUX),-pthread,,$(TESTS)))
 $(eval $(call flavour,windows,$(MINGW),$(C_TEST_FLAGS) -D__USE_MINGW_ANSI_STDIO=1,$(CORE_WINDOWS),\
-	-static $(WINDOWS_LIBS),.exe))
+	-static $(WINDOWS_LIBS),.exe,$(TESTS_WINDOWS)))
 
 # Run every program even if one fails; the exit status tells.
 run_programs = status=0; for program in $(1); do echo "== $$program"; \

@@ -30,6 +30,7 @@ static size_t used_slots; /* slots ever used: the search goes no further */
 static size_t live_reservations;
 static size_t page_size = 4096;
 static size_t limit;
+static bool strict;
 static size_t committed, offered;
 static uint64_t redundant;
 static uint64_t random_state = 1;
@@ -48,15 +49,16 @@ static size_t put_hex(char *out, uint64_t value) {
     return count;
 }
 
+static void misuse(const char *call, const char *what, const void *address, size_t size)
+    __attribute__((noreturn));
 static void misuse(const char *call, const char *what, const void *address, size_t size) {
     char line[256];
     size_t at = 0;
-    const char *const words[] = {"dmi: fake os: ", call, ": ", what, ", address 0x"};
-    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+    const char *const words[] = {"dmi: fake os: ", call, ": ", what, ", address 0x", " size 0x"};
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
         for (const char *c = words[i]; *c != 0 && at < 200; c++) line[at++] = *c;
-    at += put_hex(line + at, (uintptr_t)address);
-    memcpy(line + at, " size 0x", 8);
-    at += 8;
+        if (i == 4) at += put_hex(line + at, (uintptr_t)address);
+    }
     at += put_hex(line + at, size);
     line[at++] = '\n';
     HOST->message(line, at);
@@ -248,6 +250,7 @@ static int release_pages(reservation *r, size_t first, size_t count) {
 /* ---- the backend ----------------------------------------------------------------------------- */
 
 static size_t fake_page_size(void) { return page_size; }
+static bool fake_strict_default(void) { return strict; }
 
 static void *fake_reserve(size_t size, size_t align, dmi_os_mode mode, bool huge,
                           const char *name) {
@@ -426,6 +429,7 @@ const dmi_os_backend _dmi_fake_backend = {
     .page_size = fake_page_size,
     .granularity = fake_page_size,
     .can_trim = true,
+    .strict_default = fake_strict_default,
     .reserve = fake_reserve,
     .reserve_table = fake_reserve_table,
     .commit = fake_commit,
@@ -473,6 +477,8 @@ void _dmi_fake_limit_set(size_t memory_limit) {
     limit = memory_limit;
     _dmi_unlock(&lock);
 }
+
+void _dmi_fake_strict_set(bool by_default) { strict = by_default; }
 
 void _dmi_fake_seed_set(uint64_t seed) {
     _dmi_lock(&lock);

@@ -32,6 +32,8 @@ extern const dmi_os_backend _dmi_fake_backend;
 void _dmi_fake_setup(size_t page_size, size_t memory_limit);
 /* Change only the limit; below what is committed, nothing more can be. */
 void _dmi_fake_limit_set(size_t memory_limit);
+/* What _dmi_os_strict_default says (false at the start). */
+void _dmi_fake_strict_set(bool by_default);
 /* Seed of offers and of _dmi_os_random. */
 void _dmi_fake_seed_set(uint64_t seed);
 void _dmi_fake_clock_set(uint64_t nanoseconds);

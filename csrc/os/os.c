@@ -9,7 +9,7 @@
 #define DMI_DEBUG 0
 #endif
 
-static const dmi_os_backend *backend = &_dmi_os_native;
+static const dmi_os_backend *os = &_dmi_os_native;
 
 /* Every counter is relaxed: each is exact by itself, a set of them is not a snapshot. */
 static struct {
@@ -42,13 +42,13 @@ static inline bool injected(void) {
 static void require(bool holds, const char *text) {
     if (holds) return;
     static const char head[] = "dmi: os precondition broken: ";
-    backend->message(head, sizeof head - 1);
-    backend->message(text, strlen(text));
-    backend->message("\n", 1);
+    os->message(head, sizeof head - 1);
+    os->message(text, strlen(text));
+    os->message("\n", 1);
     abort();
 }
 static void require_range(const void *address, size_t size) {
-    size_t mask = backend->page_size() - 1;
+    size_t mask = os->page_size() - 1;
     require(address != NULL, "address is NULL");
     require(((uintptr_t)address & mask) == 0, "address is not page aligned");
     require(size != 0, "size is 0");
@@ -62,9 +62,10 @@ static void require_range(const void *address, size_t size) {
 
 /* ---- address ranges -------------------------------------------------------------------------- */
 
-size_t _dmi_os_page_size(void) { return backend->page_size(); }
-size_t _dmi_os_granularity(void) { return backend->granularity(); }
-bool _dmi_os_can_trim(void) { return backend->can_trim; }
+size_t _dmi_os_page_size(void) { return os->page_size(); }
+size_t _dmi_os_granularity(void) { return os->granularity(); }
+bool _dmi_os_can_trim(void) { return os->can_trim; }
+bool _dmi_os_strict_default(void) { return os->strict_default(); }
 
 static void *reserved(void *address, size_t size) {
     if (address != NULL) add(&counters.reserved_bytes, size);
@@ -72,24 +73,24 @@ static void *reserved(void *address, size_t size) {
 }
 
 void *_dmi_os_reserve(size_t size, size_t align, dmi_os_mode mode, bool huge, const char *name) {
-    require(size != 0 && (size & (backend->page_size() - 1)) == 0, "reserve: size");
-    require(align >= backend->page_size() && (align & (align - 1)) == 0, "reserve: align");
+    require(size != 0 && (size & (os->page_size() - 1)) == 0, "reserve: size");
+    require(align >= os->page_size() && (align & (align - 1)) == 0, "reserve: align");
     add(&counters.reserve_calls, 1);
     if (injected()) return NULL;
-    return reserved(backend->reserve(size, align, mode, huge, name), size);
+    return reserved(os->reserve(size, align, mode, huge, name), size);
 }
 
 void *_dmi_os_reserve_table(size_t size, const char *name) {
-    require(size != 0 && (size & (backend->page_size() - 1)) == 0, "reserve_table: size");
+    require(size != 0 && (size & (os->page_size() - 1)) == 0, "reserve_table: size");
     add(&counters.reserve_calls, 1);
     if (injected()) return NULL;
-    return reserved(backend->reserve_table(size, name), size);
+    return reserved(os->reserve_table(size, name), size);
 }
 
 int _dmi_os_commit(void *address, size_t size, dmi_os_mode mode) {
     require_range(address, size);
     add(&counters.commit_calls, 1);
-    int error = injected() ? ENOMEM : backend->commit(address, size, mode);
+    int error = injected() ? ENOMEM : os->commit(address, size, mode);
     if (error == 0) add(&counters.committed_bytes, size);
     return error;
 }
@@ -97,7 +98,7 @@ int _dmi_os_commit(void *address, size_t size, dmi_os_mode mode) {
 int _dmi_os_decommit(void *address, size_t size, dmi_os_mode mode) {
     require_range(address, size);
     add(&counters.decommit_calls, 1);
-    int error = injected() ? ENOMEM : backend->decommit(address, size, mode);
+    int error = injected() ? ENOMEM : os->decommit(address, size, mode);
     if (error == 0) subtract(&counters.committed_bytes, size);
     else add(&counters.refused_calls, 1);
     return error;
@@ -109,7 +110,7 @@ static size_t decommit_injected(const dmi_os_range *ranges, size_t count, int *r
     size_t refusals = 0;
     for (size_t i = 0; i < count; i++) {
         if (injected()) refused[i] = ENOMEM;
-        else (void)backend->decommit_many(&ranges[i], 1, &refused[i], calls);
+        else (void)os->decommit_many(&ranges[i], 1, &refused[i], calls);
         if (refused[i] != 0) refusals++;
     }
     return refusals;
@@ -125,7 +126,7 @@ size_t _dmi_os_decommit_many(const dmi_os_range *ranges, size_t count, int *refu
         refusals = decommit_injected(ranges, count, refused, &made);
     } else {
         add(&fallible_calls, count);
-        refusals = backend->decommit_many(ranges, count, refused, &made);
+        refusals = os->decommit_many(ranges, count, refused, &made);
     }
     uint64_t gone = 0;
     for (size_t i = 0; i < count; i++)
@@ -140,34 +141,35 @@ size_t _dmi_os_decommit_many(const dmi_os_range *ranges, size_t count, int *refu
 int _dmi_os_offer(void *address, size_t size) {
     require_range(address, size);
     add(&counters.offer_calls, 1);
-    int error = injected() ? ENOMEM : backend->offer(address, size);
+    int error = injected() ? ENOMEM : os->offer(address, size);
     if (error != 0) add(&counters.refused_calls, 1);
     return error;
 }
 
 int _dmi_os_unoffer(void *address, size_t size) {
     require_range(address, size);
-    return backend->unoffer(address, size);
+    return os->unoffer(address, size);
 }
 
 int _dmi_os_convert(void *address, size_t size, dmi_os_mode to) {
     require_range(address, size);
-    return backend->convert(address, size, to);
+    return os->convert(address, size, to);
 }
 
 int _dmi_os_release(void *address, size_t size) {
     require_range(address, size);
     add(&counters.release_calls, 1);
-    int error = backend->release(address, size);
+    int error = os->release(address, size);
     if (error == 0) subtract(&counters.reserved_bytes, size);
     return error;
 }
 
 void *_dmi_os_remap(void *address, size_t old_size, size_t new_size, bool may_move) {
     require_range(address, old_size);
-    require(new_size != 0 && (new_size & (backend->page_size() - 1)) == 0, "remap: new size");
-    void *moved = backend->remap(address, old_size, new_size, may_move);
-    if (moved != NULL) add(&counters.reserved_bytes, new_size - old_size); /* may wrap: it sums up */
+    require(new_size != 0 && (new_size & (os->page_size() - 1)) == 0, "remap: new size");
+    void *moved = os->remap(address, old_size, new_size, may_move);
+    if (moved != NULL)
+        add(&counters.reserved_bytes, new_size - old_size); /* may wrap: it sums up */
     return moved;
 }
 
@@ -175,30 +177,30 @@ void *_dmi_os_remap(void *address, size_t old_size, size_t new_size, bool may_mo
 
 int64_t _dmi_os_resident(const void *address, size_t size) {
     require_range(address, size);
-    return backend->resident(address, size);
+    return os->resident(address, size);
 }
 
-int64_t _dmi_os_process_resident(void) { return backend->process_resident(); }
-uint64_t _dmi_os_clock(void) { return backend->clock(); }
-uint64_t _dmi_os_cpu_time(void) { return backend->cpu_time(); }
-void _dmi_os_random(void *buffer, size_t size) { backend->random(buffer, size); }
-void _dmi_os_message(const char *text, size_t length) { backend->message(text, length); }
+int64_t _dmi_os_process_resident(void) { return os->process_resident(); }
+uint64_t _dmi_os_clock(void) { return os->clock(); }
+uint64_t _dmi_os_cpu_time(void) { return os->cpu_time(); }
+void _dmi_os_random(void *buffer, size_t size) { os->random(buffer, size); }
+void _dmi_os_message(const char *text, size_t length) { os->message(text, length); }
 
 /* ---- threads --------------------------------------------------------------------------------- */
 
 void _dmi_os_wait(_Atomic uint32_t *word, uint32_t expected, uint64_t timeout_ns) {
-    backend->wait(word, expected, timeout_ns);
+    os->wait(word, expected, timeout_ns);
 }
-void _dmi_os_wake(_Atomic uint32_t *word, bool all) { backend->wake(word, all); }
-uint64_t _dmi_os_thread_id(void) { return backend->thread_id(); }
+void _dmi_os_wake(_Atomic uint32_t *word, bool all) { os->wake(word, all); }
+uint64_t _dmi_os_thread_id(void) { return os->thread_id(); }
 int _dmi_os_thread_exit_setup(void (*handler)(void *value)) {
-    return backend->thread_exit_setup(handler);
+    return os->thread_exit_setup(handler);
 }
-int _dmi_os_thread_exit_arm(void *value) { return backend->thread_exit_arm(value); }
-int _dmi_os_barrier_setup(void) { return backend->barrier_setup(); }
-int _dmi_os_barrier(void) { return backend->barrier(); }
+int _dmi_os_thread_exit_arm(void *value) { return os->thread_exit_arm(value); }
+int _dmi_os_barrier_setup(void) { return os->barrier_setup(); }
+int _dmi_os_barrier(void) { return os->barrier(); }
 int _dmi_os_at_fork(void (*prepare)(void), void (*parent)(void), void (*child)(void)) {
-    return backend->at_fork(prepare, parent, child);
+    return os->at_fork(prepare, parent, child);
 }
 
 /* ---- accounting and tests -------------------------------------------------------------------- */
@@ -231,8 +233,8 @@ uint64_t _dmi_os_fallible_calls(void) {
     return atomic_load_explicit(&fallible_calls, memory_order_relaxed);
 }
 
-void _dmi_os_use(const dmi_os_backend *replacement) {
+void _dmi_os_use(const dmi_os_backend *backend) {
     require(atomic_load_explicit(&counters.reserved_bytes, memory_order_relaxed) == 0,
             "backend swapped while ranges are reserved");
-    backend = replacement;
+    os = backend;
 }

@@ -100,8 +100,7 @@ static void *windows_reserve(size_t size, size_t align, dmi_os_mode mode, bool h
 static void *windows_reserve_table(size_t size, const char *name) {
     (void)name;
     void *address;
-    KEEPING_ERROR(
-        { address = VirtualAlloc(NULL, size, MEM_RESERVE | MEM_COMMIT, PAGE_READONLY); });
+    KEEPING_ERROR({ address = VirtualAlloc(NULL, size, MEM_RESERVE | MEM_COMMIT, PAGE_READONLY); });
     return address;
 }
 
@@ -136,9 +135,8 @@ static size_t windows_decommit_many(const dmi_os_range *ranges, size_t count, in
 
 static int windows_offer(void *address, size_t size) {
     int error;
-    KEEPING_ERROR({
-        error = VirtualAlloc(address, size, MEM_RESET, PAGE_NOACCESS) != NULL ? 0 : failure();
-    });
+    KEEPING_ERROR(
+        { error = VirtualAlloc(address, size, MEM_RESET, PAGE_NOACCESS) != NULL ? 0 : failure(); });
     return error;
 }
 
@@ -239,8 +237,8 @@ static void windows_random(void *buffer, size_t size) {
     });
     LARGE_INTEGER counter;
     QueryPerformanceCounter(&counter);
-    uint64_t state = (uint64_t)counter.QuadPart ^ (uint64_t)(uintptr_t)&counter << 16 ^
-                     GetCurrentProcessId();
+    uint64_t state =
+        (uint64_t)counter.QuadPart ^ (uint64_t)(uintptr_t)&counter << 16 ^ GetCurrentProcessId();
     for (; size != 0; size--) { /* only if the system refused; not for an attacker to guess */
         state += 0x9e3779b97f4a7c15u;
         uint64_t mixed = (state ^ (state >> 30)) * 0xbf58476d1ce4e5b9u;
@@ -266,7 +264,8 @@ static void windows_message(const char *text, size_t length) {
 static void windows_wait(_Atomic uint32_t *word, uint32_t expected, uint64_t timeout_ns) {
     DWORD limit = INFINITE;
     if (timeout_ns / 1000000u < INFINITE - 1) limit = (DWORD)((timeout_ns + 999999u) / 1000000u);
-    KEEPING_ERROR({ (void)WaitOnAddress((volatile void *)word, &expected, sizeof expected, limit); });
+    KEEPING_ERROR(
+        { (void)WaitOnAddress((volatile void *)word, &expected, sizeof expected, limit); });
 }
 
 static void windows_wake(_Atomic uint32_t *word, bool all) {
@@ -310,11 +309,14 @@ static int windows_at_fork(void (*prepare)(void), void (*parent)(void), void (*c
     return 0;
 }
 
+static bool windows_strict_default(void) { return true; }
+
 const dmi_os_backend _dmi_os_native = {
     .name = "windows",
     .page_size = windows_page_size,
     .granularity = windows_granularity,
     .can_trim = false,
+    .strict_default = windows_strict_default,
     .reserve = windows_reserve,
     .reserve_table = windows_reserve_table,
     .commit = windows_commit,

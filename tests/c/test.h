@@ -22,6 +22,10 @@ typedef struct test_case {
 void test_register(test_case *test);
 void test_failed(const char *file, int line, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+/* Whether a check of the running test has failed so far. */
+bool test_has_failed(void);
+/* Set it in a forked child: REQUIRE then ends the process with status 1. */
+extern bool test_is_child;
 void test_end(void) __attribute__((noreturn));
 /* Ends the test as neither passed nor failed; the reason is printed. */
 void test_skip(const char *reason) __attribute__((noreturn));
@@ -36,8 +40,7 @@ bool test_check_equal(const char *file, int line, const char *left_text, const c
     }                                                                                              \
     static void test_##name_(void)
 
-#define CHECK(condition)                                                                           \
-    ((condition) ? (void)0 : test_failed(__FILE__, __LINE__, "%s", #condition))
+#define CHECK(condition) ((condition) ? (void)0 : test_failed(__FILE__, __LINE__, "%s", #condition))
 #define REQUIRE(condition)                                                                         \
     ((condition) ? (void)0 : (test_failed(__FILE__, __LINE__, "%s", #condition), test_end()))
 /* Integers of any width, compared as 64 bits. */
@@ -55,8 +58,7 @@ bool test_check_equal(const char *file, int line, const char *left_text, const c
 extern const bool test_has_fork;
 bool test_dies(void (*body)(void *argument), void *argument);
 #define CHECK_DIES(body, argument)                                                                 \
-    (test_dies(body, argument) ? (void)0                                                           \
-                               : test_failed(__FILE__, __LINE__, "%s lived", #body))
+    (test_dies(body, argument) ? (void)0 : test_failed(__FILE__, __LINE__, "%s lived", #body))
 
 /* Threads, the same on every system. */
 typedef struct test_thread test_thread;

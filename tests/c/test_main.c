@@ -27,6 +27,7 @@
 static test_case *first_test;
 static _Atomic unsigned failures_here; /* of the test that runs */
 static bool skipped_here;
+bool test_is_child;
 static jmp_buf way_out;
 
 /* By file and line, so that the order is the reader's, whatever the linker's was. */
@@ -51,7 +52,11 @@ void test_failed(const char *file, int line, const char *format, ...) {
     atomic_fetch_add(&failures_here, 1);
 }
 
-void test_end(void) { longjmp(way_out, 1); }
+bool test_has_failed(void) { return atomic_load(&failures_here) != 0; }
+void test_end(void) {
+    if (test_is_child) _Exit(1); /* the run goes on in the parent */
+    longjmp(way_out, 1);
+}
 
 void test_skip(const char *reason) {
     printf("  skipped: %s\n", reason);

@@ -341,8 +341,8 @@ static void injection(void) {
     _dmi_os_fail_at(2, false);
     char *base = _dmi_os_reserve(8 * page, page, DMI_OS_LAZY, false, NULL); /* 1 */
     REQUIRE(base != NULL);
-    CHECK_EQ(_dmi_os_commit(base, page, DMI_OS_LAZY), ENOMEM);   /* 2 */
-    REQUIRE_EQ(_dmi_os_commit(base, 4 * page, DMI_OS_LAZY), 0);  /* 3 */
+    CHECK_EQ(_dmi_os_commit(base, page, DMI_OS_LAZY), ENOMEM);  /* 2 */
+    REQUIRE_EQ(_dmi_os_commit(base, 4 * page, DMI_OS_LAZY), 0); /* 3 */
     base[0] = 1;
     CHECK_EQ(_dmi_os_fallible_calls(), 3);
 
@@ -489,8 +489,8 @@ TEST(barrier) {
 /* ---- what only the fake one has -------------------------------------------------------------- */
 
 static char *fake_base(size_t pages) {
-    char *base = _dmi_os_reserve(pages * _dmi_os_page_size(), _dmi_os_page_size(), DMI_OS_LAZY,
-                                 false, NULL);
+    char *base =
+        _dmi_os_reserve(pages * _dmi_os_page_size(), _dmi_os_page_size(), DMI_OS_LAZY, false, NULL);
     REQUIRE(base != NULL);
     return base;
 }
