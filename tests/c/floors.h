@@ -151,15 +151,21 @@ static inline void floors_check_space(const dmi_space *space) {
 /* Set while every call fails: what a failed commit began cannot be undone then, so that only the runs
  * must be as they were. */
 static bool floors_no_undo;
+/* Set where a failure may leave a segment that is reserved, and nothing else. */
+static bool floors_skip_empty;
 
 /* A number that stands for the layout of a space: runs, commit map, reservations. What a failure must
  * leave alone. */
 static inline uint64_t floors_hash(const dmi_space *space) {
     uint64_t hash = 1469598103934665603u;
 #define MIX(value) (hash = (hash ^ (uint64_t)(value)) * 1099511628211u, hash ^= hash >> 29)
-    MIX(space->reserved);
-    MIX(space->segment_count);
+    if (!floors_skip_empty) MIX(space->reserved);
+    if (!floors_skip_empty) MIX(space->segment_count);
     for (const dmi_segment *s = space->segments; s; s = s->next) {
+        if (floors_skip_empty && _dmi_segment_run(s, 0)->pages == s->pages &&
+            _dmi_segment_run(s, 0)->kind == DMI_RUN_FREE &&
+            _dmi_bits_count(s->committed, 0, s->pages) == 0)
+            continue;
         MIX((uintptr_t)s->base);
         for (size_t page = 0; page < s->pages;) {
             const dmi_run *run = _dmi_segment_run(s, page);

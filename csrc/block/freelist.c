@@ -1,0 +1,313 @@
+/* freelist.c - variable-size blocks with boundary tags. */
+#include "freelist.h"
+
+#include <string.h>
+
+uint64_t _dmi_key;
+
+#define LINKS sizeof(dmi_free_block)
+#define MIN_UNITS 2 /* 32 bytes: a tag, two links, 8 bytes to spare */
+
+void _dmi_freelist_init(dmi_freelist *list, dmi_space *space) {
+    memset(list, 0, sizeof *list);
+    list->space = space;
+    while (!_dmi_key) _dmi_os_random(&_dmi_key, sizeof _dmi_key);
+}
+
+/* ---- tags --------------------------------------------------------------------------------------- */
+
+static uint16_t checksum(const dmi_tag *tag) {
+    uint64_t h = _dmi_key ^ (uintptr_t)tag;
+    h ^= (uint64_t)tag->size | (uint64_t)tag->before << 16 | (uint64_t)tag->flags << 32;
+    h *= UINT64_C(0x9e3779b97f4a7c15);
+    return (uint16_t)(h >> 48);
+}
+
+static void seal(dmi_tag *tag, size_t size, size_t before, unsigned flags) {
+    tag->size = (uint16_t)size;
+    tag->before = (uint16_t)before;
+    tag->flags = (uint16_t)flags;
+    tag->check = checksum(tag);
+}
+
+/* A tag that merged into another block: nothing may take what stays behind for a block. */
+static void unseal(dmi_tag *tag) { memset(tag, 0, sizeof *tag); }
+
+bool _dmi_tag_sound(const dmi_tag *tag) {
+    return tag->check == checksum(tag) && tag->size >= MIN_UNITS;
+}
+
+static dmi_tag *tag_at(const void *p) { return (dmi_tag *)(uintptr_t)p; }
+static char *block_end(const dmi_tag *tag) { return (char *)(uintptr_t)tag + _dmi_tag_bytes(tag); }
+static dmi_tag *after(const dmi_tag *tag) {
+    return tag->flags & DMI_TAG_LAST ? NULL : tag_at(block_end(tag));
+}
+static dmi_tag *before(const dmi_tag *tag) {
+    return tag->before ? tag_at((const char *)tag - (size_t)tag->before * 16) : NULL;
+}
+
+dmi_tag *_dmi_region_first(const dmi_run *run) { return tag_at(_dmi_run_base(run) + 8); }
+
+dmi_tag *_dmi_region_next(const dmi_run *run, dmi_tag *tag) {
+    (void)run;
+    return after(tag);
+}
+
+/* ---- bins ----------------------------------------------------------------------------------------- */
+
+static size_t bin_of(size_t units) {
+    if (units < 64) return units;
+    unsigned log = 63 - (unsigned)__builtin_clzll(units);
+    return 64 + (log - 6) * 8 + ((units >> (log - 3)) & 7);
+}
+
+static void bin_insert(dmi_freelist *list, dmi_tag *tag) {
+    dmi_free_block *block = (dmi_free_block *)(void *)tag;
+    size_t bin = bin_of(tag->size);
+    block->prev = NULL;
+    block->next = list->bins[bin];
+    if (block->next) block->next->prev = block;
+    list->bins[bin] = block;
+    list->bin_map[bin / 64] |= UINT64_C(1) << (bin % 64);
+    list->free_bytes += _dmi_tag_bytes(tag);
+}
+
+static void bin_remove(dmi_freelist *list, dmi_tag *tag) {
+    dmi_free_block *block = (dmi_free_block *)(void *)tag;
+    size_t bin = bin_of(tag->size);
+    if (block->prev) block->prev->next = block->next;
+    else list->bins[bin] = block->next;
+    if (block->next) block->next->prev = block->prev;
+    if (!list->bins[bin]) list->bin_map[bin / 64] &= ~(UINT64_C(1) << (bin % 64));
+    list->free_bytes -= _dmi_tag_bytes(tag);
+}
+
+/* Units to leave free before the block so that its payload is aligned: 0 or at least MIN_UNITS. */
+static size_t skip_for(const dmi_tag *tag, size_t align) {
+    size_t skip = (size_t)(-((uintptr_t)tag + DMI_LIST_TAG) & (align - 1)) / 16;
+    while (skip && skip < MIN_UNITS) skip += align / 16;
+    return skip;
+}
+
+static dmi_tag *bin_search(dmi_freelist *list, size_t units, size_t align) {
+    for (size_t bin = bin_of(units); bin < DMI_LIST_BINS; bin++) {
+        uint64_t word = list->bin_map[bin / 64] >> (bin % 64);
+        if (!word) {
+            bin = bin / 64 * 64 + 63;
+            continue;
+        }
+        bin += (size_t)__builtin_ctzll(word);
+        if (bin >= DMI_LIST_BINS) break;
+        dmi_tag *best = NULL;
+        int looked = 0;
+        for (dmi_free_block *b = list->bins[bin]; b && looked < 32; b = b->next, looked++) {
+            if (b->tag.size < units + skip_for(&b->tag, align)) continue;
+            if (!best || b->tag.size < best->size) best = &b->tag;
+        }
+        if (best) return best;
+    }
+    return NULL;
+}
+
+/* ---- pages ---------------------------------------------------------------------------------------- */
+
+static size_t page_index(const dmi_run *run, const void *p) {
+    return (size_t)((const char *)p - run->segment->base) >> _dmi_page_shift;
+}
+
+/* Commit the pages under [from, to). */
+static bool commit(dmi_run *run, const void *from, const void *to) {
+    size_t first = page_index(run, from), last = page_index(run, (const char *)to - 1);
+    return _dmi_pages_commit(run->segment, first, last - first + 1) == 0;
+}
+
+size_t _dmi_tag_free_pages(const dmi_run *run, const dmi_tag *tag, size_t *first) {
+    char *base = run->segment->base;
+    size_t from = (size_t)((const char *)tag + LINKS - base + (ptrdiff_t)_dmi_page - 1) >> _dmi_page_shift;
+    /* The last block of a region may give the page with the closing gap too. */
+    const char *end = tag->flags & DMI_TAG_LAST ? block_end(tag) + 8 : block_end(tag);
+    size_t to = (size_t)(end - base) >> _dmi_page_shift;
+    *first = from;
+    return to > from ? to - from : 0;
+}
+
+/* ---- regions ---------------------------------------------------------------------------------------- */
+
+/* A region whose first block has its first units committed, and room for the next tag. All of it in
+ * one commit, so that a failure leaves no region without a busy block. */
+static dmi_tag *region_create(dmi_freelist *list, size_t units) {
+    size_t bytes = 8 + units * 16 + LINKS, whole = _dmi_pages(DMI_LIST_REGION) << _dmi_page_shift;
+    if (units > (whole - 16) / 16) return NULL;
+    dmi_run *run = _dmi_run_alloc(list->space, _dmi_pages(DMI_LIST_REGION), 1, DMI_RUN_LIST, false,
+                                  NULL);
+    if (!run) return NULL;
+    char *base = _dmi_run_base(run);
+    if (!commit(run, base, base + (bytes < whole ? bytes : whole))) {
+        (void)_dmi_run_free(list->space, run);
+        return NULL;
+    }
+    dmi_tag *tag = tag_at(base + 8);
+    run->bias = 1;
+    run->busy_bytes = 0;
+    atomic_store_explicit(&run->used, 0, memory_order_relaxed);
+    seal(tag, (whole - 16) / 16, 0, DMI_TAG_LAST);
+    bin_insert(list, tag);
+    return tag;
+}
+
+static size_t units_for(size_t size) {
+    size_t units = (size + DMI_LIST_TAG + 15) / 16;
+    return units < MIN_UNITS ? MIN_UNITS : units;
+}
+
+/* Give the front of a busy-to-be or busy block [tag, units), cut the rest off as a free block. The rest
+ * joins a free neighbour behind it. Its tag's pages are committed already. */
+static void cut_tail(dmi_freelist *list, dmi_run *run, dmi_tag *tag, size_t units) {
+    size_t rest = tag->size - units;
+    if (rest < MIN_UNITS) return;
+    unsigned last = tag->flags & DMI_TAG_LAST;
+    dmi_tag *next = after(tag);
+    dmi_tag *tail = tag_at((char *)tag + units * 16);
+    if (next && !(next->flags & DMI_TAG_BUSY)) {
+        bin_remove(list, next);
+        rest += next->size;
+        last = next->flags & DMI_TAG_LAST;
+        dmi_tag *merged = next;
+        next = after(next);
+        unseal(merged);
+        run->bias--;
+    }
+    seal(tag, units, tag->before, tag->flags & ~DMI_TAG_LAST);
+    seal(tail, rest, units, last);
+    if (next) seal(next, next->size, rest, next->flags);
+    bin_insert(list, tail);
+    run->bias++;
+}
+
+static void count_busy(dmi_run *run, int32_t blocks, int64_t bytes) {
+    atomic_store_explicit(&run->used,
+                          atomic_load_explicit(&run->used, memory_order_relaxed) + blocks,
+                          memory_order_relaxed);
+    run->busy_bytes += (uint64_t)bytes;
+}
+
+static int64_t payload(const dmi_tag *tag) { return (int64_t)(_dmi_tag_bytes(tag) - DMI_LIST_TAG); }
+
+void *_dmi_freelist_alloc(dmi_freelist *list, size_t size, size_t align) {
+    size_t units = units_for(size);
+    dmi_tag *tag = bin_search(list, units, align);
+    if (!tag) {
+        /* Regions begin at a page, so what must be skipped there does not depend on the region. */
+        tag = region_create(list, units + skip_for(tag_at((void *)(_dmi_page + 8)), align));
+        if (!tag) return NULL;
+    }
+    dmi_run *run = _dmi_pagemap_get(tag);
+    size_t skip = skip_for(tag, align);
+    char *start = (char *)tag + skip * 16, *end = start + units * 16;
+    size_t rest = tag->size - skip - units;
+    if (!commit(run, start, rest >= MIN_UNITS ? end + LINKS : block_end(tag))) return NULL;
+    bin_remove(list, tag);
+    if (skip) {
+        dmi_tag *front = tag;
+        dmi_tag *next = after(front);
+        tag = tag_at(start);
+        seal(tag, front->size - skip, skip, front->flags);
+        if (next) seal(next, next->size, tag->size, next->flags);
+        seal(front, skip, front->before, front->flags & ~DMI_TAG_LAST);
+        bin_insert(list, front);
+        run->bias++;
+    }
+    cut_tail(list, run, tag, units);
+    seal(tag, tag->size, tag->before, tag->flags | DMI_TAG_BUSY);
+    count_busy(run, 1, payload(tag));
+    return (char *)tag + DMI_LIST_TAG;
+}
+
+dmi_tag *_dmi_freelist_free(dmi_freelist *list, dmi_run *run, void *p, dmi_run **freed) {
+    dmi_tag *tag = tag_at((char *)p - DMI_LIST_TAG);
+    count_busy(run, -1, -payload(tag));
+    dmi_tag *left = before(tag), *right = after(tag);
+    size_t units = tag->size;
+    unsigned last = tag->flags & DMI_TAG_LAST;
+    if (left && !(left->flags & DMI_TAG_BUSY)) {
+        bin_remove(list, left);
+        units += left->size;
+        unseal(tag);
+        tag = left;
+        run->bias--;
+    }
+    if (right && !(right->flags & DMI_TAG_BUSY)) {
+        bin_remove(list, right);
+        units += right->size;
+        last = right->flags & DMI_TAG_LAST;
+        dmi_tag *merged = right;
+        right = after(right);
+        unseal(merged);
+        run->bias--;
+    }
+    seal(tag, units, tag->before, last);
+    if (right) seal(right, right->size, units, right->flags);
+    if (run->bias == 1) {
+        unseal(tag);
+        *freed = _dmi_run_free(list->space, run);
+        return NULL;
+    }
+    bin_insert(list, tag);
+    return tag;
+}
+
+bool _dmi_freelist_resize(dmi_freelist *list, dmi_run *run, void *p, size_t size) {
+    dmi_tag *tag = tag_at((char *)p - DMI_LIST_TAG);
+    size_t units = units_for(size);
+    int64_t old = payload(tag);
+    if (units > tag->size) {
+        dmi_tag *right = after(tag);
+        if (!right || (right->flags & DMI_TAG_BUSY) || tag->size + right->size < units) return false;
+        size_t all = tag->size + right->size;
+        char *end = (char *)tag + units * 16;
+        if (!commit(run, right, all - units >= MIN_UNITS ? end + LINKS : block_end(right)))
+            return false;
+        unsigned last = right->flags & DMI_TAG_LAST;
+        dmi_tag *next = after(right);
+        bin_remove(list, right);
+        unseal(right);
+        run->bias--;
+        seal(tag, all, tag->before, DMI_TAG_BUSY | last);
+        if (next) seal(next, next->size, all, next->flags);
+    } else if (tag->size - units < MIN_UNITS) {
+        return true;
+    }
+    cut_tail(list, run, tag, units);
+    count_busy(run, 0, payload(tag) - old);
+    return true;
+}
+
+size_t _dmi_freelist_usable(const void *p) {
+    return (size_t)payload(tag_at((const char *)p - DMI_LIST_TAG));
+}
+
+/* Do the blocks on both sides of a sound tag agree with it? */
+static bool neighbours_sound(const dmi_tag *tag) {
+    const dmi_tag *left = before(tag), *right = after(tag);
+    return (!left || (_dmi_tag_sound(left) && left->size == tag->before)) &&
+           (!right || (_dmi_tag_sound(right) && right->before == tag->size));
+}
+
+dmi_list_state _dmi_freelist_check(const dmi_run *run, const void *p) {
+    uintptr_t at = (uintptr_t)p - DMI_LIST_TAG;
+    char *base = _dmi_run_base(run);
+    bool could_be = (uintptr_t)p % 16 == 0 && (uintptr_t)p >= (uintptr_t)base + 16;
+    if (could_be && _dmi_page_usable(run->segment, page_index(run, tag_at((void *)at))) &&
+        _dmi_tag_sound(tag_at((void *)at))) {
+        if (!neighbours_sound(tag_at((void *)at))) return DMI_LIST_CORRUPT;
+        return tag_at((void *)at)->flags & DMI_TAG_BUSY ? DMI_LIST_BUSY : DMI_LIST_FREE;
+    }
+    for (dmi_tag *tag = _dmi_region_first(run); tag; tag = after(tag)) {
+        if (!_dmi_tag_sound(tag)) return DMI_LIST_CORRUPT;
+        if ((uintptr_t)tag == at)
+            return tag->flags & DMI_TAG_BUSY ? DMI_LIST_BUSY : DMI_LIST_FREE;
+        if ((uintptr_t)p < (uintptr_t)block_end(tag))
+            return tag->flags & DMI_TAG_BUSY ? DMI_LIST_INTERIOR : DMI_LIST_FREE;
+    }
+    return DMI_LIST_INTERIOR;
+}
