@@ -16,7 +16,9 @@
 enum { MAX_RESERVATIONS = 16384, GARBAGE = 0xd5 };
 
 typedef struct reservation {
-    char *base; /* NULL: slot is free */
+    char *base;      /* NULL: slot is free */
+    char *host_base; /* what the host reserved, to align base in */
+    size_t host_size;
     size_t pages;
     size_t left; /* pages not released */
     bool table;
@@ -122,13 +124,18 @@ static reservation *find_range(const char *call, const void *address, size_t siz
 
 static char *page_at(const reservation *r, size_t index) { return r->base + index * page_size; }
 
-static void *enter_reservation(char *base, size_t size, bool table) {
-    if (base == NULL) return NULL;
-    reservation fresh = {.base = base, .pages = size / page_size, .table = table};
+static void *enter_reservation(char *host_base, size_t host_size, size_t size, bool table) {
+    if (host_base == NULL) return NULL;
+    char *base = (char *)(((uintptr_t)host_base + page_size - 1) & ~(page_size - 1));
+    reservation fresh = {.base = base,
+                         .host_base = host_base,
+                         .host_size = host_size,
+                         .pages = size / page_size,
+                         .table = table};
     fresh.left = fresh.pages;
     fresh.states = grab(fresh.pages);
     if (fresh.states == NULL) {
-        HOST->release(base, size);
+        HOST->release(host_base, host_size);
         return NULL;
     }
     memset(fresh.states, DMI_FAKE_UNCOMMITTED, fresh.pages);
@@ -143,7 +150,7 @@ static void *enter_reservation(char *base, size_t size, bool table) {
 
 static void forget(reservation *r) {
     size_t size = r->pages * page_size;
-    HOST->release(r->base, size);
+    HOST->release(r->host_base, r->host_size);
     HOST->release(r->states, host_rounded(r->pages));
     if (r->shadow != NULL) HOST->release(r->shadow, size);
     *r = (reservation){.base = NULL};
@@ -260,7 +267,7 @@ static void *fake_reserve(size_t size, size_t align, dmi_os_mode mode, bool huge
     _dmi_lock(&lock);
     size_t host_align = align > HOST->granularity() ? align : HOST->granularity();
     char *base = HOST->reserve(size, host_align, DMI_OS_STRICT, huge, name);
-    base = enter_reservation(base, size, false);
+    base = enter_reservation(base, size, size, false);
     _dmi_unlock(&lock);
     return base;
 }
@@ -268,7 +275,8 @@ static void *fake_reserve(size_t size, size_t align, dmi_os_mode mode, bool huge
 static void *fake_reserve_table(size_t size, const char *name) {
     if (size == 0 || (size & (page_size - 1)) != 0) misuse("reserve_table", "size", NULL, size);
     _dmi_lock(&lock);
-    void *base = enter_reservation(HOST->reserve_table(size, name), size, true);
+    size_t host_size = size + page_size; /* the host aligns a table to its own pages only */
+    void *base = enter_reservation(HOST->reserve_table(host_size, name), host_size, size, true);
     _dmi_unlock(&lock);
     return base;
 }
@@ -346,8 +354,9 @@ static int fake_release(void *address, size_t size) {
 
 /* Move to a new reservation: states and contents, page by page. NULL, and all as it was, on failure. */
 static void *move_reservation(reservation *r, size_t new_size) {
-    char *base = HOST->reserve(new_size, HOST->granularity(), DMI_OS_STRICT, false, NULL);
-    base = enter_reservation(base, new_size, false);
+    size_t align = page_size > HOST->granularity() ? page_size : HOST->granularity();
+    char *base = HOST->reserve(new_size, align, DMI_OS_STRICT, false, NULL);
+    base = enter_reservation(base, new_size, new_size, false);
     if (base == NULL) return NULL;
     reservation *target = find(base);
     for (size_t i = 0; i < r->pages; i++) {
