@@ -136,6 +136,8 @@ def _run(options: argparse.Namespace, programs: Path) -> int:
         rival = "mimalloc3" if "mimalloc3" in peers else base
         verdicts = stats.judge(samples, options.judge, peers, rival)
         sections.append(report.verdict_table(verdicts, options.judge))
+    shown = compared if samples else chosen
+    sections.append(report.overview_table(shown, base, samples, instructions, kept))
     if sys.stderr.isatty():
         print("\r\x1b[K", end="", file=sys.stderr)
     print("\n\n".join(sections))

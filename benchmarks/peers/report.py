@@ -78,6 +78,30 @@ def verdict_table(verdicts: Sequence[Verdict], judged: str) -> str:
     return f"{judged}, judged (missed: even the interval's lower end is above)\n\n{table(rows)}"
 
 
+def overview_table(
+    allocators: Sequence[Allocator],
+    base: str,
+    samples: Samples,
+    instructions: Mapping[str, Mapping[str, float]],
+    kept: Mapping[str, Mapping[str, Sequence[Kept]]],
+) -> str:
+    """All that was measured, a row an allocator; a dash where nothing was, or it failed."""
+    names = [a.name for a in allocators]
+    columns: dict[str, dict[str, str]] = {}
+    if samples:
+        for metric, title in (("wall", "time"), ("peak_rss", "peak RSS")):
+            means = mean_ratios(samples, metric, base, names)
+            columns[f"{title} / {base}"] = {n: _cell(r) for n, r in means.items()}
+    if instructions:
+        for mode in PAIRS:
+            columns[mode] = {n: f"{found[mode]:.1f}" for n, found in instructions.items()}
+    for pattern, runs in kept.items():
+        columns[f"kept {pattern}"] = {n: f"{found[-1].ratio:.2f}" for n, found in runs.items()}
+    rows = [["allocator", *columns]]
+    rows += [[name, *(cells.get(name, "-") for cells in columns.values())] for name in names]
+    return table(rows)
+
+
 def machine() -> dict[str, str | int]:
     """What a reader needs to know of this machine to compare."""
     huge = Path("/sys/kernel/mm/transparent_hugepage/enabled")

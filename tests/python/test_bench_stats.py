@@ -12,7 +12,7 @@ np = pytest.importorskip("numpy")
 from benchmarks.peers import __main__ as command  # noqa: E402
 from benchmarks.peers import report, stats  # noqa: E402
 from benchmarks.peers.allocators import Allocator  # noqa: E402
-from benchmarks.peers.measure import Sample  # noqa: E402
+from benchmarks.peers.measure import Kept, Sample  # noqa: E402
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,6 +82,19 @@ def test_the_leanest_peer_is_found() -> None:
     assert memory.what == "peak RSS, mean, to the leanest (lean)"
     assert memory.ratio.value == pytest.approx(1.25)
     assert not memory.met
+
+
+def test_overview_has_a_row_for_each() -> None:
+    ours = [Allocator("us", None), Allocator("them", None), Allocator("broken", None)]
+    counts = {"us": {"pair64": 40.0, "pair1024": 50.0, "fifo": 41.0, "random": 38.25}}
+    kept = {"r": {"them": [Kept(0, 900, 100, 0), Kept(1, 250, 100, 0)]}}
+    lines = report.overview_table(ours, "them", TWO, counts, kept).splitlines()
+    assert [line.split()[0] for line in lines[2:]] == ["us", "them", "broken"]
+    us, them, broken = (line.split() for line in lines[2:])
+    assert us[1] == "2.00"
+    assert us[-3:] == ["41.0", "38.2", "-"]
+    assert them[-1] == "2.50"
+    assert broken[1:] == ["-"] * 7
 
 
 def test_json_and_plot(tmp_path: Path) -> None:
