@@ -255,6 +255,15 @@ static dmi_run *free_piece(dmi_run *piece, size_t first, size_t pages, uint64_t 
     return piece;
 }
 
+/* Commit pages of a free run, of which had were committed. What a failure could not undo, because the
+ * OS refused that too, stays committed and free; stays: so does its segment. */
+static bool commit_free(dmi_segment *segment, size_t first, size_t pages, size_t had, bool stays) {
+    if (_dmi_pages_commit(segment, first, pages) == 0) return true;
+    size_t have = _dmi_bits_count(segment->committed, first, pages);
+    if (stays) segment->space->free_committed += (have - had) << _dmi_page_shift;
+    return false;
+}
+
 dmi_run *_dmi_run_alloc(dmi_space *space, size_t pages, size_t align_pages, dmi_run_kind kind,
                         bool commit, bool *zero) {
     dmi_run *run = bin_search(space, pages, align_pages);
@@ -273,7 +282,7 @@ dmi_run *_dmi_run_alloc(dmi_space *space, size_t pages, size_t align_pages, dmi_
     if ((skip && !before) || (rest && !after)) goto fail;
     size_t had = _dmi_bits_count(segment->committed, run->first + skip, pages);
     if (zero) *zero = had == 0; /* pages that were given back come back as zeroes */
-    if (commit && _dmi_pages_commit(segment, run->first + skip, pages)) goto fail;
+    if (commit && !commit_free(segment, run->first + skip, pages, had, !grown)) goto fail;
     bin_remove(space, run);
     space->free_committed -= had << _dmi_page_shift;
     if (before) {
@@ -359,7 +368,7 @@ bool _dmi_run_resize(dmi_space *space, dmi_run *run, size_t pages) {
     dmi_run *right = _dmi_segment_run(segment, end);
     if (right->kind != DMI_RUN_FREE || right->pages < more) return false;
     size_t had = _dmi_bits_count(segment->committed, end, more);
-    if (_dmi_pages_commit(segment, end, more)) return false;
+    if (!commit_free(segment, end, more, had, true)) return false;
     space->free_committed -= had << _dmi_page_shift;
     bin_remove(space, right);
     if (right->pages == more) {

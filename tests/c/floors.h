@@ -79,7 +79,7 @@ static inline void floors_check_page(const dmi_segment *segment, size_t page) {
 }
 
 static inline void floors_check_segment(const dmi_space *space, const dmi_segment *segment,
-                                        size_t *free_runs) {
+                                        size_t *free_runs, uint64_t *free_bytes) {
     ENSURE(segment->space == space);
     ENSURE_EQ(segment->size, segment->pages << _dmi_page_shift);
     ENSURE((uintptr_t)segment->base % _dmi_page == 0);
@@ -101,7 +101,10 @@ static inline void floors_check_segment(const dmi_space *space, const dmi_segmen
             ENSURE(_dmi_pagemap_get(address + _dmi_page - 1) == expected);
             floors_check_page(segment, page + i);
         }
-        if (is_free) ++*free_runs;
+        if (is_free) {
+            ++*free_runs;
+            *free_bytes += _dmi_run_committed(run);
+        }
         last_free = is_free;
         page += run->pages;
     }
@@ -114,17 +117,25 @@ static inline void floors_check_segment(const dmi_space *space, const dmi_segmen
     ENSURE_EQ(segment->has_page_busy, _dmi_fake_state(segment->page_busy) == DMI_FAKE_COMMITTED);
 }
 
+/* Decommit pages of a free run, as the engine does it. */
+static inline void floors_give_free(dmi_space *space, dmi_segment *segment, size_t first,
+                                    size_t count) {
+    size_t had = _dmi_bits_count(segment->committed, first, count);
+    if (_dmi_pages_decommit(segment, first, count) == 0)
+        space->free_committed -= had << _dmi_page_shift;
+}
+
 /* Everything that must hold of a space between two operations. */
 static inline void floors_check_space(const dmi_space *space) {
     size_t segments = 0, free_runs = 0, in_bins = 0;
-    uint64_t reserved = 0;
+    uint64_t reserved = 0, free_bytes = 0;
     const dmi_segment *last = NULL;
     for (const dmi_segment *s = space->segments; s; s = s->next) {
         ENSURE(s->prev == last);
         last = s;
         segments++;
         reserved += s->size;
-        floors_check_segment(space, s, &free_runs);
+        floors_check_segment(space, s, &free_runs, &free_bytes);
     }
     ENSURE(space->last_segment == last);
     ENSURE_EQ(space->segment_count, segments);
@@ -143,6 +154,7 @@ static inline void floors_check_space(const dmi_space *space) {
         }
     }
     ENSURE_EQ(in_bins, free_runs);
+    ENSURE_EQ(space->free_committed, free_bytes);
     dmi_os_counters counters;
     _dmi_os_counters(&counters);
     ENSURE_EQ(counters.committed_bytes, _dmi_fake_committed());

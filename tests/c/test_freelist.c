@@ -122,7 +122,7 @@ static void sweep(const dmi_freelist *list, uint64_t *seed) {
             if (run->kind == DMI_RUN_FREE) {
                 for (size_t p = run->first; p < page; p++)
                     if (_dmi_bits_get(s->committed, p) && test_random(seed) % 2)
-                        (void)_dmi_pages_decommit(s, p, 1);
+                        floors_give_free(list->space, s, p, 1);
             }
             if (run->kind != DMI_RUN_LIST) continue;
             for (dmi_tag *tag = _dmi_region_first(run); tag; tag = _dmi_region_next(run, tag)) {

@@ -83,7 +83,7 @@ static void do_give(dmi_space *space, uint64_t *seed) {
             size_t to = _dmi_bits_find(segment->committed, from, page, false);
             if (from == to) continue;
             to = from + 1 + test_random(seed) % (to - from);
-            if (test_random(seed) % 3) (void)_dmi_pages_decommit(segment, from, to - from);
+            if (test_random(seed) % 3) floors_give_free(space, segment, from, to - from);
             else (void)_dmi_pages_offer(segment, from, to - from);
         }
 }
@@ -128,7 +128,7 @@ static void random_runs(dmi_os_mode mode, uint64_t seed, unsigned long steps, bo
         ENSURE_EQ(_dmi_segment_run(segment, 0)->pages, segment->pages);
         for (size_t p = 0; p < segment->pages; p++)
             if (_dmi_bits_get(segment->committed, p))
-                ENSURE_EQ(_dmi_pages_decommit(segment, p, 1), 0);
+                floors_give_free(&space, segment, p, 1);
     }
     size_t reservations = _dmi_fake_reservations(), count = space.segment_count;
     ENSURE_EQ(_dmi_segments_release(&space, false), count - 1);
