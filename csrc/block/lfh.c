@@ -1,0 +1,325 @@
+/* lfh.c - subsegments: carving, remote frees, and giving single pages back. */
+#include "lfh.h"
+
+#include <string.h>
+
+void _dmi_lfh_init(dmi_run *run, unsigned bucket) {
+    size_t size = _dmi_bucket_size[bucket];
+    run->bucket = (uint8_t)bucket;
+    run->block_size = (uint32_t)size;
+    run->capacity = (uint16_t)(_dmi_run_size(run) / size);
+    run->carved = run->parked = 0;
+    run->place = DMI_PLACE_FULL;
+    run->bias = 0;
+    run->taken_count = 0;
+    run->list = run->taken_head = NULL;
+    atomic_store_explicit(&run->head, NULL, memory_order_relaxed);
+    atomic_store_explicit(&run->used, 0, memory_order_relaxed);
+    atomic_store_explicit(&run->remote, 0, memory_order_relaxed);
+}
+
+/* The free list that slow paths may write: the taken one, or the run's own. */
+static void *list_get(const dmi_run *run) {
+    return run->flags & DMI_RUN_TAKEN ? run->list
+                                      : atomic_load_explicit(&run->head, memory_order_relaxed);
+}
+static void list_set(dmi_run *run, void *head) {
+    if (run->flags & DMI_RUN_TAKEN) run->list = head;
+    else atomic_store_explicit(&run->head, head, memory_order_relaxed);
+}
+
+/* Pages of the run that block i overlaps: [*first, *last]. */
+static void pages_of(const dmi_run *run, size_t i, size_t *first, size_t *last) {
+    *first = i * run->block_size >> _dmi_page_shift;
+    *last = ((i + 1) * run->block_size - 1) >> _dmi_page_shift;
+}
+
+static bool usable(const dmi_run *run, size_t block) {
+    size_t first, last;
+    pages_of(run, block, &first, &last);
+    for (size_t p = first; p <= last; p++)
+        if (!_dmi_page_usable(run->segment, run->first + p)) return false;
+    return true;
+}
+
+bool _dmi_lfh_carve(dmi_run *run, int *error) {
+    *error = 0;
+    if (run->carved == run->capacity) return false;
+    size_t start = (size_t)run->carved * run->block_size;
+    size_t end = (start + run->block_size + _dmi_page - 1) & ~(_dmi_page - 1);
+    if (run->segment->space->mode == DMI_OS_STRICT) {
+        /* A commit is a system call there: take a sixteenth of the run at once. */
+        size_t step = _dmi_run_size(run) / 16;
+        if (end < start + step) end = (start + step + _dmi_page - 1) & ~(_dmi_page - 1);
+    }
+    if (end > _dmi_run_size(run)) end = _dmi_run_size(run);
+    size_t page = start >> _dmi_page_shift, stop = end >> _dmi_page_shift;
+    *error = _dmi_pages_commit(run->segment, run->first + page, stop - page);
+    if (*error) return false;
+    size_t last = end / run->block_size;
+    if (last > run->capacity) last = run->capacity;
+    void *head = list_get(run);
+    for (size_t i = last; i-- > run->carved;) {
+        char *block = _dmi_lfh_block(run, i);
+        _dmi_link_set(block, head);
+        head = block;
+    }
+    run->carved = (uint16_t)last;
+    list_set(run, head);
+    return true;
+}
+
+void _dmi_lfh_relink(dmi_run *run, size_t first, size_t count) {
+    size_t from = (first << _dmi_page_shift) / run->block_size;
+    size_t to = (((first + count) << _dmi_page_shift) - 1) / run->block_size + 1;
+    if (to > run->carved) to = run->carved;
+    void *head = list_get(run);
+    for (size_t i = to; i-- > from;) {
+        if (!usable(run, i)) continue;
+        char *block = _dmi_lfh_block(run, i);
+        _dmi_link_set(block, head);
+        head = block;
+        run->parked--;
+    }
+    list_set(run, head);
+}
+
+bool _dmi_lfh_unpark(dmi_run *run, int *error) {
+    *error = 0;
+    if (run->parked == 0) return false;
+    size_t pages = ((size_t)run->carved * run->block_size + _dmi_page - 1) >> _dmi_page_shift;
+    size_t page = 0;
+    while (page < pages && _dmi_page_usable(run->segment, run->first + page)) page++;
+    size_t block = (page << _dmi_page_shift) / run->block_size, first, last;
+    pages_of(run, block, &first, &last);
+    /* Of the pages of that block some may be in use; only blocks on the others were parked. */
+    size_t from = first;
+    while (_dmi_page_usable(run->segment, run->first + from)) from++;
+    size_t to = last + 1;
+    while (_dmi_page_usable(run->segment, run->first + to - 1)) to--;
+    dmi_bits before[3] = {0, 0, 0};
+    for (size_t p = from; p < to; p++)
+        if (_dmi_page_usable(run->segment, run->first + p)) _dmi_bits_put(before, p, 1, true);
+    *error = _dmi_pages_commit(run->segment, run->first + from, to - from);
+    if (*error) return false;
+    size_t low = (from << _dmi_page_shift) / run->block_size;
+    size_t high = ((to << _dmi_page_shift) - 1) / run->block_size + 1;
+    if (high > run->carved) high = run->carved;
+    void *head = list_get(run);
+    for (size_t i = high; i-- > low;) {
+        bool was_parked = false;
+        pages_of(run, i, &first, &last);
+        for (size_t p = first; p <= last; p++)
+            if (p >= from && p < to && !_dmi_bits_get(before, p)) was_parked = true;
+        if (!was_parked || !usable(run, i)) continue;
+        char *b = _dmi_lfh_block(run, i);
+        _dmi_link_set(b, head);
+        head = b;
+        run->parked--;
+    }
+    list_set(run, head);
+    return true;
+}
+
+/* ---- remote frees ----------------------------------------------------------------------------------- */
+
+bool _dmi_lfh_push_remote(dmi_run *run, void *block) {
+    uint64_t old = atomic_load_explicit(&run->remote, memory_order_relaxed), new;
+    do {
+        _dmi_link_set(block, DMI_REMOTE_HEAD(old));
+        new = (uintptr_t)block | (uint64_t)(DMI_REMOTE_COUNT(old) + 1) << 48 | DMI_REMOTE_PENDING;
+    } while (!atomic_compare_exchange_weak_explicit(&run->remote, &old, new, memory_order_release,
+                                                    memory_order_relaxed));
+    return !(old & DMI_REMOTE_PENDING);
+}
+
+unsigned _dmi_lfh_collect(dmi_run *run, bool keep_pending) {
+    uint64_t old = atomic_load_explicit(&run->remote, memory_order_relaxed);
+    if (keep_pending && DMI_REMOTE_COUNT(old) == 0) return 0;
+    old = atomic_fetch_and_explicit(&run->remote, keep_pending ? DMI_REMOTE_PENDING : 0,
+                                    memory_order_acquire);
+    unsigned count = DMI_REMOTE_COUNT(old);
+    if (count == 0) return 0;
+    void *first = DMI_REMOTE_HEAD(old), *last = first, *next;
+    while ((next = _dmi_link_get(last))) last = next;
+    _dmi_link_set(last, list_get(run));
+    list_set(run, first);
+    if (run->flags & DMI_RUN_TAKEN)
+        run->taken_count = (uint16_t)(run->taken_count + count);
+    else
+        atomic_store_explicit(&run->used,
+                              atomic_load_explicit(&run->used, memory_order_relaxed) - (int32_t)count,
+                              memory_order_relaxed);
+    return count;
+}
+
+/* ---- which blocks and pages are free ------------------------------------------------------------------ */
+
+static bool mark_list(const dmi_run *run, void *head, dmi_blockmap *map, size_t *left,
+                      const void **bad) {
+    const char *base = _dmi_run_base(run);
+    const void *holder = run;
+    for (void *b = head; b; holder = b, b = _dmi_link_get(b)) {
+        size_t offset = (size_t)((char *)b - base), i = offset / run->block_size;
+        if (i >= run->carved || offset % run->block_size || *left == 0 || _dmi_map_get(map, i) ||
+            !usable(run, i)) {
+            if (bad) *bad = holder;
+            return false;
+        }
+        map->word[i / 64] |= UINT64_C(1) << (i % 64);
+        (*left)--;
+    }
+    return true;
+}
+
+bool _dmi_lfh_free_map(const dmi_run *run, bool with_remote, dmi_blockmap *map, size_t *pinned,
+                       const void **bad) {
+    size_t left = run->carved;
+    memset(map->word, 0, _dmi_bits_words(run->carved) * sizeof(uint64_t));
+    uint64_t remote = atomic_load_explicit(&run->remote, memory_order_acquire);
+    if (!mark_list(run, list_get(run), map, &left, bad)) return false;
+    if (with_remote && !mark_list(run, DMI_REMOTE_HEAD(remote), map, &left, bad)) return false;
+    size_t pin = SIZE_MAX;
+    if ((run->flags & DMI_RUN_TAKEN_CURRENT) && run->taken_head)
+        pin = _dmi_lfh_index(run, run->taken_head);
+    if (pinned) *pinned = pin;
+    if (run->parked == 0) return true;
+    size_t pages = ((size_t)run->carved * run->block_size + _dmi_page - 1) >> _dmi_page_shift;
+    for (size_t p = 0; p < pages; p++) {
+        if (_dmi_page_usable(run->segment, run->first + p)) continue;
+        size_t from = (p << _dmi_page_shift) / run->block_size;
+        size_t to = (((p + 1) << _dmi_page_shift) - 1) / run->block_size + 1;
+        for (size_t i = from; i < to && i < run->carved; i++)
+            map->word[i / 64] |= UINT64_C(1) << (i % 64);
+    }
+    return true;
+}
+
+/* Are the blocks [from, to) of the map all free? */
+static bool all_free(const dmi_blockmap *map, size_t from, size_t to) {
+    for (size_t w = from / 64; from < to && w <= (to - 1) / 64; w++) {
+        uint64_t mask = _dmi_bits_mask(w, from, to - from);
+        if ((map->word[w] & mask) != mask) return false;
+    }
+    return true;
+}
+
+size_t _dmi_lfh_free_pages(const dmi_run *run, const dmi_blockmap *map, size_t pinned,
+                           uint64_t pages[2]) {
+    size_t n = 0;
+    pages[0] = pages[1] = 0;
+    for (size_t p = 0; p < run->pages; p++) {
+        if (!_dmi_page_usable(run->segment, run->first + p)) continue;
+        size_t from = (p << _dmi_page_shift) / run->block_size;
+        size_t to = (((p + 1) << _dmi_page_shift) - 1) / run->block_size + 1;
+        if (to > run->carved) to = run->carved;
+        if (pinned >= from && pinned < to) continue;
+        if (from < to && !all_free(map, from, to)) continue;
+        pages[p / 64] |= UINT64_C(1) << (p % 64);
+        n++;
+    }
+    return n;
+}
+
+static bool page_in(const uint64_t pages[2], size_t p) { return (pages[p / 64] >> (p % 64)) & 1; }
+
+/* Does block i stay off the list: it overlaps a page that goes or went? */
+static bool stays_off(const dmi_run *run, size_t i, const uint64_t pages[2]) {
+    size_t first, last;
+    pages_of(run, i, &first, &last);
+    for (size_t p = first; p <= last; p++)
+        if (page_in(pages, p) || !_dmi_page_usable(run->segment, run->first + p)) return true;
+    return false;
+}
+
+void _dmi_lfh_park(dmi_run *run, const dmi_blockmap *map, size_t pinned, const uint64_t pages[2]) {
+    while (run->carved && run->carved - 1u != pinned && _dmi_map_get(map, run->carved - 1u) &&
+           stays_off(run, run->carved - 1u, pages))
+        run->carved--;
+    /* Pages with a busy byte come first, so that the next blocks handed out fill them up; within
+     * each half the lowest address comes first. */
+    uint64_t empty[2];
+    (void)_dmi_lfh_free_pages(run, map, pinned, empty);
+    void *head = NULL;
+    size_t parked = 0;
+    for (int half = 0; half < 2; half++) {
+        for (size_t i = run->carved; i-- > 0;) {
+            if (!_dmi_map_get(map, i) || i == pinned) continue;
+            size_t first, last;
+            pages_of(run, i, &first, &last);
+            bool on_empty = page_in(empty, first) && page_in(empty, last);
+            if (on_empty != (half == 0)) continue;
+            if (stays_off(run, i, pages)) {
+                parked++;
+                continue;
+            }
+            char *block = _dmi_lfh_block(run, i);
+            _dmi_link_set(block, head);
+            head = block;
+        }
+    }
+    run->parked = (uint16_t)parked;
+    list_set(run, head);
+}
+
+size_t _dmi_lfh_ghosts(const dmi_run *run) {
+    size_t ghosts = 0, end = run->first + run->pages;
+    for (size_t p = run->first; p < end;) {
+        size_t from = _dmi_bits_find(run->segment->committed, p, end, false);
+        if (from == end) break;
+        size_t to = _dmi_bits_find(run->segment->committed, from, end, true);
+        size_t low = (((from - run->first) << _dmi_page_shift) + run->block_size - 1) / run->block_size;
+        size_t high = ((to - run->first) << _dmi_page_shift) / run->block_size;
+        if (high > run->capacity) high = run->capacity;
+        if (high > low) ghosts += high - low;
+        p = to;
+    }
+    return ghosts;
+}
+
+/* ---- take and repair ---------------------------------------------------------------------------------- */
+
+void _dmi_lfh_take(dmi_run *run, bool current) {
+    if (run->flags & DMI_RUN_TAKEN) return;
+    void *head = atomic_load_explicit(&run->head, memory_order_relaxed);
+    run->taken_head = head;
+    run->taken_count = 0;
+    run->taken_second = NULL;
+    run->list = head;
+    if (current && head) {
+        run->list = run->taken_second = _dmi_link_get(head);
+        _dmi_link_set(head, NULL);
+    }
+    run->flags = (uint8_t)(run->flags | DMI_RUN_TAKEN | (current ? DMI_RUN_TAKEN_CURRENT : 0));
+}
+
+void _dmi_lfh_repair(dmi_run *run) {
+    if (!(run->flags & DMI_RUN_TAKEN)) return;
+    bool current = run->flags & DMI_RUN_TAKEN_CURRENT;
+    void *head = atomic_load_explicit(&run->head, memory_order_relaxed);
+    void *list = run->list;
+    if (head == run->taken_head) {
+        /* Nothing was in flight. */
+        if (current && head) {
+            _dmi_link_set(head, list);
+            list = head;
+        }
+    } else if (current && (head == run->taken_second || head == NULL)) {
+        /* The head block was handed out. */
+    } else {
+        /* A free was in flight: the block at the head came back, its link is void. */
+        if (current && run->taken_head) {
+            _dmi_link_set(run->taken_head, list);
+            list = run->taken_head;
+        }
+        _dmi_link_set(head, list);
+        list = head;
+    }
+    run->flags &= (uint8_t)~(DMI_RUN_TAKEN | DMI_RUN_TAKEN_CURRENT);
+    atomic_store_explicit(&run->head, list, memory_order_relaxed);
+    atomic_store_explicit(
+        &run->used, atomic_load_explicit(&run->used, memory_order_relaxed) - run->taken_count,
+        memory_order_relaxed);
+    run->taken_count = 0;
+    run->list = run->taken_head = run->taken_second = NULL;
+}

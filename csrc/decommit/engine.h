@@ -1,0 +1,75 @@
+/* engine.h - floor 4: what to give back, and giving it back in batches.
+ *
+ * Works on what floors 2 and 3 recorded. The heap floor calls it with the locks that each function names,
+ * and knows about threads; the engine does not.
+ */
+#ifndef DMI_ENGINE_H
+#define DMI_ENGINE_H
+
+#include "../block/freelist.h"
+#include "../block/lfh.h"
+#include "../block/virtual.h"
+#include "policy.h"
+
+/* What a pass does with a free page. */
+typedef enum dmi_pass_kind {
+    DMI_PASS_AGE = 0,   /* give back what the last pass found free too, mark the rest */
+    DMI_PASS_ALL = 1,   /* give back everything */
+    DMI_PASS_LIMIT = 2, /* leave limit bytes of free pages, give back the rest */
+    DMI_PASS_COUNT = 3  /* only count: found */
+} dmi_pass_kind;
+
+#define DMI_BATCH 32
+/* decay: steps a half-life, and half-lives until the rest goes. */
+#define DMI_DECAY_RATE 4
+#define DMI_DECAY_STEPS (6 * DMI_DECAY_RATE)
+
+typedef struct dmi_engine {
+    dmi_space *space;
+    dmi_freelist *list;
+    dmi_policy policy;
+    dmi_how how; /* resolved */
+    /* -- one pass -- */
+    dmi_pass_kind kind;
+    uint64_t limit;  /* LIMIT: bytes of free pages that may remain */
+    uint64_t found;  /* bytes of free pages left standing so far */
+    uint64_t given;  /* bytes given back so far */
+    /* -- batch: ranges of one cache's runs, flushed before its lock is let go -- */
+    size_t count;
+    struct {
+        dmi_run *run;
+        uint32_t first, pages; /* page indices in the segment */
+    } batch[DMI_BATCH];
+    /* -- decay: free bytes that appeared in each of the last steps -- */
+    uint64_t step[DMI_DECAY_STEPS];
+    uint64_t last_free;
+} dmi_engine;
+
+void _dmi_engine_init(dmi_engine *engine, dmi_space *space, dmi_freelist *list,
+                      const dmi_policy *policy);
+/* Begin a pass. */
+void _dmi_engine_begin(dmi_engine *engine, dmi_pass_kind kind, uint64_t limit);
+/* Free runs, free-list blocks and kept virtual blocks. The heap's lock is held. */
+void _dmi_engine_backend(dmi_engine *engine);
+/* One LFH run, at rest or taken; its cache's lock is held, the run's remote list was collected. */
+void _dmi_engine_run(dmi_engine *engine, dmi_run *run);
+/* Give back what is batched. Before the lock of the batched runs' cache is let go. */
+void _dmi_engine_flush(dmi_engine *engine);
+/* Inline policies (eager, threshold) on a free run or the free block of a region that just came to be.
+ * The heap's lock is held. */
+void _dmi_engine_freed_run(dmi_engine *engine, dmi_run *run);
+void _dmi_engine_freed_block(dmi_engine *engine, dmi_run *run, dmi_tag *tag);
+/* The inline policies on all that is free in the back end: the policy changed. Heap locked. */
+void _dmi_engine_inline(dmi_engine *engine);
+/* Eager: the busy counts of an LFH block's pages after it was handed out (+1) or freed (-1); pages that
+ * became free are given back. The cache's lock is held. */
+void _dmi_engine_count_block(dmi_engine *engine, dmi_run *run, const void *block, int n);
+/* Eager: count a whole run afresh. 0 or ENOMEM. */
+int _dmi_engine_count_run(dmi_engine *engine, dmi_run *run);
+/* Free bytes on whole free pages of the back end now (for threshold and decay). Heap locked. */
+uint64_t _dmi_engine_backend_free(const dmi_engine *engine);
+/* Seconds between passes; -1: this policy has none. */
+double _dmi_engine_interval(const dmi_engine *engine);
+/* decay: bytes that may remain, given how many are free now; moves the curve one step on. */
+uint64_t _dmi_engine_decay_limit(dmi_engine *engine, uint64_t free_now);
+#endif

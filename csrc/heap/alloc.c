@@ -1,0 +1,183 @@
+/* alloc.c - the whole path of an allocation: bucket, free list, run of pages, or a mapping of its own. */
+#include "fast.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define CANARY(address) (_dmi_key ^ (uintptr_t)(address) ^ UINT64_C(0x5bd1e995a5a5a5a5))
+
+/* ---- hardened heaps: a word behind what the caller may use ------------------------------------------ */
+
+void _dmi_canary_set(const dmi_heap *heap, void *block, size_t usable) {
+    if (!heap->tail) return;
+    char *at = (char *)block + usable - sizeof(uint64_t);
+    uint64_t canary = CANARY(at);
+    memcpy(at, &canary, sizeof canary);
+}
+
+bool _dmi_canary_sound(const dmi_heap *heap, const void *block, size_t usable) {
+    if (!heap->tail) return true;
+    const char *at = (const char *)block + usable - sizeof(uint64_t);
+    uint64_t canary;
+    memcpy(&canary, at, sizeof canary);
+    return canary == CANARY(at);
+}
+
+/* ---- the ways ---------------------------------------------------------------------------------------- */
+
+static void *from_cache(dmi_heap *heap, unsigned bucket) {
+    bool shared = atomic_load_explicit(&heap->shared_only, memory_order_relaxed);
+    dmi_thread *self = shared ? NULL : _dmi_thread_self();
+    dmi_cache *cache = &heap->shared;
+    if (self) {
+        _dmi_thread_lock(self);
+        cache = _dmi_cache_get(self, heap);
+        if (!cache) _dmi_unlock(&self->lock);
+    }
+    if (!self || !cache) {
+        cache = &heap->shared;
+        _dmi_lock(cache->lock);
+    } else {
+        self->memo_heap = heap->handle;
+        self->memo = cache;
+    }
+    void *block = _dmi_cache_alloc(cache, bucket);
+    _dmi_unlock(cache->lock);
+    return block;
+}
+
+/* Count towards the bucket's activation. */
+static void activate(dmi_heap *heap, unsigned bucket, const void *block) {
+    unsigned key = _dmi_bucket(_dmi_freelist_usable(block) - 8);
+    if (++heap->bucket_live[key] < heap->lfh_live && ++heap->bucket_total[key] < heap->lfh_total)
+        return;
+    atomic_store_explicit(&heap->active[bucket], 1, memory_order_release);
+    atomic_store_explicit(&heap->lfh_active, true, memory_order_relaxed);
+}
+
+static void *from_list(dmi_heap *heap, size_t size, size_t align, unsigned bucket) {
+    _dmi_lock(&heap->lock);
+    void *block = _dmi_freelist_alloc(&heap->list, size + heap->tail, align);
+    if (block && !(heap->flags & (DMI_HEAP_NO_LFH | DMI_HEAP_HARDENED)))
+        activate(heap, bucket, block);
+    if (block) _dmi_canary_set(heap, block, _dmi_freelist_usable(block));
+    _dmi_unlock(&heap->lock);
+    return block;
+}
+
+static void *from_pages(dmi_heap *heap, size_t size, size_t align, bool *zero) {
+    size_t total = size + heap->tail;
+    dmi_run *run;
+    _dmi_lock(&heap->lock);
+    if (total < DMI_VIRTUAL_MIN && align <= DMI_VIRTUAL_MIN) {
+        size_t align_pages = align > _dmi_page ? align >> _dmi_page_shift : 1;
+        run = _dmi_run_alloc(&heap->space, _dmi_pages(total ? total : 1), align_pages, DMI_RUN_LARGE, true,
+                             zero);
+    } else {
+        run = _dmi_virtual_alloc(&heap->space, total, align, zero);
+    }
+    void *block = run ? _dmi_run_base(run) : NULL;
+    if (run) _dmi_canary_set(heap, block, _dmi_run_size(run));
+    _dmi_unlock(&heap->lock);
+    return block;
+}
+
+/* The bucket whose blocks all have that alignment and hold size bytes; DMI_BUCKETS when there is none. */
+static unsigned aligned_bucket(size_t size, size_t align) {
+    if (align > _dmi_page || size > DMI_BUCKET_MAX) return DMI_BUCKETS;
+    unsigned bucket = _dmi_bucket((size + align - 1) & ~(align - 1));
+    while (bucket < DMI_BUCKETS && _dmi_bucket_size[bucket] % align) bucket++;
+    return bucket;
+}
+
+void *_dmi_heap_alloc(dmi_heap *heap, size_t size, size_t align, bool *zero) {
+    bool unused;
+    if (!zero) zero = &unused;
+    *zero = false;
+    _dmi_heap_tick(heap);
+    void *block = NULL;
+    if (size > (size_t)PTRDIFF_MAX - DMI_VIRTUAL_MIN) goto fail;
+    unsigned bucket =
+        align <= 16 ? (size <= DMI_BUCKET_MAX ? _dmi_bucket(size) : DMI_BUCKETS) : aligned_bucket(size, align);
+    if (bucket < DMI_BUCKETS) {
+        if (atomic_load_explicit(&heap->active[bucket], memory_order_acquire))
+            block = from_cache(heap, bucket);
+        else
+            block = from_list(heap, size, align < 16 ? 16 : align, bucket);
+    } else {
+        block = from_pages(heap, size, align, zero);
+    }
+    if (block) return block;
+fail:
+    errno = ENOMEM;
+    return NULL;
+}
+
+void *_dmi_malloc_slow(size_t size) {
+    dmi_heap *heap = _dmi_default_heap();
+    if (!heap) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    return _dmi_heap_alloc(heap, size, 1, NULL);
+}
+
+void *_dmi_heap_malloc_slow(void *handle, size_t size) {
+    dmi_heap *heap = _dmi_heap_resolve(handle);
+    return heap ? _dmi_heap_alloc(heap, size, 1, NULL) : NULL;
+}
+
+/* ---- the public doors ---------------------------------------------------------------------------------- */
+
+void *dmi_malloc(size_t size) { return _dmi_fast_malloc(size); }
+void *dmi_heap_malloc(void *handle, size_t size) { return _dmi_fast_heap_malloc(handle, size); }
+
+static void *cleared(dmi_heap *heap, size_t count, size_t size) {
+    size_t total;
+    bool zero;
+    if (__builtin_mul_overflow(count, size, &total)) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    void *block = _dmi_heap_alloc(heap, total, 1, &zero);
+    if (block && !zero) memset(block, 0, total);
+    return block;
+}
+
+void *dmi_calloc(size_t count, size_t size) {
+    size_t total;
+    if (!__builtin_mul_overflow(count, size, &total) && total <= DMI_BUCKET_MAX) {
+        void *block = _dmi_fast_malloc(total);
+        return block ? memset(block, 0, total) : NULL;
+    }
+    dmi_heap *heap = _dmi_default_heap();
+    return heap ? cleared(heap, count, size) : NULL;
+}
+
+void *dmi_heap_calloc(void *handle, size_t count, size_t size) {
+    size_t total;
+    if (!__builtin_mul_overflow(count, size, &total) && total <= DMI_BUCKET_MAX) {
+        void *block = _dmi_fast_heap_malloc(handle, total);
+        return block ? memset(block, 0, total) : NULL;
+    }
+    dmi_heap *heap = _dmi_heap_resolve(handle);
+    return heap ? cleared(heap, count, size) : NULL;
+}
+
+static void *aligned(dmi_heap *heap, size_t align, size_t size) {
+    if (align == 0 || align & (align - 1)) {
+        errno = EINVAL;
+        return NULL;
+    }
+    return _dmi_heap_alloc(heap, size, align, NULL);
+}
+
+void *dmi_aligned_alloc(size_t align, size_t size) {
+    dmi_heap *heap = _dmi_default_heap();
+    return heap ? aligned(heap, align, size) : NULL;
+}
+
+void *dmi_heap_aligned_alloc(void *handle, size_t align, size_t size) {
+    dmi_heap *heap = _dmi_heap_resolve(handle);
+    return heap ? aligned(heap, align, size) : NULL;
+}

@@ -1,0 +1,380 @@
+/* cache.c - one thread's subsegments of one heap: where a block comes from when the fast path is empty. */
+#include "fast.h"
+
+#include <errno.h>
+
+static dmi_lock pool_lock;
+static dmi_pool pool = {.name = "dmi-caches", .item = (sizeof(dmi_cache) + 63) / 64 * 64, .chunk = 1024};
+
+void _dmi_cache_init(dmi_cache *cache, dmi_heap *heap, dmi_thread *thread, dmi_lock *lock) {
+    for (size_t b = 0; b < DMI_BUCKETS; b++) {
+        cache->current[b] = &_dmi_no_run;
+        cache->avail[b].head = cache->avail[b].tail = NULL;
+        cache->spare[b] = NULL;
+    }
+    atomic_store_explicit(&cache->pending, NULL, memory_order_relaxed);
+    cache->heap = heap;
+    cache->thread = thread;
+    cache->lock = lock;
+    cache->taken = NULL;
+}
+
+dmi_cache *_dmi_cache_get(dmi_thread *self, dmi_heap *heap) {
+    for (dmi_cache *cache = self->caches; cache; cache = cache->next_of_thread)
+        if (cache->heap == heap) return cache;
+    dmi_cache *cache = &self->cache;
+    if (heap != _dmi_default) {
+        _dmi_lock(&pool_lock);
+        cache = _dmi_pool_alloc(&pool);
+        _dmi_unlock(&pool_lock);
+        if (!cache) return NULL;
+    }
+    _dmi_cache_init(cache, heap, self, &self->lock);
+    cache->next_of_thread = self->caches;
+    self->caches = cache;
+    _dmi_lock(&heap->lock);
+    cache->prev_of_heap = NULL;
+    cache->next_of_heap = heap->caches;
+    if (cache->next_of_heap) cache->next_of_heap->prev_of_heap = cache;
+    heap->caches = cache;
+    _dmi_unlock(&heap->lock);
+    return cache;
+}
+
+void _dmi_cache_drop(dmi_cache *cache) {
+    dmi_thread *thread = cache->thread;
+    dmi_cache **link = &thread->caches;
+    while (*link != cache) link = &(*link)->next_of_thread;
+    *link = cache->next_of_thread;
+    if (thread->memo == cache) {
+        thread->memo_heap = NULL;
+        thread->memo = NULL;
+    }
+    cache->heap = NULL;
+    if (cache == &thread->cache) return;
+    _dmi_lock(&pool_lock);
+    _dmi_pool_free(&pool, cache);
+    _dmi_unlock(&pool_lock);
+}
+
+/* ---- lists of runs ------------------------------------------------------------------------------------ */
+
+/* avail: runs with blocks on their list, oldest first. spare: runs with none that can grow by carving
+ * or by committing again, latest first. */
+static void list_add(dmi_cache *cache, dmi_run *run, dmi_run_place place) {
+    run->place = (uint8_t)place;
+    if (place == DMI_PLACE_SPARE) {
+        run->prev = NULL;
+        run->next = cache->spare[run->bucket];
+        if (run->next) run->next->prev = run;
+        cache->spare[run->bucket] = run;
+        return;
+    }
+    run->next = NULL;
+    run->prev = cache->avail[run->bucket].tail;
+    if (run->prev) run->prev->next = run;
+    else cache->avail[run->bucket].head = run;
+    cache->avail[run->bucket].tail = run;
+}
+
+static void list_remove(dmi_cache *cache, dmi_run *run) {
+    if (run->prev) run->prev->next = run->next;
+    else if (run->place == DMI_PLACE_SPARE) cache->spare[run->bucket] = run->next;
+    else cache->avail[run->bucket].head = run->next;
+    if (run->next) run->next->prev = run->prev;
+    else if (run->place == DMI_PLACE_AVAIL) cache->avail[run->bucket].tail = run->prev;
+    run->next = run->prev = NULL;
+    run->place = DMI_PLACE_FULL;
+}
+
+/* How many frees a full run waits for before it is listed again: a few, so that a run does not come and
+ * go with every block. */
+static int32_t patience(const dmi_run *run) {
+    int32_t k = run->capacity / 8;
+    return k < 1 ? 1 : k;
+}
+
+static bool can_grow(const dmi_run *run) { return run->parked || run->carved < run->capacity; }
+
+/* Put a run that is in no list and has nothing on its own where it belongs. */
+static void retire(dmi_cache *cache, dmi_run *run) {
+    if (can_grow(run)) {
+        _dmi_lfh_set_bias(run, 0);
+        list_add(cache, run, DMI_PLACE_SPARE);
+    } else {
+        run->place = DMI_PLACE_FULL;
+        _dmi_lfh_set_bias(run, patience(run) - _dmi_lfh_busy(run));
+    }
+}
+
+static void make_current(dmi_cache *cache, dmi_run *run) {
+    run->place = DMI_PLACE_CURRENT;
+    _dmi_lfh_set_bias(run, DMI_BIAS_CURRENT);
+    cache->current[run->bucket] = run;
+}
+
+static bool empty(const dmi_run *run) {
+    return _dmi_lfh_busy(run) == 0 &&
+           !(atomic_load_explicit(&run->remote, memory_order_relaxed) & DMI_REMOTE_PENDING);
+}
+
+/* Give an empty run in no list back to the segment. */
+static void release(dmi_cache *cache, dmi_run *run) {
+    dmi_heap *heap = cache->heap;
+    _dmi_lock(&heap->lock);
+    dmi_run *freed = _dmi_run_free(&heap->space, run);
+    _dmi_engine_freed_run(&heap->engine, freed);
+    _dmi_unlock(&heap->lock);
+}
+
+void _dmi_cache_settle(dmi_cache *cache, dmi_run *run) {
+    if (run->place == DMI_PLACE_CURRENT) return;
+    if (run->place == DMI_PLACE_FULL) {
+        _dmi_lfh_set_bias(run, 0);
+        list_add(cache, run, DMI_PLACE_AVAIL);
+    }
+    if (empty(run)) {
+        list_remove(cache, run);
+        release(cache, run);
+    }
+}
+
+/* Is it time to settle a run whose count changed by more than one at once? */
+static bool due(const dmi_run *run) {
+    if (run->place == DMI_PLACE_CURRENT) return false;
+    if (run->place == DMI_PLACE_FULL)
+        return atomic_load_explicit(&run->used, memory_order_relaxed) <= 0;
+    return empty(run);
+}
+
+/* ---- remote frees -------------------------------------------------------------------------------------- */
+
+static void pend_on(dmi_cache *cache, dmi_run *run) {
+    dmi_run *head = atomic_load_explicit(&cache->pending, memory_order_relaxed);
+    do {
+        atomic_store_explicit(&run->pending_next, head, memory_order_relaxed);
+    } while (!atomic_compare_exchange_weak_explicit(&cache->pending, &head, run, memory_order_release,
+                                                    memory_order_relaxed));
+}
+
+void _dmi_cache_pend(dmi_run *run) {
+    pend_on(atomic_load_explicit(&run->cache, memory_order_acquire), run);
+}
+
+void _dmi_cache_drain(dmi_cache *cache) {
+    if (!atomic_load_explicit(&cache->pending, memory_order_relaxed)) return;
+    dmi_run *run = atomic_exchange_explicit(&cache->pending, NULL, memory_order_acquire), *next;
+    for (; run; run = next) {
+        next = atomic_load_explicit(&run->pending_next, memory_order_relaxed);
+        dmi_cache *owner = atomic_load_explicit(&run->cache, memory_order_acquire);
+        if (owner != cache) { /* it moved while it was on its way here */
+            pend_on(owner, run);
+            continue;
+        }
+        (void)_dmi_lfh_collect(run, false);
+        if (run->flags & DMI_RUN_TAKEN) continue;
+        if (run->flags & DMI_RUN_COUNTED) (void)_dmi_engine_count_run(&cache->heap->engine, run);
+        if (due(run)) _dmi_cache_settle(cache, run);
+    }
+}
+
+/* ---- taken runs ------------------------------------------------------------------------------------------ */
+
+void _dmi_cache_take_run(dmi_cache *cache, dmi_run *run) {
+    if (!cache->thread || cache->thread->state != DMI_THREAD_TAKEN) return;
+    if (run->flags & DMI_RUN_TAKEN) return;
+    _dmi_lfh_take(run, run->place == DMI_PLACE_CURRENT);
+    run->taken_next = cache->taken;
+    cache->taken = run;
+}
+
+void _dmi_cache_repair(dmi_cache *cache) {
+    dmi_run *run = cache->taken, *next;
+    cache->taken = NULL;
+    for (; run; run = next) {
+        next = run->taken_next;
+        run->taken_next = NULL;
+        _dmi_lfh_repair(run);
+        if (due(run)) _dmi_cache_settle(cache, run);
+    }
+    dmi_heap *heap = cache->heap;
+    if (cache->thread && atomic_load_explicit(&heap->shared_only, memory_order_relaxed))
+        _dmi_cache_hand_over(cache);
+}
+
+/* ---- handing out -------------------------------------------------------------------------------------------- */
+
+/* Make a run that belongs to `from` this cache's own. */
+static void adopt(dmi_cache *cache, dmi_run *run) {
+    uintptr_t token = cache->thread ? (uintptr_t)cache->thread : DMI_OWNER_NONE;
+    atomic_store_explicit(&run->cache, cache, memory_order_release);
+    atomic_store_explicit(&run->owner, token, memory_order_release);
+}
+
+static dmi_run *steal_from(dmi_cache *from, dmi_cache *cache, unsigned bucket) {
+    _dmi_cache_drain(from);
+    dmi_run *run = from->avail[bucket].head;
+    if (!run) run = from->spare[bucket];
+    if (run) {
+        list_remove(from, run);
+    } else if (from->current[bucket] != &_dmi_no_run) {
+        run = from->current[bucket];
+        from->current[bucket] = &_dmi_no_run;
+    }
+    if (run) {
+        run->place = DMI_PLACE_FULL;
+        run->flags &= (uint8_t)~DMI_RUN_COUNTED;
+        adopt(cache, run);
+    }
+    return run;
+}
+
+/* A run of the bucket that nobody else will use: of the shared cache, or of a thread that ended. */
+static dmi_run *steal(dmi_cache *cache, unsigned bucket) {
+    dmi_heap *heap = cache->heap;
+    dmi_run *run = NULL;
+    if (cache != &heap->shared &&
+        (heap->shared.avail[bucket].head || heap->shared.spare[bucket]) &&
+        _dmi_lock_try(&heap->shared_lock)) {
+        run = steal_from(&heap->shared, cache, bucket);
+        _dmi_unlock(&heap->shared_lock);
+    }
+    if (run || atomic_load_explicit(&heap->abandoned, memory_order_relaxed) == 0) return run;
+    _dmi_lock(&heap->lock);
+    for (dmi_cache *from = heap->caches; from && !run; from = from->next_of_heap) {
+        if (from == cache || !_dmi_lock_try(from->lock)) continue;
+        if (from->thread->state == DMI_THREAD_ABANDONED) run = steal_from(from, cache, bucket);
+        _dmi_unlock(from->lock);
+    }
+    _dmi_unlock(&heap->lock);
+    return run;
+}
+
+static dmi_run *fresh(dmi_cache *cache, unsigned bucket) {
+    dmi_heap *heap = cache->heap;
+    _dmi_lock(&heap->lock);
+    dmi_run *run = _dmi_run_alloc(&heap->space, _dmi_pages(_dmi_bucket_run(bucket)), 1, DMI_RUN_LFH,
+                                  false, NULL);
+    if (run) {
+        _dmi_lfh_init(run, bucket);
+        adopt(cache, run);
+        if (!cache->thread && atomic_load_explicit(&heap->shared_only, memory_order_relaxed) &&
+            _dmi_engine_count_run(&heap->engine, run)) {
+            (void)_dmi_run_free(&heap->space, run);
+            run = NULL;
+        }
+    }
+    _dmi_unlock(&heap->lock);
+    return run;
+}
+
+static bool listed(dmi_run *run) {
+    return atomic_load_explicit(&run->head, memory_order_relaxed) || _dmi_lfh_collect(run, true);
+}
+static bool grown(dmi_run *run, int *error) {
+    return _dmi_lfh_carve(run, error) || (!*error && _dmi_lfh_unpark(run, error));
+}
+
+/* Let the bucket's current run have something on its list, by the cheapest way there is: blocks that came
+ * back, then blocks never used or given back, then a run of others, then a new one. */
+static bool refill(dmi_cache *cache, unsigned bucket) {
+    dmi_run *old = cache->current[bucket], *run;
+    int error = 0;
+    _dmi_cache_drain(cache);
+    if (old != &_dmi_no_run && listed(old)) return true;
+    while ((run = cache->avail[bucket].head)) {
+        list_remove(cache, run);
+        if (listed(run)) {
+            if (old != &_dmi_no_run) retire(cache, old);
+            make_current(cache, run);
+            return true;
+        }
+        retire(cache, run);
+    }
+    if (old != &_dmi_no_run) {
+        if (grown(old, &error)) return true;
+        if (error) return false;
+        cache->current[bucket] = &_dmi_no_run;
+        retire(cache, old);
+    }
+    while ((run = cache->spare[bucket]) || (run = steal(cache, bucket))) {
+        if (run->place == DMI_PLACE_SPARE) list_remove(cache, run);
+        if (listed(run) || grown(run, &error)) {
+            make_current(cache, run);
+            return true;
+        }
+        retire(cache, run);
+        if (error) return false;
+    }
+    run = fresh(cache, bucket);
+    if (!run) return false;
+    if (!_dmi_lfh_carve(run, &error)) {
+        release(cache, run);
+        return false;
+    }
+    make_current(cache, run);
+    return true;
+}
+
+void *_dmi_cache_alloc(dmi_cache *cache, unsigned bucket) {
+    void *block = _dmi_fast_pop(cache->current[bucket]);
+    if (!block) {
+        if (!refill(cache, bucket)) return NULL;
+        block = _dmi_fast_pop(cache->current[bucket]);
+    }
+    dmi_run *run = cache->current[bucket];
+    if (run->flags & DMI_RUN_COUNTED)
+        _dmi_engine_count_block(&cache->heap->engine, run, block, 1);
+    return block;
+}
+
+void _dmi_cache_free(dmi_cache *cache, dmi_run *run, void *block) {
+    _dmi_link_set(block, atomic_load_explicit(&run->head, memory_order_relaxed));
+    atomic_store_explicit(&run->head, block, memory_order_relaxed);
+    int32_t used = _dmi_used_add(run, -1);
+    if (run->flags & DMI_RUN_COUNTED)
+        _dmi_engine_count_block(&cache->heap->engine, run, block, -1);
+    if (used == 0) _dmi_cache_settle(cache, run);
+}
+
+void _dmi_cache_hand_over(dmi_cache *cache) {
+    dmi_heap *heap = cache->heap;
+    dmi_cache *shared = &heap->shared;
+    _dmi_lock(&heap->shared_lock);
+    _dmi_lock(&heap->lock);
+    for (dmi_segment *segment = heap->space.segments; segment; segment = segment->next) {
+        size_t page = 0;
+        while (page < segment->pages) {
+            dmi_run *run = _dmi_segment_run(segment, page);
+            page += run->pages;
+            if (run->kind != DMI_RUN_LFH ||
+                atomic_load_explicit(&run->cache, memory_order_relaxed) != cache)
+                continue;
+            if (run->place == DMI_PLACE_CURRENT) cache->current[run->bucket] = &_dmi_no_run;
+            else if (run->place != DMI_PLACE_FULL) list_remove(cache, run);
+            _dmi_lfh_set_bias(run, 0);
+            adopt(shared, run);
+            /* Without memory for its counts the run's pages wait for the next pass. */
+            (void)_dmi_engine_count_run(&heap->engine, run);
+            list_add(shared, run, DMI_PLACE_AVAIL);
+        }
+    }
+    _dmi_unlock(&heap->lock);
+    _dmi_unlock(&heap->shared_lock);
+}
+
+dmi_cache *_dmi_cache_lock_of(dmi_run *run, bool take) {
+    for (;;) {
+        dmi_cache *cache = atomic_load_explicit(&run->cache, memory_order_acquire);
+        if (!cache) return NULL;
+        if (take && cache->thread) {
+            if (!_dmi_thread_take(cache->thread)) return NULL;
+        } else {
+            _dmi_lock(cache->lock);
+        }
+        if (atomic_load_explicit(&run->cache, memory_order_relaxed) == cache) return cache;
+        _dmi_unlock(cache->lock);
+    }
+}
+
+size_t _dmi_caches_metadata(void) { return pool.live_bytes; }

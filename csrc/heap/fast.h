@@ -1,0 +1,76 @@
+/* fast.h - the fast paths, inlined into every door that has the malloc interface.
+ *
+ * They take no lock and no atomic read-modify-write. The owner of a run reads and writes its head, used
+ * and links with plain instructions; others look at them only after a barrier (see thread.c), and then
+ * never write them. A free writes its link before the head, so that a list that is cut short at any
+ * instruction (fork) is still a list.
+ */
+#ifndef DMI_FAST_H
+#define DMI_FAST_H
+
+#include "heap.h"
+
+#if defined(_WIN32)
+#define DMI_TLS _Thread_local
+#else
+#define DMI_TLS __attribute__((tls_model("initial-exec"))) _Thread_local
+#endif
+
+extern dmi_thread _dmi_no_thread;
+extern DMI_TLS dmi_thread *_dmi_self; /* the record, or &_dmi_no_thread */
+
+/* The race detector needs to see that takers may read what owners write; without it relaxed atomics would
+ * cost two instructions a count. */
+#if defined(__SANITIZE_THREAD__)
+static inline int32_t _dmi_used_add(dmi_run *run, int32_t n) {
+    int32_t used = atomic_load_explicit(&run->used, memory_order_relaxed) + n;
+    atomic_store_explicit(&run->used, used, memory_order_relaxed);
+    return used;
+}
+#else
+static inline int32_t _dmi_used_add(dmi_run *run, int32_t n) {
+    int32_t *used = (int32_t *)(void *)&run->used;
+    return *used += n;
+}
+#endif
+
+static inline void *_dmi_fast_pop(dmi_run *run) {
+    void *block = atomic_load_explicit(&run->head, memory_order_relaxed);
+    if (__builtin_expect(block != NULL, 1)) {
+        atomic_store_explicit(&run->head, _dmi_link_get(block), memory_order_relaxed);
+        (void)_dmi_used_add(run, 1);
+    }
+    return block;
+}
+
+static inline void *_dmi_fast_malloc(size_t size) {
+    if (__builtin_expect(size <= DMI_BUCKET_MAX, 1)) {
+        void *block = _dmi_fast_pop(_dmi_self->cache.current[_dmi_bucket(size)]);
+        if (__builtin_expect(block != NULL, 1)) return block;
+    }
+    return _dmi_malloc_slow(size);
+}
+
+static inline void *_dmi_fast_heap_malloc(void *handle, size_t size) {
+    dmi_thread *self = _dmi_self;
+    if (__builtin_expect(self->memo_heap == handle && size <= DMI_BUCKET_MAX, 1)) {
+        void *block = _dmi_fast_pop(self->memo->current[_dmi_bucket(size)]);
+        if (__builtin_expect(block != NULL, 1)) return block;
+    }
+    return _dmi_heap_malloc_slow(handle, size);
+}
+
+static inline void _dmi_fast_free(void *block) {
+    dmi_run *run = _dmi_pagemap_get(block);
+    if (__builtin_expect(atomic_load_explicit(&run->owner, memory_order_relaxed) ==
+                             (uintptr_t)_dmi_self,
+                         1)) {
+        _dmi_link_set(block, atomic_load_explicit(&run->head, memory_order_relaxed));
+        atomic_signal_fence(memory_order_release);
+        atomic_store_explicit(&run->head, block, memory_order_relaxed);
+        if (__builtin_expect(_dmi_used_add(run, -1) == 0, 0)) _dmi_free_settle(run);
+        return;
+    }
+    _dmi_free_slow(block, run);
+}
+#endif

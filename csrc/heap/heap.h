@@ -1,0 +1,203 @@
+/* heap.h - floor 5: the one floor that knows the whole path of a request.
+ *
+ * Locks, in the order they may be taken: heap->pass, registry, thread->lock or heap->shared_lock (one of
+ * them; another thread's only by trying), heap->lock, then the small locks below (page map, pools).
+ */
+#ifndef DMI_HEAP_H
+#define DMI_HEAP_H
+
+#include "../block/freelist.h"
+#include "../block/lfh.h"
+#include "../block/virtual.h"
+#include "../decommit/engine.h"
+#include "../os/lock.h"
+#include "../segment/pool.h"
+
+#include <dmi/dmi.h>
+
+typedef struct dmi_heap dmi_heap;
+typedef struct dmi_cache dmi_cache;
+typedef struct dmi_thread dmi_thread;
+
+/* One thread's LFH state for one heap; or the heap's shared one, for eager heaps and for threads
+ * without a record. Its lock protects everything here and the lists of its runs. */
+struct dmi_cache {
+    dmi_run *current[DMI_BUCKETS]; /* what the fast path allocates from; _dmi_no_run: nothing */
+    struct {
+        dmi_run *head, *tail; /* runs with something to hand out, oldest first */
+    } avail[DMI_BUCKETS];
+    dmi_run *spare[DMI_BUCKETS]; /* runs with nothing on their list that can grow, latest first */
+    _Atomic(dmi_run *) pending; /* runs that got remote frees, through pending_next */
+    dmi_heap *heap;     /* NULL: not in use */
+    dmi_thread *thread; /* NULL: a shared cache */
+    dmi_lock *lock;
+    dmi_run *taken;             /* runs of this cache that are taken, through taken_next */
+    dmi_cache *next_of_thread;
+    dmi_cache *next_of_heap, *prev_of_heap; /* under heap->lock */
+};
+
+typedef enum dmi_thread_state {
+    DMI_THREAD_LIVE = 0,
+    DMI_THREAD_TAKEN = 1,    /* its TLS word points to _dmi_no_thread; it repairs in its next slow path */
+    DMI_THREAD_ABANDONED = 2 /* its thread ended; the next new thread adopts it */
+} dmi_thread_state;
+
+/* A thread's record. Its address is the token that runs name as their owner. Never freed. */
+struct dmi_thread {
+    dmi_cache cache; /* of the default heap, first: the fast path indexes it */
+    void *memo_heap; /* handle and cache of the last other heap used */
+    dmi_cache *memo;
+    dmi_lock lock;
+    dmi_thread_state state;
+    dmi_thread **tls;       /* that thread's _dmi_self */
+    dmi_cache *caches;      /* every cache in use, through next_of_thread */
+    dmi_thread *next;       /* all records, through the registry */
+    dmi_thread *abandoned;  /* those without a thread */
+    uint64_t os_id;
+};
+
+struct dmi_heap {
+    dmi_lock lock;        /* space, list, activation, caches */
+    dmi_lock shared_lock; /* shared */
+    dmi_lock pass;        /* one pass, walk, trim or policy change at a time */
+    dmi_space space;
+    dmi_freelist list;
+    dmi_engine engine;
+    void *handle;
+    uint32_t flags; /* DMI_HEAP_* */
+    uint32_t tail;  /* bytes behind each block that are not the caller's: the canary of hardened heaps */
+    bool live;
+    _Atomic bool shared_only; /* eager: every block through the shared cache */
+    _Atomic bool lfh_active;
+    uint32_t lfh_live, lfh_total; /* activation thresholds */
+    uint32_t bucket_live[DMI_BUCKETS], bucket_total[DMI_BUCKETS];
+    _Atomic uint8_t active[DMI_BUCKETS];
+    _Atomic uint32_t abandoned; /* caches of ended threads */
+    _Atomic uint64_t next_pass; /* heap clock, ns */
+    uint64_t manual_now;
+    dmi_thread *frozen; /* newest record when the heap was frozen */
+    dmi_cache *caches; /* of threads */
+    dmi_cache shared;
+    dmi_heap *next, *prev; /* registry, oldest first */
+    char name[48];
+    char label[64]; /* of its mappings */
+};
+
+static inline dmi_heap *_dmi_heap_of_space(dmi_space *space) {
+    return (dmi_heap *)(void *)((char *)space - offsetof(dmi_heap, space));
+}
+static inline dmi_heap *_dmi_heap_of_run(const dmi_run *run) {
+    return _dmi_heap_of_space(run->segment->space);
+}
+
+/* ---- heap.c ---- */
+extern dmi_heap *_dmi_default; /* NULL before the first use */
+/* The default heap, made if need be; NULL: out of memory. */
+dmi_heap *_dmi_default_heap(void);
+/* The heap of a handle, NULL (errno EINVAL) when it is stale. */
+dmi_heap *_dmi_heap_resolve(void *handle);
+/* Visit live heaps with the registry locked; visit returns non-zero to stop. */
+int _dmi_heaps_each(int (*visit)(dmi_heap *, void *), void *argument);
+uint64_t _dmi_heap_clock(dmi_heap *heap);
+/* The registry of heaps around fork, and visiting them while it is locked. */
+void _dmi_heaps_fork_lock(void);
+void _dmi_heaps_fork_unlock(void);
+int _dmi_heaps_each_locked(int (*visit)(dmi_heap *, void *), void *argument);
+/* Count every LFH run afresh from its lists (fork child). */
+int _dmi_heap_recount(dmi_heap *heap, void *unused);
+/* Options for the default heap, before it is made (preload). */
+void _dmi_default_options(const dmi_heap_options *options);
+
+/* ---- thread.c ---- */
+/* The record of this thread; NULL: it has none and gets none (too early, too late, no memory). */
+dmi_thread *_dmi_thread_self(void);
+/* Lock a record as its owner: brings it in order when it was taken. */
+void _dmi_thread_lock(dmi_thread *self);
+/* Lock a record from outside so that its caches may be read and its lists swept: a live thread other
+ * than the caller is taken. False: it cannot be had now (no barrier on this OS); nothing is locked. */
+bool _dmi_thread_take(dmi_thread *thread);
+/* All records, newest first. */
+dmi_thread *_dmi_threads(void);
+int _dmi_threads_setup(void);
+/* Committed bytes of the records. */
+size_t _dmi_threads_metadata(void);
+
+/* ---- cache.c ---- */
+void _dmi_cache_init(dmi_cache *cache, dmi_heap *heap, dmi_thread *thread, dmi_lock *lock);
+/* The cache of this thread for that heap; made if need be. NULL: no memory. Self is locked. */
+dmi_cache *_dmi_cache_get(dmi_thread *self, dmi_heap *heap);
+/* Hand out a block. NULL with *error 0 never happens. The cache is locked. */
+void *_dmi_cache_alloc(dmi_cache *cache, unsigned bucket);
+/* Free a block of one of its runs. The cache is locked, the run not taken. */
+void _dmi_cache_free(dmi_cache *cache, dmi_run *run, void *block);
+/* used became 0: release the run or list it. Locked. */
+void _dmi_cache_settle(dmi_cache *cache, dmi_run *run);
+/* Take in all runs with remote frees. Locked. */
+void _dmi_cache_drain(dmi_cache *cache);
+/* Enter a run in the pending list of the cache that owns it. No lock. */
+void _dmi_cache_pend(dmi_run *run);
+/* Bring the runs that were taken in order. Locked by the owner, or the owner is gone. */
+void _dmi_cache_repair(dmi_cache *cache);
+/* Mark the run as taken if its cache's thread is. The cache is locked. */
+void _dmi_cache_take_run(dmi_cache *cache, dmi_run *run);
+/* Move every run of a thread's cache to the heap's shared one: the heap became eager. The thread's lock
+ * is held and it is at rest. */
+void _dmi_cache_hand_over(dmi_cache *cache);
+/* Forget a cache: its heap goes. Its thread's lock is held and it is taken or the caller's. */
+void _dmi_cache_drop(dmi_cache *cache);
+/* Lock the cache that owns an LFH run, whoever that is; take: its thread is taken too. NULL: it cannot be
+ * taken, or the run has no owner. */
+dmi_cache *_dmi_cache_lock_of(dmi_run *run, bool take);
+/* Committed bytes of the caches. */
+size_t _dmi_caches_metadata(void);
+
+/* ---- alloc.c ---- */
+void *_dmi_malloc_slow(size_t size);
+void *_dmi_heap_malloc_slow(void *handle, size_t size);
+void *_dmi_heap_alloc(dmi_heap *heap, size_t size, size_t align, bool *zero);
+
+/* Hardened heaps: write, check the word behind a block's usable bytes (tail included in usable). */
+void _dmi_canary_set(const dmi_heap *heap, void *block, size_t usable);
+bool _dmi_canary_sound(const dmi_heap *heap, const void *block, size_t usable);
+
+/* ---- free.c ---- */
+void _dmi_free_slow(void *block, dmi_run *run);
+/* A local free made used 0. */
+void _dmi_free_settle(dmi_run *run);
+/* Write what went wrong to standard error and abort. */
+void _dmi_die(int fault, const char *call, const void *address);
+/* What a pointer is to that heap (NULL: to any). */
+int _dmi_check(dmi_heap *heap, const void *block, dmi_run **run);
+
+/* ---- pass.c ---- */
+/* Do what the policy wants done by now. Call without locks; cheap when nothing is due. */
+void _dmi_heap_tick(dmi_heap *heap);
+/* A full pass of the given kind; heap->pass is held. */
+void _dmi_heap_pass(dmi_heap *heap, dmi_pass_kind kind);
+/* Decide when the next pass is due. */
+void _dmi_heap_schedule(dmi_heap *heap, uint64_t now);
+/* Give back everything; returns the bytes. */
+uint64_t _dmi_heap_trim(dmi_heap *heap);
+
+/* ---- visit.c ---- */
+typedef enum dmi_visit_lock {
+    DMI_VISIT_LOCK = 0, /* lock the cache of an LFH run: counts may move, lists may not be read */
+    DMI_VISIT_TAKE = 1  /* take its thread as well: lists are at rest */
+} dmi_visit_lock;
+/* Visit every run of every segment, by address. heap->pass is held. An LFH run is visited with its
+ * cache locked (cache), any other with the heap's lock held (cache NULL). A run that cannot be taken is
+ * visited with DMI_VISIT_LOCK's guarantee and *taken false. */
+typedef struct dmi_visitor {
+    void (*run)(struct dmi_visitor *self, dmi_heap *heap, dmi_cache *cache, dmi_run *run);
+    dmi_visit_lock lock;
+    bool taken; /* set for each LFH run: its lists are at rest */
+} dmi_visitor;
+void _dmi_heap_visit(dmi_heap *heap, dmi_visitor *visitor);
+/* Hold every lock of the heap, with all its threads taken; and let go. heap->pass is held. False: some
+ * thread cannot be taken on this OS; nothing is held. */
+bool _dmi_heap_freeze(dmi_heap *heap);
+void _dmi_heap_thaw(dmi_heap *heap);
+/* Busy bytes now. heap->pass is held. */
+uint64_t _dmi_heap_busy(dmi_heap *heap);
+
+#endif

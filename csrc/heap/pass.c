@@ -1,0 +1,198 @@
+/* pass.c - when the engine runs, over which runs, with which locks; policies on a live heap. */
+#include "fast.h"
+
+#include <errno.h>
+#include <math.h>
+
+static void sweep(dmi_visitor *visitor, dmi_heap *heap, dmi_cache *cache, dmi_run *run) {
+    if (!cache || !visitor->taken) return;
+    (void)_dmi_lfh_collect(run, true);
+    _dmi_engine_run(&heap->engine, run);
+}
+
+void _dmi_heap_pass(dmi_heap *heap, dmi_pass_kind kind) {
+    dmi_engine *engine = &heap->engine;
+    uint64_t limit = engine->limit;
+    _dmi_engine_begin(engine, kind, limit);
+    dmi_visitor visitor = {.run = sweep, .lock = DMI_VISIT_TAKE};
+    _dmi_heap_visit(heap, &visitor);
+    _dmi_lock(&heap->lock);
+    _dmi_engine_backend(engine);
+    _dmi_unlock(&heap->lock);
+}
+
+/* ---- schedule ------------------------------------------------------------------------------------------ */
+
+/* Shorter delays than this are taken for it: a pass costs a walk over what is free. */
+#define SHORTEST 0.001
+
+void _dmi_heap_schedule(dmi_heap *heap, uint64_t now) {
+    double interval = _dmi_engine_interval(&heap->engine);
+    uint64_t next = UINT64_MAX;
+    if (interval >= 0 && interval < 1e9)
+        next = now + (uint64_t)((interval > SHORTEST ? interval : SHORTEST) * 1e9);
+    atomic_store_explicit(&heap->next_pass, next, memory_order_relaxed);
+}
+
+/* What the policy wants done at a pass. heap->pass is held. */
+static void due(dmi_heap *heap) {
+    dmi_engine *engine = &heap->engine;
+    switch (engine->policy.when) {
+    case DMI_WHEN_LAZY: _dmi_heap_pass(heap, DMI_PASS_AGE); break;
+    case DMI_WHEN_DECAY:
+        _dmi_heap_pass(heap, DMI_PASS_COUNT);
+        engine->limit = _dmi_engine_decay_limit(engine, engine->found);
+        if (engine->found > engine->limit) _dmi_heap_pass(heap, DMI_PASS_LIMIT);
+        break;
+    case DMI_WHEN_BUDGET:
+        engine->limit = (uint64_t)(engine->policy.ratio * (double)_dmi_heap_busy(heap));
+        _dmi_heap_pass(heap, DMI_PASS_LIMIT);
+        break;
+    default: break;
+    }
+}
+
+void _dmi_heap_tick(dmi_heap *heap) {
+    uint64_t now = _dmi_heap_clock(heap);
+    if (__builtin_expect(now < atomic_load_explicit(&heap->next_pass, memory_order_relaxed), 1)) return;
+    if (heap->flags & DMI_HEAP_MANUAL_CLOCK) return; /* advance does it */
+    if (!_dmi_lock_try(&heap->pass)) return;
+    if (now >= atomic_load_explicit(&heap->next_pass, memory_order_relaxed)) {
+        _dmi_heap_schedule(heap, now);
+        due(heap);
+    }
+    _dmi_unlock(&heap->pass);
+}
+
+int dmi_heap_advance(void *handle, double seconds) {
+    dmi_heap *heap = _dmi_heap_resolve(handle);
+    if (!heap) return -1;
+    if (!(heap->flags & DMI_HEAP_MANUAL_CLOCK) || !(seconds >= 0) || seconds > 1e9) {
+        errno = EINVAL;
+        return -1;
+    }
+    _dmi_lock(&heap->pass);
+    uint64_t end = heap->manual_now + (uint64_t)(seconds * 1e9);
+    unsigned idle = 0;
+    for (;;) {
+        uint64_t next = atomic_load_explicit(&heap->next_pass, memory_order_relaxed);
+        if (next > end) break;
+        /* Nothing is handed out or freed while advance runs: after as many passes as any curve has steps
+         * the rest of them would find nothing. */
+        if (idle++ > 2 * DMI_DECAY_STEPS) next = end;
+        __atomic_store_n(&heap->manual_now, next, __ATOMIC_RELAXED);
+        (void)_dmi_heap_clock(heap);
+        due(heap);
+        _dmi_heap_schedule(heap, next);
+    }
+    __atomic_store_n(&heap->manual_now, end, __ATOMIC_RELAXED);
+    (void)_dmi_heap_clock(heap);
+    _dmi_unlock(&heap->pass);
+    return 0;
+}
+
+uint64_t _dmi_heap_trim(dmi_heap *heap) {
+    (void)_dmi_heap_clock(heap);
+    _dmi_lock(&heap->pass);
+    dmi_how how = heap->engine.how;
+    /* What trim is asked for is memory now; an offer would only promise it. */
+    if (how == DMI_HOW_OFFER) heap->engine.how = DMI_HOW_DISCARD;
+    _dmi_heap_pass(heap, DMI_PASS_ALL);
+    heap->engine.how = how;
+    uint64_t given = heap->engine.given;
+    _dmi_unlock(&heap->pass);
+    return given;
+}
+
+/* ---- changing the policy ------------------------------------------------------------------------------- */
+
+static void uncount(dmi_visitor *visitor, dmi_heap *heap, dmi_cache *cache, dmi_run *run) {
+    (void)visitor;
+    (void)heap;
+    if (cache) run->flags &= (uint8_t)~DMI_RUN_COUNTED;
+}
+
+static void hand_over(dmi_heap *heap) {
+    dmi_thread *self = _dmi_thread_self();
+    for (dmi_thread *thread = _dmi_threads(); thread; thread = thread->next) {
+        if (!_dmi_thread_take(thread)) continue;
+        if (thread == self || thread->state == DMI_THREAD_ABANDONED)
+            for (dmi_cache *cache = thread->caches; cache; cache = cache->next_of_thread)
+                if (cache->heap == heap) _dmi_cache_hand_over(cache);
+        /* A taken thread hands over itself, in its next slow path. */
+        _dmi_unlock(&thread->lock);
+    }
+}
+
+/* Make every uncommitted range inaccessible, or accessible again. Heap locked. 0 or an errno. */
+static int convert(dmi_heap *heap, dmi_os_mode to) {
+    for (dmi_segment *s = heap->space.segments; s; s = s->next) {
+        for (size_t i = 0; i < s->pages;) {
+            size_t from = _dmi_bits_find(s->committed, i, s->pages, false);
+            if (from == s->pages) break;
+            size_t end = _dmi_bits_find(s->committed, from, s->pages, true);
+            int error = _dmi_os_convert(s->base + (from << _dmi_page_shift),
+                                        (end - from) << _dmi_page_shift, to);
+            if (error) {
+                if (to == DMI_OS_LAZY) return error;
+                /* It stays writable: uncommitted for dmi, not for the OS. */
+                _dmi_bits_put(s->soft, from, end - from, true);
+            }
+            i = end;
+        }
+        if (to == DMI_OS_LAZY) {
+            int error = _dmi_segment_open_metadata(s);
+            if (error) return error;
+        }
+    }
+    heap->space.mode = to;
+    return 0;
+}
+
+int dmi_heap_set_policy(void *handle, const dmi_policy *policy) {
+    dmi_heap *heap = _dmi_heap_resolve(handle);
+    if (!heap) return -1;
+    if (!policy || _dmi_policy_check(policy, NULL, 0)) {
+        errno = EINVAL;
+        return -1;
+    }
+    if (policy->when == DMI_WHEN_PRESSURE) {
+        errno = ENOTSUP;
+        return -1;
+    }
+    _dmi_lock(&heap->pass);
+    dmi_how how = _dmi_policy_how(policy);
+    dmi_os_mode mode = how == DMI_HOW_DECOMMIT ? DMI_OS_STRICT : DMI_OS_LAZY;
+    int error = 0;
+    if (mode != heap->space.mode) {
+        if (_dmi_heap_freeze(heap)) {
+            error = convert(heap, mode);
+            _dmi_heap_thaw(heap);
+        } else {
+            error = ENOTSUP;
+        }
+    }
+    if (!error) {
+        bool eager = policy->when == DMI_WHEN_EAGER;
+        bool was = atomic_load_explicit(&heap->shared_only, memory_order_relaxed);
+        heap->engine.policy = *policy;
+        heap->engine.policy.size = sizeof *policy;
+        heap->engine.how = how;
+        atomic_store_explicit(&heap->shared_only, eager, memory_order_seq_cst);
+        if (was && !eager) {
+            dmi_visitor visitor = {.run = uncount, .lock = DMI_VISIT_LOCK};
+            _dmi_heap_visit(heap, &visitor);
+        }
+        if (eager && !was) hand_over(heap);
+        (void)_dmi_heap_clock(heap);
+        if (eager) _dmi_heap_pass(heap, DMI_PASS_ALL);
+        _dmi_lock(&heap->lock);
+        _dmi_engine_inline(&heap->engine);
+        _dmi_unlock(&heap->lock);
+        due(heap);
+        _dmi_heap_schedule(heap, _dmi_heap_clock(heap));
+    }
+    _dmi_unlock(&heap->pass);
+    if (error) errno = error;
+    return error ? -1 : 0;
+}

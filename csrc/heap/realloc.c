@@ -1,0 +1,87 @@
+/* realloc.c - growing and shrinking, in place where it can be done. */
+#include "fast.h"
+
+#include <errno.h>
+#include <string.h>
+
+/* In place? The block stays where it is, at least size bytes usable. */
+static bool in_place(dmi_heap *heap, dmi_run *run, void *block, size_t size) {
+    size_t total = size + heap->tail, pages = _dmi_pages(total);
+    bool done = false;
+    switch (run->kind) {
+    case DMI_RUN_LFH:
+        /* Shrinking to less than half moves, so that the memory is not held. */
+        return size <= run->block_size && size >= run->block_size / 2;
+    case DMI_RUN_LIST:
+        if (size > DMI_BUCKET_MAX) return false;
+        _dmi_lock(&heap->lock);
+        unsigned key = _dmi_bucket(_dmi_freelist_usable(block) - 8);
+        done = _dmi_freelist_resize(&heap->list, run, block, total);
+        if (done) {
+            if (heap->bucket_live[key]) heap->bucket_live[key]--;
+            heap->bucket_live[_dmi_bucket(_dmi_freelist_usable(block) - 8)]++;
+            _dmi_canary_set(heap, block, _dmi_freelist_usable(block));
+        }
+        _dmi_unlock(&heap->lock);
+        return done;
+    case DMI_RUN_LARGE:
+        if (size <= DMI_BUCKET_MAX / 2 || total >= DMI_VIRTUAL_MIN) return false;
+        _dmi_lock(&heap->lock);
+        done = pages == run->pages || _dmi_run_resize(&heap->space, run, pages);
+        if (done) {
+            dmi_run *right = run->first + run->pages < run->segment->pages
+                                 ? _dmi_segment_run(run->segment, run->first + run->pages)
+                                 : &_dmi_no_run;
+            if (right->kind == DMI_RUN_FREE) _dmi_engine_freed_run(&heap->engine, right);
+            _dmi_canary_set(heap, block, _dmi_run_size(run));
+        }
+        _dmi_unlock(&heap->lock);
+        return done;
+    default: return false;
+    }
+}
+
+static void *resize_virtual(dmi_heap *heap, dmi_run *run, size_t size) {
+    size_t total = size + heap->tail;
+    if (total < DMI_VIRTUAL_MIN / 2) return NULL;
+    _dmi_lock(&heap->lock);
+    /* What the bucket rule allows may stay as it is. */
+    size_t have = run->segment->size;
+    bool done = (total <= have && have - total <= have / 8) ||
+                _dmi_virtual_resize(&heap->space, run, total, true);
+    if (done) _dmi_canary_set(heap, run->segment->base, run->segment->size);
+    _dmi_unlock(&heap->lock);
+    return done ? run->segment->base : NULL;
+}
+
+static void *resize(dmi_heap *heap, void *block, size_t size) {
+    dmi_run *run = _dmi_pagemap_get(block);
+    if (run->kind == DMI_RUN_NONE || run->kind == DMI_RUN_FREE) _dmi_die(DMI_FAULT_FOREIGN, "realloc", block);
+    dmi_heap *owner = _dmi_heap_of_run(run);
+    if (!heap) heap = owner;
+    if (size > (size_t)PTRDIFF_MAX - DMI_VIRTUAL_MIN) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    if (in_place(owner, run, block, size)) return block;
+    if (run->kind == DMI_RUN_VIRTUAL) {
+        void *moved = resize_virtual(owner, run, size);
+        if (moved) return moved;
+    }
+    size_t old = dmi_usable_size(block);
+    void *fresh = _dmi_heap_alloc(heap, size, 1, NULL);
+    if (!fresh) return NULL;
+    memcpy(fresh, block, old < size ? old : size);
+    _dmi_fast_free(block);
+    return fresh;
+}
+
+void *dmi_realloc(void *block, size_t size) {
+    return block ? resize(NULL, block, size) : dmi_malloc(size);
+}
+
+void *dmi_heap_realloc(void *handle, void *block, size_t size) {
+    if (!block) return dmi_heap_malloc(handle, size);
+    dmi_heap *heap = _dmi_heap_resolve(handle);
+    return heap ? resize(heap, block, size) : NULL;
+}

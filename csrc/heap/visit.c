@@ -1,0 +1,119 @@
+/* visit.c - walking the runs of a heap while its threads work; stopping them all. */
+#include "fast.h"
+
+#define GROUP 64
+
+/* The run that covers a page, NULL when that is the inside of a free run that came to be since the page
+ * was looked up last. Heap locked. */
+static dmi_run *run_at(const dmi_segment *segment, size_t page) {
+    dmi_run *run = _dmi_segment_run(segment, page);
+    return run->kind == DMI_RUN_NONE ? NULL : run;
+}
+
+static void visit_group(dmi_heap *heap, dmi_visitor *visitor, dmi_run **group, size_t n) {
+    dmi_cache *held = NULL;
+    for (size_t i = 0; i < n; i++) {
+        dmi_run *run = group[i];
+        if (!held || atomic_load_explicit(&run->cache, memory_order_relaxed) != held) {
+            if (held) {
+                _dmi_engine_flush(&heap->engine);
+                _dmi_unlock(held->lock);
+            }
+            held = NULL;
+            if (visitor->lock == DMI_VISIT_TAKE) held = _dmi_cache_lock_of(run, true);
+            visitor->taken = held != NULL;
+            if (!held) held = _dmi_cache_lock_of(run, false);
+            if (!held) continue;
+            if (visitor->taken) _dmi_cache_drain(held);
+        }
+        /* Between the two locks it may have been freed and used again. */
+        if (run->kind != DMI_RUN_LFH ||
+            atomic_load_explicit(&run->cache, memory_order_relaxed) != held)
+            continue;
+        if (visitor->taken) _dmi_cache_take_run(held, run);
+        visitor->run(visitor, heap, held, run);
+    }
+    if (held) {
+        _dmi_engine_flush(&heap->engine);
+        _dmi_unlock(held->lock);
+    }
+}
+
+void _dmi_heap_visit(dmi_heap *heap, dmi_visitor *visitor) {
+    dmi_run *group[GROUP];
+    _dmi_lock(&heap->lock);
+    dmi_segment *segment = heap->space.segments;
+    size_t page = 0;
+    while (segment) {
+        size_t n = 0;
+        while (segment && n < GROUP) {
+            if (page >= segment->pages) {
+                segment = segment->next;
+                page = 0;
+                continue;
+            }
+            dmi_run *run = run_at(segment, page);
+            if (!run) {
+                page++;
+                continue;
+            }
+            page = run->first + run->pages;
+            if (run->kind == DMI_RUN_LFH) group[n++] = run;
+            else visitor->run(visitor, heap, NULL, run);
+        }
+        if (n == 0) break;
+        _dmi_unlock(&heap->lock);
+        visit_group(heap, visitor, group, n);
+        _dmi_lock(&heap->lock);
+    }
+    _dmi_unlock(&heap->lock);
+}
+
+bool _dmi_heap_freeze(dmi_heap *heap) {
+    heap->frozen = _dmi_threads(); /* newer threads find the heap's lock taken */
+    for (dmi_thread *thread = heap->frozen; thread; thread = thread->next) {
+        if (_dmi_thread_take(thread)) continue;
+        for (dmi_thread *t = heap->frozen; t != thread; t = t->next) _dmi_unlock(&t->lock);
+        return false;
+    }
+    _dmi_lock(&heap->shared_lock);
+    _dmi_lock(&heap->lock);
+    return true;
+}
+
+void _dmi_heap_thaw(dmi_heap *heap) {
+    _dmi_unlock(&heap->lock);
+    _dmi_unlock(&heap->shared_lock);
+    for (dmi_thread *thread = heap->frozen; thread; thread = thread->next)
+        _dmi_unlock(&thread->lock);
+}
+
+static size_t busy_of(const dmi_run *run) {
+    if (run->kind == DMI_RUN_LFH) {
+        int64_t busy = (int64_t)_dmi_lfh_busy(run) - run->taken_count -
+                       DMI_REMOTE_COUNT(atomic_load_explicit(&run->remote, memory_order_relaxed));
+        return busy > 0 ? (size_t)busy * run->block_size : 0;
+    }
+    if (run->kind == DMI_RUN_LIST) return run->busy_bytes;
+    return run->kind == DMI_RUN_LARGE ? _dmi_run_size(run) : 0;
+}
+
+typedef struct busy_visitor {
+    dmi_visitor visitor;
+    uint64_t bytes;
+} busy_visitor;
+
+static void add_busy(dmi_visitor *visitor, dmi_heap *heap, dmi_cache *cache, dmi_run *run) {
+    (void)heap;
+    (void)cache;
+    ((busy_visitor *)(void *)visitor)->bytes += busy_of(run);
+}
+
+uint64_t _dmi_heap_busy(dmi_heap *heap) {
+    busy_visitor v = {.visitor = {.run = add_busy, .lock = DMI_VISIT_LOCK}};
+    _dmi_heap_visit(heap, &v.visitor);
+    _dmi_lock(&heap->lock);
+    for (dmi_run *run = heap->space.virtuals; run; run = run->next) v.bytes += _dmi_run_size(run);
+    _dmi_unlock(&heap->lock);
+    return v.bytes;
+}

@@ -1,0 +1,250 @@
+/* dmi.h - the whole public C API of dmi: a heap you can see into, and whose memory comes back.
+ *
+ * Conventions. Byte counts are uint64_t or size_t. A function that returns int returns 0 on success and
+ * -1 with errno set on failure; one that returns a pointer returns NULL with errno set. Every struct
+ * begins with its size, set by the caller, and is append-only. Unless a comment says otherwise every
+ * function is safe to call from any thread. A heap is named by a handle (void *), which carries a
+ * generation: a handle of a destroyed heap is refused with EINVAL, never followed.
+ */
+#ifndef DMI_H
+#define DMI_H
+
+#include <dmi/stats.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(_WIN32)
+#define DMI_API __declspec(dllexport)
+#else
+#define DMI_API __attribute__((visibility("default")))
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define DMI_VERSION_MAJOR 0
+#define DMI_VERSION_MINOR 1
+#define DMI_VERSION_PATCH 0
+#define DMI_VERSION "0.1.0"
+
+DMI_API const char *dmi_version(void);
+
+/* ---- policies -------------------------------------------------------------------------------- */
+
+/* When a free page is given back. */
+typedef enum dmi_when {
+    DMI_WHEN_NEVER = 0,
+    DMI_WHEN_EAGER = 1,
+    DMI_WHEN_LAZY = 2,
+    DMI_WHEN_DECAY = 3,
+    DMI_WHEN_THRESHOLD = 4,
+    DMI_WHEN_BUDGET = 5,
+    DMI_WHEN_PRESSURE = 6
+} dmi_when;
+
+/* How it is given back. DEFAULT: discard on Linux, decommit on Windows and where
+ * vm.overcommit_memory is 2. */
+typedef enum dmi_how {
+    DMI_HOW_DEFAULT = 0,
+    DMI_HOW_DISCARD = 1,
+    DMI_HOW_DECOMMIT = 2,
+    DMI_HOW_OFFER = 3
+} dmi_how;
+
+typedef struct dmi_policy {
+    size_t size;
+    uint32_t when; /* dmi_when */
+    uint32_t how;  /* dmi_how */
+    double delay;  /* lazy, seconds, default 1 */
+    double half_life; /* decay, seconds, default 1 */
+    uint64_t block;   /* threshold, bytes, default 4 KiB */
+    uint64_t total;   /* threshold, bytes, default 64 KiB */
+    uint32_t combine_or; /* threshold: 0 = and (default), 1 = or */
+    uint32_t reserved_;
+    double ratio;    /* budget, retained / busy, default 0.1 */
+    double psi;      /* pressure, percent, default 10 */
+    double headroom; /* pressure, fraction, default 0.1 */
+} dmi_policy;
+
+/* Read "when{:key=value}" ("lazy:delay=0.1:how=offer"). Sizes take K, M, G suffixes (powers of 1024).
+ * On error returns -1 with errno EINVAL and writes a sentence that names what was wrong and what is
+ * accepted to error (may be NULL). */
+DMI_API int dmi_policy_parse(const char *text, dmi_policy *policy, char *error, size_t error_size);
+/* Write the policy in the same grammar; only what is not a default is named. Returns the length
+ * without the terminating 0, as snprintf does. */
+DMI_API int dmi_policy_format(const dmi_policy *policy, char *text, size_t text_size);
+
+/* ---- heaps ----------------------------------------------------------------------------------- */
+
+#define DMI_HEAP_NO_LFH 1u          /* no low-fragmentation front end */
+#define DMI_HEAP_HARDENED 2u        /* a canary behind each block; overflow is found at free */
+#define DMI_HEAP_MANUAL_CLOCK 4u    /* time passes only through dmi_heap_advance */
+#define DMI_HEAP_NO_SERIALIZE 8u    /* the caller promises that one thread at a time uses the heap */
+#define DMI_HEAP_HUGE_PAGES 16u     /* let transparent huge pages back the segments */
+
+typedef struct dmi_heap_options {
+    size_t size;
+    uint32_t flags; /* DMI_HEAP_* */
+    uint32_t reserved_;
+    uint64_t max_size;        /* upper bound of reserved bytes; 0: none */
+    const char *name;         /* UTF-8, copied, cut at 47 bytes; may be NULL */
+    const dmi_policy *policy; /* NULL: lazy with defaults */
+    uint32_t lfh_live;  /* live blocks of a size that activate its bucket; 0: 17 */
+    uint32_t lfh_total; /* total allocations of a size that activate its bucket; 0: 256 */
+} dmi_heap_options;
+
+/* Create a heap. options may be NULL. Errors: EINVAL, ENOMEM, EMFILE (too many heaps). */
+DMI_API void *dmi_heap_create(const dmi_heap_options *options);
+/* Destroy a heap with all its blocks. EINVAL for a stale handle, EPERM for the default heap. The caller
+ * sees to it that no thread is inside the heap or uses its blocks. */
+DMI_API int dmi_heap_destroy(void *heap);
+/* The process default heap; made at the first call. */
+DMI_API void *dmi_heap_default(void);
+/* Fill handles with the live heaps, oldest first; returns how many there are (may exceed capacity). */
+DMI_API size_t dmi_heap_list(void **handles, size_t capacity);
+/* 1 when the handle names a live heap, else 0. */
+DMI_API int dmi_heap_valid(void *heap);
+
+typedef struct dmi_heap_info {
+    size_t size;
+    void *handle;
+    uint64_t max_size;
+    uint32_t flags;      /* DMI_HEAP_* as created */
+    uint32_t is_default; /* 1 for the process default heap */
+    char name[48];
+    double clock; /* the heap's own time, seconds since an arbitrary start */
+    dmi_policy policy;
+} dmi_heap_info;
+DMI_API int dmi_heap_get_info(void *heap, dmi_heap_info *info);
+
+/* ---- allocation ------------------------------------------------------------------------------ */
+
+/* Default heap. As malloc and friends: 16-byte alignment, size 0 gives a unique block, NULL may be
+ * freed, overflow of count*size is ENOMEM. dmi_free serves blocks of every heap, and aborts with a
+ * message on a pointer that no heap handed out. */
+DMI_API void *dmi_malloc(size_t size);
+DMI_API void *dmi_calloc(size_t count, size_t size);
+DMI_API void *dmi_realloc(void *block, size_t size);
+DMI_API void dmi_free(void *block);
+DMI_API void *dmi_aligned_alloc(size_t align, size_t size);
+
+/* The same with a heap first: they drop into PyMemAllocatorEx and NumPy's handler. */
+DMI_API void *dmi_heap_malloc(void *heap, size_t size);
+DMI_API void *dmi_heap_calloc(void *heap, size_t count, size_t size);
+DMI_API void *dmi_heap_realloc(void *heap, void *block, size_t size);
+DMI_API void dmi_heap_free(void *heap, void *block);
+/* size is a hint that is never trusted. */
+DMI_API void dmi_heap_free_sized(void *heap, void *block, size_t size);
+/* align: a power of two. EINVAL when it is not. */
+DMI_API void *dmi_heap_aligned_alloc(void *heap, size_t align, size_t size);
+/* Usable bytes of a busy block of any heap; 0 for NULL or a pointer that dmi does not own. */
+DMI_API size_t dmi_usable_size(const void *block);
+
+/* Free with every check, for callers that must never crash (Python). Does nothing and returns one of
+ * these when the pointer is not a busy block of that heap that begins there. */
+typedef enum dmi_fault_kind {
+    DMI_OK = 0,
+    DMI_FAULT_STALE_HEAP = 1,  /* the heap was destroyed */
+    DMI_FAULT_FOREIGN = 2,     /* no heap owns this address */
+    DMI_FAULT_OTHER_HEAP = 3,  /* another heap owns it */
+    DMI_FAULT_INTERIOR = 4,    /* inside a block, not at its start */
+    DMI_FAULT_FREE = 5,        /* the block is free already */
+    DMI_FAULT_OVERFLOW = 6,    /* hardened: written behind its end */
+    DMI_FAULT_CORRUPT = 7      /* a tag or link is damaged */
+} dmi_fault_kind;
+DMI_API int dmi_heap_free_checked(void *heap, void *block);
+/* Allocate for a caller that frees with dmi_heap_free_checked. */
+DMI_API void *dmi_heap_malloc_checked(void *heap, size_t size);
+/* Only the check: DMI_OK when block is a busy block of heap. */
+DMI_API int dmi_heap_check(void *heap, const void *block);
+
+/* ---- decommit -------------------------------------------------------------------------------- */
+
+/* Change the policy of a live heap; applies to what is free already before it returns. */
+DMI_API int dmi_heap_set_policy(void *heap, const dmi_policy *policy);
+/* Manual clock only (EINVAL otherwise): let seconds >= 0 pass and do what became due. */
+DMI_API int dmi_heap_advance(void *heap, double seconds);
+
+typedef struct dmi_trim_report {
+    size_t size;
+    uint64_t decommitted; /* bytes this trim took from committed */
+    uint64_t resident_before, resident_after; /* of the heap's ranges, asked from the OS */
+    uint64_t calls;       /* system calls */
+} dmi_trim_report;
+/* Give back every page that holds nothing, whatever the policy says. report may be NULL. */
+DMI_API int dmi_heap_trim(void *heap, dmi_trim_report *report);
+
+/* ---- inspection ------------------------------------------------------------------------------ */
+
+#define DMI_STATS_DETAIL 1u /* walk: reclaimable, pinned, page_bound, reasons */
+#define DMI_STATS_RESIDENT 2u /* ask the OS: resident */
+/* Fill stats (stats->size set by the caller). Cheap without DETAIL. */
+DMI_API int dmi_heap_stats(void *heap, dmi_stats *stats, uint32_t what);
+/* Metadata of the process that belongs to no heap (page map, tables), committed bytes. */
+DMI_API uint64_t dmi_metadata_committed(void);
+
+/* What a walked range is, and its state. */
+typedef enum dmi_range_kind {
+    DMI_RANGE_LFH = 1,         /* a block of a subsegment */
+    DMI_RANGE_LIST = 2,        /* a back-end block (payload without its tag) */
+    DMI_RANGE_PAGES = 3,       /* a run of pages: busy large block or free run */
+    DMI_RANGE_VIRTUAL = 4,     /* a block mapped on its own */
+    DMI_RANGE_UNCOMMITTED = 5, /* a UCR */
+    DMI_RANGE_OVERHEAD = 6     /* tags, tails, gaps */
+} dmi_range_kind;
+typedef enum dmi_range_state {
+    DMI_STATE_BUSY = 1,
+    DMI_STATE_FREE = 2,
+    DMI_STATE_UNCOMMITTED = 3,
+    DMI_STATE_OFFERED = 4,
+    DMI_STATE_OVERHEAD = 5
+} dmi_range_state;
+
+typedef struct dmi_range {
+    uint64_t address;
+    uint64_t size;   /* bytes */
+    uint32_t kind;   /* dmi_range_kind */
+    uint32_t state;  /* dmi_range_state */
+    uint32_t bucket; /* block size of the bucket for LFH, else 0 */
+    uint32_t flags;
+    uint64_t segment; /* base of the segment or virtual block it lies in */
+} dmi_range;
+
+/* Call visit for every range of the heap, by segment and address, without gap or overlap: the sizes sum
+ * to reserved. A free block that lies partly on uncommitted pages is reported in parts. visit runs with
+ * the heap's locks held: it must not allocate from or free to this heap; it returns 0 to go on.
+ * Returns 0, or what visit returned when it stopped the walk. */
+typedef int (*dmi_visit)(void *argument, const dmi_range *range);
+DMI_API int dmi_heap_walk(void *heap, dmi_visit visit, void *argument);
+
+typedef struct dmi_segment_info {
+    uint64_t address, reserved, committed, uncommitted_ranges;
+    uint32_t is_virtual, reserved_;
+} dmi_segment_info;
+/* Segments, then virtual blocks; returns how many there are. */
+DMI_API size_t dmi_heap_segments(void *heap, dmi_segment_info *out, size_t capacity);
+
+/* The block that holds address (interior too): its heap, start, usable size and state. Returns -1 with
+ * errno ENOENT when no heap owns the address. */
+typedef struct dmi_found {
+    size_t size;
+    void *heap;
+    dmi_range range;
+} dmi_found;
+DMI_API int dmi_find(const void *address, dmi_found *found);
+
+typedef struct dmi_fault {
+    size_t size;
+    uint32_t kind; /* dmi_fault_kind */
+    uint32_t reserved_;
+    uint64_t address;       /* of the first fault */
+    char message[192]; /* names it and its neighbours */
+} dmi_fault;
+/* Check every tag, list and counter. 0 when sound; 1 with fault filled when not; -1 on a stale handle. */
+DMI_API int dmi_heap_validate(void *heap, dmi_fault *fault);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

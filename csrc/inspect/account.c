@@ -1,0 +1,166 @@
+/* account.c - what each byte of a run is. Bytes are counted by their page first: uncommitted, offered,
+ * else by what they belong to. */
+#include "account.h"
+
+#include <string.h>
+
+/* Usable pages (committed, not offered) of [first, first+count). */
+static size_t usable_pages(const dmi_segment *segment, size_t first, size_t count) {
+    return _dmi_bits_count(segment->committed, first, count) -
+           _dmi_bits_count(segment->offered, first, count);
+}
+
+/* Bytes of [from, to), offsets in the run, that lie on usable pages. */
+static size_t usable_bytes(const dmi_run *run, size_t from, size_t to) {
+    size_t bytes = 0;
+    while (from < to) {
+        size_t page = from >> _dmi_page_shift, end = (page + 1) << _dmi_page_shift;
+        if (end > to) end = to;
+        if (_dmi_page_usable(run->segment, run->first + page)) bytes += end - from;
+        from = end;
+    }
+    return bytes;
+}
+
+static size_t refused_pages(const dmi_run *run) {
+    return _dmi_bits_count(run->segment->refused, run->first, run->pages);
+}
+
+static void lfh_detail(const dmi_run *run, dmi_account *out, size_t tail_from) {
+    dmi_blockmap map;
+    size_t pinned = SIZE_MAX;
+    uint64_t pages[2], without[2];
+    const void *bad;
+    if (!_dmi_lfh_free_map(run, true, &map, &pinned, &bad)) {
+        out->page_bound = out->busy;
+        return;
+    }
+    size_t n = _dmi_lfh_free_pages(run, &map, pinned, pages);
+    size_t all = n;
+    if (pinned != SIZE_MAX) {
+        map.word[pinned / 64] |= UINT64_C(1) << (pinned % 64);
+        all = _dmi_lfh_free_pages(run, &map, SIZE_MAX, without);
+    } else {
+        memcpy(without, pages, sizeof pages);
+    }
+    size_t usable = usable_pages(run->segment, run->first, run->pages);
+    out->page_bound = (uint64_t)(usable - all) << _dmi_page_shift;
+    out->reclaimable = (uint64_t)n << _dmi_page_shift;
+    out->in_flight = (uint64_t)(all - n) << _dmi_page_shift;
+    /* The tail behind the last block is overhead on whatever page it lies. */
+    for (size_t p = tail_from >> _dmi_page_shift; p < run->pages; p++) {
+        size_t start = p << _dmi_page_shift, end = start + _dmi_page;
+        size_t tail = end - (start > tail_from ? start : tail_from);
+        if ((pages[p / 64] >> (p % 64)) & 1) out->reclaimable -= tail;
+        else if ((without[p / 64] >> (p % 64)) & 1) out->in_flight -= tail;
+    }
+}
+
+static void account_lfh(const dmi_run *run, bool detail, uint64_t usable, dmi_account *out) {
+    size_t blocks = (size_t)run->capacity * run->block_size, size = _dmi_run_size(run);
+    int64_t count = (int64_t)_dmi_lfh_busy(run) - run->taken_count -
+                    DMI_REMOTE_COUNT(atomic_load_explicit(&run->remote, memory_order_relaxed));
+    if (count < 0) count = 0;
+    if (count > run->capacity) count = run->capacity;
+    uint64_t tail = usable_bytes(run, blocks, size);
+    uint64_t busy = (uint64_t)count * run->block_size;
+    if (busy > usable - tail) busy = usable - tail; /* read while its owner works */
+    out->busy = busy;
+    out->busy_blocks = (uint64_t)count;
+    out->overhead = tail;
+    out->free_lfh = usable - tail - busy;
+    size_t ghosts = usable == size ? 0 : _dmi_lfh_ghosts(run);
+    out->list_length = (uint64_t)run->capacity - (uint64_t)count - ghosts;
+    if (out->list_length > run->capacity) out->list_length = 0;
+    if (detail) {
+        lfh_detail(run, out, blocks);
+        if (out->reclaimable > out->free_lfh) out->reclaimable = out->free_lfh;
+        if (out->in_flight > out->free_lfh - out->reclaimable)
+            out->in_flight = out->free_lfh - out->reclaimable;
+    }
+}
+
+static void list_detail(const dmi_run *run, dmi_account *out) {
+    char *base = _dmi_run_base(run);
+    size_t marked = SIZE_MAX, bound = 0;
+    for (dmi_tag *tag = _dmi_region_first(run); tag; tag = _dmi_region_next(run, tag)) {
+        if (!_dmi_tag_sound(tag)) return;
+        if (tag->flags & DMI_TAG_BUSY) {
+            size_t from = (size_t)((char *)tag + DMI_LIST_TAG - base) >> _dmi_page_shift;
+            size_t to = (size_t)((char *)tag + _dmi_tag_bytes(tag) - 1 - base) >> _dmi_page_shift;
+            bound += to - from + (from != marked);
+            marked = to;
+            continue;
+        }
+        size_t first, n = _dmi_tag_free_pages(run, tag, &first);
+        if (!n) continue;
+        uint64_t bytes = (uint64_t)usable_pages(run->segment, first, n) << _dmi_page_shift;
+        /* The closing gap of the region is overhead. */
+        if (bytes && tag->flags & DMI_TAG_LAST &&
+            _dmi_page_usable(run->segment, run->first + run->pages - 1u))
+            bytes -= 8;
+        out->reclaimable += bytes;
+    }
+    out->page_bound = (uint64_t)bound << _dmi_page_shift;
+}
+
+static void account_list(const dmi_heap *heap, const dmi_run *run, bool detail, uint64_t usable,
+                         dmi_account *out) {
+    uint64_t blocks = (uint64_t)run->bias;
+    out->busy_blocks = (uint64_t)atomic_load_explicit(&run->used, memory_order_relaxed);
+    out->busy = run->busy_bytes - out->busy_blocks * heap->tail;
+    out->overhead = blocks * DMI_LIST_TAG + out->busy_blocks * heap->tail + 8;
+    if (_dmi_page_usable(run->segment, run->first + run->pages - 1u)) out->overhead += 8;
+    out->free_list = usable - out->busy - out->overhead;
+    out->list_length = blocks - out->busy_blocks;
+    if (detail) list_detail(run, out);
+}
+
+void _dmi_account_run(const dmi_heap *heap, const dmi_run *run, bool detail, dmi_account *out) {
+    memset(out, 0, sizeof *out);
+    const dmi_segment *segment = run->segment;
+    size_t committed = _dmi_bits_count(segment->committed, run->first, run->pages);
+    size_t offered = _dmi_bits_count(segment->offered, run->first, run->pages);
+    uint64_t usable = (uint64_t)(committed - offered) << _dmi_page_shift;
+    out->bytes = _dmi_run_size(run);
+    out->uncommitted = out->bytes - ((uint64_t)committed << _dmi_page_shift);
+    out->offered = (uint64_t)offered << _dmi_page_shift;
+    if (segment->space->mode == DMI_OS_STRICT)
+        out->soft = (uint64_t)_dmi_bits_count(segment->soft, run->first, run->pages)
+                    << _dmi_page_shift;
+    switch (run->kind) {
+    case DMI_RUN_LFH: account_lfh(run, detail, usable, out); break;
+    case DMI_RUN_LIST: account_list(heap, run, detail, usable, out); break;
+    case DMI_RUN_LARGE:
+        out->busy = out->bytes - heap->tail;
+        out->overhead = heap->tail;
+        out->busy_blocks = 1;
+        out->page_bound = out->bytes;
+        break;
+    default:
+        out->free_pages = out->reclaimable = usable;
+        out->list_length = usable != 0 || offered != 0;
+        break;
+    }
+    if (detail) {
+        out->refused = (uint64_t)refused_pages(run) << _dmi_page_shift;
+        if (out->refused > out->reclaimable) out->refused = out->reclaimable;
+    }
+}
+
+void _dmi_account_virtual(const dmi_heap *heap, const dmi_run *run, dmi_account *out) {
+    memset(out, 0, sizeof *out);
+    out->bytes = run->segment->size;
+    if (!(run->flags & DMI_RUN_KEPT)) {
+        out->busy = out->bytes - heap->tail;
+        out->overhead = heap->tail;
+        out->busy_blocks = 1;
+        out->page_bound = out->bytes;
+    } else if (run->segment->has_given_at) {
+        out->offered = out->bytes;
+        out->list_length = 1;
+    } else {
+        out->free_pages = out->reclaimable = out->bytes;
+        out->list_length = 1;
+    }
+}

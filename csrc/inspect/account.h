@@ -1,0 +1,25 @@
+/* account.h - floor 6: what each byte of a run is, the arithmetic that stats and walk share. */
+#ifndef DMI_ACCOUNT_H
+#define DMI_ACCOUNT_H
+
+#include "../heap/heap.h"
+
+/* Uncommitted ranges of at least this many bytes are taken off Virt (the column of `!heap -s`); the
+ * untouched tail of a segment is the typical one. */
+#define DMI_LARGE_UCR ((size_t)1 << 20)
+
+/* The terms of the waterfall for one run, bytes; and what is known with detail. */
+typedef struct dmi_account {
+    uint64_t bytes, uncommitted, offered, busy, free_lfh, free_list, free_pages, overhead;
+    uint64_t busy_blocks, list_length;
+    uint64_t soft;    /* uncommitted for dmi, writable for the OS */
+    uint64_t refused; /* of reclaimable: pages the OS refused to take */
+    /* detail */
+    uint64_t reclaimable, in_flight, page_bound;
+} dmi_account;
+
+/* detail: an LFH run must be taken or at rest. */
+void _dmi_account_run(const dmi_heap *heap, const dmi_run *run, bool detail, dmi_account *out);
+void _dmi_account_virtual(const dmi_heap *heap, const dmi_run *run, dmi_account *out);
+
+#endif

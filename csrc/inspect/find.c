@@ -1,0 +1,135 @@
+/* find.c - the block that holds an address. */
+#include "account.h"
+
+#include <errno.h>
+#include <string.h>
+
+static void fill(dmi_range *range, const char *address, size_t size, uint32_t kind, uint32_t state,
+                 const dmi_segment *segment) {
+    *range = (dmi_range){.address = (uintptr_t)address,
+                         .size = size,
+                         .kind = kind,
+                         .state = state,
+                         .segment = (uintptr_t)segment->base};
+}
+
+/* What a page that nobody uses is. */
+static uint32_t page_state(const dmi_segment *segment, const char *address, uint32_t otherwise) {
+    size_t page = (size_t)(address - segment->base) >> _dmi_page_shift;
+    if (!_dmi_bits_get(segment->committed, page)) return DMI_STATE_UNCOMMITTED;
+    return _dmi_bits_get(segment->offered, page) ? DMI_STATE_OFFERED : otherwise;
+}
+
+static bool find_lfh(dmi_run *run, const char *address, dmi_range *range) {
+    size_t index = _dmi_lfh_index(run, address);
+    if (index >= run->capacity) {
+        size_t used = (size_t)run->capacity * run->block_size;
+        fill(range, _dmi_run_base(run) + used, _dmi_run_size(run) - used, DMI_RANGE_OVERHEAD,
+             DMI_STATE_OVERHEAD, run->segment);
+        return true;
+    }
+    dmi_cache *cache = _dmi_cache_lock_of(run, true);
+    if (!cache) return false;
+    _dmi_cache_take_run(cache, run);
+    dmi_blockmap map;
+    size_t pinned = SIZE_MAX;
+    bool busy = run->kind == DMI_RUN_LFH && index < run->carved &&
+                _dmi_lfh_free_map(run, true, &map, &pinned, NULL) && !_dmi_map_get(&map, index) &&
+                index != pinned;
+    char *block = _dmi_lfh_block(run, index);
+    fill(range, block, run->block_size, DMI_RANGE_LFH,
+         busy ? DMI_STATE_BUSY : page_state(run->segment, address, DMI_STATE_FREE), run->segment);
+    range->bucket = run->block_size;
+    _dmi_unlock(cache->lock);
+    return true;
+}
+
+static void find_list(const dmi_heap *heap, const dmi_run *run, const char *address,
+                      dmi_range *range) {
+    fill(range, address, 0, DMI_RANGE_OVERHEAD, DMI_STATE_OVERHEAD, run->segment);
+    for (dmi_tag *tag = _dmi_region_first(run); tag && _dmi_tag_sound(tag);
+         tag = _dmi_region_next(run, tag)) {
+        char *payload = (char *)tag + DMI_LIST_TAG;
+        if (address >= (char *)tag + _dmi_tag_bytes(tag)) continue;
+        if (address < payload) return;
+        bool busy = tag->flags & DMI_TAG_BUSY;
+        fill(range, payload, _dmi_tag_bytes(tag) - DMI_LIST_TAG - (busy ? heap->tail : 0),
+             DMI_RANGE_LIST, busy ? DMI_STATE_BUSY : page_state(run->segment, address, DMI_STATE_FREE),
+             run->segment);
+        return;
+    }
+}
+
+static void find_virtual(const dmi_heap *heap, const dmi_run *run, dmi_range *range) {
+    bool kept = run->flags & DMI_RUN_KEPT;
+    fill(range, run->segment->base, run->segment->size - (kept ? 0 : heap->tail), DMI_RANGE_VIRTUAL,
+         kept ? (run->segment->has_given_at ? DMI_STATE_OFFERED : DMI_STATE_FREE) : DMI_STATE_BUSY,
+         run->segment);
+}
+
+typedef struct search {
+    const char *address;
+    dmi_found *found;
+} search;
+
+/* The inside of a free run or of a virtual block has no entry in the page map. */
+static int search_heap(dmi_heap *heap, void *argument) {
+    search *s = argument;
+    int found = 0;
+    _dmi_lock(&heap->lock);
+    dmi_run *lists[2] = {heap->space.virtuals, heap->space.kept};
+    for (int i = 0; i < 2; i++)
+        for (dmi_run *run = lists[i]; run; run = run->next)
+            if (s->address >= run->segment->base &&
+                s->address < run->segment->base + run->segment->size) {
+                find_virtual(heap, run, &s->found->range);
+                found = 1;
+            }
+    for (dmi_segment *segment = heap->space.segments; segment && !found; segment = segment->next) {
+        if (s->address < segment->base || s->address >= segment->base + segment->size) continue;
+        for (size_t page = 0; page < segment->pages;) {
+            dmi_run *run = _dmi_segment_run(segment, page);
+            page += run->pages;
+            if (s->address >= _dmi_run_base(run) + _dmi_run_size(run)) continue;
+            fill(&s->found->range, _dmi_run_base(run), _dmi_run_size(run), DMI_RANGE_PAGES,
+                 page_state(segment, s->address, DMI_STATE_FREE), segment);
+            break;
+        }
+        found = 1;
+    }
+    if (found) s->found->heap = heap->handle;
+    _dmi_unlock(&heap->lock);
+    return found;
+}
+
+int dmi_find(const void *address, dmi_found *found) {
+    if (found->size < sizeof *found) {
+        errno = EINVAL;
+        return -1;
+    }
+    memset(&found->range, 0, sizeof found->range);
+    dmi_run *run = _dmi_pagemap_get(address);
+    if (run->kind == DMI_RUN_LFH) {
+        found->heap = _dmi_heap_of_run(run)->handle;
+        if (find_lfh(run, address, &found->range)) return 0;
+        errno = ENOTSUP;
+        return -1;
+    }
+    if (run->kind == DMI_RUN_LIST || run->kind == DMI_RUN_LARGE) {
+        dmi_heap *heap = _dmi_heap_of_run(run);
+        found->heap = heap->handle;
+        _dmi_lock(&heap->lock);
+        bool done = true;
+        if (run->kind == DMI_RUN_LIST) find_list(heap, run, address, &found->range);
+        else if (run->kind == DMI_RUN_LARGE)
+            fill(&found->range, _dmi_run_base(run), _dmi_run_size(run) - heap->tail, DMI_RANGE_PAGES,
+                 DMI_STATE_BUSY, run->segment);
+        else done = false;
+        _dmi_unlock(&heap->lock);
+        if (done) return 0;
+    }
+    search s = {.address = address, .found = found};
+    if (_dmi_heaps_each(search_heap, &s)) return 0;
+    errno = ENOENT;
+    return -1;
+}

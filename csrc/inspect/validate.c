@@ -1,0 +1,136 @@
+/* validate.c - every tag, list and count of a heap; the first fault by name. */
+#include "account.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+static bool fault(dmi_fault *out, dmi_fault_kind kind, const void *address, const char *format,
+                  const void *a, const void *b) {
+    if (out) {
+        out->kind = kind;
+        out->address = (uintptr_t)address;
+        (void)snprintf(out->message, sizeof out->message, format, address, a, b);
+    }
+    return false;
+}
+
+static bool sound_lfh(const dmi_run *run, dmi_fault *out) {
+    dmi_blockmap map;
+    const void *bad = NULL;
+    size_t pinned = SIZE_MAX, listed = 0;
+    if (run->block_size == 0 || run->capacity == 0 || run->carved > run->capacity ||
+        run->parked > run->carved || (size_t)run->capacity * run->block_size > _dmi_run_size(run))
+        return fault(out, DMI_FAULT_CORRUPT, run,
+                     "descriptor %p of the subsegment at %p is damaged (block size, capacity or carved)%.0p",
+                     _dmi_run_base(run), NULL);
+    if (!_dmi_lfh_free_map(run, true, &map, &pinned, &bad))
+        return fault(out, DMI_FAULT_CORRUPT, bad,
+                     "the link in free block %p of the subsegment at %p is damaged; its descriptor is %p",
+                     _dmi_run_base(run), run);
+    for (size_t w = 0; w < _dmi_bits_words(run->carved); w++)
+        listed += (size_t)__builtin_popcountll(map.word[w]);
+    int64_t busy = (int64_t)_dmi_lfh_busy(run) - run->taken_count -
+                   DMI_REMOTE_COUNT(atomic_load_explicit(&run->remote, memory_order_relaxed));
+    int64_t missing = (int64_t)run->carved - (int64_t)listed - busy;
+    bool in_flight = pinned != SIZE_MAX;
+    if (missing != 0 && !(in_flight && missing == 1))
+        return fault(out, DMI_FAULT_CORRUPT, run,
+                     "descriptor %p of the subsegment at %p counts other busy blocks than its lists leave%.0p",
+                     _dmi_run_base(run), NULL);
+    return true;
+}
+
+static bool sound_list(const dmi_heap *heap, const dmi_run *run, dmi_fault *out) {
+    const dmi_tag *before = NULL;
+    int64_t blocks = 0, busy = 0;
+    uint64_t bytes = 0;
+    const char *end = _dmi_run_base(run) + _dmi_run_size(run) - 8;
+    for (dmi_tag *tag = _dmi_region_first(run); tag; tag = _dmi_region_next(run, tag)) {
+        if (!_dmi_tag_sound(tag) || (const char *)tag + _dmi_tag_bytes(tag) > end ||
+            (before ? tag->before != before->size : tag->before != 0))
+            return fault(out, DMI_FAULT_CORRUPT, tag,
+                         "the tag at %p is damaged; the block before it begins at %p, its region at %p",
+                         before ? (const char *)before + DMI_LIST_TAG : NULL, _dmi_run_base(run));
+        if (tag->flags & DMI_TAG_BUSY) {
+            const char *payload = (const char *)tag + DMI_LIST_TAG;
+            if (!_dmi_canary_sound(heap, payload, _dmi_freelist_usable(payload)))
+                return fault(out, DMI_FAULT_OVERFLOW, payload,
+                             "the block at %p was written behind its end at %p; the next tag is at %p",
+                             payload + _dmi_freelist_usable(payload) - heap->tail,
+                             (const char *)tag + _dmi_tag_bytes(tag));
+            busy++;
+            bytes += _dmi_freelist_usable(payload);
+        } else {
+            const dmi_free_block *block = (const dmi_free_block *)(const void *)tag;
+            if ((block->next && block->next->prev != block) ||
+                (block->prev && block->prev->next != block))
+                return fault(out, DMI_FAULT_CORRUPT, tag,
+                             "the links of the free block at %p are damaged: next %p, previous %p",
+                             block->next, block->prev);
+        }
+        blocks++;
+        before = tag;
+    }
+    if (blocks != run->bias || bytes != run->busy_bytes ||
+        busy != atomic_load_explicit(&run->used, memory_order_relaxed))
+        return fault(out, DMI_FAULT_CORRUPT, run,
+                     "descriptor %p of the free-list region at %p counts other blocks than its tags%.0p",
+                     _dmi_run_base(run), NULL);
+    return true;
+}
+
+static bool sound_run(const dmi_heap *heap, dmi_segment *segment, dmi_run *run, size_t page,
+                      dmi_fault *out) {
+    const char *at = segment->base + (page << _dmi_page_shift);
+    if (run->kind == DMI_RUN_NONE || run->kind >= DMI_RUN_VIRTUAL || run->segment != segment ||
+        run->first != page || run->pages == 0 || run->first + (size_t)run->pages > segment->pages)
+        return fault(out, DMI_FAULT_CORRUPT, run,
+                     "descriptor %p of the run at %p is damaged; its segment begins at %p", at,
+                     segment->base);
+    switch (run->kind) {
+    case DMI_RUN_LFH:
+        _dmi_cache_take_run(run->cache, run);
+        return sound_lfh(run, out);
+    case DMI_RUN_LIST: return sound_list(heap, run, out);
+    case DMI_RUN_LARGE:
+        if (_dmi_canary_sound(heap, at, _dmi_run_size(run))) return true;
+        return fault(out, DMI_FAULT_OVERFLOW, at,
+                     "the block at %p was written behind its end at %p%.0p",
+                     at + _dmi_run_size(run) - heap->tail, NULL);
+    default: return true;
+    }
+}
+
+int dmi_heap_validate(void *handle, dmi_fault *out) {
+    dmi_heap *heap = _dmi_heap_resolve(handle);
+    if (!heap) return -1;
+    if (out && out->size < sizeof *out) {
+        errno = EINVAL;
+        return -1;
+    }
+    bool sound = true;
+    _dmi_lock(&heap->pass);
+    if (!_dmi_heap_freeze(heap)) {
+        _dmi_unlock(&heap->pass);
+        errno = ENOTSUP;
+        return -1;
+    }
+    for (dmi_segment *s = heap->space.segments; s && sound; s = s->next)
+        for (size_t page = 0; page < s->pages && sound;) {
+            dmi_run *run = _dmi_segment_run(s, page);
+            sound = sound_run(heap, s, run, page, out);
+            page += run->pages;
+        }
+    for (dmi_run *run = heap->space.virtuals; run && sound; run = run->next) {
+        const char *at = run->segment->base;
+        sound = _dmi_canary_sound(heap, at, run->segment->size);
+        if (!sound)
+            (void)fault(out, DMI_FAULT_OVERFLOW, at,
+                        "the block at %p was written behind its end at %p%.0p",
+                        at + run->segment->size - heap->tail, NULL);
+    }
+    _dmi_heap_thaw(heap);
+    _dmi_unlock(&heap->pass);
+    return sound ? 0 : 1;
+}

@@ -1,0 +1,47 @@
+/* pagemap.h - from any 64-bit value to a run descriptor in two loads.
+ *
+ * The address space is cut into slices of 4 MiB and each slice into units of 4 KiB (whatever the OS
+ * page is). One table, read-only zeroes where nothing was registered, holds a biased pointer for each
+ * slice; a leaf holds a run for each unit, _dmi_no_run where there is none. So a lookup needs one
+ * range check, one test, and never touches foreign memory.
+ */
+#ifndef DMI_PAGEMAP_H
+#define DMI_PAGEMAP_H
+
+#include "run.h"
+
+#define DMI_UNIT_SHIFT 12
+#define DMI_SLICE_SHIFT 22
+#if defined(__aarch64__)
+#define DMI_ADDRESS_BITS 48
+#else
+#define DMI_ADDRESS_BITS 47
+#endif
+#define DMI_SLICES ((uintptr_t)1 << (DMI_ADDRESS_BITS - DMI_SLICE_SHIFT))
+
+/* Table of biased leaves: leaf - 8 * (first unit of the slice); 0: no leaf. Before setup only slice 0
+ * can be looked up. */
+extern uintptr_t *_dmi_pagemap;
+
+/* Make the table. Idempotent; 0 or ENOMEM. */
+int _dmi_pagemap_setup(void);
+/* Count the address range in: after this its units can be set without failing. 0 or ENOMEM. */
+int _dmi_pagemap_add(const void *address, size_t size);
+/* Count it out again; leaves that nobody needs any more give their pages back. */
+void _dmi_pagemap_remove(const void *address, size_t size);
+/* Let every unit of the range (registered before) map to run. */
+void _dmi_pagemap_set(const void *address, size_t size, dmi_run *run);
+/* Committed bytes of table and leaves. */
+size_t _dmi_pagemap_committed(void);
+void _dmi_pagemap_lock(void);   /* around fork */
+void _dmi_pagemap_unlock(void); /* around fork */
+
+static inline dmi_run *_dmi_pagemap_get(const void *address) {
+    uintptr_t a = (uintptr_t)address;
+    uintptr_t slice = a >> DMI_SLICE_SHIFT;
+    if (__builtin_expect(slice >= DMI_SLICES, 0)) return &_dmi_no_run;
+    uintptr_t leaf = __atomic_load_n(&_dmi_pagemap[slice], __ATOMIC_RELAXED);
+    if (__builtin_expect(leaf == 0, 0)) return &_dmi_no_run;
+    return __atomic_load_n((dmi_run **)(leaf + (a >> DMI_UNIT_SHIFT) * sizeof(dmi_run *)), __ATOMIC_RELAXED);
+}
+#endif

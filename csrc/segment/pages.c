@@ -1,0 +1,146 @@
+/* pages.c - committing and giving back single pages of a segment; the ledger of both. */
+#include "segment.h"
+
+#include <errno.h>
+
+static void add(_Atomic uint64_t *counter, uint64_t n) {
+    atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
+}
+
+static uint16_t sixteenths(const dmi_segment *segment) {
+    uint64_t now = atomic_load_explicit(&segment->space->now, memory_order_relaxed);
+    return (uint16_t)(now / 62500000);
+}
+
+/* Ledger of pages that become committed: first time, again, or again within a second. */
+static void note_commit(dmi_segment *segment, size_t first, size_t count) {
+    dmi_ledger *ledger = &segment->space->ledger;
+    size_t again = _dmi_bits_count(segment->touched, first, count);
+    size_t fresh = count - again;
+    if (fresh) {
+        add(&ledger->commit_calls, 1);
+        add(&ledger->commit_bytes, fresh << _dmi_page_shift);
+        _dmi_bits_put(segment->touched, first, count, true);
+    }
+    if (!again) return;
+    add(&ledger->recommit_calls, 1);
+    add(&ledger->recommit_bytes, again << _dmi_page_shift);
+    if (!segment->has_given_at) return;
+    size_t churn = 0;
+    uint16_t now = sixteenths(segment);
+    for (size_t i = first; i < first + count; i++) {
+        uint16_t at = segment->given_at[i]; /* 0: never */
+        if (at && (uint16_t)(now - at) <= 16) churn++;
+    }
+    if (churn) add(&ledger->recommit_churn_bytes, churn << _dmi_page_shift);
+}
+
+int _dmi_pages_commit(dmi_segment *segment, size_t first, size_t count) {
+    size_t end = first + count;
+    dmi_os_mode mode = segment->space->mode;
+    _dmi_bits_put(segment->aged, first, count, false);
+    for (size_t i = first; i < end;) {
+        size_t from = _dmi_bits_find(segment->committed, i, end, false);
+        if (from == end) break;
+        size_t to = _dmi_bits_find(segment->committed, from, end, true);
+        char *start = segment->base + (from << _dmi_page_shift);
+        int error = _dmi_os_commit(start, (to - from) << _dmi_page_shift, mode);
+        if (error) {
+            /* Back to where it was: what this call committed goes again. */
+            for (size_t j = first; j < from; j++)
+                if (_dmi_bits_get(segment->aged, j)) {
+                    _dmi_bits_put(segment->aged, j, 1, false);
+                    if (_dmi_os_decommit(segment->base + (j << _dmi_page_shift), _dmi_page, mode) == 0)
+                        _dmi_bits_put(segment->committed, j, 1, false);
+                }
+            return error;
+        }
+        note_commit(segment, from, to - from);
+        _dmi_bits_put(segment->committed, from, to - from, true);
+        _dmi_bits_put(segment->soft, from, to - from, false);
+        /* aged marks, for the length of this call, what a failure further on must undo; the age of a
+         * page that was uncommitted means nothing. */
+        _dmi_bits_put(segment->aged, from, to - from, true);
+        i = to;
+    }
+    for (size_t i = first; i < end;) {
+        size_t from = _dmi_bits_find(segment->offered, i, end, true);
+        if (from == end) break;
+        size_t to = _dmi_bits_find(segment->offered, from, end, false);
+        (void)_dmi_os_unoffer(segment->base + (from << _dmi_page_shift),
+                              (to - from) << _dmi_page_shift);
+        _dmi_bits_put(segment->offered, from, to - from, false);
+        add(&segment->space->ledger.unoffer_bytes, (to - from) << _dmi_page_shift);
+        i = to;
+    }
+    _dmi_bits_put(segment->aged, first, count, false);
+    return 0;
+}
+
+/* Without room for the times only the churn figure suffers, so a failure here is not one. */
+static void need_given_at(dmi_segment *segment) {
+    size_t bytes = (size_t)((char *)segment->page_busy - (char *)segment->given_at);
+    if (!segment->has_given_at &&
+        _dmi_os_commit(segment->given_at, bytes, segment->space->mode) == 0)
+        segment->has_given_at = true;
+}
+
+int _dmi_segment_need_page_busy(dmi_segment *segment) {
+    if (segment->has_page_busy) return 0;
+    size_t bytes = (size_t)(segment->base - (char *)segment->page_busy);
+    int error = _dmi_os_commit(segment->page_busy, bytes, segment->space->mode);
+    if (!error) segment->has_page_busy = true;
+    return error;
+}
+
+int _dmi_segment_open_metadata(dmi_segment *segment) {
+    char *given = (char *)segment->given_at, *busy = (char *)segment->page_busy;
+    char *start = segment->reservation + segment->meta_committed;
+    int error = 0;
+    if (start < given) error = _dmi_os_convert(start, (size_t)(given - start), DMI_OS_LAZY);
+    if (!error && !segment->has_given_at)
+        error = _dmi_os_convert(given, (size_t)(busy - given), DMI_OS_LAZY);
+    if (!error && !segment->has_page_busy)
+        error = _dmi_os_convert(busy, (size_t)(segment->base - busy), DMI_OS_LAZY);
+    return error;
+}
+
+void _dmi_pages_note_decommit(dmi_segment *segment, size_t first, size_t count, uint64_t calls) {
+    size_t gone = _dmi_bits_put(segment->committed, first, count, false);
+    _dmi_bits_put(segment->offered, first, count, false);
+    _dmi_bits_put(segment->aged, first, count, false);
+    _dmi_bits_put(segment->refused, first, count, false);
+    add(&segment->space->ledger.decommit_calls, calls);
+    add(&segment->space->ledger.decommit_bytes, gone << _dmi_page_shift);
+    need_given_at(segment);
+    if (segment->has_given_at) {
+        uint16_t now = sixteenths(segment);
+        for (size_t i = first; i < first + count; i++) segment->given_at[i] = now ? now : 1;
+    }
+}
+
+int _dmi_pages_decommit(dmi_segment *segment, size_t first, size_t count) {
+    int error = _dmi_os_decommit(segment->base + (first << _dmi_page_shift),
+                                 count << _dmi_page_shift, segment->space->mode);
+    if (error) {
+        add(&segment->space->ledger.refused_calls, 1);
+        _dmi_bits_put(segment->refused, first, count, true);
+        return error;
+    }
+    _dmi_pages_note_decommit(segment, first, count, 1);
+    return 0;
+}
+
+int _dmi_pages_offer(dmi_segment *segment, size_t first, size_t count) {
+    int error = _dmi_os_offer(segment->base + (first << _dmi_page_shift), count << _dmi_page_shift);
+    if (error) {
+        add(&segment->space->ledger.refused_calls, 1);
+        _dmi_bits_put(segment->refused, first, count, true);
+        return error;
+    }
+    size_t gone = _dmi_bits_put(segment->offered, first, count, true);
+    _dmi_bits_put(segment->aged, first, count, false);
+    add(&segment->space->ledger.offer_calls, 1);
+    add(&segment->space->ledger.offer_bytes, gone << _dmi_page_shift);
+    return 0;
+}

@@ -1,0 +1,83 @@
+/* run.h - the descriptor of a run: contiguous pages inside a segment, used for one purpose.
+ *
+ * Descriptors live outside the pages that users write to. The first cache line is what the fast
+ * paths and the counters read; the second is for slow paths and remote frees.
+ */
+#ifndef DMI_RUN_H
+#define DMI_RUN_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef enum dmi_run_kind {
+    DMI_RUN_NONE = 0,    /* the sentinel that foreign addresses map to */
+    DMI_RUN_FREE = 1,    /* pages nobody uses */
+    DMI_RUN_LFH = 2,     /* a subsegment: equal blocks of one bucket */
+    DMI_RUN_LIST = 3,    /* a region of the back end's free list */
+    DMI_RUN_LARGE = 4,   /* one block of whole pages */
+    DMI_RUN_VIRTUAL = 5, /* one block mapped on its own */
+    DMI_RUN_KINDS = 6
+} dmi_run_kind;
+
+/* Never the address of a thread record: no fast path takes such a run for its own. */
+#define DMI_OWNER_NONE ((uintptr_t)1)
+
+typedef struct dmi_run dmi_run;
+struct dmi_segment;
+
+/* Where an LFH run stands in its cache. */
+typedef enum dmi_run_place {
+    DMI_PLACE_FULL = 0,    /* no list: nothing to hand out when last looked at */
+    DMI_PLACE_CURRENT = 1, /* in a current slot */
+    DMI_PLACE_AVAIL = 2,   /* in the list of runs with something to hand out */
+    DMI_PLACE_SPARE = 3    /* in the list of runs that can grow */
+} dmi_run_place;
+
+struct dmi_run {
+    /* -- the fast paths: 24 bytes -- */
+    _Atomic(void *) head;    /* local free list, threaded through the blocks */
+    _Atomic uintptr_t owner; /* token of the owning thread, or DMI_OWNER_NONE */
+    _Atomic int32_t used;    /* LFH: busy blocks plus bias; a free that makes it 0 goes slow.
+                                LIST: busy blocks */
+    int32_t bias;            /* LFH: see lfh.h. LIST: blocks, free ones included */
+    uint32_t block_size;     /* bytes */
+    uint16_t capacity;       /* blocks that fit */
+    uint16_t carved;         /* blocks [0, carved) were linked once */
+    uint8_t kind;            /* dmi_run_kind */
+    uint8_t bucket;
+    uint8_t place;  /* dmi_run_place */
+    uint8_t flags;  /* DMI_RUN_* */
+    uint32_t first; /* page index in the segment */
+    uint32_t pages;
+    uint16_t parked; /* carved blocks that overlap an uncommitted page: in no list */
+    uint16_t taken_count; /* while taken: remote frees that used does not know of yet */
+    struct dmi_segment *segment;
+    union {
+        uint64_t freed_at;   /* FREE, kept VIRTUAL: the heap's clock when it was freed, ns */
+        uint64_t busy_bytes; /* LIST: payload of its busy blocks */
+        void *taken_second;  /* LFH, taken: the block behind the recorded head */
+    };
+
+    /* -- slow paths -- */
+    _Atomic uint64_t remote;         /* blocks other threads freed: see lfh.h */
+    _Atomic(struct dmi_run *) pending_next;
+    _Atomic(void *) cache;           /* the cache that owns it (a pointer of the heap floor) */
+    dmi_run *next, *prev;            /* in a bin or an avail list */
+    void *list;                      /* while taken: the free list behind the recorded head */
+    void *taken_head;                /* while taken: the head when it was recorded */
+    dmi_run *taken_next;             /* runs of one thread that are taken */
+};
+
+#define DMI_RUN_TAKEN 1u   /* head and used belong to an operation that may be in flight */
+#define DMI_RUN_ZERO 2u    /* LARGE: every page is known to read as zeroes */
+#define DMI_RUN_TAKEN_CURRENT 4u /* it was in a current slot when it was taken */
+#define DMI_RUN_KEPT 8u    /* VIRTUAL: freed, kept by the policy */
+#define DMI_RUN_COUNTED 16u /* LFH: busy blocks of each page are counted (eager) */
+
+_Static_assert(sizeof(dmi_run) == 128, "a run descriptor is two cache lines");
+
+/* What every address outside dmi maps to: owned by nobody, nothing to hand out. */
+extern dmi_run _dmi_no_run;
+#endif

@@ -1,0 +1,131 @@
+/* segment.h - floor 2: segments, their runs, and which of their pages are committed.
+ *
+ * A space is the address-space side of one heap: its segments, its free runs, its virtual blocks. It
+ * records and answers; it decides nothing about giving memory back. Its lock is the heap's: every
+ * function here wants it held, except those that say otherwise.
+ *
+ * A segment is one reservation, cut in two: metadata first (this header, bitmaps, run descriptors),
+ * then the pages that users get. Descriptors are handed out lowest first.
+ */
+#ifndef DMI_SEGMENT_H
+#define DMI_SEGMENT_H
+
+#include "../os/os.h"
+#include "bits.h"
+#include "pagemap.h"
+#include "run.h"
+
+#define DMI_BINS 192 /* free runs by pages: 64 exact, then 8 for each doubling */
+
+typedef struct dmi_segment dmi_segment;
+typedef struct dmi_space dmi_space;
+
+struct dmi_segment {
+    dmi_space *space;
+    dmi_segment *next, *prev;
+    char *base;          /* first user page */
+    size_t size;         /* bytes from base */
+    size_t pages;
+    char *reservation;   /* what was reserved: metadata, then base */
+    size_t reserved;
+    size_t meta_committed; /* bytes of metadata that are committed */
+    dmi_bits *committed; /* a bit a page */
+    dmi_bits *offered;   /* subset of committed */
+    dmi_bits *aged;      /* the page was found free by the last pass */
+    dmi_bits *touched;   /* the page was committed at some time */
+    dmi_bits *soft;      /* uncommitted by a discard although the space is strict (VMA limit) */
+    dmi_bits *refused;   /* free, but the OS refused to take it; cleared when it is used again */
+    uint16_t *given_at;  /* when a page was decommitted, 1/16 s, mod 2^16 */
+    uint16_t *page_busy; /* eager: busy blocks that overlap each page */
+    bool has_given_at, has_page_busy;
+    dmi_run *runs;       /* descriptors */
+    dmi_run *spare_runs; /* given-back descriptors, through next */
+    size_t runs_used;
+};
+
+/* What a space did, for the ledger. Relaxed atomics: several locks protect the callers. */
+typedef struct dmi_ledger {
+    _Atomic uint64_t commit_calls, commit_bytes, decommit_calls, decommit_bytes, recommit_calls,
+        recommit_bytes, recommit_churn_bytes, offer_calls, offer_bytes, unoffer_bytes, refused_calls;
+} dmi_ledger;
+
+struct dmi_space {
+    dmi_os_mode mode;
+    bool huge;
+    const char *name;          /* label of the mappings */
+    uint64_t max_reserved;     /* 0: no bound */
+    uint64_t reserved;         /* segments and virtual blocks */
+    dmi_segment *segments;     /* oldest first */
+    dmi_segment *last_segment;
+    size_t segment_count;
+    size_t next_segment;       /* bytes the next segment should have */
+    dmi_run *bins[DMI_BINS];
+    uint64_t bin_map[DMI_BINS / 64];
+    uint64_t free_committed;   /* bytes of committed pages in free runs */
+    dmi_run *virtuals;         /* busy virtual blocks, through next */
+    dmi_run *kept;             /* freed ones the policy keeps, newest first */
+    uint64_t virtual_meta;     /* metadata bytes of virtual blocks */
+    _Atomic uint64_t now;      /* the heap's clock, ns, as of its last slow path */
+    dmi_ledger ledger;
+};
+
+extern size_t _dmi_page;       /* the OS page size, set by _dmi_space_setup */
+extern unsigned _dmi_page_shift;
+
+/* Read the page size, make the page map. Idempotent; 0 or an errno. */
+int _dmi_space_setup(void);
+void _dmi_space_init(dmi_space *space, dmi_os_mode mode, bool huge, const char *name,
+                     uint64_t max_reserved);
+/* Release every segment and virtual block. */
+void _dmi_space_release(dmi_space *space);
+
+static inline size_t _dmi_pages(size_t bytes) { return (bytes + _dmi_page - 1) >> _dmi_page_shift; }
+static inline char *_dmi_run_base(const dmi_run *run) {
+    return run->segment->base + ((size_t)run->first << _dmi_page_shift);
+}
+static inline size_t _dmi_run_size(const dmi_run *run) {
+    return (size_t)run->pages << _dmi_page_shift;
+}
+
+/* ---- runs -------------------------------------------------------------------------------------- */
+
+/* A run of pages of the given kind, first page aligned to align_pages (a power of two), taken best-fit
+ * from the free runs or from a new segment. commit: all its pages are committed before any list
+ * changes. *zero (may be NULL) tells whether all of it reads as zeroes. NULL: nothing changed. */
+dmi_run *_dmi_run_alloc(dmi_space *space, size_t pages, size_t align_pages, dmi_run_kind kind,
+                        bool commit, bool *zero);
+/* Make the run free and coalesce it. Returns the free run it became part of. Cannot fail. */
+dmi_run *_dmi_run_free(dmi_space *space, dmi_run *run);
+/* Grow a LARGE run in place to pages, or shrink it. False: nothing changed. */
+bool _dmi_run_resize(dmi_space *space, dmi_run *run, size_t pages);
+/* Release segments that are one free run without a committed page; the first one stays unless all is
+ * true. Returns how many. */
+size_t _dmi_segments_release(dmi_space *space, bool all);
+/* The run that begins at page p (every page of a segment lies in exactly one run). */
+dmi_run *_dmi_segment_run(const dmi_segment *segment, size_t page);
+
+/* ---- pages: safe for the owner of the run without the space's lock ------------------------------ */
+
+/* Commit what is not committed in [first, first+count), and take back what is offered. 0 or ENOMEM, then
+ * the range is as it was. */
+int _dmi_pages_commit(dmi_segment *segment, size_t first, size_t count);
+/* Note that [first, first+count) was decommitted by the OS layer (bits, ledger). */
+void _dmi_pages_note_decommit(dmi_segment *segment, size_t first, size_t count, uint64_t calls);
+/* Decommit one range of committed pages now, as the space's mode has it. 0 or an errno: then still
+ * committed. */
+int _dmi_pages_decommit(dmi_segment *segment, size_t first, size_t count);
+/* Offer one range of committed pages. */
+int _dmi_pages_offer(dmi_segment *segment, size_t first, size_t count);
+/* Give a page of the segment's busy counters a home. 0 or ENOMEM. */
+int _dmi_segment_need_page_busy(dmi_segment *segment);
+
+/* The space is to become LAZY: let the metadata that was never committed be writable. 0 or an errno. */
+int _dmi_segment_open_metadata(dmi_segment *segment);
+
+static inline bool _dmi_page_usable(const dmi_segment *s, size_t page) {
+    return _dmi_bits_get(s->committed, page) && !_dmi_bits_get(s->offered, page);
+}
+static inline size_t _dmi_run_committed(const dmi_run *run) {
+    return _dmi_bits_count(run->segment->committed, run->first, run->pages) << _dmi_page_shift;
+}
+#endif
