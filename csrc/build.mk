@@ -4,7 +4,7 @@
 # Everything goes to build/c/<flavour>/. A flavour is a compiler and its flags: native, asan, windows.
 
 comma := ,
-FLOORS := os segment block decommit heap inspect
+FLOORS := os segment block decommit heap inspect replay
 CORE_ALL := $(foreach floor,$(FLOORS),$(sort $(wildcard csrc/$(floor)/*.c)))
 CORE_LINUX := $(filter-out csrc/os/windows.c csrc/os/fake.c,$(CORE_ALL))
 CORE_WINDOWS := $(filter-out csrc/os/linux.c csrc/os/fake.c,$(CORE_ALL))

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from dmi._cffi import ffi, lib
     from dmi.address import address_summary
     from dmi.diagnose import diagnose
-    from dmi.experiment import replay
+    from dmi.experiment import replay, sweep
 
 __all__ = [
     "__version__",
@@ -56,6 +56,7 @@ __all__ = [
     "address_summary",
     "diagnose",
     "replay",
+    "sweep",
     "address",
     "trace",
     "windbg",
@@ -93,6 +94,7 @@ _LATER = {
     "ffi": "dmi._cffi:ffi",
     "lib": "dmi._cffi:lib",
     "replay": "dmi.experiment:replay",
+    "sweep": "dmi.experiment:sweep",
     "trace": "dmi.trace",
 }
 

@@ -7,9 +7,9 @@ policy kept and what it cost, then one sentence. The heaps follow the recording'
 from __future__ import annotations
 
 import argparse
-import sys
-import time
-from typing import Any
+
+from dmi.cli._bar import Bar
+from dmi.cli._numbers import whole
 
 NAME = "replay"
 HELP = "replay a recording under several decommit policies, and compare them"
@@ -24,13 +24,6 @@ def moments(text: str) -> list[float]:
     if not all(0 <= moment <= 1e9 for moment in found):
         raise argparse.ArgumentTypeError(f"seconds must be between 0 and 1e9: {text!r}")
     return found
-
-
-def whole(text: str) -> int:
-    """A whole number from 1 to 100,000."""
-    if not (text.isascii() and text.isdigit() and len(text) <= 6 and 1 <= int(text) <= 100_000):
-        raise argparse.ArgumentTypeError(f"not a whole number from 1 to 100,000: {text!r}")
-    return int(text)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -62,56 +55,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--repeat",
         type=whole,
         metavar="N",
-        default=1,
-        help="measure N times and keep the least CPU time (default: %(default)s)",
+        help="measure N times and keep the least CPU time (default: 3)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
-
-
-class _Bar:
-    """A progress bar that appears after a second, if there is a terminal to show it on.
-
-    It draws from the replay's own thread: a second one would disturb what is measured.
-    """
-
-    def __init__(self) -> None:
-        self.start = time.monotonic()
-        self.wanted = sys.stderr.isatty()
-        self.bar: Any = None
-        self.task: Any = None
-
-    def __call__(self, label: str, done: int, total: int) -> None:
-        if not self.wanted or time.monotonic() - self.start < 1:
-            return
-        if self.bar is None:
-            try:
-                from rich.console import Console
-                from rich.progress import Progress
-            except ImportError:
-                self.wanted = False
-                return
-            self.bar = Progress(console=Console(stderr=True), auto_refresh=False, transient=True)
-            self.bar.start()
-            self.task = self.bar.add_task("", total=total)
-        self.bar.update(self.task, description=label, completed=done, total=total, refresh=True)
-
-    def close(self) -> None:
-        """Take the bar away."""
-        if self.bar is not None:
-            self.bar.stop()
 
 
 def run(args: argparse.Namespace) -> None:
     """Replay and print."""
     from dmi import experiment  # loads the C declarations, which other commands can do without
 
-    bar = _Bar()
-    given = {"decommit": args.decommit, "samples": args.samples}
+    bar = Bar()
+    given = {"decommit": args.decommit, "samples": args.samples, "repeat": args.repeat}
     try:
         result = experiment.replay(
             args.recording,
             at=args.at,
-            repeat=args.repeat,
             progress=bar,
             **{name: value for name, value in given.items() if value is not None},
         )

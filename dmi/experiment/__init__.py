@@ -9,5 +9,6 @@ from __future__ import annotations
 
 from dmi.experiment._replay import Replay, Run, replay
 from dmi.experiment._run import Sample
+from dmi.experiment._sweep import Cell, Sweep, SweepError, sweep
 
-__all__ = ["Replay", "Run", "Sample", "replay"]
+__all__ = ["Cell", "Replay", "Run", "Sample", "Sweep", "SweepError", "replay", "sweep"]

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 DEFAULT_POLICIES = "never,eager,lazy,threshold"
 DEFAULT_SAMPLES = 200
+DEFAULT_REPEAT = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +164,7 @@ def replay(
     *,
     at: Sequence[float] = (),
     samples: int = DEFAULT_SAMPLES,
-    repeat: int = 1,
+    repeat: int = DEFAULT_REPEAT,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Replay:
     """Replay a recording on a fresh heap for each policy, following the recording's own clock.

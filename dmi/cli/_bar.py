@@ -1,0 +1,41 @@
+"""A progress bar for what takes longer than a second."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+
+class Bar:
+    """Appears after a second, on a terminal, where rich is installed; else does nothing.
+
+    Drawn by whoever reports progress: a thread of its own would disturb what is measured.
+    """
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+        self._wanted = sys.stderr.isatty()
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __call__(self, label: str, done: int, total: int) -> None:
+        """Show that `done` of `total` is done."""
+        if not self._wanted or time.monotonic() - self._start < 1:
+            return
+        if self._bar is None:
+            try:
+                from rich.console import Console
+                from rich.progress import Progress
+            except ImportError:
+                self._wanted = False
+                return
+            self._bar = Progress(console=Console(stderr=True), auto_refresh=False, transient=True)
+            self._bar.start()
+            self._task = self._bar.add_task("", total=total)
+        self._bar.update(self._task, description=label, completed=done, total=total, refresh=True)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()

@@ -1,0 +1,12 @@
+"""Arguments that several commands read the same way."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def whole(text: str) -> int:
+    """A whole number from 1 to 100,000."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 6 and 1 <= int(text) <= 100_000):
+        raise argparse.ArgumentTypeError(f"not a whole number from 1 to 100,000: {text!r}")
+    return int(text)

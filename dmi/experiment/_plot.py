@@ -1,0 +1,48 @@
+"""The trade-off as a picture: mean retained commit against CPU time."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from dmi.experiment._sweep import Sweep
+
+_MIB = 1 << 20
+
+
+def pareto(sweep: Sweep, path: Path) -> None:
+    """Draw a panel for each recording. ImportError without matplotlib; never opens a window."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ImportError("plotting needs the extra 'plot': pip install 'dmi-heap[plot]'") from None
+    panels = sweep.recordings()
+    figure = Figure(figsize=(8, 5.5 * len(panels)), layout="constrained")
+    FigureCanvasAgg(figure)
+    for number, (name, cells) in enumerate(panels.items(), 1):
+        axes = figure.add_subplot(len(panels), 1, number)
+        front = sweep.pareto(name)
+        axes.plot(
+            [cell.cpu_seconds for cell in front],
+            [cell.mean_retained / _MIB for cell in front],
+            drawstyle="steps-post",
+            color="0.6",
+            zorder=1,
+        )
+        for place, cell in enumerate(sorted(cells, key=lambda cell: cell.cpu_seconds)):
+            point = (cell.cpu_seconds, cell.mean_retained / _MIB)
+            axes.scatter(*point, color="C0" if cell in front else "C1", zorder=2)
+            # Neighbours often cost the same: their names go to three heights.
+            away = (5, 5 + 10 * (place % 3))
+            axes.annotate(cell.decommit, point, xytext=away, textcoords="offset points", size=8)
+        axes.set_title(os.path.basename(name))  # noqa: PTH119 - not always a path
+        axes.set_xlabel("CPU time of the replay, s (less is better)")
+        axes.set_ylabel("mean retained, MiB (less is better)")
+        axes.set_ylim(bottom=0)
+        axes.margins(x=0.15)
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)

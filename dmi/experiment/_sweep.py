@@ -1,0 +1,214 @@
+"""dmi.sweep: recordings times policies, one process a cell, and the trade-off they show.
+
+A cell is a child process, `python -m dmi replay --json`, whatever the executor: no heap, no
+fragmentation and no page fault of one cell reaches another.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from dmi.errors import DmiError
+from dmi.experiment import _report
+from dmi.experiment._replay import DEFAULT_REPEAT, DEFAULT_SAMPLES, policies_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from dmi.policy import Decommit
+
+DEFAULT_POLICIES = (
+    "never,eager,lazy:delay=0.1|1|10,decay:half_life=1|5,"
+    "threshold:block=4K|64K:total=64K,budget:ratio=0.1"
+)
+
+Recording = str | os.PathLike[str] | bytes
+
+
+class SweepError(DmiError):
+    """A cell whose process failed; the message is what it said."""
+
+
+class Executor(Protocol):
+    """What is asked of an executor; concurrent.futures and Dask's get_executor() have it."""
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One recording under one policy; `run` is an entry of `runs` in `dmi replay --json`."""
+
+    recording: str
+    decommit: str
+    events: int
+    run: dict[str, Any] = field(repr=False)
+
+    @property
+    def mean_retained(self) -> float:
+        """Bytes, averaged over the recording's clock."""
+        return float(self.run["mean_retained"])
+
+    @property
+    def cpu_seconds(self) -> float:
+        """User and system time of the measured pass."""
+        return float(self.run["cpu_seconds"])
+
+    @property
+    def committed(self) -> int:
+        """Bytes, at the end."""
+        return int(self.run["end"]["committed"])
+
+    @property
+    def retained(self) -> int:
+        """Bytes, at the end."""
+        return int(self.run["end"]["retained"])
+
+    @property
+    def page_bound(self) -> int:
+        """Bytes, at the end."""
+        return int(self.run["page_bound"]["end"])
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """All cells, recordings in the order given, policies within each. str() is a table."""
+
+    cells: tuple[Cell, ...]
+
+    def recordings(self) -> dict[str, list[Cell]]:
+        """The cells of each recording."""
+        found: dict[str, list[Cell]] = {}
+        for cell in self.cells:
+            found.setdefault(cell.recording, []).append(cell)
+        return found
+
+    def pareto(self, recording: str) -> list[Cell]:
+        """The cells that no other one beats in both mean retained and CPU time; cheapest first."""
+        front: list[Cell] = []
+        cells = self.recordings()[recording]
+        for cell in sorted(cells, key=lambda cell: (cell.cpu_seconds, cell.mean_retained)):
+            if not front or cell.mean_retained < front[-1].mean_retained:
+                front.append(cell)
+        return front
+
+    def as_dict(self) -> dict[str, Any]:
+        """What `dmi sweep --json` prints."""
+        return {
+            "recordings": [
+                {
+                    "recording": name,
+                    "events": cells[0].events,
+                    "pareto": [cell.decommit for cell in self.pareto(name)],
+                    "runs": [cell.run for cell in cells],
+                }
+                for name, cells in self.recordings().items()
+            ]
+        }
+
+    def to_json(self, *, indent: int | None = None) -> str:
+        """as_dict() as JSON text."""
+        return json.dumps(self.as_dict(), indent=indent, allow_nan=False)
+
+    def plot(self, path: str | os.PathLike[str]) -> None:
+        """Draw mean retained against CPU time, a panel for each recording, into a file.
+
+        The suffix decides the kind of file. ImportError without the extra `plot`.
+        """
+        from dmi.experiment import _plot
+
+        _plot.pareto(self, Path(path))
+
+    def __str__(self) -> str:
+        return "\n\n".join(
+            f"{name}\n{_report.sweep_table(cells, self.pareto(name))}"
+            for name, cells in self.recordings().items()
+        )
+
+
+def run_cell(recording: str | bytes, decommit: str, samples: int, repeat: int) -> dict[str, Any]:
+    """Replay in a child process and return its JSON. Runs wherever the executor puts it.
+
+    A recording given as bytes is written to a temporary file there. SweepError when the child
+    fails.
+    """
+    with ExitStack() as stack:
+        if isinstance(recording, bytes):
+            file = stack.enter_context(tempfile.NamedTemporaryFile(suffix=".recording"))
+            file.write(recording)
+            file.flush()
+            path = file.name
+        else:
+            path = recording
+        command = [sys.executable, "-m", "dmi", "replay", path, "--json"]
+        command += ["--decommit", decommit, "--samples", str(samples), "--repeat", str(repeat)]
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        )
+    if done.returncode != 0:
+        said = done.stderr.strip().splitlines()
+        reason = said[-1] if said else f"exit status {done.returncode}"
+        raise SweepError(f"{decommit} on {path}: {reason}")
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def sweep(
+    traces: Recording | Sequence[Recording],
+    policies: str | Decommit | Sequence[str | Decommit] = DEFAULT_POLICIES,
+    *,
+    executor: Executor | None = None,
+    samples: int = DEFAULT_SAMPLES,
+    repeat: int = DEFAULT_REPEAT,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Sweep:
+    """Replay every recording under every policy, each in a process of its own.
+
+    traces    recordings: paths, which the workers must be able to open, or the bytes of files
+    policies  as for dmi.replay()
+    executor  anything with submit(); default: half as many at a time as there are processors, so
+              that cells do not disturb each other's CPU time
+    progress  called with the cell that is waited for, cells done, and cells in all
+
+    SweepError names the first cell that failed.
+    """
+    if isinstance(traces, str | os.PathLike | bytes):
+        traces = [traces]
+    names: list[str] = []
+    sources: list[str | bytes] = []
+    for number, trace in enumerate(traces, 1):
+        if isinstance(trace, bytes):
+            names.append(f"recording {number}")
+            sources.append(trace)
+        else:
+            names.append(os.fspath(trace))
+            sources.append(os.fspath(trace))
+    if not sources:
+        raise ValueError("traces names no recording")
+    texts = [str(policy) for policy in policies_of(policies)]
+    with ExitStack() as stack:
+        if executor is None:
+            pool = ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 2))
+            stack.callback(pool.shutdown, cancel_futures=True)
+            executor = pool
+        waiting = [
+            (name, text, executor.submit(run_cell, source, text, samples, repeat))
+            for name, source in zip(names, sources, strict=True)
+            for text in texts
+        ]
+        cells: list[Cell] = []
+        for name, text, future in waiting:
+            if progress:
+                progress(f"{name}, {text}", len(cells), len(waiting))
+            result = future.result()
+            cells.append(Cell(name, text, result["events"], result["runs"][0]))
+    return Sweep(tuple(cells))
