@@ -147,6 +147,36 @@ int _dmi_virtual_offer(dmi_space *space, dmi_run *run) {
     return 0;
 }
 
+/* Move to a larger place, which the page map knows before the block is there. */
+static bool move(dmi_space *space, dmi_run *run, size_t bytes) {
+    dmi_segment *segment = run->segment;
+    char *from = segment->base;
+    size_t old = segment->size, more = bytes - old;
+    char *to = _dmi_os_reserve(bytes, _dmi_os_granularity(), space->mode, space->huge, space->name);
+    if (!to) return false;
+    if (_dmi_os_commit(to + old, more, space->mode)) {
+        (void)_dmi_os_release(to, bytes);
+        return false;
+    }
+    if (_dmi_pagemap_add(to, _dmi_page)) {
+        _dmi_os_uncount(more);
+        (void)_dmi_os_release(to, bytes);
+        return false;
+    }
+    /* The old addresses may be another heap's as soon as the pages left them. */
+    _dmi_pagemap_set(from, _dmi_page, &_dmi_no_run);
+    if (_dmi_os_move(from, old, to, bytes)) {
+        _dmi_os_uncount(more);
+        _dmi_pagemap_count_out(to, _dmi_page);
+        _dmi_pagemap_set(from, _dmi_page, run);
+        return false;
+    }
+    _dmi_pagemap_count_out(from, _dmi_page);
+    segment->base = segment->reservation = to;
+    _dmi_pagemap_set(to, _dmi_page, run);
+    return true;
+}
+
 bool _dmi_virtual_resize(dmi_space *space, dmi_run *run, size_t size, bool may_move) {
     dmi_segment *segment = run->segment;
     size_t old = segment->size, bytes = (size + _dmi_page - 1) & ~(_dmi_page - 1);
@@ -154,20 +184,17 @@ bool _dmi_virtual_resize(dmi_space *space, dmi_run *run, size_t size, bool may_m
     if (bytes < size || space->mode != DMI_OS_LAZY) return false;
     if (bytes > old && space->max_reserved && space->reserved + (bytes - old) > space->max_reserved)
         return false;
-    /* The page map of the new place must be ready before the block moves, and where that will be is not
-     * known: so register the old place's neighbour only after the move, and undo the move if that fails. */
-    char *from = segment->base, *to = _dmi_os_remap(from, old, bytes, may_move);
-    if (!to) return false;
-    if (to != from) {
-        if (_dmi_pagemap_add(to, _dmi_page)) {
-            char *back = _dmi_os_remap(to, bytes, old, true);
-            if (back == from) return false;
-            if (back && _dmi_pagemap_add(back, _dmi_page) == 0) to = back;
-            bytes = old;
+    char *from = segment->base;
+    if (bytes < old) {
+        if (!_dmi_os_remap(from, old, bytes, false)) return false;
+        _dmi_os_uncount(old - bytes);
+    } else if (_dmi_os_remap(from, old, bytes, false)) {
+        if (_dmi_os_commit(from + old, bytes - old, space->mode)) {
+            (void)_dmi_os_remap(from, bytes, old, false);
+            return false;
         }
-        _dmi_pagemap_remove(from, _dmi_page);
-        segment->base = segment->reservation = to;
-        _dmi_pagemap_set(to, _dmi_page, run);
+    } else if (!may_move || !move(space, run, bytes)) {
+        return false;
     }
     segment->size = segment->reserved = bytes;
     segment->pages = bytes >> _dmi_page_shift;

@@ -393,6 +393,30 @@ static void *fake_remap(void *address, size_t old_size, size_t new_size, bool ma
     return moved;
 }
 
+static int fake_move(void *from, size_t old_size, void *to, size_t new_size) {
+    size_t first, count, to_first, to_count;
+    _dmi_lock(&lock);
+    reservation *r = find_range("move", from, old_size, &first, &count);
+    reservation *target = find_range("move", to, new_size, &to_first, &to_count);
+    if (first != 0 || count != r->left || r->table)
+        misuse("move", "not a whole reservation", from, old_size);
+    if (to_first != 0 || to_count != target->left || target->table || to_count < count)
+        misuse("move", "not a whole reservation, or too small", to, new_size);
+    for (size_t i = 0; i < count; i++) {
+        if (r->states[i] == DMI_FAKE_OFFERED) misuse("move", "page is offered", from, old_size);
+        if (target->states[i] != DMI_FAKE_UNCOMMITTED)
+            misuse("move", "target page is committed", to, new_size);
+        if (r->states[i] != DMI_FAKE_COMMITTED) continue;
+        if (HOST->commit(page_at(target, i), page_size, DMI_OS_STRICT) != 0)
+            misuse("move", "the host has no memory", to, new_size);
+        memcpy(page_at(target, i), page_at(r, i), page_size);
+        target->states[i] = DMI_FAKE_COMMITTED;
+    }
+    forget(r);
+    _dmi_unlock(&lock);
+    return 0;
+}
+
 static int64_t fake_resident(const void *address, size_t size) {
     size_t first, count;
     _dmi_lock(&lock);
@@ -449,6 +473,7 @@ const dmi_os_backend _dmi_fake_backend = {
     .convert = fake_convert,
     .release = fake_release,
     .remap = fake_remap,
+    .move = fake_move,
     .resident = fake_resident,
     .process_resident = fake_process_resident,
     .clock = fake_clock,

@@ -258,6 +258,22 @@ static void *linux_remap(void *address, size_t old_size, size_t new_size, bool m
     return moved;
 }
 
+static int linux_move(void *from, size_t old_size, void *to, size_t new_size) {
+    int saved = errno, error = 0;
+    dmi_attributes given = _dmi_attributes_get(from);
+    _dmi_attributes_clear(from, old_size);
+    _dmi_attributes_clear(to, new_size);
+    if (mremap(from, old_size, new_size, MREMAP_MAYMOVE | MREMAP_FIXED, to) == MAP_FAILED) {
+        error = errno;
+        _dmi_attributes_set(from, old_size, given);
+        (void)munmap(to, new_size); /* the kernel may have done it already, or not */
+    } else {
+        _dmi_attributes_set(to, new_size, given);
+    }
+    errno = saved;
+    return error;
+}
+
 /* ---- many ranges in one call ----------------------------------------------------------------- */
 
 enum {
@@ -519,6 +535,7 @@ const dmi_os_backend _dmi_os_native = {
     .convert = linux_convert,
     .release = linux_release,
     .remap = linux_remap,
+    .move = linux_move,
     .resident = linux_resident,
     .process_resident = linux_process_resident,
     .clock = linux_clock,

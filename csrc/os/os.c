@@ -173,6 +173,21 @@ void *_dmi_os_remap(void *address, size_t old_size, size_t new_size, bool may_mo
     return moved;
 }
 
+int _dmi_os_move(void *from, size_t old_size, void *to, size_t new_size) {
+    require_range(from, old_size);
+    require_range(to, new_size);
+    require(new_size >= old_size, "move: new size");
+    int error;
+    if (injected()) {
+        (void)os->release(to, new_size);
+        error = ENOMEM;
+    } else {
+        error = os->move(from, old_size, to, new_size);
+    }
+    subtract(&counters.reserved_bytes, error == 0 ? old_size : new_size);
+    return error;
+}
+
 /* ---- questions ------------------------------------------------------------------------------- */
 
 int64_t _dmi_os_resident(const void *address, size_t size) {

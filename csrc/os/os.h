@@ -77,6 +77,11 @@ bool _dmi_os_can_trim(void);
 /* Grow or shrink a whole reservation made LAZY, moving it if need be (mremap). NULL where the OS cannot;
  * then nothing changed. */
 void *_dmi_os_remap(void *address, size_t old_size, size_t new_size, bool may_move);
+/* Let the pages of a whole reservation made LAZY take the place of another one, [to, to+new_size), which
+ * must be at least as large; from is gone after, and what lies behind old_size reads as zeroes. For callers
+ * that must know the new place before they can move. On failure (ENOSYS where the OS cannot) from is
+ * as it was and to is released. */
+int _dmi_os_move(void *from, size_t old_size, void *to, size_t new_size);
 
 /* Bytes of the range that are resident in physical memory now. -1 where the OS does not say. Walks
  * the page tables: not for hot paths. */
@@ -143,6 +148,7 @@ typedef struct dmi_os_backend {
     int (*convert)(void *, size_t, dmi_os_mode);
     int (*release)(void *, size_t);
     void *(*remap)(void *, size_t, size_t, bool);
+    int (*move)(void *, size_t, void *, size_t);
     int64_t (*resident)(const void *, size_t);
     int64_t (*process_resident)(void);
     uint64_t (*clock)(void);

@@ -309,6 +309,13 @@ static int windows_at_fork(void (*prepare)(void), void (*parent)(void), void (*c
     return 0;
 }
 
+static int windows_move(void *from, size_t old_size, void *to, size_t new_size) {
+    (void)from;
+    (void)old_size;
+    (void)windows_release(to, new_size);
+    return ENOSYS;
+}
+
 static bool windows_strict_default(void) { return true; }
 
 const dmi_os_backend _dmi_os_native = {
@@ -327,6 +334,7 @@ const dmi_os_backend _dmi_os_native = {
     .convert = windows_convert,
     .release = windows_release,
     .remap = windows_remap,
+    .move = windows_move,
     .resident = windows_resident,
     .process_resident = windows_process_resident,
     .clock = windows_clock,

@@ -105,9 +105,13 @@ int _dmi_pagemap_add(const void *address, size_t size) {
 }
 
 void _dmi_pagemap_remove(const void *address, size_t size) {
+    _dmi_pagemap_set(address, size, &_dmi_no_run);
+    _dmi_pagemap_count_out(address, size);
+}
+
+void _dmi_pagemap_count_out(const void *address, size_t size) {
     uintptr_t first = (uintptr_t)address >> DMI_SLICE_SHIFT;
     uintptr_t last = ((uintptr_t)address + size - 1) >> DMI_SLICE_SHIFT;
-    _dmi_pagemap_set(address, size, &_dmi_no_run);
     _dmi_lock(&lock);
     for (uintptr_t slice = first; slice <= last; slice++) drop(slice);
     _dmi_unlock(&lock);

@@ -29,6 +29,9 @@ int _dmi_pagemap_setup(void);
 int _dmi_pagemap_add(const void *address, size_t size);
 /* Count it out again; leaves that nobody needs any more give their pages back. */
 void _dmi_pagemap_remove(const void *address, size_t size);
+/* The same for units that were set to _dmi_no_run before: writes none of them, so that the addresses may
+ * belong to somebody else already. */
+void _dmi_pagemap_count_out(const void *address, size_t size);
 /* Let every unit of the range (registered before) map to run. */
 void _dmi_pagemap_set(const void *address, size_t size, dmi_run *run);
 /* Committed bytes of table and leaves. */
