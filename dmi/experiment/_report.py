@@ -134,6 +134,8 @@ def _price(best: Run, keeper: Run) -> str:
     change = 100 * (best.cpu_seconds / keeper.cpu_seconds - 1)
     if abs(change) < 1:
         return f"at the same CPU time ({clocks})"
+    if change > 200:
+        return f"at {best.cpu_seconds / keeper.cpu_seconds:.1f} times the CPU time ({clocks})"
     return f"for {abs(change):.0f} % {'more' if change > 0 else 'less'} CPU time ({clocks})"
 
 

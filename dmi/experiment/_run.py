@@ -1,10 +1,10 @@
 """One recording on one heap: where to stop, what to read there, what it cost.
 
-A recording is played several times under each policy. The first pass scouts: it follows busy from call to
-call, so that the peak is the exact one, takes the samples of the timeline, and verifies that no
-block lost its contents and that the heap's own numbers close. The others do only what the recorded
-program would do and are measured; the first of them stops for the detailed states that were chosen.
-Heaps on a manual clock behave the same in all.
+A recording is played several times under each policy. The first pass scouts: it follows busy from
+call to call, so that the peak is the exact one, takes the samples of the timeline, and verifies
+that no block lost its contents and that the heap's own numbers close. The others do only what the
+recorded program would do and are measured; the first of them stops for the detailed states that
+were chosen. Heaps on a manual clock behave the same in all.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Recordings of real programs: reading, checking, converting.
 
-trace = dmi.trace.load("redis.raw.zst")    # heaptrack raw or dmi's own format, by content
+trace = dmi.trace.load("redis.raw.zst")    # heaptrack, memray or dmi's own, by content
 dmi.trace.save(trace, "redis.dmi.zst")
 """
 
@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 from dmi.errors import TraceError
-from dmi.trace import files, heaptrack
+from dmi.trace import files, heaptrack, memray
 from dmi.trace.files import DEFAULT_LIMIT, Source
 from dmi.trace.format import MAGIC, Record, Trace, check, pack, parse
 
@@ -21,9 +21,9 @@ __all__ = ["DEFAULT_LIMIT", "Record", "Trace", "check", "load", "pack", "parse",
 def load(source: Source, *, limit: int = DEFAULT_LIMIT, name: str | None = None) -> Trace:
     """Read a recording of any known kind, from a path or from bytes.
 
-    Kinds are told apart by content, compressed or not: dmi's own format and the text of
-    `heaptrack -r`. An uncompressed file of dmi's own is mapped, not read. `limit` bounds the
-    bytes after decompression. Raises TraceError (with `.offset`), OSError, or ImportError where
+    Kinds are told apart by content: dmi's own format and the text of `heaptrack -r`, compressed or
+    not, and memray's files. An uncompressed file of dmi's own is mapped, not read. `limit` bounds
+    the bytes after decompression. Raises TraceError (with `.offset`), OSError, or ImportError where
     a decompressor is missing.
     """
     label = name or files.describe(source)
@@ -47,10 +47,12 @@ def load(source: Source, *, limit: int = DEFAULT_LIMIT, name: str | None = None)
         return parse(data, name=label)
     if head.startswith(heaptrack.HEAD):
         return heaptrack.read(parts, name=label)
+    if memray.is_one(head):
+        return memray.read(source, name=label)
     if not head:
         raise TraceError(f"{label} is empty", offset=0)
     raise TraceError(
-        f"{label} is no recording: neither dmi's own format nor the text of `heaptrack -r`",
+        f"{label} is no recording: neither dmi's own, nor of `heaptrack -r`, nor of memray",
         offset=0,
     )
 
