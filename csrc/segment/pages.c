@@ -50,8 +50,11 @@ int _dmi_pages_commit(dmi_segment *segment, size_t first, size_t count) {
             for (size_t j = first; j < from; j++)
                 if (_dmi_bits_get(segment->aged, j)) {
                     _dmi_bits_put(segment->aged, j, 1, false);
-                    if (_dmi_os_decommit(segment->base + (j << _dmi_page_shift), _dmi_page, mode) == 0)
-                        _dmi_bits_put(segment->committed, j, 1, false);
+                    if (_dmi_os_decommit(segment->base + (j << _dmi_page_shift), _dmi_page, mode))
+                        continue;
+                    _dmi_bits_put(segment->committed, j, 1, false);
+                    add(&segment->space->ledger.decommit_calls, 1);
+                    add(&segment->space->ledger.decommit_bytes, _dmi_page);
                 }
             return error;
         }

@@ -84,6 +84,7 @@ static inline void floors_check_segment(const dmi_space *space, const dmi_segmen
     ENSURE_EQ(segment->size, segment->pages << _dmi_page_shift);
     ENSURE((uintptr_t)segment->base % _dmi_page == 0);
     bool last_free = false;
+    size_t runs = 0;
     for (size_t page = 0; page < segment->pages;) {
         dmi_run *run = _dmi_segment_run(segment, page);
         ENSURE(run != NULL && run != &_dmi_no_run);
@@ -91,6 +92,7 @@ static inline void floors_check_segment(const dmi_space *space, const dmi_segmen
         ENSURE_EQ(run->first, page);
         ENSURE(run->pages > 0 && page + run->pages <= segment->pages);
         bool is_free = run->kind == DMI_RUN_FREE;
+        runs++;
         ENSURE(run->kind > DMI_RUN_NONE && run->kind < DMI_RUN_VIRTUAL);
         ENSURE(!(is_free && last_free)); /* free neighbours were coalesced */
         for (size_t i = 0; i < run->pages; i++) {
@@ -108,6 +110,8 @@ static inline void floors_check_segment(const dmi_space *space, const dmi_segmen
         last_free = is_free;
         page += run->pages;
     }
+    for (const dmi_run *spare = segment->spare_runs; spare; spare = spare->next) runs++;
+    ENSURE_EQ(segment->runs_used, runs); /* no descriptor was lost */
     ENSURE(_dmi_fake_state(segment->reservation) == DMI_FAKE_COMMITTED);
     ENSURE(_dmi_fake_state(segment->reservation + segment->meta_committed - 1) == DMI_FAKE_COMMITTED);
     ENSURE((char *)(segment->runs + segment->runs_used) <=

@@ -166,6 +166,12 @@ static void do_alloc(dmi_freelist *list, slot *s, uint64_t *seed) {
 
 static void do_resize(dmi_freelist *list, slot *s, uint64_t *seed) {
     size_t size = any_size(seed), old = s->size;
+    if (test_random(seed) % 2) { /* end close to the end of a page: does the tag behind find its page? */
+        size_t to_page = _dmi_page - (uintptr_t)s->p % _dmi_page, back = test_random(seed) % 48;
+        size = to_page + test_random(seed) % 2 * _dmi_page;
+        size = size > back ? size - back : 1;
+        if (size > 36864) size = 36864;
+    }
     uint64_t before = floors_hash(list->space);
     bool done = _dmi_freelist_resize(list, run_of(s->p), s->p, size);
     s->size = _dmi_freelist_usable(s->p);
