@@ -77,10 +77,22 @@ _ROWS: tuple[tuple[str, Callable[[Run], str]], ...] = (
 )
 
 
+# Offered pages stay committed until the system takes them: only resident tells.
+_OFFER_ROWS: tuple[tuple[str, Callable[[Run], str]], ...] = (
+    ("offer calls", lambda run: f"{run.end.stats.offer_calls:,}"),
+    ("offered at end, MiB", lambda run: mib(run.end.stats.offered)),
+    ("taken back from the offer, MiB", lambda run: mib(run.end.stats.unoffer_bytes)),
+)
+
+
 def table(runs: Sequence[Run]) -> str:
-    """A line for each figure, a column for each run."""
+    """A line for each figure, a column for each run; lines about offers only if there were any."""
+    rows = list(_ROWS)
+    if any(run.end.stats.offer_calls for run in runs):
+        place = [title for title, _ in rows].index("CPU time, s")
+        rows[place:place] = _OFFER_ROWS
     cells = [["", *(run.decommit for run in runs)]]
-    cells += [[title, *(show(run) for run in runs)] for title, show in _ROWS]
+    cells += [[title, *(show(run) for run in runs)] for title, show in rows]
     widths = [max(len(line[column]) for line in cells) for column in range(len(runs) + 1)]
     lines = []
     for line in cells:

@@ -231,6 +231,17 @@ def test_the_table_shows_both_fragmentations(result: Replay) -> None:
     assert lines["Virtual address fragmentation at end, %"] == [str(value) for value in virtual]
 
 
+def test_offers_have_lines_of_their_own(result: Replay) -> None:
+    assert "offer" not in result.table()
+    found = replay(peaked(), "lazy:how=offer", samples=20)
+    end = found.runs[0].end.stats
+    assert end.offered > 0
+    assert end.page_bound
+    assert end.committed > end.page_bound * 2
+    lines = {line[:40].strip(): line[40:].split() for line in found.table().splitlines()}
+    assert lines["offered at end, MiB"] == [f"{end.offered / (1 << 20):.2f}"]
+
+
 def test_the_conclusion_is_one_sentence_with_the_right_figures(result: Replay) -> None:
     sentence = result.conclusion()
     assert "\n" not in sentence
