@@ -2,6 +2,7 @@
  * point a host program may have changed in the middle of anything. */
 #include "number.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -116,7 +117,7 @@ bool _dmi_number_read(const char *text, size_t length, double *value) {
     for (int i = 0; i < exponent; i++) times_plus(&above, 5, 0);
     for (int i = 0; i > exponent; i--) times_plus(&below, 5, 0);
     *value = quotient(&above, &below, exponent);
-    return isfinite(*value);
+    return *value <= DBL_MAX;
 }
 
 size_t _dmi_number_write(double value, char text[DMI_NUMBER_TEXT]) {

@@ -184,7 +184,8 @@ static quote quoted(const char *text, size_t length) {
 int _dmi_policy_check(const dmi_policy *policy, char *error, size_t error_size) {
     writer out = {error, error ? error_size : 0, 0};
     if (policy->size < sizeof *policy) {
-        put(&out, "size is %zu, which is no dmi_policy; accepted: %zu", policy->size, sizeof *policy);
+        put(&out, "size is too small for a dmi_policy; accepted: %u or more",
+            (unsigned)sizeof *policy);
         return EINVAL;
     }
     if (policy->when >= POLICIES) {
@@ -294,7 +295,8 @@ int dmi_policy_parse(const char *text, dmi_policy *policy, char *error, size_t e
     writer out = {error, error ? error_size : 0, 0};
     dmi_policy read;
     if (!policy || policy->size < sizeof read) {
-        put(&out, "the policy's size is not set; accepted: %zu", sizeof read);
+        put(&out, "the policy's size is not set; accepted: %u or more",
+            (unsigned)sizeof read);
     } else if (!text) {
         put(&out, "there is no text; accepted: when{:key=value}");
     } else if (read_policy(&read, text, &out)) {
