@@ -71,11 +71,8 @@ int dmi_trace_check(const void *records, uint64_t count, uint32_t objects, uint3
             return -1;
         }
         switch (record.op) {
-        case DMI_OP_TIME:
-            summary->duration_us = record.size;
-            break;
-        case DMI_OP_RSS:
-            break;
+        case DMI_OP_TIME: summary->duration_us = record.size; break;
+        case DMI_OP_RSS: break;
         case DMI_OP_FREE:
             summary->frees++;
             summary->live_objects--;

@@ -26,9 +26,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CARRY_MAX 256u        /* the longest line of those above, with room */
+#define CARRY_MAX 256u /* the longest line of those above, with room */
 #define NEWEST_FILE_VERSION 3u
-#define AFTER_FREE 0xffffu    /* in .thread of a record until finish(): an alloc right behind a free */
+#define AFTER_FREE 0xffffu /* in .thread of a record until finish(): an alloc right behind a free */
 #define NO_OBJECT UINT32_MAX
 
 typedef struct site {
@@ -45,27 +45,27 @@ typedef struct slot {
 struct dmi_heaptrack {
     dmi_record *records;
     size_t count, capacity;
-    uint32_t objects;         /* allocations so far */
-    slot *live;               /* hash table of live pointers, linear probing */
+    uint32_t objects; /* allocations so far */
+    slot *live;       /* hash table of live pointers, linear probing */
     size_t live_count, live_mask;
-    uint32_t *trace_site;     /* call site number of each trace; [0] is "none" */
+    uint32_t *trace_site; /* call site number of each trace; [0] is "none" */
     size_t traces, trace_capacity;
     site *sites;
     size_t site_count, site_capacity;
-    uint32_t *site_hash;      /* site numbers by address; 0: empty, so site 0 is not in it */
+    uint32_t *site_hash; /* site numbers by address; 0: empty, so site 0 is not in it */
     size_t site_mask;
-    uint32_t *pair_site;      /* site of each alloc marked AFTER_FREE, in order */
+    uint32_t *pair_site; /* site of each alloc marked AFTER_FREE, in order */
     size_t pairs, pair_capacity;
-    bool after_free;          /* the last event was the free of a known block */
-    bool versioned;           /* the first line was read */
+    bool after_free; /* the last event was the free of a known block */
+    bool versioned;  /* the first line was read */
     bool finished;
     uint64_t clock_ms, page_size;
-    uint64_t offset;          /* in the text, of the line being read */
+    uint64_t offset; /* in the text, of the line being read */
     const char *fault;
     uint64_t fault_offset;
     unsigned char carry[CARRY_MAX]; /* a line that began in an earlier piece */
     size_t carry_size;
-    uint64_t carry_skipped;   /* bytes of it that did not fit (lines of no interest only) */
+    uint64_t carry_skipped; /* bytes of it that did not fit (lines of no interest only) */
     dmi_import_result result;
 };
 
@@ -166,8 +166,8 @@ static int add_site(dmi_heaptrack *import, uint64_t address) {
 /* A `t` line: remember which call site the new trace begins at. */
 static int add_trace(dmi_heaptrack *import, uint64_t address) {
     if (import->site_count * 2 > import->site_mask && site_rehash(import) != 0) return -1;
-    uint32_t *traces = grow(import->trace_site, import->traces, &import->trace_capacity,
-                            sizeof *traces);
+    uint32_t *traces =
+        grow(import->trace_site, import->traces, &import->trace_capacity, sizeof *traces);
     if (!traces) return -1;
     import->trace_site = traces;
     size_t at = mix(address) & import->site_mask;
@@ -303,10 +303,8 @@ static int on_line(dmi_heaptrack *import, const unsigned char *line, size_t size
             return refuse(import, "not `I PAGESIZE PAGES`");
         import->page_size = value[0];
         return 0;
-    case 'a':
-        return refuse(import, "an interpreted heaptrack file; record with `heaptrack -r`");
-    default:
-        return 0; /* modules, command line, debuggee, suppressions */
+    case 'a': return refuse(import, "an interpreted heaptrack file; record with `heaptrack -r`");
+    default: return 0; /* modules, command line, debuggee, suppressions */
     }
 }
 
@@ -388,9 +386,7 @@ static uint32_t unused_pop(uint32_t *heap, size_t count) {
     return lowest;
 }
 
-static bool calls_realloc(const site *where) {
-    return where->adjacent * 4 >= where->blocks * 3;
-}
+static bool calls_realloc(const site *where) { return where->adjacent * 4 >= where->blocks * 3; }
 
 int dmi_heaptrack_finish(dmi_heaptrack *import, dmi_import_result *result) {
     if (!result || result->size < sizeof *result || import->fault || import->finished) {

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SLICE_US 50000u   /* how often an idle heap is given the time */
+#define SLICE_US 50000u    /* how often an idle heap is given the time */
 #define SLICES_A_GAP 1200u /* at most, whatever the length of the gap */
 
 typedef struct entry {
@@ -79,7 +79,8 @@ static inline void touch(unsigned char *block, uint64_t size, uint64_t page, uns
     if (size == 0) return;
     *(volatile unsigned char *)block = value;
     uint64_t to_next = page - ((uintptr_t)block & (page - 1));
-    for (uint64_t at = to_next; at < size; at += page) *(volatile unsigned char *)(block + at) = value;
+    for (uint64_t at = to_next; at < size; at += page)
+        *(volatile unsigned char *)(block + at) = value;
 }
 
 /* Does the block still hold what touch() wrote when it lay at `written`? The first `size` bytes count. */
@@ -188,8 +189,8 @@ play_as(dmi_replay *replay, kind on, bool scout, uint64_t until_record, uint64_t
             operations++;
             if (!object->block) break; /* its allocation failed */
             if (scout) {
-                if (on != ON_NULL && !intact(object->block, (uintptr_t)object->block, object->size,
-                                             page, mark))
+                if (on != ON_NULL &&
+                    !intact(object->block, (uintptr_t)object->block, object->size, page, mark))
                     state->damaged++;
                 state->busy -= object->usable;
             }
@@ -204,8 +205,7 @@ play_as(dmi_replay *replay, kind on, bool scout, uint64_t until_record, uint64_t
             }
             break;
         }
-        default:
-            state->recorded_rss = record.size;
+        default: state->recorded_rss = record.size;
         }
     }
 stop:
@@ -249,8 +249,8 @@ static bool sound_target(const dmi_replay_target *target) {
     return target->calloc_fn && target->realloc_fn && target->aligned_alloc_fn && target->free_fn;
 }
 
-dmi_replay *dmi_replay_open(const void *records, uint64_t count, uint32_t objects,
-                            uint32_t threads, const dmi_replay_target *target, uint32_t flags) {
+dmi_replay *dmi_replay_open(const void *records, uint64_t count, uint32_t objects, uint32_t threads,
+                            const dmi_replay_target *target, uint32_t flags) {
     dmi_trace_summary summary = {.size = sizeof summary};
     if (!sound_target(target)) {
         errno = EINVAL;

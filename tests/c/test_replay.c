@@ -144,7 +144,7 @@ static dmi_replay_target on_spy(void) {
 }
 
 static const dmi_record life[] = {
-    {DMI_OP_ALLOC, 0, 0, 0, 10000},  {DMI_OP_TIME, 0, 0, 0, 40000}, {DMI_OP_CALLOC, 0, 0, 1, 300},
+    {DMI_OP_ALLOC, 0, 0, 0, 10000},   {DMI_OP_TIME, 0, 0, 0, 40000}, {DMI_OP_CALLOC, 0, 0, 1, 300},
     {DMI_OP_REALLOC, 0, 0, 0, 20000}, {DMI_OP_ALLOC, 8, 0, 2, 700},  {DMI_OP_RSS, 0, 0, 0, 12345},
     {DMI_OP_FREE, 0, 0, 0, 0},        {DMI_OP_ALLOC, 0, 0, 0, 0},    {DMI_OP_REALLOC, 0, 0, 1, 0},
     {DMI_OP_TIME, 0, 0, 0, 90000},
@@ -311,8 +311,7 @@ TEST(replay_on_a_heap_follows_its_clock) {
     REQUIRE(records != NULL);
     uint64_t random = 1;
     for (uint32_t i = 0; i < BLOCKS; i++)
-        records[i] =
-            (dmi_record){DMI_OP_ALLOC, 0, 0, i, test_random(&random) % 3000};
+        records[i] = (dmi_record){DMI_OP_ALLOC, 0, 0, i, test_random(&random) % 3000};
     records[BLOCKS] = (dmi_record){DMI_OP_TIME, 0, 0, 0, 1000000};
     for (uint32_t i = 0; i < BLOCKS; i++)
         records[BLOCKS + 1 + i] = (dmi_record){DMI_OP_FREE, 0, 0, i, 0};
@@ -354,8 +353,9 @@ TEST(heaptrack_text_becomes_records) {
     dmi_import_result result = {.size = sizeof result};
     REQUIRE_EQ(dmi_heaptrack_finish(import, &result), 0);
     const dmi_record expected[] = {
-        {DMI_OP_ALLOC, 0, 0, 0, 64},    {DMI_OP_REALLOC, 0, 0, 0, 128}, {DMI_OP_TIME, 0, 0, 0, 20000},
-        {DMI_OP_RSS, 0, 0, 0, 2 * 4096}, {DMI_OP_FREE, 0, 0, 0, 0},
+        {DMI_OP_ALLOC, 0, 0, 0, 64},   {DMI_OP_REALLOC, 0, 0, 0, 128},
+        {DMI_OP_TIME, 0, 0, 0, 20000}, {DMI_OP_RSS, 0, 0, 0, 2 * 4096},
+        {DMI_OP_FREE, 0, 0, 0, 0},
     };
     REQUIRE_EQ(result.count, COUNT(expected));
     CHECK_EQ(memcmp(result.records, expected, sizeof expected), 0);

@@ -24,11 +24,12 @@ extern "C" {
 
 /* Little-endian on disk and here; hosts of the other order are refused by the reader. */
 typedef struct dmi_record {
-    uint8_t op;         /* DMI_OP_* */
-    uint8_t align_log2; /* alloc, calloc: 0 = what malloc gives; else the logarithm of the alignment */
-    uint16_t thread;    /* who did it, below the header's threads */
-    uint32_t object;    /* below the header's objects; 0 in time and rss */
-    uint64_t size;      /* bytes asked for; time: microseconds since the start; rss: bytes; free: 0 */
+    uint8_t op; /* DMI_OP_* */
+    uint8_t
+        align_log2;  /* alloc, calloc: 0 = what malloc gives; else the logarithm of the alignment */
+    uint16_t thread; /* who did it, below the header's threads */
+    uint32_t object; /* below the header's objects; 0 in time and rss */
+    uint64_t size;   /* bytes asked for; time: microseconds since the start; rss: bytes; free: 0 */
 } dmi_record;
 
 /* What no honest recording exceeds: a block of 2^47 bytes, an alignment of 2^40, a clock of 2^53 us. */
@@ -41,7 +42,7 @@ typedef struct dmi_trace_summary {
     uint64_t allocations; /* alloc and calloc */
     uint64_t reallocs;
     uint64_t frees;
-    uint64_t duration_us; /* the last time record; 0 without one */
+    uint64_t duration_us;  /* the last time record; 0 without one */
     uint64_t live_objects; /* at the end */
     uint64_t live_bytes;   /* asked for, at the end */
     uint64_t peak_bytes;   /* asked for, at the highest moment */
@@ -106,16 +107,16 @@ typedef struct dmi_replay_target {
 
 typedef struct dmi_replay_state {
     uint64_t size;
-    uint64_t position;    /* records played */
-    uint64_t clock_us;    /* the recording's clock */
-    uint64_t operations;  /* alloc, calloc, realloc, free played */
-    uint64_t failed;      /* allocations that returned NULL; their later frees are left out */
+    uint64_t position;     /* records played */
+    uint64_t clock_us;     /* the recording's clock */
+    uint64_t operations;   /* alloc, calloc, realloc, free played */
+    uint64_t failed;       /* allocations that returned NULL; their later frees are left out */
     uint64_t recorded_rss; /* the last rss record, bytes */
     /* With DMI_REPLAY_SCOUT: */
-    uint64_t busy;         /* usable bytes of live blocks now */
-    uint64_t peak_busy;    /* the exact maximum of busy so far */
+    uint64_t busy;          /* usable bytes of live blocks now */
+    uint64_t peak_busy;     /* the exact maximum of busy so far */
     uint64_t peak_position; /* the position at which it was first reached */
-    uint64_t damaged;      /* blocks whose bytes had changed; 0 in a sound allocator */
+    uint64_t damaged;       /* blocks whose bytes had changed; 0 in a sound allocator */
 } dmi_replay_state;
 
 typedef struct dmi_replay dmi_replay;
