@@ -67,8 +67,17 @@ ifneq ($(and $(CLANG_FORMAT),$(wildcard .clang-format)),)
 	find csrc tests/c benchmarks -name '*.[ch]' -print0 | xargs -0 $(CLANG_FORMAT) --dry-run -Werror
 endif
 
-bench: build
+# The peers that Debian has are installed where that is allowed, and left out where not.
+PEERS := libjemalloc2 libmimalloc2.0 libtcmalloc-minimal4 valgrind
+$(VENV)/.bench: $(VENV)/.installed
+	$(PIP) install -e ".[bench]"
+	-test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
+		DEBIAN_FRONTEND=noninteractive apt-get -qq -y install --no-install-recommends $(PEERS)
+	@touch $@
+
+bench: $(VENV)/.bench
 	$(BIN)/python -m pytest benchmarks --benchmark-only -q
+	$(BIN)/python -m benchmarks.peers
 
 dist: build
 	$(PIP) install build

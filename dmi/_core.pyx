@@ -1,5 +1,5 @@
 # cython: language_level=3, binding=False, embedsignature=True, embedsignature.format=clinic
-# cython: subinterpreters_compatible=no, autotestdict=False
+# cython: subinterpreters_compatible=own_gil, autotestdict=False
 """The thin layer between Python and libdmi: heaps, blocks, and plain calls.
 
 What a number means and how it is shown is decided in the modules above; this one converts,
@@ -254,6 +254,10 @@ cdef object fault_error(str what, void *handle, void *address, int fault):
 
 # ---- heaps -----------------------------------------------------------------------------------
 
+# No heap has this handle, and unlike NULL it is no thread's memo of the last heap used.
+cdef void *UNOPENED = <void *>1
+
+
 cdef class HeapCore:
     """The native half of dmi.Heap. It owns the heap unless it was made by attach()."""
 
@@ -268,15 +272,14 @@ cdef class HeapCore:
     cdef object __weakref__
 
     def __cinit__(self, *args, **kwargs):
-        self._handle = NULL
-        self._max_size = 0
+        self._handle = UNOPENED
 
     def open(self, bytes name, size_t max_size, uint32_t flags, tuple policy not None,
              uint32_t lfh_live=0, uint32_t lfh_total=0):
         """Make a new heap. Once for an object."""
         cdef cdmi.dmi_heap_options options
         cdef cdmi.dmi_policy native
-        if self._handle != NULL:
+        if self._handle != UNOPENED:
             raise HeapError("the heap is open already")
         policy_from_tuple(&native, policy)
         memset(&options, 0, sizeof(options))
@@ -288,8 +291,8 @@ cdef class HeapCore:
         options.policy = &native
         options.lfh_live = lfh_live
         options.lfh_total = lfh_total
-        self._handle = cdmi.dmi_heap_create(&options)
-        if self._handle == NULL:
+        cdef void *handle = cdmi.dmi_heap_create(&options)
+        if handle == NULL:
             error = errno
             if error == ENOMEM:
                 raise MemoryError("no memory for a new heap")
@@ -297,6 +300,7 @@ cdef class HeapCore:
             if error == EINVAL:
                 raise ValueError(f"the options of the heap were refused: {reason}")
             raise OSError(error, f"no new heap: {reason}")
+        self._handle = handle
         self._owner = True
         self._max_size = max_size
         self._no_serialize = flags & cdmi.DMI_HEAP_NO_SERIALIZE != 0
@@ -304,7 +308,7 @@ cdef class HeapCore:
     def attach(self, handle):
         """Look at a heap that somebody else owns; it is not destroyed with this object."""
         cdef cdmi.dmi_heap_info info
-        if self._handle != NULL:
+        if self._handle != UNOPENED:
             raise HeapError("the heap is open already")
         memset(&info, 0, sizeof(info))
         info.size = sizeof(info)
@@ -316,13 +320,13 @@ cdef class HeapCore:
 
     def __dealloc__(self):
         # At exit as at any other time: nothing but the library is touched here.
-        if self._owner and self._handle != NULL:
+        if self._owner and self._handle != UNOPENED:
             cdmi.dmi_heap_destroy(self._handle)
 
     def close(self):
         """Destroy the heap with all its blocks. BufferError while a Block has a live buffer."""
         cdef int failed
-        if self._handle == NULL or not cdmi.dmi_heap_valid(self._handle):
+        if self._handle == UNOPENED or not cdmi.dmi_heap_valid(self._handle):
             return
         if not self._owner:
             raise HeapError(f"{heap_name(self._handle)} belongs to somebody else")
@@ -352,7 +356,7 @@ cdef class HeapCore:
         self._inside -= 1
 
     cdef int need(self) except -1:
-        if self._handle == NULL:
+        if self._handle == UNOPENED:
             raise HeapError("the heap was never opened")
         if not cdmi.dmi_heap_valid(self._handle):
             raise HeapError(f"heap {<uintptr_t>self._handle:#x} was destroyed",
@@ -369,7 +373,7 @@ cdef class HeapCore:
     @property
     def closed(self):
         """True once the heap was destroyed."""
-        return self._handle == NULL or not cdmi.dmi_heap_valid(self._handle)
+        return self._handle == UNOPENED or not cdmi.dmi_heap_valid(self._handle)
 
     def info(self):
         """(name, flags, max_size, is_default, clock, policy fields)."""

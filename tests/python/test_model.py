@@ -246,7 +246,7 @@ MACHINES = [Discard, Strict, NoFrontEnd, NoFrontEndStrict, Hardened]
 @pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.__name__)
 def test_model(machine: type[Model]) -> None:
     run_state_machine_as_test(
-        machine, settings=settings(max_examples=12, stateful_step_count=30, deadline=None)
+        machine, settings=settings(max_examples=60, stateful_step_count=50, deadline=None)
     )
 
 
@@ -254,5 +254,5 @@ def test_model(machine: type[Model]) -> None:
 @pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.__name__)
 def test_model_at_length(machine: type[Model]) -> None:
     run_state_machine_as_test(
-        machine, settings=settings(max_examples=60, stateful_step_count=60, deadline=None)
+        machine, settings=settings(max_examples=600, stateful_step_count=80, deadline=None)
     )
