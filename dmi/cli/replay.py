@@ -30,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument(
         "recording",
-        help="the text of `heaptrack -r` or dmi's own format, compressed or not",
+        help="of `heaptrack -r`, of memray, or in dmi's own format",
     )
     parser.add_argument(
         "--decommit",

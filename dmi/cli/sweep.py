@@ -24,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "recordings",
         metavar="RECORDING",
         nargs="+",
-        help="the text of `heaptrack -r` or dmi's own format, compressed or not",
+        help="of `heaptrack -r`, of memray, or in dmi's own format",
     )
     parser.add_argument(
         "--policies",
