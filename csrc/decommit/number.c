@@ -26,6 +26,11 @@ static void times_plus(big *n, uint32_t factor, uint32_t term) {
     }
 }
 
+static void times_power_of_5(big *n, int power) {
+    for (; power >= 13; power -= 13) times_plus(n, 1220703125, 0); /* 5^13, the most that fits */
+    for (; power > 0; power--) times_plus(n, 5, 0);
+}
+
 static int bits_of(const big *n) {
     for (int i = WORDS; i-- > 0;)
         if (n->word[i]) return i * 32 + 32 - __builtin_clz(n->word[i]);
@@ -114,8 +119,7 @@ bool _dmi_number_read(const char *text, size_t length, double *value) {
     *value = 0;
     if (bits_of(&above) == 0 || exponent < EXPONENT_LEAST) return true;
     if (exponent > EXPONENT_MOST) return false;
-    for (int i = 0; i < exponent; i++) times_plus(&above, 5, 0);
-    for (int i = 0; i > exponent; i--) times_plus(&below, 5, 0);
+    times_power_of_5(exponent > 0 ? &above : &below, exponent > 0 ? exponent : -exponent);
     *value = quotient(&above, &below, exponent);
     return *value <= DBL_MAX;
 }
