@@ -20,14 +20,14 @@ static unsigned long floors_step; /* printed with a failure */
 
 #define ENSURE(condition)                                                                          \
     ((condition) ? (void)0                                                                         \
-                 : (test_failed(__FILE__, __LINE__, "%s (page size %zu, step %lu)", #condition,    \
-                                _dmi_os_page_size(), floors_step),                                 \
+                 : (test_failed(__FILE__, __LINE__, "%s (page size %u, step %lu)", #condition,    \
+                                (unsigned)_dmi_os_page_size(), floors_step),                       \
                     abort()))
 #define ENSURE_EQ(left, right)                                                                     \
     (test_check_equal(__FILE__, __LINE__, #left, #right, (uint64_t)(left), (uint64_t)(right))      \
          ? (void)0                                                                                 \
-         : (test_failed(__FILE__, __LINE__, "(page size %zu, step %lu)", _dmi_os_page_size(),      \
-                        floors_step),                                                              \
+         : (test_failed(__FILE__, __LINE__, "(page size %u, step %lu)",                            \
+                        (unsigned)_dmi_os_page_size(), floors_step),                               \
             abort()))
 
 typedef struct floors_job {
@@ -49,7 +49,7 @@ static void floors_each_page_size(void (*body)(void)) {
         if (page < _dmi_os_native.page_size()) continue;
         floors_job job = {page, body};
         if (test_dies(floors_run, &job))
-            test_failed(__FILE__, __LINE__, "the body died, with pages of %zu bytes", page);
+            test_failed(__FILE__, __LINE__, "the body died, pages of %u bytes", (unsigned)page);
     }
 }
 

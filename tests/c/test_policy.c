@@ -274,7 +274,7 @@ TEST(only_what_is_no_default_is_written) {
 
 TEST(random_policies_read_back_as_they_were_written) {
     uint64_t seed = 7;
-    for (int round = 0; round < 20000; round++) {
+    for (int round = 0; round < 5000; round++) {
         dmi_policy policy, back;
         char text[256], error[256];
         _dmi_policy_default(&policy, (dmi_when)(test_random(&seed) % 7));
@@ -306,7 +306,7 @@ TEST(random_policies_read_back_as_they_were_written) {
 static void like_strtod(const char *text) {
     double got = -1, expected = strtod(text, NULL);
     bool read = _dmi_number_read(text, strlen(text), &got);
-    if (read != (bool)isfinite(expected) || (read && memcmp(&got, &expected, sizeof got) != 0))
+    if (read != (expected <= DBL_MAX) || (read && memcmp(&got, &expected, sizeof got) != 0))
         test_failed(__FILE__, __LINE__, "%s: read %d as %.17g, not %.17g", text, read, got, expected);
 }
 
@@ -359,7 +359,7 @@ TEST(random_numbers_are_written_as_short_as_they_read_back) {
         double value, back;
         memcpy(&value, &bits, sizeof value);
         if (round % 2) value = (double)(test_random(&seed) % 1000000) / 1000;
-        if (!isfinite(value)) continue;
+        if (!(value <= DBL_MAX)) continue;
         char text[DMI_NUMBER_TEXT], shorter[64];
         size_t length = _dmi_number_write(value, text);
         REQUIRE_EQ(length, strlen(text));

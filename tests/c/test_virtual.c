@@ -9,6 +9,15 @@ typedef struct slot {
     uint64_t stamp;
 } slot;
 static slot slots[SLOTS];
+/* Slices of the address space where blocks were: nothing may stay registered there. */
+static uintptr_t slices[8192];
+static size_t slice_count;
+
+static void note_place(const dmi_run *run) {
+    uintptr_t slice = (uintptr_t)run->segment->base >> DMI_SLICE_SHIFT;
+    ENSURE(slice_count < sizeof slices / sizeof *slices);
+    slices[slice_count++] = slice;
+}
 
 static uint64_t *word(const dmi_run *run, size_t page) {
     return (uint64_t *)(void *)(run->segment->base + (page << _dmi_page_shift));
@@ -75,6 +84,7 @@ static void do_alloc(dmi_space *space, slot *s, uint64_t *seed) {
     if (zero)
         for (size_t i = 0; i < run->pages; i++) ENSURE(*word(run, i) == 0 && *(word(run, i + 1) - 1) == 0);
     *s = (slot){run, test_random(seed)};
+    note_place(run);
     stamp(s, 0);
 }
 
@@ -89,6 +99,7 @@ static void do_resize(dmi_space *space, slot *s, uint64_t *seed) {
         ENSURE(s->run->segment->base == base && s->run->pages == old);
     } else {
         ENSURE_EQ(s->run->segment->size, (size + _dmi_page - 1) & ~(_dmi_page - 1));
+        note_place(s->run);
         if (!may_move) ENSURE(s->run->segment->base == base);
         if (s->run->segment->base != base) ENSURE(_dmi_pagemap_get(base) != s->run);
     }
@@ -141,6 +152,8 @@ static void random_life(dmi_os_mode mode, uint64_t seed, unsigned long steps, bo
     check(&space);
     ENSURE_EQ(space.reserved, 0);
     ENSURE_EQ(_dmi_fake_committed(), _dmi_pagemap_committed() + _dmi_virtual_metadata());
+    ENSURE(slice_count > 100);
+    for (size_t i = 0; i < slice_count; i++) ENSURE_EQ(_dmi_pagemap[slices[i]], 0);
 }
 
 TEST_EACH_PAGE(random_blocks_lazy) { random_life(DMI_OS_LAZY, 1, 1500, false); }
@@ -157,6 +170,7 @@ TEST_EACH_PAGE(the_nth_call_fails) {
             floors_step = (unsigned long)n;
             ENSURE(n < 2000);
             memset(slots, 0, sizeof slots);
+            slice_count = 0;
             _dmi_space_init(&space, DMI_OS_LAZY, false, "test", 0);
             _dmi_os_fail_at(n, sticky);
             for (int i = 0; i < 60; i++) step(&space, &seed);
