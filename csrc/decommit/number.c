@@ -139,8 +139,8 @@ size_t _dmi_number_write(double value, char text[DMI_NUMBER_TEXT]) {
         exponent = 0;
         for (at += 2; *at; at++) exponent = exponent * 10 + (*at - '0');
         if (minus) exponent = -exponent;
-        int length = snprintf(shown, sizeof shown, "%.*se%d", (int)count, digits,
-                              exponent - (int)count + 1);
+        int length =
+            snprintf(shown, sizeof shown, "%.*se%d", (int)count, digits, exponent - (int)count + 1);
         double back;
         if (_dmi_number_read(shown, (size_t)length, &back) && back == value) break;
     }

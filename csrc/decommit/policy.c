@@ -41,8 +41,11 @@ static const key keys[KEYS] = {
                .accepted = "bytes below 2^47, K, M and G are powers of 1024"},
     [TOTAL] = {FIELD(total), .form = BYTES, .most = BYTES_MOST, .usual = 65536,
                .accepted = "bytes below 2^47, K, M and G are powers of 1024"},
-    [COMBINE] = {.name = "combine", .field = offsetof(dmi_policy, combine_or), .form = WORD,
-                 .words = combine_words, .accepted = "and, or"},
+    [COMBINE] = {.name = "combine",
+                 .field = offsetof(dmi_policy, combine_or),
+                 .form = WORD,
+                 .words = combine_words,
+                 .accepted = "and, or"},
     [RATIO] = {FIELD(ratio), .form = NUMBER, .most = 1e9, .usual = 0.1,
                .accepted = "a fraction of busy, 0 to 1e9"},
     [PSI] = {FIELD(psi), .form = NUMBER, .most = 100, .usual = 10, .above = true,
@@ -100,7 +103,8 @@ static void set_usual(dmi_policy *policy, const key *k) {
 }
 
 static bool is_usual(const dmi_policy *policy, const key *k) {
-    if (k->form == NUMBER) return !(number_of(policy, k) < k->usual || number_of(policy, k) > k->usual);
+    if (k->form == NUMBER)
+        return !(number_of(policy, k) < k->usual || number_of(policy, k) > k->usual);
     if (k->form == BYTES) return bytes_of(policy, k) == (uint64_t)k->usual;
     return word_of(policy, k) == (uint32_t)k->usual;
 }
@@ -295,8 +299,7 @@ int dmi_policy_parse(const char *text, dmi_policy *policy, char *error, size_t e
     writer out = {error, error ? error_size : 0, 0};
     dmi_policy read;
     if (!policy || policy->size < sizeof read) {
-        put(&out, "the policy's size is not set; accepted: %u or more",
-            (unsigned)sizeof read);
+        put(&out, "the policy's size is not set; accepted: %u or more", (unsigned)sizeof read);
     } else if (!text) {
         put(&out, "there is no text; accepted: when{:key=value}");
     } else if (read_policy(&read, text, &out)) {

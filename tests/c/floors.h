@@ -20,7 +20,7 @@ static unsigned long floors_step; /* printed with a failure */
 
 #define ENSURE(condition)                                                                          \
     ((condition) ? (void)0                                                                         \
-                 : (test_failed(__FILE__, __LINE__, "%s (page size %u, step %lu)", #condition,    \
+                 : (test_failed(__FILE__, __LINE__, "%s (page size %u, step %lu)", #condition,     \
                                 (unsigned)_dmi_os_page_size(), floors_step),                       \
                     abort()))
 #define ENSURE_EQ(left, right)                                                                     \
@@ -113,7 +113,8 @@ static inline void floors_check_segment(const dmi_space *space, const dmi_segmen
     for (const dmi_run *spare = segment->spare_runs; spare; spare = spare->next) runs++;
     ENSURE_EQ(segment->runs_used, runs); /* no descriptor was lost */
     ENSURE(_dmi_fake_state(segment->reservation) == DMI_FAKE_COMMITTED);
-    ENSURE(_dmi_fake_state(segment->reservation + segment->meta_committed - 1) == DMI_FAKE_COMMITTED);
+    ENSURE(_dmi_fake_state(segment->reservation + segment->meta_committed - 1) ==
+           DMI_FAKE_COMMITTED);
     ENSURE((char *)(segment->runs + segment->runs_used) <=
            segment->reservation + segment->meta_committed);
     ENSURE((char *)(segment->runs + segment->runs_used) <= (char *)segment->given_at);

@@ -33,7 +33,7 @@ TEST(subsegments_fit_their_limits) {
         CHECK(run / size <= DMI_RUN_BLOCKS_MAX);
         CHECK(run / size >= 16);
         CHECK(run / 4096 <= DMI_RUN_PAGES_MAX);
-        CHECK_EQ(run % 65536, 0); /* whole pages of every size */
+        CHECK_EQ(run % 65536, 0);                  /* whole pages of every size */
         CHECK((run / size * size) * 8 >= run * 7); /* an eighth is lost at most */
     }
 }

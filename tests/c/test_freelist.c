@@ -166,7 +166,8 @@ static void do_alloc(dmi_freelist *list, slot *s, uint64_t *seed) {
 
 static void do_resize(dmi_freelist *list, slot *s, uint64_t *seed) {
     size_t size = any_size(seed), old = s->size;
-    if (test_random(seed) % 2) { /* end close to the end of a page: does the tag behind find its page? */
+    if (test_random(seed) %
+        2) { /* end close to the end of a page: does the tag behind find its page? */
         size_t to_page = _dmi_page - (uintptr_t)s->p % _dmi_page, back = test_random(seed) % 48;
         size = to_page + test_random(seed) % 2 * _dmi_page;
         size = size > back ? size - back : 1;
@@ -340,8 +341,10 @@ TEST_EACH_PAGE(no_stale_tag_is_taken_for_a_block) {
     _dmi_space_init(&space, DMI_OS_LAZY, false, NULL, 0);
     _dmi_freelist_init(&list, &space);
     dmi_run *freed = NULL;
-    unsigned char *a = _dmi_freelist_alloc(&list, 100, 16), *b = _dmi_freelist_alloc(&list, 100, 16);
-    unsigned char *c = _dmi_freelist_alloc(&list, 100, 16), *d = _dmi_freelist_alloc(&list, 100, 16);
+    unsigned char *a = _dmi_freelist_alloc(&list, 100, 16),
+                  *b = _dmi_freelist_alloc(&list, 100, 16);
+    unsigned char *c = _dmi_freelist_alloc(&list, 100, 16),
+                  *d = _dmi_freelist_alloc(&list, 100, 16);
     dmi_run *run = run_of(a);
     ENSURE(d != NULL);
     _dmi_freelist_free(&list, run, a, &freed);

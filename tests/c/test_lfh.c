@@ -106,8 +106,7 @@ static void check_run(unsigned char *seen) {
     }
     ENSURE_EQ(run->parked, parked);
     if (run->carved) ENSURE(seen[run->carved - 1] != PARKED); /* carving begins on a usable page */
-    if (m.halfway == SIZE_MAX)
-        ENSURE_EQ(_dmi_lfh_busy(run) - run->taken_count, m.busy + m.remote);
+    if (m.halfway == SIZE_MAX) ENSURE_EQ(_dmi_lfh_busy(run) - run->taken_count, m.busy + m.remote);
     floors_check_space(&m.space);
     size_t ghosts = 0;
     for (size_t i = 0; i < run->capacity; i++) {
@@ -137,7 +136,8 @@ static void start(unsigned bucket, dmi_os_mode mode) {
     m.halfway = SIZE_MAX;
     ENSURE_EQ(_dmi_space_setup(), 0);
     _dmi_space_init(&m.space, mode, false, "test", 0);
-    m.run = _dmi_run_alloc(&m.space, _dmi_pages(_dmi_bucket_run(bucket)), 1, DMI_RUN_LFH, false, NULL);
+    m.run =
+        _dmi_run_alloc(&m.space, _dmi_pages(_dmi_bucket_run(bucket)), 1, DMI_RUN_LFH, false, NULL);
     ENSURE(m.run != NULL);
     ENSURE(m.run->pages <= DMI_RUN_PAGES_MAX);
     _dmi_lfh_init(m.run, bucket);
@@ -247,7 +247,8 @@ static void check_map(bool with_remote, dmi_blockmap *map, size_t *pinned, uint6
     ENSURE(_dmi_lfh_free_map(m.run, with_remote, map, pinned, &bad));
     ENSURE_EQ(*pinned, pinned_block());
     for (size_t i = 0; i < m.run->carved; i++) {
-        bool expected = seen[i] == LISTED || seen[i] == PARKED || (with_remote && seen[i] == ON_REMOTE);
+        bool expected =
+            seen[i] == LISTED || seen[i] == PARKED || (with_remote && seen[i] == ON_REMOTE);
         ENSURE_EQ(_dmi_map_get(map, i), expected);
     }
     size_t found = _dmi_lfh_free_pages(m.run, map, *pinned, pages);
@@ -269,7 +270,8 @@ static void check_order(const uint64_t empty[2]) {
     for (void *b = list_head(); b; b = _dmi_link_get(b)) {
         size_t i = _dmi_lfh_index(m.run, b), first, end;
         pages_of(i, &first, &end);
-        int here = ((empty[first / 64] >> (first % 64)) & 1) && ((empty[end / 64] >> (end % 64)) & 1);
+        int here =
+            ((empty[first / 64] >> (first % 64)) & 1) && ((empty[end / 64] >> (end % 64)) & 1);
         ENSURE(here >= half);
         if (here == half) ENSURE(i >= last);
         half = here;
@@ -307,12 +309,14 @@ static void sweep(uint64_t *seed, unsigned odds) {
 static const unsigned some_buckets[] = {0, 2, 6, 13, 22, 33, 41, 47, 55, 63, 71};
 enum { SOME = sizeof some_buckets / sizeof *some_buckets };
 
-static void live(unsigned bucket, dmi_os_mode mode, uint64_t seed, unsigned long steps, bool failures) {
+static void live(unsigned bucket, dmi_os_mode mode, uint64_t seed, unsigned long steps,
+                 bool failures) {
     start(bucket, mode);
     for (floors_step = 0; floors_step < steps; floors_step++) {
         bool grow = floors_step / (m.run->capacity + 8) % 2 == 0;
         uint64_t kind = test_random(&seed) % 64;
-        if (failures && test_random(&seed) % 8 == 0) _dmi_os_fail_at(1 + test_random(&seed) % 2, false);
+        if (failures && test_random(&seed) % 8 == 0)
+            _dmi_os_fail_at(1 + test_random(&seed) % 2, false);
         size_t i = any_busy(&seed);
         if (kind == 0 && !failures) sweep(&seed, (unsigned)(test_random(&seed) % 17));
         else if (kind == 1) collect(test_random(&seed) % 2);
@@ -360,7 +364,8 @@ TEST_EACH_PAGE(refused_pages_are_linked_again) {
             uint64_t pages[2];
             check_map(false, &map, &pinned, pages);
             for (size_t p = 0; p < m.run->pages; p++)
-                if ((pages[p / 64] >> (p % 64)) & 1 && (alone == SIZE_MAX || test_random(&seed) % 4 == 0))
+                if ((pages[p / 64] >> (p % 64)) & 1 &&
+                    (alone == SIZE_MAX || test_random(&seed) % 4 == 0))
                     alone = p;
             if (alone == SIZE_MAX) break;
             uint64_t one[2] = {0, 0};
@@ -504,7 +509,8 @@ static void take_everywhere(unsigned bucket, uint64_t seed) {
                 for (int at = 0; at <= OWNER_STEPS; at++) {
                     floors_step = (unsigned long)(fill * 1000 + current * 100 + frees * 10 + at);
                     size_t want = fill == 3 ? m.run->capacity / 2u : (size_t)fill;
-                    for (int guard = 0; m.busy < m.run->capacity && guard < BLOCKS; guard++) alloc(&seed);
+                    for (int guard = 0; m.busy < m.run->capacity && guard < BLOCKS; guard++)
+                        alloc(&seed);
                     while (m.run->head) (void)pop(&seed);
                     collect(false);
                     while (m.run->head) (void)pop(&seed);
@@ -542,8 +548,13 @@ TEST_EACH_PAGE(a_damaged_link_is_found) {
     for (int i = 0; i < 20; i++) alloc(&seed);
     for (size_t i = 0; i < 10; i++) free_local(i);
     unsigned char *head = m.run->head;
-    void *links[] = {head + 8, head, (char *)_dmi_run_base(m.run) - 80, block_at(m.run->carved),
-                     (void *)(uintptr_t)0x10, (void *)UINTPTR_MAX, block_at(5)};
+    void *links[] = {head + 8,
+                     head,
+                     (char *)_dmi_run_base(m.run) - 80,
+                     block_at(m.run->carved),
+                     (void *)(uintptr_t)0x10,
+                     (void *)UINTPTR_MAX,
+                     block_at(5)};
     for (size_t i = 0; i < sizeof links / sizeof *links; i++) {
         dmi_blockmap map;
         size_t pinned;
@@ -581,11 +592,13 @@ TEST(remote_frees_of_many_threads_all_arrive) {
     REQUIRE_EQ(_dmi_space_setup(), 0);
     _dmi_space_init(&space, DMI_OS_LAZY, false, NULL, 0);
     for (int round = 0; round < 20; round++) {
-        dmi_run *run = _dmi_run_alloc(&space, 16 * 4096 >> _dmi_page_shift, 1, DMI_RUN_LFH, false, NULL);
+        dmi_run *run =
+            _dmi_run_alloc(&space, 16 * 4096 >> _dmi_page_shift, 1, DMI_RUN_LFH, false, NULL);
         REQUIRE(run != NULL);
         _dmi_lfh_init(run, 0);
         int error;
-        while (_dmi_lfh_carve(run, &error)) {}
+        while (_dmi_lfh_carve(run, &error)) {
+        }
         run->head = NULL;
         run->used = run->carved;
         m.run = run;

@@ -14,11 +14,23 @@ TEST_EACH_PAGE(foreign_values_belong_to_nobody) {
     ensure_nobody(0); /* before setup too */
     ensure_nobody(4095);
     ENSURE_EQ(_dmi_pagemap_setup(), 0);
-    static const uintptr_t odd[] = {0, 1, 0xdeadbeef, UINTPTR_MAX, UINTPTR_MAX - 7,
-                                    (uintptr_t)1 << 47, ((uintptr_t)1 << 47) - 1, (uintptr_t)1 << 48,
-                                    (uintptr_t)1 << 56, ((uintptr_t)1 << 56) - 1, (uintptr_t)1 << 63,
-                                    0xffff800000000000, 0xffff7fffffffffff, 0x00007ffffffff000,
-                                    0x0000800000000000, 0xaaaaaaaaaaaaaaaa, 0x5555555555555555};
+    static const uintptr_t odd[] = {0,
+                                    1,
+                                    0xdeadbeef,
+                                    UINTPTR_MAX,
+                                    UINTPTR_MAX - 7,
+                                    (uintptr_t)1 << 47,
+                                    ((uintptr_t)1 << 47) - 1,
+                                    (uintptr_t)1 << 48,
+                                    (uintptr_t)1 << 56,
+                                    ((uintptr_t)1 << 56) - 1,
+                                    (uintptr_t)1 << 63,
+                                    0xffff800000000000,
+                                    0xffff7fffffffffff,
+                                    0x00007ffffffff000,
+                                    0x0000800000000000,
+                                    0xaaaaaaaaaaaaaaaa,
+                                    0x5555555555555555};
     for (size_t i = 0; i < sizeof odd / sizeof *odd; i++) ensure_nobody(odd[i]);
     uint64_t seed = 1;
     for (int i = 0; i < 200000; i++) ensure_nobody(test_random(&seed) >> (test_random(&seed) % 64));
@@ -104,7 +116,8 @@ TEST_EACH_PAGE(random_ranges) {
         }
     }
     for (size_t r = 0; r < RANGES; r++)
-        if (ranges[r].count) _dmi_pagemap_remove(AT(base + ranges[r].first * 4096), ranges[r].count * 4096);
+        if (ranges[r].count)
+            _dmi_pagemap_remove(AT(base + ranges[r].first * 4096), ranges[r].count * 4096);
     for (uintptr_t slice = 999; slice < 1008; slice++) ENSURE_EQ(_dmi_pagemap[slice], 0);
     ENSURE_EQ(_dmi_fake_committed(), _dmi_pagemap_committed());
 }
@@ -116,7 +129,8 @@ TEST_EACH_PAGE(a_failed_registration_leaves_nothing) {
     for (int sticky = 0; sticky < 2; sticky++)
         for (uint64_t n = 1; n < 200; n++) {
             floors_step = (unsigned long)n;
-            uintptr_t from = base + (uintptr_t)n * 600 * SLICE; /* table pages that nobody entered yet */
+            uintptr_t from =
+                base + (uintptr_t)n * 600 * SLICE; /* table pages that nobody entered yet */
             from += (uintptr_t)sticky * 200 * 600 * SLICE;
             _dmi_os_fail_at(n, sticky);
             int error = _dmi_pagemap_add(AT(from), 9 * SLICE);

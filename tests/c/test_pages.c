@@ -104,7 +104,8 @@ TEST_EACH_PAGE(a_failed_commit_leaves_the_ledger_balanced) {
         ENSURE(_dmi_pages_commit(s, run->first, 9) != 0);
         _dmi_os_fail_at(0, false);
         dmi_ledger *l = &space.ledger;
-        ENSURE_EQ(ledger(&l->commit_bytes) + ledger(&l->recommit_bytes) - ledger(&l->decommit_bytes),
+        ENSURE_EQ(ledger(&l->commit_bytes) + ledger(&l->recommit_bytes) -
+                      ledger(&l->decommit_bytes),
                   _dmi_bits_count(s->committed, 0, s->pages));
         floors_check_space(&space);
     }

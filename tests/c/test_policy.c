@@ -35,7 +35,7 @@ static bool same(const dmi_policy *a, const dmi_policy *b) {
 }
 
 TEST(every_policy_has_its_defaults) {
-    static const char *const names[] = {"never", "eager", "lazy", "decay",
+    static const char *const names[] = {"never",     "eager",  "lazy",    "decay",
                                         "threshold", "budget", "pressure"};
     for (uint32_t when = 0; when < 7; when++) {
         dmi_policy policy = good(names[when]);
@@ -201,13 +201,13 @@ TEST(sizes_of_structs_are_obeyed) {
 TEST(a_struct_is_checked_where_its_policy_uses_it) {
     char error[256];
     dmi_policy policy;
-#define REFUSED(when_, field, value, word)                                                        \
-    do {                                                                                          \
-        _dmi_policy_default(&policy, when_);                                                      \
-        policy.field = value;                                                                     \
-        CHECK_EQ(_dmi_policy_check(&policy, error, sizeof error), EINVAL);                        \
-        CHECK(strstr(error, word));                                                               \
-        CHECK_EQ(dmi_policy_format(&policy, error, sizeof error), -1);                            \
+#define REFUSED(when_, field, value, word)                                                         \
+    do {                                                                                           \
+        _dmi_policy_default(&policy, when_);                                                       \
+        policy.field = value;                                                                      \
+        CHECK_EQ(_dmi_policy_check(&policy, error, sizeof error), EINVAL);                         \
+        CHECK(strstr(error, word));                                                                \
+        CHECK_EQ(dmi_policy_format(&policy, error, sizeof error), -1);                             \
     } while (0)
     REFUSED(DMI_WHEN_LAZY, when, 7, "never, eager");
     REFUSED(DMI_WHEN_LAZY, how, 4, "discard, decommit, offer");
@@ -261,7 +261,8 @@ TEST(only_what_is_no_default_is_written) {
     written("lazy:delay=1.5e-7", "lazy:delay=1.5e-7");
     written("lazy:delay=123456.789", "lazy:delay=123456.789");
     written("threshold:block=4096:total=65536:combine=and", "threshold");
-    written("threshold:block=8192:total=1536:combine=or", "threshold:block=8K:total=1536:combine=or");
+    written("threshold:block=8192:total=1536:combine=or",
+            "threshold:block=8K:total=1536:combine=or");
     written("threshold:block=1048576:total=3G", "threshold:block=1M:total=3G");
     written("threshold:block=0:total=4096G", "threshold:block=0:total=4096G");
     written("pressure:headroom=0.10:psi=1e1", "pressure");
@@ -307,17 +308,38 @@ static void like_strtod(const char *text) {
     double got = -1, expected = strtod(text, NULL);
     bool read = _dmi_number_read(text, strlen(text), &got);
     if (read != (expected <= DBL_MAX) || (read && memcmp(&got, &expected, sizeof got) != 0))
-        test_failed(__FILE__, __LINE__, "%s: read %d as %.17g, not %.17g", text, read, got, expected);
+        test_failed(__FILE__, __LINE__, "%s: read %d as %.17g, not %.17g", text, read, got,
+                    expected);
 }
 
 TEST(numbers_are_rounded_correctly) {
     static const char *const hard[] = {
-        "0", "0.0", "0e5", "1", "9007199254740993", "9007199254740992.99999999999999999999",
-        "9007199254740993.00000000000000000001", "2.2250738585072011e-308",
-        "2.2250738585072014e-308", "4.9406564584124654e-324", "2.4703282292062327e-324",
-        "2.4703282292062328e-324", "1e-324", "1e-399", "1e-400", "1e-401", "1e-2000",
-        "1.7976931348623157e308", "1.7976931348623158e308", "1.7976931348623159e308", "1e308",
-        "1e309", "1e310", "1e311", "0.000000000000000000000000000001e340", "8.5e22",
+        "0",
+        "0.0",
+        "0e5",
+        "1",
+        "9007199254740993",
+        "9007199254740992.99999999999999999999",
+        "9007199254740993.00000000000000000001",
+        "2.2250738585072011e-308",
+        "2.2250738585072014e-308",
+        "4.9406564584124654e-324",
+        "2.4703282292062327e-324",
+        "2.4703282292062328e-324",
+        "1e-324",
+        "1e-399",
+        "1e-400",
+        "1e-401",
+        "1e-2000",
+        "1.7976931348623157e308",
+        "1.7976931348623158e308",
+        "1.7976931348623159e308",
+        "1e308",
+        "1e309",
+        "1e310",
+        "1e311",
+        "0.000000000000000000000000000001e340",
+        "8.5e22",
         "0.500000000000000166533453693773481063544750213623046875",
         "1000000000000000000000000000000000000000000000000000000000000000e-400",
         "9999999999999999999999999999999999999999999999999999999999999999e245",
@@ -383,8 +405,9 @@ TEST(random_numbers_are_written_as_short_as_they_read_back) {
 }
 
 TEST(a_decimal_comma_changes_nothing) {
-    static const char *const names[] = {"de_DE.UTF-8", "de_DE.utf8", "fr_FR.UTF-8", "de_DE",
-                                        "nl_NL.UTF-8", "German_Germany.1252", "de-DE"};
+    static const char *const names[] = {"de_DE.UTF-8", "de_DE.utf8",  "fr_FR.UTF-8",
+                                        "de_DE",       "nl_NL.UTF-8", "German_Germany.1252",
+                                        "de-DE"};
     const char *set = NULL;
     for (size_t i = 0; i < sizeof names / sizeof *names && !set; i++)
         set = setlocale(LC_ALL, names[i]);

@@ -1,6 +1,6 @@
 /* test_pool.c - metadata objects: zeroed, apart from each other, given back, accounted for. */
-#include "segment/pool.h"
 #include "floors.h"
+#include "segment/pool.h"
 
 enum { OBJECTS = 3000 };
 
@@ -24,7 +24,8 @@ static void random_objects(size_t item, size_t chunk, bool failures, uint64_t se
             ENSURE(all_are(objects[i], item, fill)); /* nobody else wrote here */
             ENSURE(_dmi_pool_owns(&pool, objects[i]));
             _dmi_pool_free(&pool, objects[i]);
-            ENSURE(_dmi_pool_owns(&pool, objects[i])); /* an object of its kind, once and for ever */
+            ENSURE(
+                _dmi_pool_owns(&pool, objects[i])); /* an object of its kind, once and for ever */
             objects[i] = NULL;
             live--;
         } else {
@@ -60,7 +61,8 @@ TEST_EACH_PAGE(objects_of_whole_pages_with_failures) { random_objects(8192, 50, 
 TEST_EACH_PAGE(a_full_pool_says_no) {
     dmi_pool pool = {.name = "test", .item = 64, .chunk = 3};
     void *last = NULL;
-    for (size_t i = 0; i < 3 * DMI_POOL_CHUNKS; i++) ENSURE((last = _dmi_pool_alloc(&pool)) != NULL);
+    for (size_t i = 0; i < 3 * DMI_POOL_CHUNKS; i++)
+        ENSURE((last = _dmi_pool_alloc(&pool)) != NULL);
     ENSURE(!_dmi_pool_alloc(&pool));
     _dmi_pool_free(&pool, last);
     ENSURE(_dmi_pool_alloc(&pool) == last);

@@ -5,7 +5,7 @@ enum { SLOTS = 200 };
 
 typedef struct slot {
     dmi_run *run;
-    bool committed;  /* all of it, and stamped */
+    bool committed; /* all of it, and stamped */
     uint64_t stamp;
 } slot;
 
@@ -127,8 +127,7 @@ static void random_runs(dmi_os_mode mode, uint64_t seed, unsigned long steps, bo
     for (dmi_segment *segment = space.segments; segment; segment = segment->next) {
         ENSURE_EQ(_dmi_segment_run(segment, 0)->pages, segment->pages);
         for (size_t p = 0; p < segment->pages; p++)
-            if (_dmi_bits_get(segment->committed, p))
-                floors_give_free(&space, segment, p, 1);
+            if (_dmi_bits_get(segment->committed, p)) floors_give_free(&space, segment, p, 1);
     }
     size_t reservations = _dmi_fake_reservations(), count = space.segment_count;
     ENSURE_EQ(_dmi_segments_release(&space, false), count - 1);

@@ -59,7 +59,8 @@ static void check(const dmi_space *space) {
         check_one(space, run, false);
         busy++;
     }
-    for (const dmi_run *run = space->kept; run; run = run->next, count++) check_one(space, run, true);
+    for (const dmi_run *run = space->kept; run; run = run->next, count++)
+        check_one(space, run, true);
     for (size_t i = 0; i < SLOTS; i++) expected += slots[i].run != NULL;
     ENSURE_EQ(busy, expected);
     ENSURE_EQ(space->virtual_meta, count * 512);
@@ -82,7 +83,8 @@ static void do_alloc(dmi_space *space, slot *s, uint64_t *seed) {
     ENSURE(kept <= 1); /* a kept one was taken, or none */
     if (kept) ENSURE(!zero && run->segment->size - size <= (size + _dmi_page) / 8 + _dmi_page);
     if (zero)
-        for (size_t i = 0; i < run->pages; i++) ENSURE(*word(run, i) == 0 && *(word(run, i + 1) - 1) == 0);
+        for (size_t i = 0; i < run->pages; i++)
+            ENSURE(*word(run, i) == 0 && *(word(run, i + 1) - 1) == 0);
     *s = (slot){run, test_random(seed)};
     note_place(run);
     stamp(s, 0);
@@ -211,7 +213,8 @@ TEST(a_block_grows_on_the_real_system) {
         stamp(&s, 0);
         for (size_t size = 2; size < 600; size *= 2) {
             size_t old = run->pages;
-            if (!_dmi_virtual_resize(&space, run, size * _dmi_page, true)) break; /* not on Windows */
+            if (!_dmi_virtual_resize(&space, run, size * _dmi_page, true))
+                break; /* not on Windows */
             CHECK(_dmi_pagemap_get(run->segment->base) == run);
             for (size_t i = 0; i < old; i++) CHECK_EQ(*word(run, i), s.stamp + i);
             for (size_t i = old; i < run->pages; i++) CHECK_EQ(*word(run, i), 0);
