@@ -12,35 +12,39 @@ void _dmi_engine_init(dmi_engine *engine, dmi_space *space, dmi_freelist *list,
     engine->how = _dmi_policy_how(policy);
 }
 
-void _dmi_engine_begin(dmi_engine *engine, dmi_pass_kind kind, uint64_t limit) {
-    engine->kind = kind;
-    engine->limit = limit;
-    engine->found = engine->given = 0;
-    engine->count = 0;
+void _dmi_sweep_init(dmi_sweep *sweep, const dmi_engine *engine, dmi_pass_kind kind,
+                     uint64_t limit) {
+    sweep->space = engine->space;
+    sweep->engine = engine;
+    sweep->kind = kind;
+    sweep->how = engine->how;
+    sweep->limit = limit;
+    sweep->found = sweep->given = 0;
+    sweep->count = 0;
 }
 
 /* Give back or offer one range of a back-end run. */
-static bool give(dmi_engine *engine, dmi_segment *segment, size_t first, size_t pages) {
-    int error = engine->how == DMI_HOW_OFFER ? _dmi_pages_offer(segment, first, pages)
+static bool give(dmi_sweep *sweep, dmi_segment *segment, size_t first, size_t pages) {
+    int error = sweep->how == DMI_HOW_OFFER ? _dmi_pages_offer(segment, first, pages)
                                              : _dmi_pages_decommit(segment, first, pages);
-    if (!error) engine->given += (uint64_t)pages << _dmi_page_shift;
+    if (!error) sweep->given += (uint64_t)pages << _dmi_page_shift;
     return error == 0;
 }
 
 /* May `pages` more stay under the limit? */
-static bool stays(dmi_engine *engine, size_t pages) {
+static bool stays(dmi_sweep *sweep, size_t pages) {
     uint64_t bytes = (uint64_t)pages << _dmi_page_shift;
-    if (engine->kind == DMI_PASS_ALL) return false;
-    if (engine->kind == DMI_PASS_LIMIT && engine->found + bytes > engine->limit) return false;
-    engine->found += bytes;
+    if (sweep->kind == DMI_PASS_ALL) return false;
+    if (sweep->kind == DMI_PASS_LIMIT && sweep->found + bytes > sweep->limit) return false;
+    sweep->found += bytes;
     return true;
 }
 
 /* Deal with the free pages [first, first+count) of the back end: those that are committed, not offered
  * and not refused before. Returns the bytes that are no longer committed. */
-static uint64_t deal(dmi_engine *engine, dmi_segment *segment, size_t first, size_t count) {
+static uint64_t deal(dmi_sweep *sweep, dmi_segment *segment, size_t first, size_t count) {
     size_t end = first + count;
-    uint64_t before = engine->given;
+    uint64_t before = sweep->given;
     for (size_t i = first; i < end;) {
         size_t from = _dmi_bits_find(segment->committed, i, end, true);
         if (from == end) break;
@@ -54,116 +58,116 @@ static uint64_t deal(dmi_engine *engine, dmi_segment *segment, size_t first, siz
             size_t stop = _dmi_bits_find(segment->offered, from, to, true);
             bool refused = _dmi_bits_get(segment->refused, from);
             stop = _dmi_bits_find(segment->refused, from, stop, !refused);
-            if (refused && engine->kind != DMI_PASS_ALL) {
-                engine->found += (uint64_t)(stop - from) << _dmi_page_shift;
+            if (refused && sweep->kind != DMI_PASS_ALL) {
+                sweep->found += (uint64_t)(stop - from) << _dmi_page_shift;
                 from = stop;
                 continue;
             }
-            if (engine->kind == DMI_PASS_AGE) {
+            if (sweep->kind == DMI_PASS_AGE) {
                 bool aged = _dmi_bits_get(segment->aged, from);
                 stop = _dmi_bits_find(segment->aged, from, stop, !aged);
                 if (!aged) {
                     _dmi_bits_put(segment->aged, from, stop - from, true);
-                    engine->found += (uint64_t)(stop - from) << _dmi_page_shift;
+                    sweep->found += (uint64_t)(stop - from) << _dmi_page_shift;
                 } else {
-                    (void)give(engine, segment, from, stop - from);
+                    (void)give(sweep, segment, from, stop - from);
                 }
-            } else if (!stays(engine, stop - from)) {
-                (void)give(engine, segment, from, stop - from);
+            } else if (!stays(sweep, stop - from)) {
+                (void)give(sweep, segment, from, stop - from);
             }
             from = stop;
         }
     }
-    return engine->how == DMI_HOW_OFFER ? 0 : engine->given - before;
+    return sweep->how == DMI_HOW_OFFER ? 0 : sweep->given - before;
 }
 
-static void deal_kept(dmi_engine *engine) {
+static void deal_kept(dmi_sweep *sweep) {
     dmi_run *next;
-    uint64_t now = atomic_load_explicit(&engine->space->now, memory_order_relaxed);
-    uint64_t delay = (uint64_t)(engine->policy.delay * 1e9);
-    for (dmi_run *run = engine->space->kept; run; run = next) {
+    uint64_t now = atomic_load_explicit(&sweep->space->now, memory_order_relaxed);
+    uint64_t delay = (uint64_t)(sweep->engine->policy.delay * 1e9);
+    for (dmi_run *run = sweep->space->kept; run; run = next) {
         next = run->next;
-        if (engine->kind == DMI_PASS_AGE && now - run->freed_at < delay) {
-            engine->found += run->segment->size;
+        if (sweep->kind == DMI_PASS_AGE && now - run->freed_at < delay) {
+            sweep->found += run->segment->size;
             continue;
         }
-        if (engine->kind != DMI_PASS_AGE && stays(engine, run->pages)) continue;
+        if (sweep->kind != DMI_PASS_AGE && stays(sweep, run->pages)) continue;
         size_t size = run->segment->size;
-        if (engine->how == DMI_HOW_OFFER) {
-            if (_dmi_virtual_offer(engine->space, run)) continue;
+        if (sweep->how == DMI_HOW_OFFER) {
+            if (_dmi_virtual_offer(sweep->space, run)) continue;
         } else {
-            _dmi_virtual_drop(engine->space, run);
+            _dmi_virtual_drop(sweep->space, run);
         }
-        engine->given += size;
+        sweep->given += size;
     }
 }
 
-static void deal_lists(dmi_engine *engine) {
-    dmi_freelist *list = engine->list;
+static void deal_lists(dmi_sweep *sweep) {
+    dmi_freelist *list = sweep->engine->list;
     for (size_t bin = 0; bin < DMI_LIST_BINS; bin++) {
         for (dmi_free_block *block = list->bins[bin]; block; block = block->next) {
             if (_dmi_tag_bytes(&block->tag) < _dmi_page) break;
             dmi_run *run = _dmi_pagemap_get(block);
             size_t first, pages = _dmi_tag_free_pages(run, &block->tag, &first);
-            if (pages) (void)deal(engine, run->segment, first, pages);
+            if (pages) (void)deal(sweep, run->segment, first, pages);
         }
     }
 }
 
-void _dmi_engine_backend(dmi_engine *engine) {
-    dmi_space *space = engine->space;
-    deal_lists(engine);
+void _dmi_sweep_backend(dmi_sweep *sweep) {
+    dmi_space *space = sweep->space;
+    deal_lists(sweep);
     /* Smallest first: where only a part may stay, the large ranges go, which takes the fewest calls. */
     for (size_t bin = 0; bin < DMI_BINS; bin++)
         for (dmi_run *run = space->bins[bin]; run; run = run->next)
-            space->free_committed -= deal(engine, run->segment, run->first, run->pages);
-    deal_kept(engine);
-    if (engine->kind != DMI_PASS_COUNT && engine->how != DMI_HOW_OFFER)
+            space->free_committed -= deal(sweep, run->segment, run->first, run->pages);
+    deal_kept(sweep);
+    if (sweep->kind != DMI_PASS_COUNT && sweep->how != DMI_HOW_OFFER)
         (void)_dmi_segments_release(space, false);
 }
 
 /* ---- LFH runs ----------------------------------------------------------------------------------- */
 
-void _dmi_engine_flush(dmi_engine *engine) {
+void _dmi_sweep_flush(dmi_sweep *sweep) {
     dmi_os_range ranges[DMI_BATCH];
     int refused[DMI_BATCH];
     uint64_t calls = 0;
-    size_t count = engine->count;
+    size_t count = sweep->count;
     if (count == 0) return;
-    engine->count = 0;
-    bool lazy = engine->space->mode == DMI_OS_LAZY && engine->how != DMI_HOW_OFFER;
+    sweep->count = 0;
+    bool lazy = sweep->space->mode == DMI_OS_LAZY && sweep->how != DMI_HOW_OFFER;
     if (lazy) {
         for (size_t i = 0; i < count; i++) {
-            ranges[i].address = engine->batch[i].run->segment->base +
-                                ((size_t)engine->batch[i].first << _dmi_page_shift);
-            ranges[i].size = (size_t)engine->batch[i].pages << _dmi_page_shift;
+            ranges[i].address = sweep->batch[i].run->segment->base +
+                                ((size_t)sweep->batch[i].first << _dmi_page_shift);
+            ranges[i].size = (size_t)sweep->batch[i].pages << _dmi_page_shift;
         }
         (void)_dmi_os_decommit_many(ranges, count, refused, &calls);
     }
     for (size_t i = 0; i < count; i++) {
-        dmi_run *run = engine->batch[i].run;
-        size_t first = engine->batch[i].first, pages = engine->batch[i].pages;
+        dmi_run *run = sweep->batch[i].run;
+        size_t first = sweep->batch[i].first, pages = sweep->batch[i].pages;
         bool gone;
         if (lazy) {
             gone = refused[i] == 0;
             if (gone) {
                 _dmi_pages_note_decommit(run->segment, first, pages, calls);
                 calls = 0;
-                engine->given += (uint64_t)pages << _dmi_page_shift;
+                sweep->given += (uint64_t)pages << _dmi_page_shift;
             } else {
                 _dmi_bits_put(run->segment->refused, first, pages, true);
                 atomic_fetch_add_explicit(&run->segment->space->ledger.refused_calls, 1,
                                           memory_order_relaxed);
             }
         } else {
-            gone = give(engine, run->segment, first, pages);
+            gone = give(sweep, run->segment, first, pages);
         }
         if (!gone) _dmi_lfh_relink(run, first - run->first, pages);
     }
 }
 
 /* Park the pages and put them in the batch. */
-static void give_pages(dmi_engine *engine, dmi_run *run, const dmi_blockmap *map, size_t pinned,
+static void give_pages(dmi_sweep *sweep, dmi_run *run, const dmi_blockmap *map, size_t pinned,
                        const uint64_t pages[2]) {
     _dmi_lfh_park(run, map, pinned, pages);
     for (size_t p = 0; p < run->pages;) {
@@ -173,11 +177,11 @@ static void give_pages(dmi_engine *engine, dmi_run *run, const dmi_blockmap *map
         }
         size_t end = p + 1;
         while (end < run->pages && ((pages[end / 64] >> (end % 64)) & 1)) end++;
-        if (engine->count == DMI_BATCH) _dmi_engine_flush(engine);
-        engine->batch[engine->count].run = run;
-        engine->batch[engine->count].first = (uint32_t)(run->first + p);
-        engine->batch[engine->count].pages = (uint32_t)(end - p);
-        engine->count++;
+        if (sweep->count == DMI_BATCH) _dmi_sweep_flush(sweep);
+        sweep->batch[sweep->count].run = run;
+        sweep->batch[sweep->count].first = (uint32_t)(run->first + p);
+        sweep->batch[sweep->count].pages = (uint32_t)(end - p);
+        sweep->count++;
         p = end;
     }
 }
@@ -188,12 +192,12 @@ static void forget_age(dmi_run *run) {
         _dmi_bits_put(run->segment->aged, run->first, run->pages, false);
 }
 
-void _dmi_engine_run(dmi_engine *engine, dmi_run *run) {
+void _dmi_sweep_run(dmi_sweep *sweep, dmi_run *run) {
     dmi_segment *segment = run->segment;
     int64_t busy = (int64_t)_dmi_lfh_busy(run) - run->taken_count;
     int64_t committed = (int64_t)_dmi_run_committed(run);
     if (committed - busy * run->block_size < (int64_t)_dmi_page) {
-        if (engine->kind == DMI_PASS_AGE) forget_age(run);
+        if (sweep->kind == DMI_PASS_AGE) forget_age(run);
         return;
     }
     dmi_blockmap map;
@@ -202,7 +206,7 @@ void _dmi_engine_run(dmi_engine *engine, dmi_run *run) {
     if (!_dmi_lfh_free_map(run, false, &map, &pinned, NULL)) return; /* validate names the fault */
     size_t n = _dmi_lfh_free_pages(run, &map, pinned, pages);
     if (n == 0) {
-        if (engine->kind == DMI_PASS_AGE) forget_age(run);
+        if (sweep->kind == DMI_PASS_AGE) forget_age(run);
         return;
     }
     bool any = false;
@@ -210,27 +214,27 @@ void _dmi_engine_run(dmi_engine *engine, dmi_run *run) {
         size_t page = run->first + p;
         bool is_free = (pages[p / 64] >> (p % 64)) & 1;
         if (!is_free) {
-            if (engine->kind == DMI_PASS_AGE) _dmi_bits_put(segment->aged, page, 1, false);
+            if (sweep->kind == DMI_PASS_AGE) _dmi_bits_put(segment->aged, page, 1, false);
             continue;
         }
         bool go;
-        if (_dmi_bits_get(segment->refused, page) && engine->kind != DMI_PASS_ALL) {
-            engine->found += _dmi_page;
+        if (_dmi_bits_get(segment->refused, page) && sweep->kind != DMI_PASS_ALL) {
+            sweep->found += _dmi_page;
             go = false;
-        } else if (engine->kind == DMI_PASS_AGE) {
+        } else if (sweep->kind == DMI_PASS_AGE) {
             go = _dmi_bits_get(segment->aged, page);
             if (!go) {
                 _dmi_bits_put(segment->aged, page, 1, true);
-                engine->found += _dmi_page;
+                sweep->found += _dmi_page;
             }
         } else {
-            go = !stays(engine, 1);
+            go = !stays(sweep, 1);
         }
         if (!go) continue;
         chosen[p / 64] |= UINT64_C(1) << (p % 64);
         any = true;
     }
-    if (any && engine->kind != DMI_PASS_COUNT) give_pages(engine, run, &map, pinned, chosen);
+    if (any && sweep->kind != DMI_PASS_COUNT) give_pages(sweep, run, &map, pinned, chosen);
 }
 
 /* ---- inline policies -------------------------------------------------------------------------------- */
@@ -248,7 +252,7 @@ static bool inline_wants(const dmi_engine *engine, uint64_t block) {
     return policy->combine_or ? large || much : large && much;
 }
 
-void _dmi_engine_freed_run(dmi_engine *engine, dmi_run *run) {
+void _dmi_engine_freed_run(const dmi_engine *engine, dmi_run *run) {
     dmi_segment *segment = run->segment;
     if (run->kind == DMI_RUN_VIRTUAL) {
         if (inline_wants(engine, segment->size)) {
@@ -258,20 +262,22 @@ void _dmi_engine_freed_run(dmi_engine *engine, dmi_run *run) {
         return;
     }
     if (!inline_wants(engine, _dmi_run_size(run))) return;
-    _dmi_engine_begin(engine, DMI_PASS_ALL, 0);
-    engine->space->free_committed -= deal(engine, segment, run->first, run->pages);
+    dmi_sweep sweep;
+    _dmi_sweep_init(&sweep, engine, DMI_PASS_ALL, 0);
+    engine->space->free_committed -= deal(&sweep, segment, run->first, run->pages);
     if (run->pages == segment->pages) (void)_dmi_segments_release(engine->space, false);
 }
 
-void _dmi_engine_freed_block(dmi_engine *engine, dmi_run *run, dmi_tag *tag) {
+void _dmi_engine_freed_block(const dmi_engine *engine, dmi_run *run, dmi_tag *tag) {
     if (!inline_wants(engine, _dmi_tag_bytes(tag))) return;
     size_t first, pages = _dmi_tag_free_pages(run, tag, &first);
     if (!pages) return;
-    _dmi_engine_begin(engine, DMI_PASS_ALL, 0);
-    (void)deal(engine, run->segment, first, pages);
+    dmi_sweep sweep;
+    _dmi_sweep_init(&sweep, engine, DMI_PASS_ALL, 0);
+    (void)deal(&sweep, run->segment, first, pages);
 }
 
-void _dmi_engine_inline(dmi_engine *engine) {
+void _dmi_engine_inline(const dmi_engine *engine) {
     dmi_space *space = engine->space;
     if (engine->policy.when != DMI_WHEN_EAGER && engine->policy.when != DMI_WHEN_THRESHOLD) return;
     dmi_run *next;
@@ -281,8 +287,9 @@ void _dmi_engine_inline(dmi_engine *engine) {
     for (size_t bin = DMI_BINS; bin-- > 0;)
         for (dmi_run *run = space->bins[bin]; run; run = run->next)
             if (inline_wants(engine, _dmi_run_size(run))) {
-                _dmi_engine_begin(engine, DMI_PASS_ALL, 0);
-                space->free_committed -= deal(engine, run->segment, run->first, run->pages);
+                dmi_sweep sweep;
+                _dmi_sweep_init(&sweep, engine, DMI_PASS_ALL, 0);
+                space->free_committed -= deal(&sweep, run->segment, run->first, run->pages);
             }
     for (dmi_run *run = space->kept; run; run = next) {
         next = run->next;
@@ -296,7 +303,7 @@ static void pages_of(const dmi_run *run, size_t i, size_t *first, size_t *last) 
     *last = ((i + 1) * run->block_size - 1) >> _dmi_page_shift;
 }
 
-void _dmi_engine_count_block(dmi_engine *engine, dmi_run *run, const void *block, int n) {
+void _dmi_engine_count_block(const dmi_engine *engine, dmi_run *run, const void *block, int n) {
     uint16_t *busy = run->segment->page_busy + run->first;
     size_t first, last;
     uint64_t pages[2] = {0, 0};
@@ -313,13 +320,13 @@ void _dmi_engine_count_block(dmi_engine *engine, dmi_run *run, const void *block
     dmi_blockmap map;
     size_t pinned;
     if (!_dmi_lfh_free_map(run, false, &map, &pinned, NULL)) return;
-    _dmi_engine_begin(engine, DMI_PASS_ALL, 0);
-    give_pages(engine, run, &map, pinned, pages);
-    _dmi_engine_flush(engine);
+    dmi_sweep sweep;
+    _dmi_sweep_init(&sweep, engine, DMI_PASS_ALL, 0);
+    give_pages(&sweep, run, &map, pinned, pages);
+    _dmi_sweep_flush(&sweep);
 }
 
-int _dmi_engine_count_run(dmi_engine *engine, dmi_run *run) {
-    (void)engine;
+int _dmi_engine_count_run(dmi_run *run) {
     int error = _dmi_segment_need_page_busy(run->segment);
     if (error) return error;
     uint16_t *busy = run->segment->page_busy + run->first;

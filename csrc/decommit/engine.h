@@ -24,48 +24,54 @@ typedef enum dmi_pass_kind {
 #define DMI_DECAY_RATE 4
 #define DMI_DECAY_STEPS (6 * DMI_DECAY_RATE)
 
+/* What a heap's policy is, and what it remembers from pass to pass. */
 typedef struct dmi_engine {
     dmi_space *space;
     dmi_freelist *list;
-    dmi_policy policy;
-    dmi_how how; /* resolved */
-    /* -- one pass -- */
+    dmi_policy policy; /* written with the heap's lock and its shared cache's held */
+    dmi_how how;       /* resolved */
+    /* decay: free bytes that appeared in each of the last steps */
+    uint64_t step[DMI_DECAY_STEPS];
+    uint64_t last_free;
+} dmi_engine;
+
+/* One pass, or one inline decision: on the stack of whoever makes it. */
+typedef struct dmi_sweep {
+    dmi_space *space;
+    const dmi_engine *engine;
     dmi_pass_kind kind;
-    uint64_t limit;  /* LIMIT: bytes of free pages that may remain */
-    uint64_t found;  /* bytes of free pages left standing so far */
-    uint64_t given;  /* bytes given back so far */
-    /* -- batch: ranges of one cache's runs, flushed before its lock is let go -- */
+    dmi_how how;
+    uint64_t limit; /* LIMIT: bytes of free pages that may remain */
+    uint64_t found; /* bytes of free pages left standing so far */
+    uint64_t given; /* bytes given back so far */
+    /* ranges of one cache's runs, flushed before its lock is let go */
     size_t count;
     struct {
         dmi_run *run;
         uint32_t first, pages; /* page indices in the segment */
     } batch[DMI_BATCH];
-    /* -- decay: free bytes that appeared in each of the last steps -- */
-    uint64_t step[DMI_DECAY_STEPS];
-    uint64_t last_free;
-} dmi_engine;
+} dmi_sweep;
 
 void _dmi_engine_init(dmi_engine *engine, dmi_space *space, dmi_freelist *list,
                       const dmi_policy *policy);
-/* Begin a pass. */
-void _dmi_engine_begin(dmi_engine *engine, dmi_pass_kind kind, uint64_t limit);
+void _dmi_sweep_init(dmi_sweep *sweep, const dmi_engine *engine, dmi_pass_kind kind, uint64_t limit);
 /* Free runs, free-list blocks and kept virtual blocks. The heap's lock is held. */
-void _dmi_engine_backend(dmi_engine *engine);
+void _dmi_sweep_backend(dmi_sweep *sweep);
 /* One LFH run, at rest or taken; its cache's lock is held, the run's remote list was collected. */
-void _dmi_engine_run(dmi_engine *engine, dmi_run *run);
+void _dmi_sweep_run(dmi_sweep *sweep, dmi_run *run);
 /* Give back what is batched. Before the lock of the batched runs' cache is let go. */
-void _dmi_engine_flush(dmi_engine *engine);
+void _dmi_sweep_flush(dmi_sweep *sweep);
 /* Inline policies (eager, threshold) on a free run or the free block of a region that just came to be.
  * The heap's lock is held. */
-void _dmi_engine_freed_run(dmi_engine *engine, dmi_run *run);
-void _dmi_engine_freed_block(dmi_engine *engine, dmi_run *run, dmi_tag *tag);
+void _dmi_engine_freed_run(const dmi_engine *engine, dmi_run *run);
+void _dmi_engine_freed_block(const dmi_engine *engine, dmi_run *run, dmi_tag *tag);
 /* The inline policies on all that is free in the back end: the policy changed. Heap locked. */
-void _dmi_engine_inline(dmi_engine *engine);
+void _dmi_engine_inline(const dmi_engine *engine);
 /* Eager: the busy counts of an LFH block's pages after it was handed out (+1) or freed (-1); pages that
  * became free are given back. The cache's lock is held. */
-void _dmi_engine_count_block(dmi_engine *engine, dmi_run *run, const void *block, int n);
+void _dmi_engine_count_block(const dmi_engine *engine, dmi_run *run, const void *block, int n);
 /* Eager: count a whole run afresh. 0 or ENOMEM. */
-int _dmi_engine_count_run(dmi_engine *engine, dmi_run *run);
+int _dmi_engine_count_run(dmi_run *run);
 /* Free bytes on whole free pages of the back end now (for threshold and decay). Heap locked. */
 uint64_t _dmi_engine_backend_free(const dmi_engine *engine);
 /* Seconds between passes; -1: this policy has none. */

@@ -161,6 +161,14 @@ void _dmi_cache_pend(dmi_run *run) {
     pend_on(atomic_load_explicit(&run->cache, memory_order_acquire), run);
 }
 
+static void take_run(dmi_cache *cache, dmi_run *run) {
+    if (!cache->thread || cache->thread->state != DMI_THREAD_TAKEN) return;
+    if (run->flags & DMI_RUN_TAKEN) return;
+    _dmi_lfh_take(run, run->place == DMI_PLACE_CURRENT);
+    run->taken_next = cache->taken;
+    cache->taken = run;
+}
+
 void _dmi_cache_drain(dmi_cache *cache) {
     if (!atomic_load_explicit(&cache->pending, memory_order_relaxed)) return;
     dmi_run *run = atomic_exchange_explicit(&cache->pending, NULL, memory_order_acquire), *next;
@@ -171,22 +179,17 @@ void _dmi_cache_drain(dmi_cache *cache) {
             pend_on(owner, run);
             continue;
         }
+        take_run(cache, run); /* a taker may not write what its owner may */
         (void)_dmi_lfh_collect(run, false);
         if (run->flags & DMI_RUN_TAKEN) continue;
-        if (run->flags & DMI_RUN_COUNTED) (void)_dmi_engine_count_run(&cache->heap->engine, run);
+        if (run->flags & DMI_RUN_COUNTED) (void)_dmi_engine_count_run(run);
         if (due(run)) _dmi_cache_settle(cache, run);
     }
 }
 
 /* ---- taken runs ------------------------------------------------------------------------------------------ */
 
-void _dmi_cache_take_run(dmi_cache *cache, dmi_run *run) {
-    if (!cache->thread || cache->thread->state != DMI_THREAD_TAKEN) return;
-    if (run->flags & DMI_RUN_TAKEN) return;
-    _dmi_lfh_take(run, run->place == DMI_PLACE_CURRENT);
-    run->taken_next = cache->taken;
-    cache->taken = run;
-}
+void _dmi_cache_take_run(dmi_cache *cache, dmi_run *run) { take_run(cache, run); }
 
 void _dmi_cache_repair(dmi_cache *cache) {
     dmi_run *run = cache->taken, *next;
@@ -240,13 +243,23 @@ static dmi_run *steal(dmi_cache *cache, unsigned bucket) {
         _dmi_unlock(&heap->shared_lock);
     }
     if (run || atomic_load_explicit(&heap->abandoned, memory_order_relaxed) == 0) return run;
+    /* Draining may need the heap's lock, so the search only locks a promising cache. */
+    dmi_cache *from;
     _dmi_lock(&heap->lock);
-    for (dmi_cache *from = heap->caches; from && !run; from = from->next_of_heap) {
+    for (from = heap->caches; from; from = from->next_of_heap) {
         if (from == cache || !_dmi_lock_try(from->lock)) continue;
-        if (from->thread->state == DMI_THREAD_ABANDONED) run = steal_from(from, cache, bucket);
+        if (from->thread->state == DMI_THREAD_ABANDONED &&
+            (from->avail[bucket].head || from->spare[bucket] ||
+             from->current[bucket] != &_dmi_no_run ||
+             atomic_load_explicit(&from->pending, memory_order_relaxed)))
+            break;
         _dmi_unlock(from->lock);
     }
     _dmi_unlock(&heap->lock);
+    if (from) {
+        run = steal_from(from, cache, bucket);
+        _dmi_unlock(from->lock);
+    }
     return run;
 }
 
@@ -259,7 +272,7 @@ static dmi_run *fresh(dmi_cache *cache, unsigned bucket) {
         _dmi_lfh_init(run, bucket);
         adopt(cache, run);
         if (!cache->thread && atomic_load_explicit(&heap->shared_only, memory_order_relaxed) &&
-            _dmi_engine_count_run(&heap->engine, run)) {
+            _dmi_engine_count_run(run)) {
             (void)_dmi_run_free(&heap->space, run);
             run = NULL;
         }
@@ -355,7 +368,7 @@ void _dmi_cache_hand_over(dmi_cache *cache) {
             _dmi_lfh_set_bias(run, 0);
             adopt(shared, run);
             /* Without memory for its counts the run's pages wait for the next pass. */
-            (void)_dmi_engine_count_run(&heap->engine, run);
+            (void)_dmi_engine_count_run(run);
             list_add(shared, run, DMI_PLACE_AVAIL);
         }
     }

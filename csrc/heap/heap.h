@@ -172,8 +172,8 @@ int _dmi_check(dmi_heap *heap, const void *block, dmi_run **run);
 /* ---- pass.c ---- */
 /* Do what the policy wants done by now. Call without locks; cheap when nothing is due. */
 void _dmi_heap_tick(dmi_heap *heap);
-/* A full pass of the given kind; heap->pass is held. */
-void _dmi_heap_pass(dmi_heap *heap, dmi_pass_kind kind);
+/* A full pass; *sweep was initialised with its kind and tells what came of it. heap->pass is held. */
+void _dmi_heap_pass(dmi_heap *heap, dmi_sweep *sweep);
 /* Decide when the next pass is due. */
 void _dmi_heap_schedule(dmi_heap *heap, uint64_t now);
 /* Give back everything; returns the bytes. */
@@ -190,6 +190,7 @@ typedef enum dmi_visit_lock {
 typedef struct dmi_visitor {
     void (*run)(struct dmi_visitor *self, dmi_heap *heap, dmi_cache *cache, dmi_run *run);
     dmi_visit_lock lock;
+    dmi_sweep *sweep; /* flushed before a cache's lock is let go; may be NULL */
     bool taken; /* set for each LFH run: its lists are at rest */
 } dmi_visitor;
 void _dmi_heap_visit(dmi_heap *heap, dmi_visitor *visitor);

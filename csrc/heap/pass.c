@@ -4,20 +4,18 @@
 #include <errno.h>
 #include <math.h>
 
-static void sweep(dmi_visitor *visitor, dmi_heap *heap, dmi_cache *cache, dmi_run *run) {
+static void sweep_run(dmi_visitor *visitor, dmi_heap *heap, dmi_cache *cache, dmi_run *run) {
     if (!cache || !visitor->taken) return;
     (void)_dmi_lfh_collect(run, true);
-    _dmi_engine_run(&heap->engine, run);
+    _dmi_sweep_run(visitor->sweep, run);
+    (void)heap;
 }
 
-void _dmi_heap_pass(dmi_heap *heap, dmi_pass_kind kind) {
-    dmi_engine *engine = &heap->engine;
-    uint64_t limit = engine->limit;
-    _dmi_engine_begin(engine, kind, limit);
-    dmi_visitor visitor = {.run = sweep, .lock = DMI_VISIT_TAKE};
+void _dmi_heap_pass(dmi_heap *heap, dmi_sweep *sweep) {
+    dmi_visitor visitor = {.run = sweep_run, .lock = DMI_VISIT_TAKE, .sweep = sweep};
     _dmi_heap_visit(heap, &visitor);
     _dmi_lock(&heap->lock);
-    _dmi_engine_backend(engine);
+    _dmi_sweep_backend(sweep);
     _dmi_unlock(&heap->lock);
 }
 
@@ -37,16 +35,23 @@ void _dmi_heap_schedule(dmi_heap *heap, uint64_t now) {
 /* What the policy wants done at a pass. heap->pass is held. */
 static void due(dmi_heap *heap) {
     dmi_engine *engine = &heap->engine;
+    dmi_sweep sweep;
     switch (engine->policy.when) {
-    case DMI_WHEN_LAZY: _dmi_heap_pass(heap, DMI_PASS_AGE); break;
+    case DMI_WHEN_LAZY:
+        _dmi_sweep_init(&sweep, engine, DMI_PASS_AGE, 0);
+        _dmi_heap_pass(heap, &sweep);
+        break;
     case DMI_WHEN_DECAY:
-        _dmi_heap_pass(heap, DMI_PASS_COUNT);
-        engine->limit = _dmi_engine_decay_limit(engine, engine->found);
-        if (engine->found > engine->limit) _dmi_heap_pass(heap, DMI_PASS_LIMIT);
+        _dmi_sweep_init(&sweep, engine, DMI_PASS_COUNT, 0);
+        _dmi_heap_pass(heap, &sweep);
+        uint64_t found = sweep.found, limit = _dmi_engine_decay_limit(engine, found);
+        _dmi_sweep_init(&sweep, engine, DMI_PASS_LIMIT, limit);
+        if (found > limit) _dmi_heap_pass(heap, &sweep);
         break;
     case DMI_WHEN_BUDGET:
-        engine->limit = (uint64_t)(engine->policy.ratio * (double)_dmi_heap_busy(heap));
-        _dmi_heap_pass(heap, DMI_PASS_LIMIT);
+        _dmi_sweep_init(&sweep, engine, DMI_PASS_LIMIT,
+                        (uint64_t)(engine->policy.ratio * (double)_dmi_heap_busy(heap)));
+        _dmi_heap_pass(heap, &sweep);
         break;
     default: break;
     }
@@ -94,12 +99,12 @@ int dmi_heap_advance(void *handle, double seconds) {
 uint64_t _dmi_heap_trim(dmi_heap *heap) {
     (void)_dmi_heap_clock(heap);
     _dmi_lock(&heap->pass);
-    dmi_how how = heap->engine.how;
+    dmi_sweep sweep;
+    _dmi_sweep_init(&sweep, &heap->engine, DMI_PASS_ALL, 0);
     /* What trim is asked for is memory now; an offer would only promise it. */
-    if (how == DMI_HOW_OFFER) heap->engine.how = DMI_HOW_DISCARD;
-    _dmi_heap_pass(heap, DMI_PASS_ALL);
-    heap->engine.how = how;
-    uint64_t given = heap->engine.given;
+    if (sweep.how == DMI_HOW_OFFER) sweep.how = DMI_HOW_DISCARD;
+    _dmi_heap_pass(heap, &sweep);
+    uint64_t given = sweep.given;
     _dmi_unlock(&heap->pass);
     return given;
 }
@@ -175,9 +180,13 @@ int dmi_heap_set_policy(void *handle, const dmi_policy *policy) {
     if (!error) {
         bool eager = policy->when == DMI_WHEN_EAGER;
         bool was = atomic_load_explicit(&heap->shared_only, memory_order_relaxed);
+        _dmi_lock(&heap->shared_lock);
+        _dmi_lock(&heap->lock);
         heap->engine.policy = *policy;
         heap->engine.policy.size = sizeof *policy;
         heap->engine.how = how;
+        _dmi_unlock(&heap->lock);
+        _dmi_unlock(&heap->shared_lock);
         atomic_store_explicit(&heap->shared_only, eager, memory_order_seq_cst);
         if (was && !eager) {
             dmi_visitor visitor = {.run = uncount, .lock = DMI_VISIT_LOCK};
@@ -185,7 +194,11 @@ int dmi_heap_set_policy(void *handle, const dmi_policy *policy) {
         }
         if (eager && !was) hand_over(heap);
         (void)_dmi_heap_clock(heap);
-        if (eager) _dmi_heap_pass(heap, DMI_PASS_ALL);
+        if (eager) {
+            dmi_sweep sweep;
+            _dmi_sweep_init(&sweep, &heap->engine, DMI_PASS_ALL, 0);
+            _dmi_heap_pass(heap, &sweep);
+        }
         _dmi_lock(&heap->lock);
         _dmi_engine_inline(&heap->engine);
         _dmi_unlock(&heap->lock);

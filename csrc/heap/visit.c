@@ -16,7 +16,7 @@ static void visit_group(dmi_heap *heap, dmi_visitor *visitor, dmi_run **group, s
         dmi_run *run = group[i];
         if (!held || atomic_load_explicit(&run->cache, memory_order_relaxed) != held) {
             if (held) {
-                _dmi_engine_flush(&heap->engine);
+                if (visitor->sweep) _dmi_sweep_flush(visitor->sweep);
                 _dmi_unlock(held->lock);
             }
             held = NULL;
@@ -34,7 +34,7 @@ static void visit_group(dmi_heap *heap, dmi_visitor *visitor, dmi_run **group, s
         visitor->run(visitor, heap, held, run);
     }
     if (held) {
-        _dmi_engine_flush(&heap->engine);
+        if (visitor->sweep) _dmi_sweep_flush(visitor->sweep);
         _dmi_unlock(held->lock);
     }
 }

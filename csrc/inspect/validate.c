@@ -24,17 +24,25 @@ static bool sound_lfh(const dmi_run *run, dmi_fault *out) {
         return fault(out, DMI_FAULT_CORRUPT, run,
                      "descriptor %p of the subsegment at %p is damaged (block size, capacity or carved)%.0p",
                      _dmi_run_base(run), NULL);
-    if (!_dmi_lfh_free_map(run, true, &map, &pinned, &bad))
-        return fault(out, DMI_FAULT_CORRUPT, bad,
-                     "the link in free block %p of the subsegment at %p is damaged; its descriptor is %p",
-                     _dmi_run_base(run), run);
+    /* Others may free into the run at any moment: look until nothing came in between. */
+    uint64_t remote = atomic_load_explicit(&run->remote, memory_order_acquire), then;
+    for (int tries = 0;; tries++) {
+        if (!_dmi_lfh_free_map(run, true, &map, &pinned, &bad))
+            return fault(out, DMI_FAULT_CORRUPT, bad,
+                         "the link in free block %p of the subsegment at %p is damaged; its descriptor is %p",
+                         _dmi_run_base(run), run);
+        then = remote;
+        remote = atomic_load_explicit(&run->remote, memory_order_acquire);
+        if (remote == then) break;
+        if (tries == 100) return true;
+    }
     for (size_t w = 0; w < _dmi_bits_words(run->carved); w++)
         listed += (size_t)__builtin_popcountll(map.word[w]);
-    int64_t busy = (int64_t)_dmi_lfh_busy(run) - run->taken_count -
-                   DMI_REMOTE_COUNT(atomic_load_explicit(&run->remote, memory_order_relaxed));
+    int64_t busy = (int64_t)_dmi_lfh_busy(run) - run->taken_count - DMI_REMOTE_COUNT(remote);
     int64_t missing = (int64_t)run->carved - (int64_t)listed - busy;
-    bool in_flight = pinned != SIZE_MAX;
-    if (missing != 0 && !(in_flight && missing == 1))
+    /* Of a run that was taken the head block, and one more that its owner is about to free, may be in
+     * neither count. */
+    if (missing < 0 || missing > (run->flags & DMI_RUN_TAKEN ? 2 : 0))
         return fault(out, DMI_FAULT_CORRUPT, run,
                      "descriptor %p of the subsegment at %p counts other busy blocks than its lists leave%.0p",
                      _dmi_run_base(run), NULL);
