@@ -146,7 +146,7 @@ setup(
                 include_dirs=["csrc/include"],
                 libraries=["dmi"],
                 runtime_library_dirs=["$ORIGIN"],
-                # Nothing of Python's stays in static variables, so each interpreter has its own.
+                # Each interpreter gets its own copy of what the module keeps.
                 define_macros=[("CYTHON_USE_MODULE_STATE", "1")],
                 extra_compile_args=["-O2", "-Wno-unreachable-code"],
             )

@@ -1,8 +1,9 @@
 from types import TracebackType
-from typing import Final, Literal, Self, SupportsIndex, TypeAlias, final
+from typing import Final, Literal, Self, SupportsIndex, TypeAlias, TypeVar, final
 
 from typing_extensions import disjoint_base
 
+_Heap = TypeVar("_Heap", bound=HeapCore)
 _PolicyFields: TypeAlias = tuple[int, int, float, float, int, int, int, float, float, float]
 _RangeFields: TypeAlias = tuple[int, int, int, int, int, int, int]
 
@@ -58,6 +59,7 @@ class HeapCore:
     def segment_list(self) -> list[tuple[int, int, int, int, bool]]: ...
     def first_fault(self) -> tuple[str, int, str] | None: ...
 
+def own_raw_calls(cls: type[_Heap]) -> type[_Heap]: ...
 @final
 class Block:
     def __init__(self, *args: object, **kwargs: object) -> None: ...

@@ -1,5 +1,5 @@
 # cython: language_level=3, binding=False, embedsignature=True, embedsignature.format=clinic
-# cython: subinterpreters_compatible=own_gil, autotestdict=False
+# cython: subinterpreters_compatible=shared_gil, autotestdict=False
 """The thin layer between Python and libdmi: heaps, blocks, and plain calls.
 
 What a number means and how it is shown is decided in the modules above; this one converts,
@@ -73,12 +73,18 @@ cdef extern from "Python.h":
     PyThreadState *PyEval_SaveThread() nogil
     void PyEval_RestoreThread(PyThreadState *state) nogil
     int Py_IsInitialized() nogil
+    ctypedef struct PyMethodDef
+    ctypedef struct PyMethodDescrObject:
+        PyMethodDef *d_method
+    object PyDescr_NewMethod(object type, PyMethodDef *method)
 
 
 # No address space reaches further, so a larger size is the caller's mistake, not a shortage.
 cdef enum:
     ADDRESS_BITS = 47
     DEFAULT_ALIGN = 16
+    # No heap has this handle, and unlike NULL it is no thread's memo of the last heap used.
+    UNOPENED = 1
 
 MAX_SIZE = <uint64_t>1 << ADDRESS_BITS
 
@@ -230,7 +236,7 @@ cdef str describe(void *address):
     return f"it lies {offset} bytes inside {state} {where}"
 
 
-cdef dict FAULTS = {
+FAULTS = {
     cdmi.DMI_FAULT_STALE_HEAP: ("stale heap", "the heap was destroyed"),
     cdmi.DMI_FAULT_FOREIGN: ("foreign", "the address is foreign to dmi"),
     cdmi.DMI_FAULT_OTHER_HEAP: ("other heap", "the block belongs to another heap"),
@@ -254,10 +260,6 @@ cdef object fault_error(str what, void *handle, void *address, int fault):
 
 # ---- heaps -----------------------------------------------------------------------------------
 
-# No heap has this handle, and unlike NULL it is no thread's memo of the last heap used.
-cdef void *UNOPENED = <void *>1
-
-
 cdef class HeapCore:
     """The native half of dmi.Heap. It owns the heap unless it was made by attach()."""
 
@@ -272,14 +274,14 @@ cdef class HeapCore:
     cdef object __weakref__
 
     def __cinit__(self, *args, **kwargs):
-        self._handle = UNOPENED
+        self._handle = <void *>UNOPENED
 
     def open(self, bytes name, size_t max_size, uint32_t flags, tuple policy not None,
              uint32_t lfh_live=0, uint32_t lfh_total=0):
         """Make a new heap. Once for an object."""
         cdef cdmi.dmi_heap_options options
         cdef cdmi.dmi_policy native
-        if self._handle != UNOPENED:
+        if self._handle != <void *>UNOPENED:
             raise HeapError("the heap is open already")
         policy_from_tuple(&native, policy)
         memset(&options, 0, sizeof(options))
@@ -308,7 +310,7 @@ cdef class HeapCore:
     def attach(self, handle):
         """Look at a heap that somebody else owns; it is not destroyed with this object."""
         cdef cdmi.dmi_heap_info info
-        if self._handle != UNOPENED:
+        if self._handle != <void *>UNOPENED:
             raise HeapError("the heap is open already")
         memset(&info, 0, sizeof(info))
         info.size = sizeof(info)
@@ -320,13 +322,13 @@ cdef class HeapCore:
 
     def __dealloc__(self):
         # At exit as at any other time: nothing but the library is touched here.
-        if self._owner and self._handle != UNOPENED:
+        if self._owner and self._handle != <void *>UNOPENED:
             cdmi.dmi_heap_destroy(self._handle)
 
     def close(self):
         """Destroy the heap with all its blocks. BufferError while a Block has a live buffer."""
         cdef int failed
-        if self._handle == UNOPENED or not cdmi.dmi_heap_valid(self._handle):
+        if self._handle == <void *>UNOPENED or not cdmi.dmi_heap_valid(self._handle):
             return
         if not self._owner:
             raise HeapError(f"{heap_name(self._handle)} belongs to somebody else")
@@ -356,7 +358,7 @@ cdef class HeapCore:
         self._inside -= 1
 
     cdef int need(self) except -1:
-        if self._handle == UNOPENED:
+        if self._handle == <void *>UNOPENED:
             raise HeapError("the heap was never opened")
         if not cdmi.dmi_heap_valid(self._handle):
             raise HeapError(f"heap {<uintptr_t>self._handle:#x} was destroyed",
@@ -373,7 +375,7 @@ cdef class HeapCore:
     @property
     def closed(self):
         """True once the heap was destroyed."""
-        return self._handle == UNOPENED or not cdmi.dmi_heap_valid(self._handle)
+        return self._handle == <void *>UNOPENED or not cdmi.dmi_heap_valid(self._handle)
 
     def info(self):
         """(name, flags, max_size, is_default, clock, policy fields)."""
@@ -634,6 +636,28 @@ cdef class HeapCore:
             raise HeapError(f"{heap_name(self._handle)}: validate failed")
         word = FAULTS.get(fault.kind, ("corrupt", ""))[0]
         return word, fault.address, fault.message.decode("utf-8", "replace")
+
+
+def own_raw_calls(cls):
+    """Give a subclass of HeapCore the raw calls as methods of its own; returns the class.
+
+    The interpreter calls a C method directly only where the object's type is exactly the one that
+    the method was made for; inherited, h.malloc + h.free take half as long again.
+    """
+    if not issubclass(cls, HeapCore):
+        raise TypeError("the class must be a subclass of HeapCore")
+    for name in ("malloc", "free"):
+        first = next(base for base in cls.__mro__ if name in base.__dict__)
+        ours = HeapCore.__dict__[name]
+        found = first.__dict__[name]
+        # Only what is still the native call: an override stays what it is.
+        if first is not cls and type(found) is type(ours) and same_method(found, ours):
+            setattr(cls, name, PyDescr_NewMethod(cls, (<PyMethodDescrObject *>ours).d_method))
+    return cls
+
+
+cdef bint same_method(object one, object two):
+    return (<PyMethodDescrObject *>one).d_method == (<PyMethodDescrObject *>two).d_method
 
 
 cdef struct Collector:

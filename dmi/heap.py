@@ -36,6 +36,7 @@ MAX_NAME = 47
 _known: weakref.WeakValueDictionary[int, Heap] = weakref.WeakValueDictionary()
 
 
+@_core.own_raw_calls
 class Heap(HeapCore):
     """A heap of its own: its blocks, its segments, its policy, its numbers.
 
@@ -57,6 +58,10 @@ class Heap(HeapCore):
     """
 
     __slots__ = ()
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        _core.own_raw_calls(cls)
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import pytest
 
@@ -474,6 +474,26 @@ def test_trim_gives_back_what_the_system_confirms() -> None:
         assert after.resident is not None
         assert after.resident <= before.committed - report.decommitted + MIB
         heap.free(addresses[-1])
+
+
+def test_a_subclass_may_override_the_raw_calls() -> None:
+    class Counting(dmi.Heap):
+        calls = 0
+
+        def malloc(self, size: SupportsIndex, /) -> int:
+            Counting.calls += 1
+            return super().malloc(size)
+
+    class Mixed(Counting):
+        pass
+
+    for kind in (Counting, Mixed):
+        with kind() as counting:
+            counting.free(counting.malloc(100))
+            assert counting.stats().busy == 0
+    assert Counting.calls == 2
+    with dmi.Heap() as plain, pytest.raises(TypeError):
+        Mixed.free(plain, plain.malloc(10))
 
 
 def test_threads_share_a_heap() -> None:

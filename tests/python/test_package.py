@@ -93,27 +93,79 @@ def test_every_public_name_is_there() -> None:
         _ = dmi.magic  # type: ignore[attr-defined]
 
 
-def test_a_second_interpreter_is_served_or_refused_by_name() -> None:
-    program = """
+INTERPRETERS = """
 import sys
 try:
     import _interpreters as interpreters
 except ImportError:
     import _xxsubinterpreters as interpreters
+
+def create(own_gil):
+    if sys.version_info >= (3, 13):
+        return interpreters.create("isolated" if own_gil else "legacy")
+    return interpreters.create(isolated=own_gil)
+"""
+
+SHARED_GIL = """
+import threading
 import dmi
-other = interpreters.create()
+code = '''
+import dmi
+for _ in range(50):
+    heap = dmi.Heap()
+    blocks = [heap.alloc(10 * n + 1) for n in range(20)]
+    try:
+        heap.free(1)
+    except dmi.HeapError:
+        pass
+    heap.stats(detail=True).check()
+    heap.explain()
+    heap.destroy()
+'''
+others = [create(own_gil=False) for _ in range(2)]
+failed = []
+threads = [
+    threading.Thread(target=lambda other=other: failed.append(interpreters.run_string(other, code)))
+    for other in others
+]
+with dmi.Heap(name="mine") as heap:
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for other in others:
+        interpreters.destroy(other)
+    assert failed == [None, None], failed
+    assert dmi.heaps() == [heap], dmi.heaps()
+"""
+
+OWN_GIL = """
+if sys.version_info < (3, 12):
+    sys.exit()
 code = '''
 try:
     import dmi
-    dmi.Heap().destroy()
 except ImportError as error:
-    assert "dmi" in str(error) or "interpreter" in str(error), error
+    assert "dmi._core" in str(error), error
+else:
+    raise AssertionError("dmi._core was not refused")
 '''
+other = create(own_gil=True)
 failed = interpreters.run_string(other, code)
-assert not failed, failed
+assert failed is None, failed
 interpreters.destroy(other)
 """
-    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize("program", [SHARED_GIL, OWN_GIL], ids=["shared GIL", "own GIL"])
+def test_other_interpreters_are_served_or_refused_by_name(program: str) -> None:
+    answer = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", INTERPRETERS + program],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert (answer.returncode, answer.stderr) == (0, "")
 
 
 def dmi_command(*arguments: str) -> subprocess.CompletedProcess[str]:
