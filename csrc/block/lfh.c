@@ -141,7 +141,14 @@ unsigned _dmi_lfh_collect(dmi_run *run, bool keep_pending) {
     unsigned count = DMI_REMOTE_COUNT(old);
     if (count == 0) return 0;
     void *first = DMI_REMOTE_HEAD(old), *last = first, *next;
-    while ((next = _dmi_link_get(last))) last = next;
+    for (;; last = next) {
+        /* The recorded head block comes back from another thread: so it was handed out, and nothing is in
+         * flight any more. */
+        if (last == run->taken_head && run->flags & DMI_RUN_TAKEN_CURRENT)
+            run->flags |= DMI_RUN_TAKEN_GONE;
+        next = _dmi_link_get(last);
+        if (!next) break;
+    }
     _dmi_link_set(last, list_get(run));
     list_set(run, first);
     if (run->flags & DMI_RUN_TAKEN)
@@ -180,7 +187,8 @@ bool _dmi_lfh_free_map(const dmi_run *run, bool with_remote, dmi_blockmap *map, 
     if (!mark_list(run, list_get(run), map, &left, bad)) return false;
     if (with_remote && !mark_list(run, DMI_REMOTE_HEAD(remote), map, &left, bad)) return false;
     size_t pin = SIZE_MAX;
-    if ((run->flags & DMI_RUN_TAKEN_CURRENT) && run->taken_head)
+    if ((run->flags & (DMI_RUN_TAKEN_CURRENT | DMI_RUN_TAKEN_GONE)) == DMI_RUN_TAKEN_CURRENT &&
+        run->taken_head)
         pin = _dmi_lfh_index(run, run->taken_head);
     if (pinned) *pinned = pin;
     if (run->parked == 0) return true;
@@ -281,7 +289,7 @@ size_t _dmi_lfh_ghosts(const dmi_run *run) {
 
 void _dmi_lfh_take(dmi_run *run, bool current) {
     if (run->flags & DMI_RUN_TAKEN) return;
-    void *head = atomic_load_explicit(&run->head, memory_order_relaxed);
+    void *head = atomic_load_explicit(&run->head, memory_order_acquire);
     run->taken_head = head;
     run->taken_count = 0;
     run->taken_second = NULL;
@@ -298,7 +306,9 @@ void _dmi_lfh_repair(dmi_run *run) {
     bool current = run->flags & DMI_RUN_TAKEN_CURRENT;
     void *head = atomic_load_explicit(&run->head, memory_order_relaxed);
     void *list = run->list;
-    if (head == run->taken_head) {
+    if (run->flags & DMI_RUN_TAKEN_GONE) {
+        /* The head block was handed out, and it came back already. */
+    } else if (head == run->taken_head) {
         /* Nothing was in flight. */
         if (current && head) {
             _dmi_link_set(head, list);
@@ -315,7 +325,7 @@ void _dmi_lfh_repair(dmi_run *run) {
         _dmi_link_set(head, list);
         list = head;
     }
-    run->flags &= (uint8_t)~(DMI_RUN_TAKEN | DMI_RUN_TAKEN_CURRENT);
+    run->flags &= (uint8_t)~(DMI_RUN_TAKEN | DMI_RUN_TAKEN_CURRENT | DMI_RUN_TAKEN_GONE);
     atomic_store_explicit(&run->head, list, memory_order_relaxed);
     atomic_store_explicit(
         &run->used, atomic_load_explicit(&run->used, memory_order_relaxed) - run->taken_count,

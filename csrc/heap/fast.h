@@ -19,25 +19,36 @@
 extern dmi_thread _dmi_no_thread;
 extern DMI_TLS dmi_thread *_dmi_self; /* the record, or &_dmi_no_thread */
 
-/* The race detector needs to see that takers may read what owners write; without it relaxed atomics would
- * cost two instructions a count. */
-#if defined(__SANITIZE_THREAD__)
+/* The race detector does not know the barrier that takers rely on, so for it the order is written out.
+ * Elsewhere relaxed atomics are plain instructions, but for a count, where they would cost two more. */
+#if defined(__has_feature)
+#define DMI_FEATURE(name) __has_feature(name)
+#else
+#define DMI_FEATURE(name) 0
+#endif
+#if defined(__SANITIZE_THREAD__) || DMI_FEATURE(thread_sanitizer)
+#define DMI_HEAD_ORDER memory_order_release
 static inline int32_t _dmi_used_add(dmi_run *run, int32_t n) {
     int32_t used = atomic_load_explicit(&run->used, memory_order_relaxed) + n;
     atomic_store_explicit(&run->used, used, memory_order_relaxed);
     return used;
 }
 #else
+#define DMI_HEAD_ORDER memory_order_relaxed
 static inline int32_t _dmi_used_add(dmi_run *run, int32_t n) {
     int32_t *used = (int32_t *)(void *)&run->used;
     return *used += n;
 }
 #endif
 
+static inline dmi_thread *_dmi_self_get(void) {
+    return __atomic_load_n(&_dmi_self, __ATOMIC_RELAXED); /* takers write it */
+}
+
 static inline void *_dmi_fast_pop(dmi_run *run) {
     void *block = atomic_load_explicit(&run->head, memory_order_relaxed);
     if (__builtin_expect(block != NULL, 1)) {
-        atomic_store_explicit(&run->head, _dmi_link_get(block), memory_order_relaxed);
+        atomic_store_explicit(&run->head, _dmi_link_get(block), DMI_HEAD_ORDER);
         (void)_dmi_used_add(run, 1);
     }
     return block;
@@ -45,14 +56,14 @@ static inline void *_dmi_fast_pop(dmi_run *run) {
 
 static inline void *_dmi_fast_malloc(size_t size) {
     if (__builtin_expect(size <= DMI_BUCKET_MAX, 1)) {
-        void *block = _dmi_fast_pop(_dmi_self->cache.current[_dmi_bucket(size)]);
+        void *block = _dmi_fast_pop(_dmi_self_get()->cache.current[_dmi_bucket(size)]);
         if (__builtin_expect(block != NULL, 1)) return block;
     }
     return _dmi_malloc_slow(size);
 }
 
 static inline void *_dmi_fast_heap_malloc(void *handle, size_t size) {
-    dmi_thread *self = _dmi_self;
+    dmi_thread *self = _dmi_self_get();
     if (__builtin_expect(self->memo_heap == handle && size <= DMI_BUCKET_MAX, 1)) {
         void *block = _dmi_fast_pop(self->memo->current[_dmi_bucket(size)]);
         if (__builtin_expect(block != NULL, 1)) return block;
@@ -63,11 +74,11 @@ static inline void *_dmi_fast_heap_malloc(void *handle, size_t size) {
 static inline void _dmi_fast_free(void *block) {
     dmi_run *run = _dmi_pagemap_get(block);
     if (__builtin_expect(atomic_load_explicit(&run->owner, memory_order_relaxed) ==
-                             (uintptr_t)_dmi_self,
+                             (uintptr_t)_dmi_self_get(),
                          1)) {
         _dmi_link_set(block, atomic_load_explicit(&run->head, memory_order_relaxed));
         atomic_signal_fence(memory_order_release);
-        atomic_store_explicit(&run->head, block, memory_order_relaxed);
+        atomic_store_explicit(&run->head, block, DMI_HEAD_ORDER);
         if (__builtin_expect(_dmi_used_add(run, -1) == 0, 0)) _dmi_free_settle(run);
         return;
     }

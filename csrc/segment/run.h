@@ -73,6 +73,7 @@ struct dmi_run {
 #define DMI_RUN_TAKEN 1u   /* head and used belong to an operation that may be in flight */
 #define DMI_RUN_ZERO 2u    /* LARGE: every page is known to read as zeroes */
 #define DMI_RUN_TAKEN_CURRENT 4u /* it was in a current slot when it was taken */
+#define DMI_RUN_TAKEN_GONE 32u   /* the recorded head block was handed out and came back */
 #define DMI_RUN_KEPT 8u    /* VIRTUAL: freed, kept by the policy */
 #define DMI_RUN_COUNTED 16u /* LFH: busy blocks of each page are counted (eager) */
 
