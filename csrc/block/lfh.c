@@ -287,17 +287,28 @@ size_t _dmi_lfh_ghosts(const dmi_run *run) {
 
 /* ---- take and repair ---------------------------------------------------------------------------------- */
 
+/* The link of a block that may be handed out, and written by its new owner, at this very moment: what is
+ * read counts only if the head is still that block afterwards. The race detector must not mind. */
+__attribute__((no_sanitize("thread"), noinline)) static void *peek(void *const volatile *block) {
+    return *block;
+}
+
 void _dmi_lfh_take(dmi_run *run, bool current) {
     if (run->flags & DMI_RUN_TAKEN) return;
-    void *head = atomic_load_explicit(&run->head, memory_order_acquire);
-    run->taken_head = head;
-    run->taken_count = 0;
-    run->taken_second = NULL;
-    run->list = head;
-    if (current && head) {
-        run->list = run->taken_second = _dmi_link_get(head);
-        _dmi_link_set(head, NULL);
+    void *head = atomic_load_explicit(&run->head, memory_order_acquire), *second = NULL;
+    while (current && head) {
+        second = peek((void *const volatile *)head);
+        atomic_thread_fence(memory_order_acquire);
+        void *again = atomic_load_explicit(&run->head, memory_order_acquire);
+        if (again == head) break;
+        head = again; /* the operation in flight ended just now; there is no other */
+        second = NULL;
     }
+    run->taken_head = head;
+    run->taken_second = second;
+    run->taken_count = 0;
+    /* The head block is left as it is, link and all: it may be handed out at any moment. */
+    run->list = current ? second : head;
     run->flags = (uint8_t)(run->flags | DMI_RUN_TAKEN | (current ? DMI_RUN_TAKEN_CURRENT : 0));
 }
 
@@ -314,7 +325,7 @@ void _dmi_lfh_repair(dmi_run *run) {
             _dmi_link_set(head, list);
             list = head;
         }
-    } else if (current && (head == run->taken_second || head == NULL)) {
+    } else if (current && head == run->taken_second) {
         /* The head block was handed out. */
     } else {
         /* A free was in flight: the block at the head came back, its link is void. */
