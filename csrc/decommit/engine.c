@@ -19,7 +19,7 @@ void _dmi_sweep_init(dmi_sweep *sweep, const dmi_engine *engine, dmi_pass_kind k
     sweep->kind = kind;
     sweep->how = engine->how;
     sweep->limit = limit;
-    sweep->found = sweep->given = 0;
+    sweep->found = sweep->given = sweep->refused = 0;
     sweep->count = 0;
 }
 
@@ -60,6 +60,7 @@ static uint64_t deal(dmi_sweep *sweep, dmi_segment *segment, size_t first, size_
             stop = _dmi_bits_find(segment->refused, from, stop, !refused);
             if (refused && sweep->kind != DMI_PASS_ALL) {
                 sweep->found += (uint64_t)(stop - from) << _dmi_page_shift;
+                sweep->refused += (uint64_t)(stop - from) << _dmi_page_shift;
                 from = stop;
                 continue;
             }
@@ -220,6 +221,7 @@ void _dmi_sweep_run(dmi_sweep *sweep, dmi_run *run) {
         bool go;
         if (_dmi_bits_get(segment->refused, page) && sweep->kind != DMI_PASS_ALL) {
             sweep->found += _dmi_page;
+            sweep->refused += _dmi_page;
             go = false;
         } else if (sweep->kind == DMI_PASS_AGE) {
             go = _dmi_bits_get(segment->aged, page);

@@ -47,7 +47,7 @@ void _dmi_cache_drop(dmi_cache *cache) {
     while (*link != cache) link = &(*link)->next_of_thread;
     *link = cache->next_of_thread;
     if (thread->memo == cache) {
-        thread->memo_heap = NULL;
+        thread->memo_heap = DMI_NO_HANDLE;
         thread->memo = NULL;
     }
     cache->heap = NULL;

@@ -10,12 +10,6 @@
 
 #include "heap.h"
 
-#if defined(_WIN32)
-#define DMI_TLS _Thread_local
-#else
-#define DMI_TLS __attribute__((tls_model("initial-exec"))) _Thread_local
-#endif
-
 extern dmi_thread _dmi_no_thread;
 extern DMI_TLS dmi_thread *_dmi_self; /* the record, or &_dmi_no_thread */
 

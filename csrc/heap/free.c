@@ -55,6 +55,7 @@ static void free_lfh(void *block, dmi_run *run) {
 
 void _dmi_free_settle(dmi_run *run) {
     int saved = errno;
+    dmi_heap *heap = _dmi_heap_of_run(run); /* settling may release the run and its segment */
     dmi_thread *self = _dmi_thread_self();
     _dmi_thread_lock(self);
     /* A taker may have been here since the count fell to 0: then repair has settled the run. */
@@ -63,7 +64,7 @@ void _dmi_free_settle(dmi_run *run) {
         atomic_load_explicit(&run->used, memory_order_relaxed) == 0)
         _dmi_cache_settle(cache, run);
     _dmi_unlock(&self->lock);
-    _dmi_heap_tick(_dmi_heap_of_run(run));
+    _dmi_heap_tick(heap);
     errno = saved;
 }
 

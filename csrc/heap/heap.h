@@ -42,6 +42,9 @@ typedef enum dmi_thread_state {
     DMI_THREAD_ABANDONED = 2 /* its thread ended; the next new thread adopts it */
 } dmi_thread_state;
 
+/* A memo of no heap; NULL is what careless callers pass. */
+#define DMI_NO_HANDLE ((void *)UINTPTR_MAX)
+
 /* A thread's record. Its address is the token that runs name as their owner. Never freed. */
 struct dmi_thread {
     dmi_cache cache; /* of the default heap, first: the fast path indexes it */
@@ -73,7 +76,9 @@ struct dmi_heap {
     uint32_t bucket_live[DMI_BUCKETS], bucket_total[DMI_BUCKETS];
     _Atomic uint8_t active[DMI_BUCKETS];
     _Atomic uint32_t abandoned; /* caches of ended threads */
-    _Atomic uint64_t next_pass; /* heap clock, ns */
+    _Atomic bool passes;        /* the policy has passes at all */
+    _Atomic bool armed;         /* something happened since a pass found nothing to wait for */
+    _Atomic uint64_t next_pass; /* heap clock, ns; UINT64_MAX: none */
     uint64_t manual_now;
     dmi_thread *frozen; /* newest record when the heap was frozen */
     dmi_cache *caches; /* of threads */
@@ -170,11 +175,15 @@ void _dmi_die(int fault, const char *call, const void *address);
 int _dmi_check(dmi_heap *heap, const void *block, dmi_run **run);
 
 /* ---- pass.c ---- */
-/* Do what the policy wants done by now. Call without locks; cheap when nothing is due. */
+/* A slow path was taken: see to it that a pass follows. Call without locks; cheap when one is on its way. */
 void _dmi_heap_tick(dmi_heap *heap);
+/* The same where a pass must not run: a lock is held. */
+void _dmi_heap_arm(dmi_heap *heap);
+/* Do what became due. heap->pass is held. */
+void _dmi_heap_due(dmi_heap *heap);
 /* A full pass; *sweep was initialised with its kind and tells what came of it. heap->pass is held. */
 void _dmi_heap_pass(dmi_heap *heap, dmi_sweep *sweep);
-/* Decide when the next pass is due. */
+/* The policy is new: decide when its first pass is due. */
 void _dmi_heap_schedule(dmi_heap *heap, uint64_t now);
 /* Give back everything; returns the bytes. */
 uint64_t _dmi_heap_trim(dmi_heap *heap);
@@ -200,5 +209,13 @@ bool _dmi_heap_freeze(dmi_heap *heap);
 void _dmi_heap_thaw(dmi_heap *heap);
 /* Busy bytes now. heap->pass is held. */
 uint64_t _dmi_heap_busy(dmi_heap *heap);
+
+/* ---- scavenger.c ---- */
+/* Have the scavenger look after a pass that is due then. False: there is none, slow paths must do it. */
+bool _dmi_scavenger_want(uint64_t when);
+/* Stop and join it; it starts again when wanted. Before a fork. */
+void _dmi_scavenger_stop(void);
+/* Never start it. */
+void _dmi_scavenger_forbid(void);
 
 #endif

@@ -24,48 +24,90 @@ void _dmi_heap_pass(dmi_heap *heap, dmi_sweep *sweep) {
 /* Shorter delays than this are taken for it: a pass costs a walk over what is free. */
 #define SHORTEST 0.001
 
-void _dmi_heap_schedule(dmi_heap *heap, uint64_t now) {
-    double interval = _dmi_engine_interval(&heap->engine);
-    uint64_t next = UINT64_MAX;
-    if (interval >= 0 && interval < 1e9)
-        next = now + (uint64_t)((interval > SHORTEST ? interval : SHORTEST) * 1e9);
-    atomic_store_explicit(&heap->next_pass, next, memory_order_relaxed);
+static uint64_t interval(const dmi_heap *heap) {
+    double seconds = _dmi_engine_interval(&heap->engine);
+    if (seconds < 0 || seconds >= 1e9) return 0;
+    return (uint64_t)((seconds > SHORTEST ? seconds : SHORTEST) * 1e9);
 }
 
-/* What the policy wants done at a pass. heap->pass is held. */
-static void due(dmi_heap *heap) {
+void _dmi_heap_schedule(dmi_heap *heap, uint64_t now) {
+    uint64_t wait = interval(heap);
+    atomic_store_explicit(&heap->armed, wait != 0, memory_order_relaxed);
+    atomic_store_explicit(&heap->passes, wait != 0, memory_order_relaxed);
+    atomic_store_explicit(&heap->next_pass, wait ? now + wait : UINT64_MAX, memory_order_relaxed);
+}
+
+/* What the policy wants done at a pass; true when it wants another one though nothing happens. */
+static bool run_policy(dmi_heap *heap) {
     dmi_engine *engine = &heap->engine;
     dmi_sweep sweep;
     switch (engine->policy.when) {
     case DMI_WHEN_LAZY:
         _dmi_sweep_init(&sweep, engine, DMI_PASS_AGE, 0);
         _dmi_heap_pass(heap, &sweep);
-        break;
+        return sweep.found > sweep.refused;
     case DMI_WHEN_DECAY:
         _dmi_sweep_init(&sweep, engine, DMI_PASS_COUNT, 0);
         _dmi_heap_pass(heap, &sweep);
         uint64_t found = sweep.found, limit = _dmi_engine_decay_limit(engine, found);
         _dmi_sweep_init(&sweep, engine, DMI_PASS_LIMIT, limit);
         if (found > limit) _dmi_heap_pass(heap, &sweep);
-        break;
+        return found > sweep.refused;
     case DMI_WHEN_BUDGET:
         _dmi_sweep_init(&sweep, engine, DMI_PASS_LIMIT,
                         (uint64_t)(engine->policy.ratio * (double)_dmi_heap_busy(heap)));
         _dmi_heap_pass(heap, &sweep);
-        break;
-    default: break;
+        return false;
+    default: return false;
     }
 }
 
-void _dmi_heap_tick(dmi_heap *heap) {
-    uint64_t now = _dmi_heap_clock(heap);
-    if (__builtin_expect(now < atomic_load_explicit(&heap->next_pass, memory_order_relaxed), 1)) return;
-    if (heap->flags & DMI_HEAP_MANUAL_CLOCK) return; /* advance does it */
-    if (!_dmi_lock_try(&heap->pass)) return;
-    if (now >= atomic_load_explicit(&heap->next_pass, memory_order_relaxed)) {
-        _dmi_heap_schedule(heap, now);
-        due(heap);
+void _dmi_heap_due(dmi_heap *heap) {
+    uint64_t now = _dmi_heap_clock(heap), wait = interval(heap);
+    /* Whatever happens from here on arms it again. */
+    atomic_store_explicit(&heap->armed, false, memory_order_seq_cst);
+    if (run_policy(heap)) atomic_store_explicit(&heap->armed, true, memory_order_relaxed);
+    if (atomic_load_explicit(&heap->armed, memory_order_seq_cst) && wait)
+        atomic_store_explicit(&heap->next_pass, now + wait, memory_order_relaxed);
+    else
+        atomic_store_explicit(&heap->next_pass, UINT64_MAX, memory_order_relaxed);
+}
+
+/* Heaps smaller than this are left to their own slow paths: a thread would cost more than they hold. */
+#define WORTH_A_THREAD ((uint64_t)1 << 20)
+
+static uint64_t committed_about(dmi_heap *heap) {
+    dmi_ledger *l = &heap->space.ledger;
+    uint64_t in = atomic_load_explicit(&l->commit_bytes, memory_order_relaxed) +
+                  atomic_load_explicit(&l->recommit_bytes, memory_order_relaxed);
+    uint64_t out = atomic_load_explicit(&l->decommit_bytes, memory_order_relaxed);
+    return in > out ? in - out : 0;
+}
+
+/* True: somebody sees to it. False: *due says when it should run. */
+static bool arm(dmi_heap *heap, uint64_t *due) {
+    uint64_t next = atomic_load_explicit(&heap->next_pass, memory_order_relaxed);
+    if (!atomic_exchange_explicit(&heap->armed, true, memory_order_seq_cst) || next == UINT64_MAX) {
+        next = _dmi_heap_clock(heap) + interval(heap);
+        atomic_store_explicit(&heap->next_pass, next, memory_order_relaxed);
     }
+    *due = next;
+    if (heap->flags & DMI_HEAP_MANUAL_CLOCK) return true; /* advance does it */
+    return !(heap->flags & DMI_HEAP_NO_SERIALIZE) && committed_about(heap) >= WORTH_A_THREAD &&
+           _dmi_scavenger_want(next);
+}
+
+void _dmi_heap_arm(dmi_heap *heap) {
+    uint64_t due;
+    if (atomic_load_explicit(&heap->passes, memory_order_relaxed)) (void)arm(heap, &due);
+}
+
+void _dmi_heap_tick(dmi_heap *heap) {
+    uint64_t next;
+    if (!atomic_load_explicit(&heap->passes, memory_order_relaxed) || arm(heap, &next)) return;
+    if (_dmi_heap_clock(heap) < next || !_dmi_lock_try(&heap->pass)) return;
+    if (_dmi_heap_clock(heap) >= atomic_load_explicit(&heap->next_pass, memory_order_relaxed))
+        _dmi_heap_due(heap);
     _dmi_unlock(&heap->pass);
 }
 
@@ -86,9 +128,7 @@ int dmi_heap_advance(void *handle, double seconds) {
          * the rest of them would find nothing. */
         if (idle++ > 2 * DMI_DECAY_STEPS) next = end;
         __atomic_store_n(&heap->manual_now, next, __ATOMIC_RELAXED);
-        (void)_dmi_heap_clock(heap);
-        due(heap);
-        _dmi_heap_schedule(heap, next);
+        _dmi_heap_due(heap);
     }
     __atomic_store_n(&heap->manual_now, end, __ATOMIC_RELAXED);
     (void)_dmi_heap_clock(heap);
@@ -202,8 +242,8 @@ int dmi_heap_set_policy(void *handle, const dmi_policy *policy) {
         _dmi_lock(&heap->lock);
         _dmi_engine_inline(&heap->engine);
         _dmi_unlock(&heap->lock);
-        due(heap);
         _dmi_heap_schedule(heap, _dmi_heap_clock(heap));
+        (void)run_policy(heap);
     }
     _dmi_unlock(&heap->pass);
     if (error) errno = error;

@@ -12,7 +12,8 @@
 
 #include <errno.h>
 
-dmi_thread _dmi_no_thread = {.cache = {.current = {[0 ... DMI_BUCKETS - 1] = &_dmi_no_run}}};
+dmi_thread _dmi_no_thread = {.memo_heap = DMI_NO_HANDLE,
+                             .cache = {.current = {[0 ... DMI_BUCKETS - 1] = &_dmi_no_run}}};
 DMI_TLS dmi_thread *_dmi_self = &_dmi_no_thread;
 /* The record whatever _dmi_self says; NULL before the first slow path; NOBODY when there is none to have. */
 static DMI_TLS dmi_thread *record;
@@ -32,9 +33,11 @@ static void thread_ended(void *value) {
     record = NOBODY;
     self->state = DMI_THREAD_ABANDONED;
     self->tls = NULL;
-    self->memo_heap = NULL;
-    for (dmi_cache *cache = self->caches; cache; cache = cache->next_of_thread)
+    self->memo_heap = DMI_NO_HANDLE;
+    for (dmi_cache *cache = self->caches; cache; cache = cache->next_of_thread) {
         atomic_fetch_add_explicit(&cache->heap->abandoned, 1, memory_order_relaxed);
+        _dmi_heap_arm(cache->heap);
+    }
     _dmi_unlock(&self->lock);
     _dmi_lock(&registry);
     self->abandoned = abandoned;
@@ -70,6 +73,7 @@ static dmi_thread *attach(void) {
         if (self) {
             for (size_t b = 0; b < DMI_BUCKETS; b++) self->cache.current[b] = &_dmi_no_run;
             self->state = DMI_THREAD_ABANDONED;
+            self->memo_heap = DMI_NO_HANDLE;
             self->next = all;
             atomic_store_explicit(&all, self, memory_order_release);
         }
@@ -155,6 +159,7 @@ static int unlock_heap(dmi_heap *heap, void *unused) {
 }
 
 static void fork_prepare(void) {
+    _dmi_scavenger_stop();
     _dmi_heaps_fork_lock();
     _dmi_lock(&registry);
     for (dmi_thread *t = _dmi_threads(); t; t = t->next) _dmi_lock(&t->lock);
@@ -185,7 +190,7 @@ static void fork_child(void) {
         }
         t->state = DMI_THREAD_ABANDONED;
         t->tls = NULL;
-        t->memo_heap = NULL;
+        t->memo_heap = DMI_NO_HANDLE;
         t->abandoned = abandoned;
         abandoned = t;
     }

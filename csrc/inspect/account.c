@@ -80,14 +80,15 @@ static void account_lfh(const dmi_run *run, bool detail, uint64_t usable, dmi_ac
     }
 }
 
-static void list_detail(const dmi_run *run, dmi_account *out) {
+static void list_detail(const dmi_run *run, size_t tail, dmi_account *out) {
     char *base = _dmi_run_base(run);
     size_t marked = SIZE_MAX, bound = 0;
     for (dmi_tag *tag = _dmi_region_first(run); tag; tag = _dmi_region_next(run, tag)) {
         if (!_dmi_tag_sound(tag)) return;
         if (tag->flags & DMI_TAG_BUSY) {
             size_t from = (size_t)((char *)tag + DMI_LIST_TAG - base) >> _dmi_page_shift;
-            size_t to = (size_t)((char *)tag + _dmi_tag_bytes(tag) - 1 - base) >> _dmi_page_shift;
+            size_t to = (size_t)((char *)tag + _dmi_tag_bytes(tag) - tail - 1 - base) >>
+                        _dmi_page_shift;
             bound += to - from + (from != marked);
             marked = to;
             continue;
@@ -113,7 +114,7 @@ static void account_list(const dmi_heap *heap, const dmi_run *run, bool detail, 
     if (_dmi_page_usable(run->segment, run->first + run->pages - 1u)) out->overhead += 8;
     out->free_list = usable - out->busy - out->overhead;
     out->list_length = blocks - out->busy_blocks;
-    if (detail) list_detail(run, out);
+    if (detail) list_detail(run, heap->tail, out);
 }
 
 void _dmi_account_run(const dmi_heap *heap, const dmi_run *run, bool detail, dmi_account *out) {
@@ -135,7 +136,7 @@ void _dmi_account_run(const dmi_heap *heap, const dmi_run *run, bool detail, dmi
         out->busy = out->bytes - heap->tail;
         out->overhead = heap->tail;
         out->busy_blocks = 1;
-        out->page_bound = out->bytes;
+        out->page_bound = (uint64_t)_dmi_pages(out->busy) << _dmi_page_shift;
         break;
     default:
         out->free_pages = out->reclaimable = usable;
@@ -155,7 +156,7 @@ void _dmi_account_virtual(const dmi_heap *heap, const dmi_run *run, dmi_account 
         out->busy = out->bytes - heap->tail;
         out->overhead = heap->tail;
         out->busy_blocks = 1;
-        out->page_bound = out->bytes;
+        out->page_bound = (uint64_t)_dmi_pages(out->busy) << _dmi_page_shift;
     } else if (run->segment->has_given_at) {
         out->offered = out->bytes;
         out->list_length = 1;

@@ -453,6 +453,12 @@ static int fake_thread_exit_setup(void (*handler)(void *)) {
 static int fake_thread_exit_arm(void *value) { return HOST->thread_exit_arm(value); }
 static int fake_barrier_setup(void) { return HOST->barrier_setup(); }
 static int fake_barrier(void) { return HOST->barrier(); }
+/* No threads behind a test's back: what a helper thread would do, slow paths do. */
+static int fake_thread_start(void (*body)(void)) {
+    (void)body;
+    return ENOSYS;
+}
+static void fake_thread_join(void) {}
 static int fake_at_fork(void (*prepare)(void), void (*parent)(void), void (*child)(void)) {
     return HOST->at_fork(prepare, parent, child);
 }
@@ -488,6 +494,8 @@ const dmi_os_backend _dmi_fake_backend = {
     .barrier_setup = fake_barrier_setup,
     .barrier = fake_barrier,
     .at_fork = fake_at_fork,
+    .thread_start = fake_thread_start,
+    .thread_join = fake_thread_join,
 };
 
 /* ---- for the tests --------------------------------------------------------------------------- */

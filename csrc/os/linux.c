@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <pthread.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -509,6 +510,35 @@ static int linux_barrier(void) {
 
 /* prepare handlers run in reverse order: ours comes last, when the callers' locks are held, so nobody
  * who holds one of them can be waiting here. */
+static pthread_t helper;
+static void (*helper_body)(void);
+
+static void *helper_main(void *unused) {
+    (void)unused;
+    helper_body();
+    return NULL;
+}
+
+static int linux_thread_start(void (*body)(void)) {
+    int saved = errno;
+    sigset_t every, before;
+    pthread_attr_t attributes;
+    int error = pthread_attr_init(&attributes);
+    if (error) return error;
+    /* Static TLS of the whole program lies on this stack too. */
+    (void)pthread_attr_setstacksize(&attributes, 256 * 1024);
+    helper_body = body;
+    (void)sigfillset(&every);
+    (void)pthread_sigmask(SIG_SETMASK, &every, &before);
+    error = pthread_create(&helper, &attributes, helper_main, NULL);
+    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
+    (void)pthread_attr_destroy(&attributes);
+    errno = saved;
+    return error;
+}
+
+static void linux_thread_join(void) { (void)pthread_join(helper, NULL); }
+
 static int linux_at_fork(void (*prepare)(void), void (*parent)(void), void (*child)(void)) {
     static _Atomic bool ours;
     if (!atomic_exchange(&ours, true)) {
@@ -550,4 +580,6 @@ const dmi_os_backend _dmi_os_native = {
     .barrier_setup = linux_barrier_setup,
     .barrier = linux_barrier,
     .at_fork = linux_at_fork,
+    .thread_start = linux_thread_start,
+    .thread_join = linux_thread_join,
 };

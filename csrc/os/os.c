@@ -217,6 +217,8 @@ int _dmi_os_barrier(void) { return os->barrier(); }
 int _dmi_os_at_fork(void (*prepare)(void), void (*parent)(void), void (*child)(void)) {
     return os->at_fork(prepare, parent, child);
 }
+int _dmi_os_thread_start(void (*body)(void)) { return os->thread_start(body); }
+void _dmi_os_thread_join(void) { os->thread_join(); }
 
 /* ---- accounting and tests -------------------------------------------------------------------- */
 

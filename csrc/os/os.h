@@ -16,6 +16,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* A word of each thread's own, one load away even in a library that is loaded late. */
+#if defined(_WIN32)
+#define DMI_TLS _Thread_local
+#else
+#define DMI_TLS __attribute__((tls_model("initial-exec"))) _Thread_local
+#endif
+
 /* How the pages of a reservation come and go.
  * LAZY:   the range is writable from the start and committed by touching it; giving back is
  *         MADV_DONTNEED: resident falls, the kernel's commit charge stays. (Linux only; Windows
@@ -112,6 +119,10 @@ int _dmi_os_barrier_setup(void);
 int _dmi_os_barrier(void);
 /* Handlers around fork (no-op where there is no fork). */
 int _dmi_os_at_fork(void (*prepare)(void), void (*parent)(void), void (*child)(void));
+/* Start a thread that runs body with every signal blocked, on a small stack. One at a time: join the last
+ * one before the next start. 0 or an errno (ENOSYS: no threads here). join waits for its end. */
+int _dmi_os_thread_start(void (*body)(void));
+void _dmi_os_thread_join(void);
 
 /* What this process did, since the start. Counted in os.c for every backend. */
 typedef struct dmi_os_counters {
@@ -163,6 +174,8 @@ typedef struct dmi_os_backend {
     int (*barrier_setup)(void);
     int (*barrier)(void);
     int (*at_fork)(void (*)(void), void (*)(void), void (*)(void));
+    int (*thread_start)(void (*)(void));
+    void (*thread_join)(void);
 } dmi_os_backend;
 
 extern const dmi_os_backend _dmi_os_native; /* linux.c or windows.c */

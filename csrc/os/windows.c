@@ -302,6 +302,26 @@ static int windows_barrier(void) {
     return 0;
 }
 
+static HANDLE helper;
+static void (*helper_body)(void);
+
+static DWORD WINAPI helper_main(void *unused) {
+    (void)unused;
+    helper_body();
+    return 0;
+}
+
+static int windows_thread_start(void (*body)(void)) {
+    helper_body = body;
+    helper = CreateThread(NULL, 65536, helper_main, NULL, 0, NULL);
+    return helper ? 0 : EAGAIN;
+}
+
+static void windows_thread_join(void) {
+    (void)WaitForSingleObject(helper, INFINITE);
+    (void)CloseHandle(helper);
+}
+
 static int windows_at_fork(void (*prepare)(void), void (*parent)(void), void (*child)(void)) {
     (void)prepare;
     (void)parent;
@@ -349,4 +369,6 @@ const dmi_os_backend _dmi_os_native = {
     .barrier_setup = windows_barrier_setup,
     .barrier = windows_barrier,
     .at_fork = windows_at_fork,
+    .thread_start = windows_thread_start,
+    .thread_join = windows_thread_join,
 };
