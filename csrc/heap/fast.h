@@ -48,12 +48,16 @@ static inline void *_dmi_fast_pop(dmi_run *run) {
     return block;
 }
 
-static inline void *_dmi_fast_malloc(size_t size) {
+/* slow: what serves the rest, called last so that the fast path needs no stack frame. */
+static inline void *_dmi_fast_malloc_or(size_t size, void *(*slow)(size_t)) {
     if (__builtin_expect(size <= DMI_BUCKET_MAX, 1)) {
         void *block = _dmi_fast_pop(_dmi_self_get()->cache.current[_dmi_bucket(size)]);
         if (__builtin_expect(block != NULL, 1)) return block;
     }
-    return _dmi_malloc_slow(size);
+    return slow(size);
+}
+static inline void *_dmi_fast_malloc(size_t size) {
+    return _dmi_fast_malloc_or(size, _dmi_malloc_slow);
 }
 
 static inline void *_dmi_fast_heap_malloc(void *handle, size_t size) {
@@ -65,7 +69,7 @@ static inline void *_dmi_fast_heap_malloc(void *handle, size_t size) {
     return _dmi_heap_malloc_slow(handle, size);
 }
 
-static inline void _dmi_fast_free(void *block) {
+static inline void _dmi_fast_free_or(void *block, void (*slow)(void *, dmi_run *)) {
     dmi_run *run = _dmi_pagemap_get(block);
     if (__builtin_expect(atomic_load_explicit(&run->owner, memory_order_relaxed) ==
                              (uintptr_t)_dmi_self_get(),
@@ -76,6 +80,7 @@ static inline void _dmi_fast_free(void *block) {
         if (__builtin_expect(_dmi_used_add(run, -1) == 0, 0)) _dmi_free_settle(run);
         return;
     }
-    _dmi_free_slow(block, run);
+    slow(block, run);
 }
+static inline void _dmi_fast_free(void *block) { _dmi_fast_free_or(block, _dmi_free_slow); }
 #endif

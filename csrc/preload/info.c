@@ -1,0 +1,55 @@
+/* info.c - malloc_info: every heap with every counter, as XML. */
+#include "preload.h"
+
+#include <dmi/dmi.h>
+
+#include <errno.h>
+#include <inttypes.h>
+#include <malloc.h>
+#include <stdio.h>
+
+#define HEAPS 256
+
+/* Names are the user's own bytes: what XML reserves or forbids is written as a reference or a mark. */
+static void put_text(FILE *out, const char *text) {
+    for (; *text; text++) {
+        unsigned char c = (unsigned char)*text;
+        if (c == '&' || c == '<' || c == '>' || c == '"') fprintf(out, "&#%u;", c);
+        else fputc(c < ' ' ? '?' : c, out);
+    }
+}
+
+static void put_heap(FILE *out, void *handle) {
+    dmi_heap_info info = {.size = sizeof info};
+    dmi_stats stats = {.size = sizeof stats};
+    char policy[128] = "";
+    if (dmi_heap_get_info(handle, &info) || dmi_heap_stats(handle, &stats, 0)) return; /* gone */
+    (void)dmi_policy_format(&info.policy, policy, sizeof policy);
+    fprintf(out, "<heap handle=\"%#" PRIxPTR "\" default=\"%u\" name=\"", (uintptr_t)handle,
+            info.is_default);
+    put_text(out, info.name);
+    fputs("\" decommit=\"", out);
+    put_text(out, policy);
+    fputs("\">\n", out);
+#define UNIT_B "bytes"
+#define UNIT_n "count"
+#define UNIT_b "boolean"
+#define UNIT_x "flags"
+#define PUT(field, unit, doc) \
+    fprintf(out, "<counter name=\"" #field "\" unit=\"" UNIT_##unit "\">%" PRIu64 "</counter>\n", \
+            stats.field);
+    DMI_STATS(PUT)
+#undef PUT
+    fputs("</heap>\n", out);
+}
+
+DMI_DOOR int malloc_info(int options, FILE *out) {
+    if (options != 0) return EINVAL;
+    void *handles[HEAPS];
+    size_t count = dmi_heap_list(handles, HEAPS);
+    fprintf(out, "<malloc version=\"dmi-%s\" heaps=\"%zu\">\n", dmi_version(), count);
+    for (size_t i = 0; i < count && i < HEAPS; i++) put_heap(out, handles[i]);
+    fprintf(out, "<metadata unit=\"bytes\">%" PRIu64 "</metadata>\n</malloc>\n",
+            dmi_metadata_committed());
+    return 0;
+}

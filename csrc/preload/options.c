@@ -1,0 +1,189 @@
+/* options.c - DMI_OPTIONS: "key=value" pairs, separated by commas, read before the first allocation.
+ *
+ * Nothing here allocates. What cannot be read is named in one line on standard error and left out: a
+ * program must start whatever its environment holds.
+ */
+#include "preload.h"
+
+#include "../heap/heap.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define VARIABLE "DMI_OPTIONS"
+#define LONGEST 1024
+
+dmi_preload_wish _dmi_preload_wish;
+
+static dmi_heap_options chosen = {.size = sizeof chosen};
+static dmi_policy policy = {.size = sizeof policy};
+static char text[LONGEST];
+
+static void complain(const char *what, const char *word, const char *accepted) {
+    char line[512];
+    int n = snprintf(line, sizeof line, "dmi: " VARIABLE ": %s '%.200s'; accepted: %s\n", what, word,
+                     accepted);
+    _dmi_os_message(line, (size_t)n < sizeof line ? (size_t)n : sizeof line - 1);
+}
+
+/* ---- keys --------------------------------------------------------------------------------------------- */
+
+static bool set_decommit(const char *value) {
+    char error[256];
+    if (dmi_policy_parse(value, &policy, error, sizeof error)) {
+        char line[512];
+        int n = snprintf(line, sizeof line, "dmi: " VARIABLE ": decommit: %s\n", error);
+        _dmi_os_message(line, (size_t)n < sizeof line ? (size_t)n : sizeof line - 1);
+        return true; /* said already */
+    }
+    chosen.policy = &policy;
+    return true;
+}
+
+static bool set_name(const char *value) {
+    chosen.name = value;
+    return true;
+}
+
+static const struct {
+    const char *name;
+    int number;
+} signals[] = {{"SIGUSR1", SIGUSR1}, {"SIGUSR2", SIGUSR2}, {"SIGHUP", SIGHUP},
+               {"SIGQUIT", SIGQUIT}, {"SIGURG", SIGURG},   {"SIGWINCH", SIGWINCH}};
+
+static bool set_summary(const char *value) {
+    if (!strcmp(value, "exit")) {
+        _dmi_preload_wish.at_exit = true;
+        return true;
+    }
+    for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
+        if (!strcmp(value, signals[i].name)) {
+            _dmi_preload_wish.signal = signals[i].number;
+            return true;
+        }
+    return false;
+}
+
+static bool switched(const char *value, bool *on) {
+    *on = !strcmp(value, "on");
+    return *on || !strcmp(value, "off");
+}
+
+static bool set_scavenger(const char *value) {
+    bool on;
+    if (!switched(value, &on)) return false;
+    if (!on) _dmi_scavenger_forbid();
+    return true;
+}
+
+static bool set_flag(const char *value, uint32_t flag) {
+    bool on;
+    if (!switched(value, &on)) return false;
+    chosen.flags = on ? chosen.flags | flag : chosen.flags & ~flag;
+    return true;
+}
+static bool set_hardened(const char *value) { return set_flag(value, DMI_HEAP_HARDENED); }
+static bool set_huge(const char *value) { return set_flag(value, DMI_HEAP_HUGE_PAGES); }
+
+static const struct {
+    const char *name, *accepted;
+    bool (*set)(const char *value);
+} keys[] = {
+    {"decommit", "a policy, such as lazy:delay=0.5", set_decommit},
+    {"name", "any text without a comma", set_name},
+    {"summary", "exit, SIGUSR1, SIGUSR2, SIGHUP, SIGQUIT, SIGURG, SIGWINCH", set_summary},
+    {"scavenger", "on, off", set_scavenger},
+    {"hardened", "on, off", set_hardened},
+    {"huge", "on, off", set_huge},
+};
+#define KEY_NAMES "decommit, name, summary, scavenger, hardened, huge"
+
+/* Takes the pair apart in place. */
+static void apply(char *pair) {
+    char *value = strchr(pair, '=');
+    if (value) *value++ = 0;
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        if (strcmp(pair, keys[i].name)) continue;
+        if (!value || !*value) complain("no value for", pair, keys[i].accepted);
+        else if (!keys[i].set(value)) complain("unknown value", value, keys[i].accepted);
+        return;
+    }
+    complain("unknown option", pair, KEY_NAMES);
+}
+
+/* ---- where the text comes from ------------------------------------------------------------------------- */
+
+/* The dynamic loader allocates before the C library knows its environment; the kernel does. */
+static void read_from_kernel(void) {
+    int file = open("/proc/self/environ", O_RDONLY | O_CLOEXEC);
+    if (file < 0) return;
+    static const char wanted[] = VARIABLE "=";
+    char piece[512];
+    size_t matched = 0, length = 0; /* of the name; of the value */
+    bool skip = false, inside = false;
+    for (;;) {
+        ssize_t n = read(file, piece, sizeof piece);
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) break;
+        for (ssize_t i = 0; i < n; i++) {
+            char c = piece[i];
+            if (inside) {
+                if (length < LONGEST) text[length++] = c;
+                if (c == 0) goto found;
+            } else if (c == 0) {
+                matched = 0;
+                skip = false;
+            } else if (!skip && c == wanted[matched]) {
+                inside = ++matched == sizeof wanted - 1;
+            } else {
+                skip = true;
+            }
+        }
+    }
+found:
+    if (length == LONGEST) text[LONGEST - 1] = 0;
+    (void)close(file);
+}
+
+extern char **environ;
+
+static void read_text(void) {
+    if (!environ) {
+        read_from_kernel();
+        return;
+    }
+    const char *value = getenv(VARIABLE);
+    if (!value) return;
+    size_t length = strlen(value);
+    if (length >= LONGEST) {
+        complain("too long, the rest is not read:", value, "1023 bytes");
+        length = LONGEST - 1;
+    }
+    memcpy(text, value, length);
+}
+
+void _dmi_preload_options(void) {
+    static dmi_lock lock;
+    static bool done;
+    _dmi_lock(&lock);
+    if (!done) {
+        int saved = errno;
+        read_text();
+        char *rest = text;
+        while (*rest) {
+            char *pair = rest;
+            rest += strcspn(rest, ",");
+            if (*rest) *rest++ = 0;
+            if (*pair) apply(pair);
+        }
+        _dmi_default_options(&chosen);
+        done = true;
+        errno = saved;
+    }
+    _dmi_unlock(&lock);
+}
