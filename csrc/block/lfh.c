@@ -6,10 +6,11 @@
 void _dmi_lfh_init(dmi_run *run, unsigned bucket) {
     size_t size = _dmi_bucket_size[bucket];
     run->bucket = (uint8_t)bucket;
-    run->block_size = (uint32_t)size;
+    run->block_size = (uint16_t)size;
     run->capacity = (uint16_t)(_dmi_run_size(run) / size);
     run->carved = run->parked = 0;
     run->place = DMI_PLACE_FULL;
+    run->seen = 0;
     run->bias = 0;
     run->taken_count = 0;
     run->list = run->taken_head = NULL;
@@ -166,10 +167,14 @@ static bool mark_list(const dmi_run *run, void *head, dmi_blockmap *map, size_t 
                       const void **bad) {
     const char *base = _dmi_run_base(run);
     const void *holder = run;
+    size_t size = run->block_size, end = run->carved * size;
+    /* offset / size by a multiplication: offset < 2^19 and size < 2^16, so 2^40 leaves no error. */
+    uint64_t inverse = (UINT64_C(1) << 40) / size + 1;
+    bool whole = run->parked == 0;
     for (void *b = head; b; holder = b, b = _dmi_link_get(b)) {
-        size_t offset = (size_t)((char *)b - base), i = offset / run->block_size;
-        if (i >= run->carved || offset % run->block_size || *left == 0 || _dmi_map_get(map, i) ||
-            !usable(run, i)) {
+        size_t offset = (size_t)((char *)b - base), i = (size_t)(offset * inverse >> 40);
+        if (offset >= end || i * size != offset || *left == 0 || _dmi_map_get(map, i) ||
+            (!whole && !usable(run, i))) {
             if (bad) *bad = holder;
             return false;
         }

@@ -20,6 +20,7 @@ void _dmi_sweep_init(dmi_sweep *sweep, const dmi_engine *engine, dmi_pass_kind k
     sweep->how = engine->how;
     sweep->limit = limit;
     sweep->found = sweep->given = sweep->refused = 0;
+    sweep->waiting = false;
     sweep->count = 0;
 }
 
@@ -193,38 +194,68 @@ static void forget_age(dmi_run *run) {
         _dmi_bits_put(run->segment->aged, run->first, run->pages, false);
 }
 
+/* Did anything happen to the run since the last pass? A digest, so an answer that now and then is wrong:
+ * it only decides how old a free page is taken to be, never whether it is free. */
+static bool cold(dmi_run *run) {
+    uint64_t digest = (uintptr_t)atomic_load_explicit(&run->head, memory_order_relaxed) ^
+                      (uint64_t)(uint32_t)(_dmi_lfh_busy(run) - run->taken_count) << 40;
+    digest *= UINT64_C(0x9e3779b97f4a7c15);
+    uint16_t now = (uint16_t)(digest >> 48 | 1);
+    bool same = run->seen == now;
+    run->seen = now;
+    return same;
+}
+
+/* Finding the free pages means walking the free list, which costs a cache miss a block. So a run is
+ * walked once it rests: what is free in a run that nothing happened to for a whole interval has been
+ * free for that long. One that is never at rest is walked at every second pass, and its pages age by the
+ * aged bits, which hold what was free at the last walk. */
 void _dmi_sweep_run(dmi_sweep *sweep, dmi_run *run) {
     dmi_segment *segment = run->segment;
     int64_t busy = (int64_t)_dmi_lfh_busy(run) - run->taken_count;
     int64_t committed = (int64_t)_dmi_run_committed(run);
-    if (committed - busy * run->block_size < (int64_t)_dmi_page) {
-        if (sweep->kind == DMI_PASS_AGE) forget_age(run);
+    int64_t unused = committed - busy * run->block_size;
+    bool rests = cold(run), hot = run->flags & DMI_RUN_HOT;
+    run->flags &= (uint8_t) ~(rests ? DMI_RUN_HOT : DMI_RUN_DONE);
+    if (unused < (int64_t)_dmi_page) {
+        forget_age(run);
+        return;
+    }
+    if (sweep->kind != DMI_PASS_ALL && !rests && !hot) {
+        run->flags |= DMI_RUN_HOT;
+        forget_age(run);
+        sweep->waiting = true;
+        return;
+    }
+    if (run->flags & DMI_RUN_DONE && sweep->kind != DMI_PASS_ALL) return;
+    size_t known = _dmi_bits_count(segment->aged, run->first, run->pages);
+    if (sweep->kind == DMI_PASS_COUNT && rests && known) {
+        sweep->found += (uint64_t)known << _dmi_page_shift;
         return;
     }
     dmi_blockmap map;
     size_t pinned;
     uint64_t pages[2], chosen[2] = {0, 0};
     if (!_dmi_lfh_free_map(run, false, &map, &pinned, NULL)) return; /* validate names the fault */
-    size_t n = _dmi_lfh_free_pages(run, &map, pinned, pages);
-    if (n == 0) {
-        if (sweep->kind == DMI_PASS_AGE) forget_age(run);
+    if (_dmi_lfh_free_pages(run, &map, pinned, pages) == 0) {
+        forget_age(run);
+        if (rests) run->flags |= DMI_RUN_DONE;
         return;
     }
-    bool any = false;
+    bool any = false, left = false;
     for (size_t p = 0; p < run->pages; p++) {
         size_t page = run->first + p;
-        bool is_free = (pages[p / 64] >> (p % 64)) & 1;
+        bool is_free = (pages[p / 64] >> (p % 64)) & 1, go = false;
+        bool aged = is_free && (rests || _dmi_bits_get(segment->aged, page));
         if (!is_free) {
-            if (sweep->kind == DMI_PASS_AGE) _dmi_bits_put(segment->aged, page, 1, false);
+            if (known) _dmi_bits_put(segment->aged, page, 1, false);
             continue;
         }
-        bool go;
         if (_dmi_bits_get(segment->refused, page) && sweep->kind != DMI_PASS_ALL) {
             sweep->found += _dmi_page;
             sweep->refused += _dmi_page;
-            go = false;
-        } else if (sweep->kind == DMI_PASS_AGE) {
-            go = _dmi_bits_get(segment->aged, page);
+        } else if (sweep->kind == DMI_PASS_AGE || sweep->kind == DMI_PASS_COUNT) {
+            go = aged && sweep->kind == DMI_PASS_AGE;
             if (!go) {
                 _dmi_bits_put(segment->aged, page, 1, true);
                 sweep->found += _dmi_page;
@@ -232,11 +263,16 @@ void _dmi_sweep_run(dmi_sweep *sweep, dmi_run *run) {
         } else {
             go = !stays(sweep, 1);
         }
+        left |= !go;
         if (!go) continue;
         chosen[p / 64] |= UINT64_C(1) << (p % 64);
         any = true;
     }
-    if (any && sweep->kind != DMI_PASS_COUNT) give_pages(sweep, run, &map, pinned, chosen);
+    if (any) {
+        give_pages(sweep, run, &map, pinned, chosen);
+        (void)cold(run); /* parking moved the head: that was no event */
+    }
+    if (!left && rests) run->flags |= DMI_RUN_DONE;
 }
 
 /* ---- inline policies -------------------------------------------------------------------------------- */
@@ -351,7 +387,7 @@ double _dmi_engine_interval(const dmi_engine *engine) {
     switch (engine->policy.when) {
     case DMI_WHEN_LAZY: return engine->policy.delay;
     case DMI_WHEN_DECAY: return engine->policy.half_life / DMI_DECAY_RATE;
-    case DMI_WHEN_BUDGET:
+    case DMI_WHEN_BUDGET: return 0.1; /* so that retained passes its share for that long only */
     case DMI_WHEN_PRESSURE: return 1.0;
     default: return -1;
     }

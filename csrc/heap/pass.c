@@ -45,19 +45,20 @@ static bool run_policy(dmi_heap *heap) {
     case DMI_WHEN_LAZY:
         _dmi_sweep_init(&sweep, engine, DMI_PASS_AGE, 0);
         _dmi_heap_pass(heap, &sweep);
-        return sweep.found > sweep.refused;
+        return sweep.waiting || sweep.found > sweep.refused;
     case DMI_WHEN_DECAY:
         _dmi_sweep_init(&sweep, engine, DMI_PASS_COUNT, 0);
         _dmi_heap_pass(heap, &sweep);
+        bool waiting = sweep.waiting;
         uint64_t found = sweep.found, limit = _dmi_engine_decay_limit(engine, found);
         _dmi_sweep_init(&sweep, engine, DMI_PASS_LIMIT, limit);
         if (found > limit) _dmi_heap_pass(heap, &sweep);
-        return found > sweep.refused;
+        return waiting || found > sweep.refused;
     case DMI_WHEN_BUDGET:
         _dmi_sweep_init(&sweep, engine, DMI_PASS_LIMIT,
                         (uint64_t)(engine->policy.ratio * (double)_dmi_heap_busy(heap)));
         _dmi_heap_pass(heap, &sweep);
-        return false;
+        return sweep.waiting;
     default: return false;
     }
 }

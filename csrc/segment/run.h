@@ -42,7 +42,8 @@ struct dmi_run {
     _Atomic int32_t used;    /* LFH: busy blocks plus bias; a free that makes it 0 goes slow.
                                 LIST: busy blocks */
     int32_t bias;            /* LFH: see lfh.h. LIST: blocks, free ones included */
-    uint32_t block_size;     /* bytes */
+    uint16_t block_size;     /* bytes */
+    uint16_t seen;           /* a digest of head and counts as of the last pass: still the same, then cold */
     uint16_t capacity;       /* blocks that fit */
     uint16_t carved;         /* blocks [0, carved) were linked once */
     uint8_t kind;            /* dmi_run_kind */
@@ -74,6 +75,8 @@ struct dmi_run {
 #define DMI_RUN_ZERO 2u    /* LARGE: every page is known to read as zeroes */
 #define DMI_RUN_TAKEN_CURRENT 4u /* it was in a current slot when it was taken */
 #define DMI_RUN_TAKEN_GONE 32u   /* the recorded head block was handed out and came back */
+#define DMI_RUN_HOT 64u    /* LFH: it had changed at the last pass */
+#define DMI_RUN_DONE 128u  /* LFH: the last walk left no free page; nothing to do while it rests */
 #define DMI_RUN_KEPT 8u    /* VIRTUAL: freed, kept by the policy */
 #define DMI_RUN_COUNTED 16u /* LFH: busy blocks of each page are counted (eager) */
 
