@@ -123,7 +123,8 @@ static bool commit(dmi_run *run, const void *from, const void *to) {
 
 size_t _dmi_tag_free_pages(const dmi_run *run, const dmi_tag *tag, size_t *first) {
     char *base = run->segment->base;
-    size_t from = (size_t)((const char *)tag + LINKS - base + (ptrdiff_t)_dmi_page - 1) >> _dmi_page_shift;
+    size_t from =
+        (size_t)((const char *)tag + LINKS - base + (ptrdiff_t)_dmi_page - 1) >> _dmi_page_shift;
     /* The last block of a region may give the page with the closing gap too. */
     const char *end = tag->flags & DMI_TAG_LAST ? block_end(tag) + 8 : block_end(tag);
     size_t to = (size_t)(end - base) >> _dmi_page_shift;
@@ -138,8 +139,8 @@ size_t _dmi_tag_free_pages(const dmi_run *run, const dmi_tag *tag, size_t *first
 static dmi_tag *region_create(dmi_freelist *list, size_t units) {
     size_t bytes = 8 + units * 16 + LINKS, whole = _dmi_pages(DMI_LIST_REGION) << _dmi_page_shift;
     if (units > (whole - 16) / 16) return NULL;
-    dmi_run *run = _dmi_run_alloc(list->space, _dmi_pages(DMI_LIST_REGION), 1, DMI_RUN_LIST, false,
-                                  NULL);
+    dmi_run *run =
+        _dmi_run_alloc(list->space, _dmi_pages(DMI_LIST_REGION), 1, DMI_RUN_LIST, false, NULL);
     if (!run) return NULL;
     char *base = _dmi_run_base(run);
     if (!commit(run, base, base + (bytes < whole ? bytes : whole))) {
@@ -262,7 +263,8 @@ bool _dmi_freelist_resize(dmi_freelist *list, dmi_run *run, void *p, size_t size
     int64_t old = payload(tag);
     if (units > tag->size) {
         dmi_tag *right = after(tag);
-        if (!right || (right->flags & DMI_TAG_BUSY) || tag->size + right->size < units) return false;
+        if (!right || (right->flags & DMI_TAG_BUSY) || tag->size + right->size < units)
+            return false;
         size_t all = tag->size + right->size;
         char *end = (char *)tag + units * 16;
         if (!commit(run, right, all - units >= MIN_UNITS ? end + LINKS : block_end(right)))

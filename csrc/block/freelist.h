@@ -17,9 +17,9 @@
 #define DMI_LIST_REGION ((size_t)262144) /* bytes, rounded up to pages */
 
 typedef struct dmi_tag {
-    uint16_t size;  /* units of 16 bytes, tag included */
+    uint16_t size;   /* units of 16 bytes, tag included */
     uint16_t before; /* size of the block before, 0: first of the region */
-    uint16_t flags; /* DMI_TAG_* */
+    uint16_t flags;  /* DMI_TAG_* */
     uint16_t check;
 } dmi_tag;
 #define DMI_TAG_BUSY 1u

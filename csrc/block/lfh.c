@@ -152,12 +152,11 @@ unsigned _dmi_lfh_collect(dmi_run *run, bool keep_pending) {
     }
     _dmi_link_set(last, list_get(run));
     list_set(run, first);
-    if (run->flags & DMI_RUN_TAKEN)
-        run->taken_count = (uint16_t)(run->taken_count + count);
+    if (run->flags & DMI_RUN_TAKEN) run->taken_count = (uint16_t)(run->taken_count + count);
     else
-        atomic_store_explicit(&run->used,
-                              atomic_load_explicit(&run->used, memory_order_relaxed) - (int32_t)count,
-                              memory_order_relaxed);
+        atomic_store_explicit(
+            &run->used, atomic_load_explicit(&run->used, memory_order_relaxed) - (int32_t)count,
+            memory_order_relaxed);
     return count;
 }
 
@@ -281,7 +280,8 @@ size_t _dmi_lfh_ghosts(const dmi_run *run) {
         size_t from = _dmi_bits_find(run->segment->committed, p, end, false);
         if (from == end) break;
         size_t to = _dmi_bits_find(run->segment->committed, from, end, true);
-        size_t low = (((from - run->first) << _dmi_page_shift) + run->block_size - 1) / run->block_size;
+        size_t low =
+            (((from - run->first) << _dmi_page_shift) + run->block_size - 1) / run->block_size;
         size_t high = ((to - run->first) << _dmi_page_shift) / run->block_size;
         if (high > run->capacity) high = run->capacity;
         if (high > low) ghosts += high - low;
@@ -341,11 +341,11 @@ void _dmi_lfh_repair(dmi_run *run) {
         _dmi_link_set(head, list);
         list = head;
     }
-    run->flags &= (uint8_t)~(DMI_RUN_TAKEN | DMI_RUN_TAKEN_CURRENT | DMI_RUN_TAKEN_GONE);
+    run->flags &= (uint8_t) ~(DMI_RUN_TAKEN | DMI_RUN_TAKEN_CURRENT | DMI_RUN_TAKEN_GONE);
     atomic_store_explicit(&run->head, list, memory_order_relaxed);
-    atomic_store_explicit(
-        &run->used, atomic_load_explicit(&run->used, memory_order_relaxed) - run->taken_count,
-        memory_order_relaxed);
+    atomic_store_explicit(&run->used,
+                          atomic_load_explicit(&run->used, memory_order_relaxed) - run->taken_count,
+                          memory_order_relaxed);
     run->taken_count = 0;
     run->list = run->taken_head = run->taken_second = NULL;
 }

@@ -21,7 +21,7 @@
 #define DMI_BIAS_CURRENT (INT32_C(1) << 30)
 #define DMI_REMOTE_PENDING (UINT64_C(1) << 63)
 #define DMI_REMOTE_COUNT(word) ((unsigned)((word) >> 48) & 0x7fff)
-#define DMI_REMOTE_HEAD(word) ((void *)(uintptr_t)((word) & 0xffffffffffff))
+#define DMI_REMOTE_HEAD(word) ((void *)(uintptr_t)((word)&0xffffffffffff))
 
 #define DMI_RUN_BLOCKS_MAX 4096
 #define DMI_RUN_PAGES_MAX 128

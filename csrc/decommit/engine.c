@@ -27,7 +27,7 @@ void _dmi_sweep_init(dmi_sweep *sweep, const dmi_engine *engine, dmi_pass_kind k
 /* Give back or offer one range of a back-end run. */
 static bool give(dmi_sweep *sweep, dmi_segment *segment, size_t first, size_t pages) {
     int error = sweep->how == DMI_HOW_OFFER ? _dmi_pages_offer(segment, first, pages)
-                                             : _dmi_pages_decommit(segment, first, pages);
+                                            : _dmi_pages_decommit(segment, first, pages);
     if (!error) sweep->given += (uint64_t)pages << _dmi_page_shift;
     return error == 0;
 }

@@ -41,9 +41,9 @@ typedef struct dmi_sweep {
     const dmi_engine *engine;
     dmi_pass_kind kind;
     dmi_how how;
-    uint64_t limit; /* LIMIT: bytes of free pages that may remain */
-    uint64_t found; /* bytes of free pages left standing so far */
-    uint64_t given; /* bytes given back so far */
+    uint64_t limit;   /* LIMIT: bytes of free pages that may remain */
+    uint64_t found;   /* bytes of free pages left standing so far */
+    uint64_t given;   /* bytes given back so far */
     uint64_t refused; /* of found: the OS refused them before */
     bool waiting;     /* some run was not at rest: another pass will find more */
     /* ranges of one cache's runs, flushed before its lock is let go */
@@ -56,7 +56,8 @@ typedef struct dmi_sweep {
 
 void _dmi_engine_init(dmi_engine *engine, dmi_space *space, dmi_freelist *list,
                       const dmi_policy *policy);
-void _dmi_sweep_init(dmi_sweep *sweep, const dmi_engine *engine, dmi_pass_kind kind, uint64_t limit);
+void _dmi_sweep_init(dmi_sweep *sweep, const dmi_engine *engine, dmi_pass_kind kind,
+                     uint64_t limit);
 /* Free runs, free-list blocks and kept virtual blocks. The heap's lock is held. */
 void _dmi_sweep_backend(dmi_sweep *sweep);
 /* One LFH run, at rest or taken; its cache's lock is held, the run's remote list was collected. */

@@ -71,8 +71,8 @@ static void *from_pages(dmi_heap *heap, size_t size, size_t align, bool *zero) {
     _dmi_lock(&heap->lock);
     if (total < DMI_VIRTUAL_MIN && align <= DMI_VIRTUAL_MIN) {
         size_t align_pages = align > _dmi_page ? align >> _dmi_page_shift : 1;
-        run = _dmi_run_alloc(&heap->space, _dmi_pages(total ? total : 1), align_pages, DMI_RUN_LARGE, true,
-                             zero);
+        run = _dmi_run_alloc(&heap->space, _dmi_pages(total ? total : 1), align_pages,
+                             DMI_RUN_LARGE, true, zero);
     } else {
         run = _dmi_virtual_alloc(&heap->space, total, align, zero);
     }
@@ -97,13 +97,12 @@ void *_dmi_heap_alloc(dmi_heap *heap, size_t size, size_t align, bool *zero) {
     _dmi_heap_tick(heap);
     void *block = NULL;
     if (size > (size_t)PTRDIFF_MAX - DMI_VIRTUAL_MIN) goto fail;
-    unsigned bucket =
-        align <= 16 ? (size <= DMI_BUCKET_MAX ? _dmi_bucket(size) : DMI_BUCKETS) : aligned_bucket(size, align);
+    unsigned bucket = align <= 16 ? (size <= DMI_BUCKET_MAX ? _dmi_bucket(size) : DMI_BUCKETS)
+                                  : aligned_bucket(size, align);
     if (bucket < DMI_BUCKETS) {
         if (atomic_load_explicit(&heap->active[bucket], memory_order_acquire))
             block = from_cache(heap, bucket);
-        else
-            block = from_list(heap, size, align < 16 ? 16 : align, bucket);
+        else block = from_list(heap, size, align < 16 ? 16 : align, bucket);
     } else {
         block = from_pages(heap, size, align, zero);
     }

@@ -4,7 +4,8 @@
 #include <errno.h>
 
 static dmi_lock pool_lock;
-static dmi_pool pool = {.name = "dmi-caches", .item = (sizeof(dmi_cache) + 63) / 64 * 64, .chunk = 1024};
+static dmi_pool pool = {
+    .name = "dmi-caches", .item = (sizeof(dmi_cache) + 63) / 64 * 64, .chunk = 1024};
 
 void _dmi_cache_init(dmi_cache *cache, dmi_heap *heap, dmi_thread *thread, dmi_lock *lock) {
     for (size_t b = 0; b < DMI_BUCKETS; b++) {
@@ -153,8 +154,8 @@ static void pend_on(dmi_cache *cache, dmi_run *run) {
     dmi_run *head = atomic_load_explicit(&cache->pending, memory_order_relaxed);
     do {
         atomic_store_explicit(&run->pending_next, head, memory_order_relaxed);
-    } while (!atomic_compare_exchange_weak_explicit(&cache->pending, &head, run, memory_order_release,
-                                                    memory_order_relaxed));
+    } while (!atomic_compare_exchange_weak_explicit(&cache->pending, &head, run,
+                                                    memory_order_release, memory_order_relaxed));
 }
 
 void _dmi_cache_pend(dmi_run *run) {
@@ -236,8 +237,7 @@ static dmi_run *steal_from(dmi_cache *from, dmi_cache *cache, unsigned bucket) {
 static dmi_run *steal(dmi_cache *cache, unsigned bucket) {
     dmi_heap *heap = cache->heap;
     dmi_run *run = NULL;
-    if (cache != &heap->shared &&
-        (heap->shared.avail[bucket].head || heap->shared.spare[bucket]) &&
+    if (cache != &heap->shared && (heap->shared.avail[bucket].head || heap->shared.spare[bucket]) &&
         _dmi_lock_try(&heap->shared_lock)) {
         run = steal_from(&heap->shared, cache, bucket);
         _dmi_unlock(&heap->shared_lock);
@@ -336,8 +336,7 @@ void *_dmi_cache_alloc(dmi_cache *cache, unsigned bucket) {
         block = _dmi_fast_pop(cache->current[bucket]);
     }
     dmi_run *run = cache->current[bucket];
-    if (run->flags & DMI_RUN_COUNTED)
-        _dmi_engine_count_block(&cache->heap->engine, run, block, 1);
+    if (run->flags & DMI_RUN_COUNTED) _dmi_engine_count_block(&cache->heap->engine, run, block, 1);
     return block;
 }
 
@@ -345,8 +344,7 @@ void _dmi_cache_free(dmi_cache *cache, dmi_run *run, void *block) {
     _dmi_link_set(block, atomic_load_explicit(&run->head, memory_order_relaxed));
     atomic_store_explicit(&run->head, block, memory_order_relaxed);
     int32_t used = _dmi_used_add(run, -1);
-    if (run->flags & DMI_RUN_COUNTED)
-        _dmi_engine_count_block(&cache->heap->engine, run, block, -1);
+    if (run->flags & DMI_RUN_COUNTED) _dmi_engine_count_block(&cache->heap->engine, run, block, -1);
     if (used == 0) _dmi_cache_settle(cache, run);
 }
 

@@ -77,7 +77,7 @@ static int check_backend(const dmi_heap *heap, const dmi_run *run, const void *b
         switch (_dmi_freelist_check(run, block)) {
         case DMI_LIST_BUSY:
             return _dmi_canary_sound(heap, block, _dmi_freelist_usable(block)) ? DMI_OK
-                                                                             : DMI_FAULT_OVERFLOW;
+                                                                               : DMI_FAULT_OVERFLOW;
         case DMI_LIST_FREE: return DMI_FAULT_FREE;
         case DMI_LIST_INTERIOR: return DMI_FAULT_INTERIOR;
         default: return DMI_FAULT_CORRUPT;
@@ -163,9 +163,10 @@ static bool is_free(dmi_run *run, size_t index) {
     _dmi_cache_take_run(cache, run);
     dmi_blockmap map;
     size_t pinned = SIZE_MAX;
-    bool result = index >= run->carved ||
-                  (_dmi_lfh_free_map(run, true, &map, &pinned, NULL) && _dmi_map_get(&map, index)) ||
-                  index == pinned;
+    bool result =
+        index >= run->carved ||
+        (_dmi_lfh_free_map(run, true, &map, &pinned, NULL) && _dmi_map_get(&map, index)) ||
+        index == pinned;
     _dmi_unlock(cache->lock);
     return result;
 }

@@ -12,7 +12,8 @@
 dmi_heap *_dmi_default;
 
 static dmi_lock registry;
-static dmi_pool pool = {.name = "dmi-heaps", .item = (sizeof(dmi_heap) + 4095) / 4096 * 4096, .chunk = 1024};
+static dmi_pool pool = {
+    .name = "dmi-heaps", .item = (sizeof(dmi_heap) + 4095) / 4096 * 4096, .chunk = 1024};
 static dmi_heap *first, *last;
 static uint16_t generations[DMI_POOL_CHUNKS * 1024];
 static dmi_heap_options default_options = {.size = sizeof(dmi_heap_options)};
@@ -99,7 +100,8 @@ static dmi_heap *create_locked(const dmi_heap_options *options) {
         /* Names of mappings take printable ASCII without \ ` $ [ ]. */
         for (size_t i = 0; i <= strlen(heap->name); i++) {
             char c = heap->name[i];
-            bool plain = c >= ' ' && c <= '~' && c != '\\' && c != '`' && c != '$' && c != '[' && c != ']';
+            bool plain =
+                c >= ' ' && c <= '~' && c != '\\' && c != '`' && c != '$' && c != '[' && c != ']';
             heap->label[4 + i] = c == 0 || plain ? c : '_';
         }
     }
@@ -114,7 +116,8 @@ static dmi_heap *create_locked(const dmi_heap_options *options) {
     _dmi_engine_init(&heap->engine, &heap->space, &heap->list, &policy);
     _dmi_cache_init(&heap->shared, heap, NULL, &heap->shared_lock);
     atomic_store_explicit(&heap->shared_only, policy.when == DMI_WHEN_EAGER, memory_order_relaxed);
-    heap->handle = (void *)((uintptr_t)heap | (uintptr_t)generations[index_of(heap)] << GENERATION_SHIFT);
+    heap->handle =
+        (void *)((uintptr_t)heap | (uintptr_t)generations[index_of(heap)] << GENERATION_SHIFT);
     heap->live = true;
     _dmi_heap_schedule(heap, _dmi_heap_clock(heap));
     heap->prev = last;
@@ -272,8 +275,7 @@ static int recount_run(dmi_run *run) {
     if (!_dmi_lfh_free_map(run, true, &map, NULL, NULL)) return 0;
     for (size_t w = 0; w < _dmi_bits_words(run->carved); w++)
         free_blocks += (size_t)__builtin_popcountll(map.word[w]);
-    unsigned remote =
-        DMI_REMOTE_COUNT(atomic_load_explicit(&run->remote, memory_order_relaxed));
+    unsigned remote = DMI_REMOTE_COUNT(atomic_load_explicit(&run->remote, memory_order_relaxed));
     int32_t busy = (int32_t)(run->carved - free_blocks + remote);
     atomic_store_explicit(&run->used, busy + run->bias, memory_order_relaxed);
     return 0;

@@ -27,18 +27,19 @@ struct dmi_cache {
         dmi_run *head, *tail; /* runs with something to hand out, oldest first */
     } avail[DMI_BUCKETS];
     dmi_run *spare[DMI_BUCKETS]; /* runs with nothing on their list that can grow, latest first */
-    _Atomic(dmi_run *) pending; /* runs that got remote frees, through pending_next */
-    dmi_heap *heap;     /* NULL: not in use */
-    dmi_thread *thread; /* NULL: a shared cache */
+    _Atomic(dmi_run *) pending;  /* runs that got remote frees, through pending_next */
+    dmi_heap *heap;              /* NULL: not in use */
+    dmi_thread *thread;          /* NULL: a shared cache */
     dmi_lock *lock;
-    dmi_run *taken;             /* runs of this cache that are taken, through taken_next */
+    dmi_run *taken; /* runs of this cache that are taken, through taken_next */
     dmi_cache *next_of_thread;
     dmi_cache *next_of_heap, *prev_of_heap; /* under heap->lock */
 };
 
 typedef enum dmi_thread_state {
     DMI_THREAD_LIVE = 0,
-    DMI_THREAD_TAKEN = 1,    /* its TLS word points to _dmi_no_thread; it repairs in its next slow path */
+    DMI_THREAD_TAKEN =
+        1, /* its TLS word points to _dmi_no_thread; it repairs in its next slow path */
     DMI_THREAD_ABANDONED = 2 /* its thread ended; the next new thread adopts it */
 } dmi_thread_state;
 
@@ -52,10 +53,10 @@ struct dmi_thread {
     dmi_cache *memo;
     dmi_lock lock;
     dmi_thread_state state;
-    dmi_thread **tls;       /* that thread's _dmi_self */
-    dmi_cache *caches;      /* every cache in use, through next_of_thread */
-    dmi_thread *next;       /* all records, through the registry */
-    dmi_thread *abandoned;  /* those without a thread */
+    dmi_thread **tls;      /* that thread's _dmi_self */
+    dmi_cache *caches;     /* every cache in use, through next_of_thread */
+    dmi_thread *next;      /* all records, through the registry */
+    dmi_thread *abandoned; /* those without a thread */
     uint64_t os_id;
 };
 
@@ -68,7 +69,8 @@ struct dmi_heap {
     dmi_engine engine;
     void *handle;
     uint32_t flags; /* DMI_HEAP_* */
-    uint32_t tail;  /* bytes behind each block that are not the caller's: the canary of hardened heaps */
+    uint32_t
+        tail; /* bytes behind each block that are not the caller's: the canary of hardened heaps */
     bool live;
     _Atomic bool shared_only; /* eager: every block through the shared cache */
     _Atomic bool lfh_active;
@@ -81,7 +83,7 @@ struct dmi_heap {
     _Atomic uint64_t next_pass; /* heap clock, ns; UINT64_MAX: none */
     uint64_t manual_now;
     dmi_thread *frozen; /* newest record when the heap was frozen */
-    dmi_cache *caches; /* of threads */
+    dmi_cache *caches;  /* of threads */
     dmi_cache shared;
     dmi_heap *next, *prev; /* registry, oldest first */
     char name[48];
@@ -200,7 +202,7 @@ typedef struct dmi_visitor {
     void (*run)(struct dmi_visitor *self, dmi_heap *heap, dmi_cache *cache, dmi_run *run);
     dmi_visit_lock lock;
     dmi_sweep *sweep; /* flushed before a cache's lock is let go; may be NULL */
-    bool taken; /* set for each LFH run: its lists are at rest */
+    bool taken;       /* set for each LFH run: its lists are at rest */
 } dmi_visitor;
 void _dmi_heap_visit(dmi_heap *heap, dmi_visitor *visitor);
 /* Hold every lock of the heap, with all its threads taken; and let go. heap->pass is held. False: some

@@ -70,8 +70,7 @@ void _dmi_heap_due(dmi_heap *heap) {
     if (run_policy(heap)) atomic_store_explicit(&heap->armed, true, memory_order_relaxed);
     if (atomic_load_explicit(&heap->armed, memory_order_seq_cst) && wait)
         atomic_store_explicit(&heap->next_pass, now + wait, memory_order_relaxed);
-    else
-        atomic_store_explicit(&heap->next_pass, UINT64_MAX, memory_order_relaxed);
+    else atomic_store_explicit(&heap->next_pass, UINT64_MAX, memory_order_relaxed);
 }
 
 /* Heaps smaller than this are left to their own slow paths: a thread would cost more than they hold. */

@@ -56,7 +56,8 @@ static void *resize_virtual(dmi_heap *heap, dmi_run *run, size_t size) {
 
 static void *resize(dmi_heap *heap, void *block, size_t size) {
     dmi_run *run = _dmi_pagemap_get(block);
-    if (run->kind == DMI_RUN_NONE || run->kind == DMI_RUN_FREE) _dmi_die(DMI_FAULT_FOREIGN, "realloc", block);
+    if (run->kind == DMI_RUN_NONE || run->kind == DMI_RUN_FREE)
+        _dmi_die(DMI_FAULT_FOREIGN, "realloc", block);
     dmi_heap *owner = _dmi_heap_of_run(run);
     if (!heap) heap = owner;
     if (size > (size_t)PTRDIFF_MAX - DMI_VIRTUAL_MIN) {

@@ -48,7 +48,8 @@ static void body(void) {
         }
         uint64_t known = atomic_load_explicit(&alarm, memory_order_relaxed);
         atomic_store_explicit(&alarm, p.next, memory_order_seq_cst);
-        if (known != p.next) continue; /* whoever armed a heap meanwhile saw the old time: look again */
+        if (known != p.next)
+            continue; /* whoever armed a heap meanwhile saw the old time: look again */
         _dmi_lock(&lock);
         bool rest = rung == atomic_load_explicit(&bell, memory_order_relaxed);
         bool end = stopping || (p.next == UINT64_MAX && rest);
@@ -61,7 +62,8 @@ static void body(void) {
 }
 
 bool _dmi_scavenger_want(uint64_t when) {
-    atomic_thread_fence(memory_order_seq_cst); /* the heap's time is stored before the alarm is read */
+    atomic_thread_fence(
+        memory_order_seq_cst); /* the heap's time is stored before the alarm is read */
     if (atomic_load_explicit(&life, memory_order_relaxed) == RUNNING) {
         if (when >= atomic_load_explicit(&alarm, memory_order_relaxed)) return true;
         _dmi_lock(&lock);

@@ -20,7 +20,8 @@ static DMI_TLS dmi_thread *record;
 #define NOBODY (&_dmi_no_thread)
 
 static dmi_lock registry;
-static dmi_pool pool = {.name = "dmi-threads", .item = (sizeof(dmi_thread) + 63) / 64 * 64, .chunk = 1024};
+static dmi_pool pool = {
+    .name = "dmi-threads", .item = (sizeof(dmi_thread) + 63) / 64 * 64, .chunk = 1024};
 static dmi_thread *_Atomic all;
 static dmi_thread *abandoned;
 static int ready; /* 0 not tried, 1 yes, -1 no */

@@ -87,8 +87,8 @@ static void list_detail(const dmi_run *run, size_t tail, dmi_account *out) {
         if (!_dmi_tag_sound(tag)) return;
         if (tag->flags & DMI_TAG_BUSY) {
             size_t from = (size_t)((char *)tag + DMI_LIST_TAG - base) >> _dmi_page_shift;
-            size_t to = (size_t)((char *)tag + _dmi_tag_bytes(tag) - tail - 1 - base) >>
-                        _dmi_page_shift;
+            size_t to =
+                (size_t)((char *)tag + _dmi_tag_bytes(tag) - tail - 1 - base) >> _dmi_page_shift;
             bound += to - from + (from != marked);
             marked = to;
             continue;

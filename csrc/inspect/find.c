@@ -54,7 +54,8 @@ static void find_list(const dmi_heap *heap, const dmi_run *run, const char *addr
         if (address < payload) return;
         bool busy = tag->flags & DMI_TAG_BUSY;
         fill(range, payload, _dmi_tag_bytes(tag) - DMI_LIST_TAG - (busy ? heap->tail : 0),
-             DMI_RANGE_LIST, busy ? DMI_STATE_BUSY : page_state(run->segment, address, DMI_STATE_FREE),
+             DMI_RANGE_LIST,
+             busy ? DMI_STATE_BUSY : page_state(run->segment, address, DMI_STATE_FREE),
              run->segment);
         return;
     }
@@ -122,8 +123,8 @@ int dmi_find(const void *address, dmi_found *found) {
         bool done = true;
         if (run->kind == DMI_RUN_LIST) find_list(heap, run, address, &found->range);
         else if (run->kind == DMI_RUN_LARGE)
-            fill(&found->range, _dmi_run_base(run), _dmi_run_size(run) - heap->tail, DMI_RANGE_PAGES,
-                 DMI_STATE_BUSY, run->segment);
+            fill(&found->range, _dmi_run_base(run), _dmi_run_size(run) - heap->tail,
+                 DMI_RANGE_PAGES, DMI_STATE_BUSY, run->segment);
         else done = false;
         _dmi_unlock(&heap->lock);
         if (done) return 0;

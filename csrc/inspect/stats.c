@@ -41,7 +41,8 @@ static uint64_t *reason(const dmi_heap *heap, dmi_stats *stats, const dmi_run *r
     case DMI_WHEN_PRESSURE: return &stats->reason_pressure;
     case DMI_WHEN_THRESHOLD:
         /* Blocks inside a subsegment never reach the back end that the thresholds watch. */
-        if (run->kind == DMI_RUN_LFH || run->kind == DMI_RUN_LIST) return &stats->reason_block_threshold;
+        if (run->kind == DMI_RUN_LFH || run->kind == DMI_RUN_LIST)
+            return &stats->reason_block_threshold;
         return _dmi_run_size(run) < policy->block ? &stats->reason_block_threshold
                                                   : &stats->reason_total_threshold;
     default: return &stats->reason_delay;
@@ -66,7 +67,8 @@ static void segments(dmi_heap *heap, dmi_stats *stats, bool resident) {
         stats->metadata_committed += s->meta_committed;
         size_t busy_counts = (size_t)(s->base - (char *)s->page_busy);
         if (s->has_page_busy) stats->metadata_committed += busy_counts;
-        if (s->has_given_at) stats->metadata_committed += (size_t)((char *)s->page_busy - (char *)s->given_at);
+        if (s->has_given_at)
+            stats->metadata_committed += (size_t)((char *)s->page_busy - (char *)s->given_at);
         for (size_t i = 0; i < s->pages;) {
             size_t from = _dmi_bits_find(s->committed, i, s->pages, false);
             if (from == s->pages) break;
@@ -123,8 +125,9 @@ static void properties(dmi_heap *heap, dmi_stats *stats) {
     stats->flags = 2;
     if (heap != _dmi_default) stats->flags |= 0x1000;
     if (heap->flags & DMI_HEAP_NO_SERIALIZE) stats->flags |= 1;
-    stats->lock_contention = atomic_load_explicit(&heap->lock.contended, memory_order_relaxed) +
-                             atomic_load_explicit(&heap->shared_lock.contended, memory_order_relaxed);
+    stats->lock_contention =
+        atomic_load_explicit(&heap->lock.contended, memory_order_relaxed) +
+        atomic_load_explicit(&heap->shared_lock.contended, memory_order_relaxed);
     for (dmi_cache *cache = heap->caches; cache; cache = cache->next_of_heap) {
         stats->lock_contention +=
             atomic_load_explicit(&cache->thread->lock.contended, memory_order_relaxed);
@@ -158,7 +161,8 @@ static void collect(dmi_heap *heap, dmi_stats *stats, bool detail, bool resident
 int dmi_heap_stats(void *handle, dmi_stats *out, uint32_t what) {
     dmi_heap *heap = _dmi_heap_resolve(handle);
     if (!heap) return -1;
-    if (out->size < offsetof(dmi_stats, committed) || what & ~(DMI_STATS_DETAIL | DMI_STATS_RESIDENT)) {
+    if (out->size < offsetof(dmi_stats, committed) ||
+        what & ~(DMI_STATS_DETAIL | DMI_STATS_RESIDENT)) {
         errno = EINVAL;
         return -1;
     }

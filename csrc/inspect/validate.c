@@ -21,15 +21,17 @@ static bool sound_lfh(const dmi_run *run, dmi_fault *out) {
     size_t pinned = SIZE_MAX, listed = 0;
     if (run->block_size == 0 || run->capacity == 0 || run->carved > run->capacity ||
         run->parked > run->carved || (size_t)run->capacity * run->block_size > _dmi_run_size(run))
-        return fault(out, DMI_FAULT_CORRUPT, run,
-                     "descriptor %p of the subsegment at %p is damaged (block size, capacity or carved)%.0p",
-                     _dmi_run_base(run), NULL);
+        return fault(
+            out, DMI_FAULT_CORRUPT, run,
+            "descriptor %p of the subsegment at %p is damaged (block size, capacity or carved)%.0p",
+            _dmi_run_base(run), NULL);
     /* Others may free into the run at any moment: look until nothing came in between. */
     uint64_t remote = atomic_load_explicit(&run->remote, memory_order_acquire), then;
     for (int tries = 0;; tries++) {
         if (!_dmi_lfh_free_map(run, true, &map, &pinned, &bad))
             return fault(out, DMI_FAULT_CORRUPT, bad,
-                         "the link in free block %p of the subsegment at %p is damaged; its descriptor is %p",
+                         "the link in free block %p of the subsegment at %p is damaged; its "
+                         "descriptor is %p",
                          _dmi_run_base(run), run);
         then = remote;
         remote = atomic_load_explicit(&run->remote, memory_order_acquire);
@@ -44,7 +46,8 @@ static bool sound_lfh(const dmi_run *run, dmi_fault *out) {
      * neither count. */
     if (missing < 0 || missing > (run->flags & DMI_RUN_TAKEN ? 2 : 0))
         return fault(out, DMI_FAULT_CORRUPT, run,
-                     "descriptor %p of the subsegment at %p counts other busy blocks than its lists leave%.0p",
+                     "descriptor %p of the subsegment at %p counts other busy blocks than its "
+                     "lists leave%.0p",
                      _dmi_run_base(run), NULL);
     return true;
 }
@@ -57,16 +60,18 @@ static bool sound_list(const dmi_heap *heap, const dmi_run *run, dmi_fault *out)
     for (dmi_tag *tag = _dmi_region_first(run); tag; tag = _dmi_region_next(run, tag)) {
         if (!_dmi_tag_sound(tag) || (const char *)tag + _dmi_tag_bytes(tag) > end ||
             (before ? tag->before != before->size : tag->before != 0))
-            return fault(out, DMI_FAULT_CORRUPT, tag,
-                         "the tag at %p is damaged; the block before it begins at %p, its region at %p",
-                         before ? (const char *)before + DMI_LIST_TAG : NULL, _dmi_run_base(run));
+            return fault(
+                out, DMI_FAULT_CORRUPT, tag,
+                "the tag at %p is damaged; the block before it begins at %p, its region at %p",
+                before ? (const char *)before + DMI_LIST_TAG : NULL, _dmi_run_base(run));
         if (tag->flags & DMI_TAG_BUSY) {
             const char *payload = (const char *)tag + DMI_LIST_TAG;
             if (!_dmi_canary_sound(heap, payload, _dmi_freelist_usable(payload)))
-                return fault(out, DMI_FAULT_OVERFLOW, payload,
-                             "the block at %p was written behind its end at %p; the next tag is at %p",
-                             payload + _dmi_freelist_usable(payload) - heap->tail,
-                             (const char *)tag + _dmi_tag_bytes(tag));
+                return fault(
+                    out, DMI_FAULT_OVERFLOW, payload,
+                    "the block at %p was written behind its end at %p; the next tag is at %p",
+                    payload + _dmi_freelist_usable(payload) - heap->tail,
+                    (const char *)tag + _dmi_tag_bytes(tag));
             busy++;
             bytes += _dmi_freelist_usable(payload);
         } else {
@@ -82,9 +87,10 @@ static bool sound_list(const dmi_heap *heap, const dmi_run *run, dmi_fault *out)
     }
     if (blocks != run->bias || bytes != run->busy_bytes ||
         busy != atomic_load_explicit(&run->used, memory_order_relaxed))
-        return fault(out, DMI_FAULT_CORRUPT, run,
-                     "descriptor %p of the free-list region at %p counts other blocks than its tags%.0p",
-                     _dmi_run_base(run), NULL);
+        return fault(
+            out, DMI_FAULT_CORRUPT, run,
+            "descriptor %p of the free-list region at %p counts other blocks than its tags%.0p",
+            _dmi_run_base(run), NULL);
     return true;
 }
 
@@ -97,9 +103,7 @@ static bool sound_run(const dmi_heap *heap, dmi_segment *segment, dmi_run *run, 
                      "descriptor %p of the run at %p is damaged; its segment begins at %p", at,
                      segment->base);
     switch (run->kind) {
-    case DMI_RUN_LFH:
-        _dmi_cache_take_run(run->cache, run);
-        return sound_lfh(run, out);
+    case DMI_RUN_LFH: _dmi_cache_take_run(run->cache, run); return sound_lfh(run, out);
     case DMI_RUN_LIST: return sound_list(heap, run, out);
     case DMI_RUN_LARGE:
         if (_dmi_canary_sound(heap, at, _dmi_run_size(run))) return true;

@@ -65,9 +65,9 @@ static void emit_free(walker *w, const char *from, size_t size, dmi_range_kind k
         const char *stop = s->base + (last << _dmi_page_shift);
         if (stop > end) stop = end;
         emit(w, from, (size_t)(stop - from), kind,
-             !committed  ? DMI_STATE_UNCOMMITTED
-             : offered   ? DMI_STATE_OFFERED
-                         : state,
+             !committed ? DMI_STATE_UNCOMMITTED
+             : offered  ? DMI_STATE_OFFERED
+                        : state,
              bucket);
         from = stop;
     }
@@ -82,8 +82,7 @@ static void walk_lfh(walker *w, dmi_run *run) {
         char *block = _dmi_lfh_block(run, i);
         if (i < run->carved && !_dmi_map_get(&map, i) && i != pinned)
             emit(w, block, run->block_size, DMI_RANGE_LFH, DMI_STATE_BUSY, run->block_size);
-        else
-            emit_free(w, block, run->block_size, DMI_RANGE_LFH, DMI_STATE_FREE, run->block_size);
+        else emit_free(w, block, run->block_size, DMI_RANGE_LFH, DMI_STATE_FREE, run->block_size);
     }
     size_t used = (size_t)run->capacity * run->block_size;
     emit_free(w, _dmi_run_base(run) + used, _dmi_run_size(run) - used, DMI_RANGE_OVERHEAD,

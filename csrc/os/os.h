@@ -101,6 +101,10 @@ uint64_t _dmi_os_clock(void);
 uint64_t _dmi_os_cpu_time(void);
 /* Fill size bytes with random bytes from the OS; falls back to clock and addresses, never fails. */
 void _dmi_os_random(void *buffer, size_t size);
+/* Read a small text file of the system's (/proc, /sys) from its beginning: at most size - 1 bytes, and a 0
+ * behind them. The length; -1 when it cannot be read, or the OS has no such files. Allocates nothing
+ * and is no cancellation point. */
+int _dmi_os_read_file(const char *path, char *buffer, size_t size);
 /* Write a message to standard error without allocating. */
 void _dmi_os_message(const char *text, size_t length);
 
@@ -165,6 +169,7 @@ typedef struct dmi_os_backend {
     uint64_t (*clock)(void);
     uint64_t (*cpu_time)(void);
     void (*random)(void *, size_t);
+    int (*read_file)(const char *, char *, size_t);
     void (*message)(const char *, size_t);
     void (*wait)(_Atomic uint32_t *, uint32_t, uint64_t);
     void (*wake)(_Atomic uint32_t *, bool);

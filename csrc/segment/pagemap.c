@@ -29,7 +29,8 @@ static dmi_pool leaves = {.name = "dmi-pagemap", .item = sizeof(leaf), .chunk = 
 static uint16_t *users; /* registrations of each slice, behind the table */
 #define TABLE_BYTES (DMI_SLICES * sizeof(uintptr_t))
 #define USERS_BYTES (DMI_SLICES * sizeof(uint16_t))
-static dmi_bits entered[(TABLE_BYTES + USERS_BYTES) / UNIT / 64]; /* table pages that are writable */
+static dmi_bits
+    entered[(TABLE_BYTES + USERS_BYTES) / UNIT / 64]; /* table pages that are writable */
 static size_t table_committed;
 
 int _dmi_pagemap_setup(void) {
@@ -64,7 +65,8 @@ static int enter(void *entry) {
 static void drop(uintptr_t slice) {
     if (--users[slice]) return;
     uintptr_t biased = _dmi_pagemap[slice];
-    leaf *old = (leaf *)(biased + (slice << (DMI_SLICE_SHIFT - DMI_UNIT_SHIFT)) * sizeof(dmi_run *));
+    leaf *old =
+        (leaf *)(biased + (slice << (DMI_SLICE_SHIFT - DMI_UNIT_SHIFT)) * sizeof(dmi_run *));
     __atomic_store_n(&_dmi_pagemap[slice], 0, __ATOMIC_RELEASE);
     _dmi_pool_free(&leaves, old);
 }

@@ -45,6 +45,7 @@ static inline dmi_run *_dmi_pagemap_get(const void *address) {
     if (__builtin_expect(slice >= DMI_SLICES, 0)) return &_dmi_no_run;
     uintptr_t leaf = __atomic_load_n(&_dmi_pagemap[slice], __ATOMIC_RELAXED);
     if (__builtin_expect(leaf == 0, 0)) return &_dmi_no_run;
-    return __atomic_load_n((dmi_run **)(leaf + (a >> DMI_UNIT_SHIFT) * sizeof(dmi_run *)), __ATOMIC_RELAXED);
+    return __atomic_load_n((dmi_run **)(leaf + (a >> DMI_UNIT_SHIFT) * sizeof(dmi_run *)),
+                           __ATOMIC_RELAXED);
 }
 #endif

@@ -70,8 +70,8 @@ int _dmi_pages_commit(dmi_segment *segment, size_t first, size_t count) {
         size_t from = _dmi_bits_find(segment->offered, i, end, true);
         if (from == end) break;
         size_t to = _dmi_bits_find(segment->offered, from, end, false);
-        (void)_dmi_os_unoffer(segment->base + (from << _dmi_page_shift),
-                              (to - from) << _dmi_page_shift);
+        (void)_dmi_os_unoffer(segment->base + (from << _dmi_page_shift), (to - from)
+                                                                             << _dmi_page_shift);
         _dmi_bits_put(segment->offered, from, to - from, false);
         add(&segment->space->ledger.unoffer_bytes, (to - from) << _dmi_page_shift);
         i = to;

@@ -11,13 +11,13 @@
 
 typedef struct dmi_pool {
     const char *name;
-    size_t item;  /* bytes an object, a multiple of 64 */
-    size_t chunk; /* objects a chunk; DMI_POOL_CHUNKS chunks at most */
+    size_t item;                 /* bytes an object, a multiple of 64 */
+    size_t chunk;                /* objects a chunk; DMI_POOL_CHUNKS chunks at most */
     char *base[DMI_POOL_CHUNKS]; /* each: chunk objects, then a stack of chunk freed indices */
-    size_t freed;      /* indices on the stack, which runs through the chunks */
-    size_t freed_high; /* the most there ever were */
-    size_t used;       /* objects ever handed out: [0, used) */
-    size_t live_bytes; /* committed bytes now */
+    size_t freed;                /* indices on the stack, which runs through the chunks */
+    size_t freed_high;           /* the most there ever were */
+    size_t used;                 /* objects ever handed out: [0, used) */
+    size_t live_bytes;           /* committed bytes now */
 } dmi_pool;
 
 /* An object of zeroes, or NULL. */

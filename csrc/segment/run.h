@@ -43,16 +43,16 @@ struct dmi_run {
                                 LIST: busy blocks */
     int32_t bias;            /* LFH: see lfh.h. LIST: blocks, free ones included */
     uint16_t block_size;     /* bytes */
-    uint16_t seen;           /* a digest of head and counts as of the last pass: still the same, then cold */
-    uint16_t capacity;       /* blocks that fit */
-    uint16_t carved;         /* blocks [0, carved) were linked once */
-    uint8_t kind;            /* dmi_run_kind */
+    uint16_t seen; /* a digest of head and counts as of the last pass: still the same, then cold */
+    uint16_t capacity; /* blocks that fit */
+    uint16_t carved;   /* blocks [0, carved) were linked once */
+    uint8_t kind;      /* dmi_run_kind */
     uint8_t bucket;
     uint8_t place;  /* dmi_run_place */
     uint8_t flags;  /* DMI_RUN_* */
     uint32_t first; /* page index in the segment */
     uint32_t pages;
-    uint16_t parked; /* carved blocks that overlap an uncommitted page: in no list */
+    uint16_t parked;      /* carved blocks that overlap an uncommitted page: in no list */
     uint16_t taken_count; /* while taken: remote frees that used does not know of yet */
     struct dmi_segment *segment;
     union {
@@ -62,22 +62,22 @@ struct dmi_run {
     };
 
     /* -- slow paths -- */
-    _Atomic uint64_t remote;         /* blocks other threads freed: see lfh.h */
+    _Atomic uint64_t remote; /* blocks other threads freed: see lfh.h */
     _Atomic(struct dmi_run *) pending_next;
-    _Atomic(void *) cache;           /* the cache that owns it (a pointer of the heap floor) */
-    dmi_run *next, *prev;            /* in a bin or an avail list */
-    void *list;                      /* while taken: the free list behind the recorded head */
-    void *taken_head;                /* while taken: the head when it was recorded */
-    dmi_run *taken_next;             /* runs of one thread that are taken */
+    _Atomic(void *) cache; /* the cache that owns it (a pointer of the heap floor) */
+    dmi_run *next, *prev;  /* in a bin or an avail list */
+    void *list;            /* while taken: the free list behind the recorded head */
+    void *taken_head;      /* while taken: the head when it was recorded */
+    dmi_run *taken_next;   /* runs of one thread that are taken */
 };
 
-#define DMI_RUN_TAKEN 1u   /* head and used belong to an operation that may be in flight */
-#define DMI_RUN_ZERO 2u    /* LARGE: every page is known to read as zeroes */
+#define DMI_RUN_TAKEN 1u         /* head and used belong to an operation that may be in flight */
+#define DMI_RUN_ZERO 2u          /* LARGE: every page is known to read as zeroes */
 #define DMI_RUN_TAKEN_CURRENT 4u /* it was in a current slot when it was taken */
 #define DMI_RUN_TAKEN_GONE 32u   /* the recorded head block was handed out and came back */
-#define DMI_RUN_HOT 64u    /* LFH: it had changed at the last pass */
-#define DMI_RUN_DONE 128u  /* LFH: the last walk left no free page; nothing to do while it rests */
-#define DMI_RUN_KEPT 8u    /* VIRTUAL: freed, kept by the policy */
+#define DMI_RUN_HOT 64u          /* LFH: it had changed at the last pass */
+#define DMI_RUN_DONE 128u   /* LFH: the last walk left no free page; nothing to do while it rests */
+#define DMI_RUN_KEPT 8u     /* VIRTUAL: freed, kept by the policy */
 #define DMI_RUN_COUNTED 16u /* LFH: busy blocks of each page are counted (eager) */
 
 _Static_assert(sizeof(dmi_run) == 128, "a run descriptor is two cache lines");

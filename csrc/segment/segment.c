@@ -143,8 +143,8 @@ static size_t meta_size(size_t pages, size_t *runs_at) {
 static dmi_segment *segment_create(dmi_space *space, size_t pages) {
     size_t runs_at, meta = meta_size(pages, &runs_at), size = pages << _dmi_page_shift;
     if (space->max_reserved && space->reserved + size > space->max_reserved) return NULL;
-    char *reservation = _dmi_os_reserve(meta + size, _dmi_os_granularity(), space->mode, space->huge,
-                                        space->name);
+    char *reservation =
+        _dmi_os_reserve(meta + size, _dmi_os_granularity(), space->mode, space->huge, space->name);
     if (!reservation) return NULL;
     size_t head = align_up(runs_at + sizeof(dmi_run), _dmi_page);
     if (_dmi_os_commit(reservation, head, space->mode)) goto fail;

@@ -23,20 +23,20 @@ typedef struct dmi_space dmi_space;
 struct dmi_segment {
     dmi_space *space;
     dmi_segment *next, *prev;
-    char *base;          /* first user page */
-    size_t size;         /* bytes from base */
+    char *base;  /* first user page */
+    size_t size; /* bytes from base */
     size_t pages;
-    char *reservation;   /* what was reserved: metadata, then base */
+    char *reservation; /* what was reserved: metadata, then base */
     size_t reserved;
     size_t meta_committed; /* bytes of metadata that are committed */
-    dmi_bits *committed; /* a bit a page */
-    dmi_bits *offered;   /* subset of committed */
-    dmi_bits *aged;      /* the page was found free by the last pass */
-    dmi_bits *touched;   /* the page was committed at some time */
-    dmi_bits *soft;      /* uncommitted by a discard although the space is strict (VMA limit) */
-    dmi_bits *refused;   /* free, but the OS refused to take it; cleared when it is used again */
-    uint16_t *given_at;  /* when a page was decommitted, 1/16 s, mod 2^16 */
-    uint16_t *page_busy; /* eager: busy blocks that overlap each page */
+    dmi_bits *committed;   /* a bit a page */
+    dmi_bits *offered;     /* subset of committed */
+    dmi_bits *aged;        /* the page was found free by the last pass */
+    dmi_bits *touched;     /* the page was committed at some time */
+    dmi_bits *soft;        /* uncommitted by a discard although the space is strict (VMA limit) */
+    dmi_bits *refused;     /* free, but the OS refused to take it; cleared when it is used again */
+    uint16_t *given_at;    /* when a page was decommitted, 1/16 s, mod 2^16 */
+    uint16_t *page_busy;   /* eager: busy blocks that overlap each page */
     bool has_given_at, has_page_busy;
     dmi_run *runs;       /* descriptors */
     dmi_run *spare_runs; /* given-back descriptors, through next */
@@ -46,30 +46,31 @@ struct dmi_segment {
 /* What a space did, for the ledger. Relaxed atomics: several locks protect the callers. */
 typedef struct dmi_ledger {
     _Atomic uint64_t commit_calls, commit_bytes, decommit_calls, decommit_bytes, recommit_calls,
-        recommit_bytes, recommit_churn_bytes, offer_calls, offer_bytes, unoffer_bytes, refused_calls;
+        recommit_bytes, recommit_churn_bytes, offer_calls, offer_bytes, unoffer_bytes,
+        refused_calls;
 } dmi_ledger;
 
 struct dmi_space {
     dmi_os_mode mode;
     bool huge;
-    const char *name;          /* label of the mappings */
-    uint64_t max_reserved;     /* 0: no bound */
-    uint64_t reserved;         /* segments and virtual blocks */
-    dmi_segment *segments;     /* oldest first */
+    const char *name;      /* label of the mappings */
+    uint64_t max_reserved; /* 0: no bound */
+    uint64_t reserved;     /* segments and virtual blocks */
+    dmi_segment *segments; /* oldest first */
     dmi_segment *last_segment;
     size_t segment_count;
-    size_t next_segment;       /* bytes the next segment should have */
+    size_t next_segment; /* bytes the next segment should have */
     dmi_run *bins[DMI_BINS];
     uint64_t bin_map[DMI_BINS / 64];
-    uint64_t free_committed;   /* bytes of committed pages in free runs */
-    dmi_run *virtuals;         /* busy virtual blocks, through next */
-    dmi_run *kept;             /* freed ones the policy keeps, newest first */
-    uint64_t virtual_meta;     /* metadata bytes of virtual blocks */
-    _Atomic uint64_t now;      /* the heap's clock, ns, as of its last slow path */
+    uint64_t free_committed; /* bytes of committed pages in free runs */
+    dmi_run *virtuals;       /* busy virtual blocks, through next */
+    dmi_run *kept;           /* freed ones the policy keeps, newest first */
+    uint64_t virtual_meta;   /* metadata bytes of virtual blocks */
+    _Atomic uint64_t now;    /* the heap's clock, ns, as of its last slow path */
     dmi_ledger ledger;
 };
 
-extern size_t _dmi_page;       /* the OS page size, set by _dmi_space_setup */
+extern size_t _dmi_page; /* the OS page size, set by _dmi_space_setup */
 extern unsigned _dmi_page_shift;
 
 /* Read the page size, make the page map. Idempotent; 0 or an errno. */

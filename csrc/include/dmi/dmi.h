@@ -54,12 +54,12 @@ typedef enum dmi_how {
 
 typedef struct dmi_policy {
     size_t size;
-    uint32_t when; /* dmi_when */
-    uint32_t how;  /* dmi_how */
-    double delay;  /* lazy, seconds, default 1 */
-    double half_life; /* decay, seconds, default 1 */
-    uint64_t block;   /* threshold, bytes, default 4 KiB */
-    uint64_t total;   /* threshold, bytes, default 64 KiB */
+    uint32_t when;       /* dmi_when */
+    uint32_t how;        /* dmi_how */
+    double delay;        /* lazy, seconds, default 1 */
+    double half_life;    /* decay, seconds, default 1 */
+    uint64_t block;      /* threshold, bytes, default 4 KiB */
+    uint64_t total;      /* threshold, bytes, default 64 KiB */
     uint32_t combine_or; /* threshold: 0 = and (default), 1 = or */
     uint32_t reserved_;
     double ratio;    /* budget, retained / busy, default 0.1 */
@@ -77,11 +77,11 @@ DMI_API int dmi_policy_format(const dmi_policy *policy, char *text, size_t text_
 
 /* ---- heaps ----------------------------------------------------------------------------------- */
 
-#define DMI_HEAP_NO_LFH 1u          /* no low-fragmentation front end */
-#define DMI_HEAP_HARDENED 2u        /* a canary behind each block; overflow is found at free */
-#define DMI_HEAP_MANUAL_CLOCK 4u    /* time passes only through dmi_heap_advance */
-#define DMI_HEAP_NO_SERIALIZE 8u    /* the caller promises that one thread at a time uses the heap */
-#define DMI_HEAP_HUGE_PAGES 16u     /* let transparent huge pages back the segments */
+#define DMI_HEAP_NO_LFH 1u       /* no low-fragmentation front end */
+#define DMI_HEAP_HARDENED 2u     /* a canary behind each block; overflow is found at free */
+#define DMI_HEAP_MANUAL_CLOCK 4u /* time passes only through dmi_heap_advance */
+#define DMI_HEAP_NO_SERIALIZE 8u /* the caller promises that one thread at a time uses the heap */
+#define DMI_HEAP_HUGE_PAGES 16u  /* let transparent huge pages back the segments */
 
 typedef struct dmi_heap_options {
     size_t size;
@@ -90,8 +90,8 @@ typedef struct dmi_heap_options {
     uint64_t max_size;        /* upper bound of reserved bytes; 0: none */
     const char *name;         /* UTF-8, copied, cut at 47 bytes; may be NULL */
     const dmi_policy *policy; /* NULL: lazy with defaults */
-    uint32_t lfh_live;  /* live blocks of a size that activate its bucket; 0: 17 */
-    uint32_t lfh_total; /* total allocations of a size that activate its bucket; 0: 256 */
+    uint32_t lfh_live;        /* live blocks of a size that activate its bucket; 0: 17 */
+    uint32_t lfh_total;       /* total allocations of a size that activate its bucket; 0: 256 */
 } dmi_heap_options;
 
 /* Create a heap. options may be NULL. Errors: EINVAL, ENOMEM, EMFILE (too many heaps). */
@@ -145,13 +145,13 @@ DMI_API size_t dmi_usable_size(const void *block);
  * these when the pointer is not a busy block of that heap that begins there. */
 typedef enum dmi_fault_kind {
     DMI_OK = 0,
-    DMI_FAULT_STALE_HEAP = 1,  /* the heap was destroyed */
-    DMI_FAULT_FOREIGN = 2,     /* no heap owns this address */
-    DMI_FAULT_OTHER_HEAP = 3,  /* another heap owns it */
-    DMI_FAULT_INTERIOR = 4,    /* inside a block, not at its start */
-    DMI_FAULT_FREE = 5,        /* the block is free already */
-    DMI_FAULT_OVERFLOW = 6,    /* hardened: written behind its end */
-    DMI_FAULT_CORRUPT = 7      /* a tag or link is damaged */
+    DMI_FAULT_STALE_HEAP = 1, /* the heap was destroyed */
+    DMI_FAULT_FOREIGN = 2,    /* no heap owns this address */
+    DMI_FAULT_OTHER_HEAP = 3, /* another heap owns it */
+    DMI_FAULT_INTERIOR = 4,   /* inside a block, not at its start */
+    DMI_FAULT_FREE = 5,       /* the block is free already */
+    DMI_FAULT_OVERFLOW = 6,   /* hardened: written behind its end */
+    DMI_FAULT_CORRUPT = 7     /* a tag or link is damaged */
 } dmi_fault_kind;
 DMI_API int dmi_heap_free_checked(void *heap, void *block);
 /* Allocate for a caller that frees with dmi_heap_free_checked. */
@@ -168,16 +168,16 @@ DMI_API int dmi_heap_advance(void *heap, double seconds);
 
 typedef struct dmi_trim_report {
     size_t size;
-    uint64_t decommitted; /* bytes this trim took from committed */
+    uint64_t decommitted;                     /* bytes this trim took from committed */
     uint64_t resident_before, resident_after; /* of the heap's ranges, asked from the OS */
-    uint64_t calls;       /* system calls */
+    uint64_t calls;                           /* system calls */
 } dmi_trim_report;
 /* Give back every page that holds nothing, whatever the policy says. report may be NULL. */
 DMI_API int dmi_heap_trim(void *heap, dmi_trim_report *report);
 
 /* ---- inspection ------------------------------------------------------------------------------ */
 
-#define DMI_STATS_DETAIL 1u /* walk: reclaimable, pinned, page_bound, reasons */
+#define DMI_STATS_DETAIL 1u   /* walk: reclaimable, pinned, page_bound, reasons */
 #define DMI_STATS_RESIDENT 2u /* ask the OS: resident */
 /* Fill stats (stats->size set by the caller). Cheap without DETAIL. */
 DMI_API int dmi_heap_stats(void *heap, dmi_stats *stats, uint32_t what);
@@ -238,7 +238,7 @@ typedef struct dmi_fault {
     size_t size;
     uint32_t kind; /* dmi_fault_kind */
     uint32_t reserved_;
-    uint64_t address;       /* of the first fault */
+    uint64_t address;  /* of the first fault */
     char message[192]; /* names it and its neighbours */
 } dmi_fault;
 /* Check every tag, list and counter. 0 when sound; 1 with fault filled when not; -1 on a stale handle. */

@@ -50,8 +50,9 @@
     X(offer_bytes, B, "bytes offered")                                                             \
     X(unoffer_bytes, B, "offered bytes taken back for use")                                        \
     X(refused_calls, n, "decommits that the OS refused or the VMA limit forbade")                  \
-    X(decommit_refused_bytes, B, "bytes that are uncommitted for dmi but still writable: the VMA " \
-                                 "limit made them a discard")                                      \
+    X(decommit_refused_bytes, B,                                                                   \
+      "bytes that are uncommitted for dmi but still writable: the VMA "                            \
+      "limit made them a discard")                                                                 \
     X(reclaimable, B, "detail: retained bytes on pages without a byte of a busy block")            \
     X(pinned, B, "detail: retained bytes on pages that hold a busy byte or a tag")                 \
     X(page_bound, B, "detail: distinct pages that hold a byte of a busy block")                    \
