@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "../decommit/pressure.h"
+
 /* A handle is the address of the heap's record, with its generation in the 16 bits that no user address
  * has. Records are never unmapped, so a stale handle points to a record of another generation. */
 #define GENERATION_SHIFT 48
@@ -143,7 +145,7 @@ void *dmi_heap_create(const dmi_heap_options *options) {
         errno = EINVAL;
         return NULL;
     }
-    if (options->policy && options->policy->when == DMI_WHEN_PRESSURE) {
+    if (options->policy && options->policy->when == DMI_WHEN_PRESSURE && _dmi_pressure_probe()) {
         errno = ENOTSUP;
         return NULL;
     }

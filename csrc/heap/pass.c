@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <math.h>
 
+#include "../decommit/pressure.h"
+
 static void sweep_run(dmi_visitor *visitor, dmi_heap *heap, dmi_cache *cache, dmi_run *run) {
     if (!cache || !visitor->taken) return;
     (void)_dmi_lfh_collect(run, true);
@@ -57,6 +59,12 @@ static bool run_policy(dmi_heap *heap) {
     case DMI_WHEN_BUDGET:
         _dmi_sweep_init(&sweep, engine, DMI_PASS_LIMIT,
                         (uint64_t)(engine->policy.ratio * (double)_dmi_heap_busy(heap)));
+        _dmi_heap_pass(heap, &sweep);
+        return sweep.waiting;
+    case DMI_WHEN_PRESSURE:
+        /* Whatever is kept must go when the machine asks for it, so somebody goes on looking. */
+        if (!_dmi_pressure_high(&engine->policy)) return true;
+        _dmi_sweep_init(&sweep, engine, DMI_PASS_ALL, 0);
         _dmi_heap_pass(heap, &sweep);
         return sweep.waiting;
     default: return false;
@@ -201,7 +209,7 @@ int dmi_heap_set_policy(void *handle, const dmi_policy *policy) {
         errno = EINVAL;
         return -1;
     }
-    if (policy->when == DMI_WHEN_PRESSURE) {
+    if (policy->when == DMI_WHEN_PRESSURE && _dmi_pressure_probe()) {
         errno = ENOTSUP;
         return -1;
     }

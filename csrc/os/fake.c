@@ -13,7 +13,7 @@
 
 #define HOST (&_dmi_os_native)
 
-enum { MAX_RESERVATIONS = 16384, GARBAGE = 0xd5 };
+enum { MAX_RESERVATIONS = 16384, MAX_FILES = 64, GARBAGE = 0xd5 };
 
 typedef struct reservation {
     char *base;      /* NULL: slot is free */
@@ -36,6 +36,10 @@ static bool strict;
 static size_t committed, offered;
 static uint64_t redundant;
 static uint64_t random_state = 1;
+static struct {
+    const char *path, *text; /* path NULL: slot is free */
+} files[MAX_FILES];
+static uint64_t file_reads;
 static _Atomic uint64_t now = 1000000000u;
 
 /* ---- misuse ---------------------------------------------------------------------------------- */
@@ -439,6 +443,22 @@ static void fake_random(void *buffer, size_t size) {
     _dmi_unlock(&lock);
 }
 
+static int fake_read_file(const char *path, char *buffer, size_t size) {
+    int length = -1;
+    if (size == 0) return -1;
+    _dmi_lock(&lock);
+    file_reads++;
+    for (size_t i = 0; i < MAX_FILES && length < 0; i++) {
+        if (files[i].path == NULL || strcmp(files[i].path, path) != 0) continue;
+        size_t whole = strlen(files[i].text);
+        length = (int)(whole < size ? whole : size - 1);
+        memcpy(buffer, files[i].text, (size_t)length);
+        buffer[length] = 0;
+    }
+    _dmi_unlock(&lock);
+    return length;
+}
+
 /* What concerns threads and the console is the host's own. */
 static uint64_t fake_cpu_time(void) { return HOST->cpu_time(); }
 static void fake_message(const char *text, size_t length) { HOST->message(text, length); }
@@ -485,6 +505,7 @@ const dmi_os_backend _dmi_fake_backend = {
     .clock = fake_clock,
     .cpu_time = fake_cpu_time,
     .random = fake_random,
+    .read_file = fake_read_file,
     .message = fake_message,
     .wait = fake_wait,
     .wake = fake_wake,
@@ -510,6 +531,8 @@ void _dmi_fake_setup(size_t new_page_size, size_t memory_limit) {
     limit = memory_limit;
     redundant = 0;
     random_state = 1;
+    memset(files, 0, sizeof files);
+    file_reads = 0;
     atomic_store_explicit(&now, 1000000000u, memory_order_relaxed);
     _dmi_unlock(&lock);
 }
@@ -526,6 +549,25 @@ void _dmi_fake_seed_set(uint64_t seed) {
     _dmi_lock(&lock);
     random_state = seed;
     _dmi_unlock(&lock);
+}
+
+void _dmi_fake_file_set(const char *path, const char *text) {
+    size_t slot = MAX_FILES;
+    _dmi_lock(&lock);
+    for (size_t i = MAX_FILES; i-- > 0;)
+        if (files[i].path == NULL) slot = slot < MAX_FILES && files[slot].path ? slot : i;
+        else if (strcmp(files[i].path, path) == 0) slot = i;
+    if (slot == MAX_FILES) misuse("file_set", "too many files", path, 0);
+    files[slot].path = text != NULL ? path : NULL;
+    files[slot].text = text;
+    _dmi_unlock(&lock);
+}
+
+uint64_t _dmi_fake_file_reads(void) {
+    _dmi_lock(&lock);
+    uint64_t reads = file_reads;
+    _dmi_unlock(&lock);
+    return reads;
 }
 
 void _dmi_fake_clock_set(uint64_t nanoseconds) {

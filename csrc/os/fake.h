@@ -36,6 +36,11 @@ void _dmi_fake_limit_set(size_t memory_limit);
 void _dmi_fake_strict_set(bool by_default);
 /* Seed of offers and of _dmi_os_random. */
 void _dmi_fake_seed_set(uint64_t seed);
+/* A file that _dmi_os_read_file finds: its text, which must live on; NULL takes it away. At most 64 at a
+ * time; a new setup leaves none. */
+void _dmi_fake_file_set(const char *path, const char *text);
+/* Files read since setup, those not found too. */
+uint64_t _dmi_fake_file_reads(void);
 void _dmi_fake_clock_set(uint64_t nanoseconds);
 void _dmi_fake_clock_advance(uint64_t nanoseconds);
 

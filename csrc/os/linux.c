@@ -51,15 +51,27 @@ static size_t linux_page_size(void) {
     return size;
 }
 
-/* The beginning of a small file of /proc or /sys, 0-terminated; 0 when it cannot be read. */
-static size_t read_file(const char *path, char *buffer, size_t capacity) {
-    int file = open(path, O_RDONLY | O_CLOEXEC);
-    if (file < 0) return 0;
-    ssize_t got = read(file, buffer, capacity - 1);
-    close(file);
-    if (got < 0) got = 0;
-    buffer[got] = 0;
-    return (size_t)got;
+/* By bare system calls: open and read of the C library are cancellation points, and callers hold locks. */
+static int linux_read_file(const char *path, char *buffer, size_t size) {
+    if (size == 0) return -1;
+    int saved = errno;
+    long file = syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
+    size_t length = 0;
+    long got = -1;
+    if (file >= 0) {
+        do { /* the kernel hands out such files in pieces */
+            got = syscall(SYS_read, (int)file, buffer + length, size - 1 - length);
+            if (got > 0) length += (size_t)got;
+        } while ((got > 0 && length < size - 1) || (got < 0 && errno == EINTR));
+        (void)syscall(SYS_close, (int)file);
+    }
+    buffer[length] = 0;
+    errno = saved;
+    return got < 0 ? -1 : (int)length;
+}
+
+static bool read_file(const char *path, char *buffer, size_t size) {
+    return linux_read_file(path, buffer, size) > 0;
 }
 
 /* Whether every commit is charged against a limit that is never exceeded. */
@@ -69,7 +81,7 @@ static bool linux_strict_default(void) {
     if (value != UNKNOWN) return value == YES;
     char text[16];
     int saved = errno;
-    value = read_file("/proc/sys/vm/overcommit_memory", text, sizeof text) != 0 && text[0] == '2'
+    value = read_file("/proc/sys/vm/overcommit_memory", text, sizeof text) && text[0] == '2'
                 ? YES
                 : NO;
     errno = saved;
@@ -84,9 +96,9 @@ static bool huge_pages_unasked(void) {
     int value = atomic_load_explicit(&known, memory_order_relaxed);
     if (value != UNKNOWN) return value == YES;
     char text[64];
-    size_t length = read_file("/sys/kernel/mm/transparent_hugepage/enabled", text, sizeof text);
+    bool known_at_all = read_file("/sys/kernel/mm/transparent_hugepage/enabled", text, sizeof text);
     /* No such file: a kernel without huge pages, or a sandbox; be careful then. */
-    value = length != 0 && strstr(text, "[always]") == NULL ? NO : YES;
+    value = known_at_all && strstr(text, "[always]") == NULL ? NO : YES;
     /* Sizes between a page and a PMD have switches of their own (Linux 6.8), which count whatever
      * the first one says. */
     static const char *const sizes[] = {"16", "32", "64", "128", "256", "512", "1024", "2048"};
@@ -94,7 +106,7 @@ static bool huge_pages_unasked(void) {
         char path[96] = "/sys/kernel/mm/transparent_hugepage/hugepages-";
         strcat(path, sizes[i]);
         strcat(path, "kB/enabled");
-        if (read_file(path, text, sizeof text) != 0 && strstr(text, "[always]") != NULL)
+        if (read_file(path, text, sizeof text) && strstr(text, "[always]") != NULL)
             value = YES;
     }
     atomic_store_explicit(&known, value, memory_order_relaxed);
@@ -386,7 +398,7 @@ static int64_t linux_process_resident(void) {
     int saved = errno;
     char text[128];
     int64_t pages = -1;
-    if (read_file("/proc/self/statm", text, sizeof text) != 0) {
+    if (read_file("/proc/self/statm", text, sizeof text)) {
         const char *at = strchr(text, ' ');
         for (pages = 0; at != NULL && at[1] >= '0' && at[1] <= '9'; at++)
             pages = pages * 10 + (at[1] - '0');
@@ -571,6 +583,7 @@ const dmi_os_backend _dmi_os_native = {
     .clock = linux_clock,
     .cpu_time = linux_cpu_time,
     .random = linux_random,
+    .read_file = linux_read_file,
     .message = linux_message,
     .wait = linux_wait,
     .wake = linux_wake,

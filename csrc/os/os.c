@@ -199,6 +199,9 @@ int64_t _dmi_os_process_resident(void) { return os->process_resident(); }
 uint64_t _dmi_os_clock(void) { return os->clock(); }
 uint64_t _dmi_os_cpu_time(void) { return os->cpu_time(); }
 void _dmi_os_random(void *buffer, size_t size) { os->random(buffer, size); }
+int _dmi_os_read_file(const char *path, char *buffer, size_t size) {
+    return os->read_file(path, buffer, size);
+}
 void _dmi_os_message(const char *text, size_t length) { os->message(text, length); }
 
 /* ---- threads --------------------------------------------------------------------------------- */

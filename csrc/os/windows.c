@@ -336,6 +336,14 @@ static int windows_move(void *from, size_t old_size, void *to, size_t new_size) 
     return ENOSYS;
 }
 
+/* There are no files that tell about the system. */
+static int windows_read_file(const char *path, char *buffer, size_t size) {
+    (void)path;
+    (void)buffer;
+    (void)size;
+    return -1;
+}
+
 static bool windows_strict_default(void) { return true; }
 
 const dmi_os_backend _dmi_os_native = {
@@ -360,6 +368,7 @@ const dmi_os_backend _dmi_os_native = {
     .clock = windows_clock,
     .cpu_time = windows_cpu_time,
     .random = windows_random,
+    .read_file = windows_read_file,
     .message = windows_message,
     .wait = windows_wait,
     .wake = windows_wake,
