@@ -14,7 +14,8 @@ extern dmi_thread _dmi_no_thread;
 extern DMI_TLS dmi_thread *_dmi_self; /* the record, or &_dmi_no_thread */
 
 /* The race detector does not know the barrier that takers rely on, so for it the order is written out.
- * Elsewhere relaxed atomics are plain instructions, but for a count, where they would cost two more. */
+ * Elsewhere relaxed atomics are plain instructions, but compilers do not fold them into arithmetic: a
+ * count would cost two more, a comparison one. */
 #if defined(__has_feature)
 #define DMI_FEATURE(name) __has_feature(name)
 #else
@@ -27,8 +28,14 @@ static inline int32_t _dmi_used_add(dmi_run *run, int32_t n) {
     atomic_store_explicit(&run->used, used, memory_order_relaxed);
     return used;
 }
+static inline bool _dmi_owner_is(const dmi_run *run, const dmi_thread *self) {
+    return atomic_load_explicit(&run->owner, memory_order_relaxed) == (uintptr_t)self;
+}
 #else
 #define DMI_HEAD_ORDER memory_order_relaxed
+static inline bool _dmi_owner_is(const dmi_run *run, const dmi_thread *self) {
+    return *(const uintptr_t *)(const void *)&run->owner == (uintptr_t)self;
+}
 static inline int32_t _dmi_used_add(dmi_run *run, int32_t n) {
     int32_t *used = (int32_t *)(void *)&run->used;
     return *used += n;
@@ -71,9 +78,7 @@ static inline void *_dmi_fast_heap_malloc(void *handle, size_t size) {
 
 static inline void _dmi_fast_free_or(void *block, void (*slow)(void *, dmi_run *)) {
     dmi_run *run = _dmi_pagemap_get(block);
-    if (__builtin_expect(atomic_load_explicit(&run->owner, memory_order_relaxed) ==
-                             (uintptr_t)_dmi_self_get(),
-                         1)) {
+    if (__builtin_expect(_dmi_owner_is(run, _dmi_self_get()), 1)) {
         _dmi_link_set(block, atomic_load_explicit(&run->head, memory_order_relaxed));
         atomic_signal_fence(memory_order_release);
         atomic_store_explicit(&run->head, block, DMI_HEAD_ORDER);

@@ -35,8 +35,8 @@ static void put_heap(FILE *out, void *handle) {
 #define UNIT_n "count"
 #define UNIT_b "boolean"
 #define UNIT_x "flags"
-#define PUT(field, unit, doc) \
-    fprintf(out, "<counter name=\"" #field "\" unit=\"" UNIT_##unit "\">%" PRIu64 "</counter>\n", \
+#define PUT(field, unit, doc)                                                                      \
+    fprintf(out, "<counter name=\"" #field "\" unit=\"" UNIT_##unit "\">%" PRIu64 "</counter>\n",  \
             stats.field);
     DMI_STATS(PUT)
 #undef PUT

@@ -193,8 +193,7 @@ DMI_DOOR struct mallinfo2 mallinfo2(void) {
     int saved = errno;
     dmi_stats stats = {.size = sizeof stats};
     if (dmi_heap_stats(dmi_heap_default(), &stats, 0) == 0) {
-        uint64_t free_bytes =
-            stats.free_lfh + stats.free_list + stats.free_pages + stats.offered;
+        uint64_t free_bytes = stats.free_lfh + stats.free_list + stats.free_pages + stats.offered;
         if (free_bytes > stats.segment_committed) free_bytes = stats.segment_committed;
         info.arena = stats.segment_committed;
         info.ordblks = stats.list_length;

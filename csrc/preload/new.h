@@ -13,22 +13,22 @@
 typedef size_t align_val;        /* std::align_val_t, passed as its underlying type */
 typedef const void *nothrow_ref; /* const std::nothrow_t & */
 
-DMI_DOOR void *_Znwm(size_t);                                      /* new */
+DMI_DOOR void *_Znwm(size_t); /* new */
 DMI_DOOR void *_ZnwmRKSt9nothrow_t(size_t, nothrow_ref);
 DMI_DOOR void *_ZnwmSt11align_val_t(size_t, align_val);
 DMI_DOOR void *_ZnwmSt11align_val_tRKSt9nothrow_t(size_t, align_val, nothrow_ref);
-DMI_DOOR void *_Znam(size_t);                                      /* new[] */
+DMI_DOOR void *_Znam(size_t); /* new[] */
 DMI_DOOR void *_ZnamRKSt9nothrow_t(size_t, nothrow_ref);
 DMI_DOOR void *_ZnamSt11align_val_t(size_t, align_val);
 DMI_DOOR void *_ZnamSt11align_val_tRKSt9nothrow_t(size_t, align_val, nothrow_ref);
 
-DMI_DOOR void _ZdlPv(void *);                                      /* delete */
+DMI_DOOR void _ZdlPv(void *); /* delete */
 DMI_DOOR void _ZdlPvm(void *, size_t);
 DMI_DOOR void _ZdlPvRKSt9nothrow_t(void *, nothrow_ref);
 DMI_DOOR void _ZdlPvSt11align_val_t(void *, align_val);
 DMI_DOOR void _ZdlPvmSt11align_val_t(void *, size_t, align_val);
 DMI_DOOR void _ZdlPvSt11align_val_tRKSt9nothrow_t(void *, align_val, nothrow_ref);
-DMI_DOOR void _ZdaPv(void *);                                      /* delete[] */
+DMI_DOOR void _ZdaPv(void *); /* delete[] */
 DMI_DOOR void _ZdaPvm(void *, size_t);
 DMI_DOOR void _ZdaPvRKSt9nothrow_t(void *, nothrow_ref);
 DMI_DOOR void _ZdaPvSt11align_val_t(void *, align_val);

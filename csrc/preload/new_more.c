@@ -53,7 +53,8 @@ void *_ZnamSt11align_val_t(size_t size, align_val align) {
     return _ZnwmSt11align_val_t(size, align);
 }
 /* What the global names are compared with. */
-extern __typeof__(_Znam) _dmi_preload_new_array __attribute__((alias("_Znam"), visibility("hidden")));
+extern __typeof__(_Znam) _dmi_preload_new_array
+    __attribute__((alias("_Znam"), visibility("hidden")));
 extern __typeof__(_ZnamSt11align_val_t) _dmi_preload_new_array_aligned
     __attribute__((alias("_ZnamSt11align_val_t"), visibility("hidden")));
 

@@ -26,8 +26,8 @@ static char text[LONGEST];
 
 static void complain(const char *what, const char *word, const char *accepted) {
     char line[512];
-    int n = snprintf(line, sizeof line, "dmi: " VARIABLE ": %s '%.200s'; accepted: %s\n", what, word,
-                     accepted);
+    int n = snprintf(line, sizeof line, "dmi: " VARIABLE ": %s '%.200s'; accepted: %s\n", what,
+                     word, accepted);
     _dmi_os_message(line, (size_t)n < sizeof line ? (size_t)n : sizeof line - 1);
 }
 
