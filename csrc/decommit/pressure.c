@@ -27,17 +27,17 @@ static dmi_lock lock;
 static hierarchy v1 = {.usual = "/sys/fs/cgroup/memory",
                        .usage = "memory.usage_in_bytes",
                        .limits = {"memory.limit_in_bytes", NULL}};
-static hierarchy v2 = {.usual = "/sys/fs/cgroup",
-                       .usage = "memory.current",
-                       .limits = {"memory.high", "memory.max"}};
+static hierarchy v2 = {
+    .usual = "/sys/fs/cgroup", .usage = "memory.current", .limits = {"memory.high", "memory.max"}};
 static const char *prefix = "";
 static char text[1 << 16], path[8192];
 static bool fork_safe;
 
 /* What was read last; any thread may look. -1: there is no such thing. */
 static _Atomic uint64_t next_read;
-static _Atomic double known_psi = -1;   /* percent */
-static _Atomic double known_share = -1; /* the largest usage / limit of the groups around this process */
+static _Atomic double known_psi = -1; /* percent */
+static _Atomic double known_share =
+    -1; /* the largest usage / limit of the groups around this process */
 
 /* ---- small texts ----------------------------------------------------------------------------------- */
 
@@ -89,8 +89,8 @@ static bool keep(char *to, size_t room, const char *from) {
 static void unescape(char *at) {
     char *to = at;
     for (; *at; to++) {
-        bool octal = at[0] == '\\' && at[1] >= '0' && at[1] <= '3' && at[2] >= '0' && at[2] <= '7' &&
-                     at[3] >= '0' && at[3] <= '7';
+        bool octal = at[0] == '\\' && at[1] >= '0' && at[1] <= '3' && at[2] >= '0' &&
+                     at[2] <= '7' && at[3] >= '0' && at[3] <= '7';
         *to = octal ? (char)((at[1] - '0') * 64 + (at[2] - '0') * 8 + (at[3] - '0')) : *at;
         at += octal ? 4 : 1;
     }
