@@ -43,6 +43,8 @@ static bool usable(const dmi_run *run, size_t block) {
     return true;
 }
 
+#define CARVE_MORE ((size_t)16 << 10)
+
 bool _dmi_lfh_carve(dmi_run *run, int *error) {
     *error = 0;
     if (run->carved == run->capacity) return false;
@@ -54,6 +56,10 @@ bool _dmi_lfh_carve(dmi_run *run, int *error) {
         if (end < start + step) end = (start + step + _dmi_page - 1) & ~(_dmi_page - 1);
     }
     if (end > _dmi_run_size(run)) end = _dmi_run_size(run);
+    /* Pages that an earlier use left committed cost nothing more: a few at once save slow paths. */
+    size_t limit = end + CARVE_MORE < _dmi_run_size(run) ? end + CARVE_MORE : _dmi_run_size(run);
+    while (end < limit && _dmi_page_usable(run->segment, run->first + (end >> _dmi_page_shift)))
+        end += _dmi_page;
     size_t page = start >> _dmi_page_shift, stop = end >> _dmi_page_shift;
     *error = _dmi_pages_commit(run->segment, run->first + page, stop - page);
     if (*error) return false;

@@ -5,7 +5,7 @@
 #include "../segment/segment.h"
 
 /* Larger requests are virtual blocks. */
-#define DMI_VIRTUAL_MIN ((size_t)4 << 20)
+#define DMI_VIRTUAL_MIN ((size_t)16 << 20)
 
 /* A block of size bytes, aligned to align (a power of two). Takes a kept one that fits before it asks the
  * OS. *zero: it reads as zeroes. NULL: out of memory. */

@@ -95,7 +95,9 @@ static uint64_t committed_about(dmi_heap *heap) {
 /* True: somebody sees to it. False: *due says when it should run. */
 static bool arm(dmi_heap *heap, uint64_t *due) {
     uint64_t next = atomic_load_explicit(&heap->next_pass, memory_order_relaxed);
-    if (!atomic_exchange_explicit(&heap->armed, true, memory_order_seq_cst) || next == UINT64_MAX) {
+    bool armed = atomic_load_explicit(&heap->armed, memory_order_seq_cst) && next != UINT64_MAX;
+    if (!armed) {
+        atomic_store_explicit(&heap->armed, true, memory_order_seq_cst);
         next = _dmi_heap_clock(heap) + interval(heap);
         atomic_store_explicit(&heap->next_pass, next, memory_order_relaxed);
     }
