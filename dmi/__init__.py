@@ -65,6 +65,7 @@ __all__ = [
     "get_include",
     "get_library_dirs",
     "get_library_path",
+    "get_preload_path",
 ]
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -81,8 +82,16 @@ def get_library_dirs() -> list[str]:
 
 
 def get_library_path() -> str:
-    """The file of the library, the one copy that this process uses."""
-    return str(_PACKAGE / "libdmi.so")
+    """The file of the library, the one copy that this process uses: libdmi.so of this package, or
+    what was preloaded."""
+    from dmi import _cffi
+
+    return _cffi.library_path()
+
+
+def get_preload_path() -> str:
+    """The library to put into LD_PRELOAD, so that a program's malloc is dmi's. See `dmi run`."""
+    return str(_PACKAGE / "libdmi_malloc.so")
 
 
 # Loaded when first asked for: cffi parses headers, and most programs need none of these. The module

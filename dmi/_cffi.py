@@ -6,13 +6,14 @@ compiler is needed.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 import cffi
 
-__all__ = ["declarations", "ffi", "lib"]
+__all__ = ["declarations", "ffi", "lib", "library_path"]
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -83,7 +84,26 @@ def _load() -> tuple[Any, Any]:
     found = cffi.FFI()
     folder = _PACKAGE / "include" / "dmi"
     found.cdef(declarations(*(folder / name for name in _HEADERS if (folder / name).exists())))
+    # A copy in the global scope, preloaded or linked by the program, is the one that the extension's
+    # calls were bound to; libdmi.so may be loaded beside it, but it holds no heap.
+    everyone = found.dlopen(None)
+    if hasattr(everyone, "dmi_version"):
+        return found, everyone
     return found, found.dlopen(str(_PACKAGE / "libdmi.so"))
+
+
+def library_path() -> str:
+    """The file that the library in use was loaded from. OSError when the loader does not know."""
+    linker = cffi.FFI()
+    linker.cdef(
+        "typedef struct { const char *file; void *base; const char *symbol; void *at; } Dl_info;"
+        "int dladdr(const void *address, Dl_info *info);"
+    )
+    info = linker.new("Dl_info *")
+    address = linker.cast("void *", int(ffi.cast("uintptr_t", ffi.addressof(lib, "dmi_version"))))
+    if not linker.dlopen(None).dladdr(address, info):
+        raise OSError("the dynamic linker does not know where dmi was loaded from")
+    return os.fsdecode(linker.string(info.file))
 
 
 # What they hold is known to the headers only, hence Any.

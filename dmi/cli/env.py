@@ -31,6 +31,7 @@ def facts() -> dict[str, str | int]:
     return {
         "dmi": dmi.__version__,
         "library": dmi.get_library_path(),
+        "preload": dmi.get_preload_path(),
         "library version": _core.version(),
         "include": dmi.get_include(),
         "python": platform.python_version(),
