@@ -22,6 +22,9 @@ import operator
 
 from dmi.errors import HeapError, SizeError
 
+cdef extern from "<errno.h>":
+    const int ENOTSUP  # Cython's own list lacks it
+
 cdef extern from *:
     """
     #include <dmi/dmi.h>
@@ -94,6 +97,11 @@ HEAP_MANUAL_CLOCK = cdmi.DMI_HEAP_MANUAL_CLOCK
 HEAP_NO_SERIALIZE = cdmi.DMI_HEAP_NO_SERIALIZE
 HEAP_HUGE_PAGES = cdmi.DMI_HEAP_HUGE_PAGES
 RANGE_BYTES = sizeof(cdmi.dmi_range)
+
+_NO_PRESSURE = (
+    "pressure has nothing to go by here: /proc/pressure/memory cannot be read, and no cgroup "
+    "around this process has a memory limit"
+)
 
 
 def _table(which):
@@ -301,6 +309,8 @@ cdef class HeapCore:
             reason = strerror(error).decode()
             if error == EINVAL:
                 raise ValueError(f"the options of the heap were refused: {reason}")
+            if error == ENOTSUP:
+                raise OSError(error, f"no new heap: {_NO_PRESSURE}")
             raise OSError(error, f"no new heap: {reason}")
         self._handle = handle
         self._owner = True
@@ -517,6 +527,8 @@ cdef class HeapCore:
                 raise ValueError(f"the policy was refused: {text}")
             if error == ENOMEM:
                 raise MemoryError(f"the policy could not be applied: {text}")
+            if error == ENOTSUP and policy.when == cdmi.DMI_WHEN_PRESSURE:
+                text = f"{policy_format(fields)}: {_NO_PRESSURE}"
             raise OSError(error, f"the policy could not be applied: {text}")
 
     def advance_clock(self, double seconds):
