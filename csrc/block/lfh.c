@@ -147,16 +147,20 @@ unsigned _dmi_lfh_collect(dmi_run *run, bool keep_pending) {
                                     memory_order_acquire);
     unsigned count = DMI_REMOTE_COUNT(old);
     if (count == 0) return 0;
-    void *first = DMI_REMOTE_HEAD(old), *last = first, *next;
-    for (;; last = next) {
-        /* The recorded head block comes back from another thread: so it was handed out, and nothing is in
-         * flight any more. */
-        if (last == run->taken_head && run->flags & DMI_RUN_TAKEN_CURRENT)
-            run->flags |= DMI_RUN_TAKEN_GONE;
-        next = _dmi_link_get(last);
-        if (!next) break;
+    void *first = DMI_REMOTE_HEAD(old), *rest = list_get(run);
+    /* The chain ends in NULL, so an empty list is simply replaced. */
+    if (rest || run->flags & DMI_RUN_TAKEN) {
+        void *last = first, *next;
+        for (;; last = next) {
+            /* The recorded head block comes back from another thread: so it was handed out, and nothing
+             * is in flight any more. */
+            if (last == run->taken_head && run->flags & DMI_RUN_TAKEN_CURRENT)
+                run->flags |= DMI_RUN_TAKEN_GONE;
+            next = _dmi_link_get(last);
+            if (!next) break;
+        }
+        _dmi_link_set(last, rest);
     }
-    _dmi_link_set(last, list_get(run));
     list_set(run, first);
     if (run->flags & DMI_RUN_TAKEN) run->taken_count = (uint16_t)(run->taken_count + count);
     else

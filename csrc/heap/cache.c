@@ -301,16 +301,20 @@ static bool grown(dmi_run *run, int *error) {
 static bool refill(dmi_cache *cache, unsigned bucket) {
     dmi_run *old = cache->current[bucket], *run;
     int error = 0;
-    _dmi_cache_drain(cache);
-    if (old != &_dmi_no_run && listed(old)) return true;
-    while ((run = cache->avail[bucket].head)) {
-        list_remove(cache, run);
-        if (listed(run)) {
-            if (old != &_dmi_no_run) retire(cache, old);
-            make_current(cache, run);
-            return true;
+    /* What others freed is taken in only when there is nothing else at hand: the later, the more blocks
+     * come with each exchange of the cache lines. */
+    for (int round = 0; round < 2; round++) {
+        if (round) _dmi_cache_drain(cache);
+        if (old != &_dmi_no_run && listed(old)) return true;
+        while ((run = cache->avail[bucket].head)) {
+            list_remove(cache, run);
+            if (listed(run)) {
+                if (old != &_dmi_no_run) retire(cache, old);
+                make_current(cache, run);
+                return true;
+            }
+            retire(cache, run);
         }
-        retire(cache, run);
     }
     if (old != &_dmi_no_run) {
         if (grown(old, &error)) return true;

@@ -215,6 +215,8 @@ uint64_t _dmi_heap_busy(dmi_heap *heap);
 /* ---- scavenger.c ---- */
 /* Have the scavenger look after a pass that is due then. False: there is none, slow paths must do it. */
 bool _dmi_scavenger_want(uint64_t when);
+/* Is there one? A hint. */
+bool _dmi_scavenger_running(void);
 /* Stop and join it; it starts again when wanted. Before a fork. */
 void _dmi_scavenger_stop(void);
 /* Never start it. */

@@ -103,6 +103,8 @@ static bool arm(dmi_heap *heap, uint64_t *due) {
     }
     *due = next;
     if (heap->flags & DMI_HEAP_MANUAL_CLOCK) return true; /* advance does it */
+    /* Who armed it told the scavenger, at the price of a barrier. */
+    if (armed && _dmi_scavenger_running()) return true;
     return !(heap->flags & DMI_HEAP_NO_SERIALIZE) && committed_about(heap) >= WORTH_A_THREAD &&
            _dmi_scavenger_want(next);
 }

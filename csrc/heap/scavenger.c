@@ -61,6 +61,10 @@ static void body(void) {
     }
 }
 
+bool _dmi_scavenger_running(void) {
+    return atomic_load_explicit(&life, memory_order_relaxed) == RUNNING;
+}
+
 bool _dmi_scavenger_want(uint64_t when) {
     atomic_thread_fence(
         memory_order_seq_cst); /* the heap's time is stored before the alarm is read */
