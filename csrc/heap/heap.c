@@ -31,10 +31,15 @@ static size_t index_of(const dmi_heap *heap) {
     return 0;
 }
 
+/* Read without a lock by everyone who has a handle. */
+static uint16_t generation_of(const dmi_heap *heap) {
+    return __atomic_load_n(&generations[index_of(heap)], __ATOMIC_RELAXED);
+}
+
 dmi_heap *_dmi_heap_resolve(void *handle) {
     uintptr_t word = (uintptr_t)handle;
     dmi_heap *heap = (dmi_heap *)(word & (((uintptr_t)1 << GENERATION_SHIFT) - 1));
-    if (_dmi_pool_owns(&pool, heap) && generations[index_of(heap)] == word >> GENERATION_SHIFT &&
+    if (_dmi_pool_owns(&pool, heap) && generation_of(heap) == word >> GENERATION_SHIFT &&
         heap->live)
         return heap;
     errno = EINVAL;
@@ -118,8 +123,7 @@ static dmi_heap *create_locked(const dmi_heap_options *options) {
     _dmi_engine_init(&heap->engine, &heap->space, &heap->list, &policy);
     _dmi_cache_init(&heap->shared, heap, NULL, &heap->shared_lock);
     atomic_store_explicit(&heap->shared_only, policy.when == DMI_WHEN_EAGER, memory_order_relaxed);
-    heap->handle =
-        (void *)((uintptr_t)heap | (uintptr_t)generations[index_of(heap)] << GENERATION_SHIFT);
+    heap->handle = (void *)((uintptr_t)heap | (uintptr_t)generation_of(heap) << GENERATION_SHIFT);
     heap->live = true;
     _dmi_heap_schedule(heap, _dmi_heap_clock(heap));
     heap->prev = last;
@@ -196,7 +200,7 @@ int dmi_heap_destroy(void *handle) {
         return -1;
     }
     heap->live = false; /* from here on the handle is stale */
-    generations[index_of(heap)]++;
+    __atomic_store_n(&generations[index_of(heap)], (uint16_t)(generation_of(heap) + 1), __ATOMIC_RELAXED);
     if (heap->prev) heap->prev->next = heap->next;
     else first = heap->next;
     if (heap->next) heap->next->prev = heap->prev;
@@ -290,8 +294,9 @@ int _dmi_heap_recount(dmi_heap *heap, void *unused) {
             dmi_run *run = _dmi_segment_run(segment, page);
             page += run->pages;
             dmi_cache *cache = run->kind == DMI_RUN_LFH ? run->cache : NULL;
-            if (cache && cache->thread && cache->thread->state == DMI_THREAD_ABANDONED)
-                (void)recount_run(run);
+            if (!cache || !cache->thread || cache->thread->state != DMI_THREAD_ABANDONED) continue;
+            (void)recount_run(run);
+            _dmi_cache_list(cache, run);
         }
     return 0;
 }

@@ -120,6 +120,8 @@ void _dmi_default_options(const dmi_heap_options *options);
 dmi_thread *_dmi_thread_self(void);
 /* Lock a record as its owner: brings it in order when it was taken. */
 void _dmi_thread_lock(dmi_thread *self);
+/* Bring a record that its owner has locked in order. True: runs went to a shared cache. */
+bool _dmi_thread_repair(dmi_thread *self);
 /* Lock a record from outside so that its caches may be read and its lists swept: a live thread other
  * than the caller is taken. False: it cannot be had now (no barrier on this OS); nothing is locked. */
 bool _dmi_thread_take(dmi_thread *thread);
@@ -139,12 +141,15 @@ void *_dmi_cache_alloc(dmi_cache *cache, unsigned bucket);
 void _dmi_cache_free(dmi_cache *cache, dmi_run *run, void *block);
 /* used became 0: release the run or list it. Locked. */
 void _dmi_cache_settle(dmi_cache *cache, dmi_run *run);
+/* A full run's count is new: list it, whatever it was waiting for. Locked. */
+void _dmi_cache_list(dmi_cache *cache, dmi_run *run);
 /* Take in all runs with remote frees. Locked. */
 void _dmi_cache_drain(dmi_cache *cache);
 /* Enter a run in the pending list of the cache that owns it. No lock. */
 void _dmi_cache_pend(dmi_run *run);
-/* Bring the runs that were taken in order. Locked by the owner, or the owner is gone. */
-void _dmi_cache_repair(dmi_cache *cache);
+/* Bring the runs that were taken in order. Locked by the owner, or the owner is gone.
+ * True: they went to the heap's shared cache, which is eager. */
+bool _dmi_cache_repair(dmi_cache *cache);
 /* Mark the run as taken if its cache's thread is. The cache is locked. */
 void _dmi_cache_take_run(dmi_cache *cache, dmi_run *run);
 /* Move every run of a thread's cache to the heap's shared one: the heap became eager. The thread's lock
@@ -217,8 +222,10 @@ uint64_t _dmi_heap_busy(dmi_heap *heap);
 bool _dmi_scavenger_want(uint64_t when);
 /* Is there one? A hint. */
 bool _dmi_scavenger_running(void);
-/* Stop and join it; it starts again when wanted. Before a fork. */
+/* Before a fork: stop and join it, and turn away whoever wants it. */
 void _dmi_scavenger_stop(void);
+/* After the fork, in both processes: it starts again when wanted. */
+void _dmi_scavenger_resume(void);
 /* Never start it. */
 void _dmi_scavenger_forbid(void);
 

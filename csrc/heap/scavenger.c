@@ -11,6 +11,7 @@ static dmi_lock lock;          /* state and its changes */
 static _Atomic uint32_t life;  /* state */
 static _Atomic uint32_t bell;  /* the sleeper's word: changes when it must look again */
 static _Atomic uint64_t alarm; /* when it will look by itself */
+static dmi_lock gate;          /* held from stop to resume: one fork at a time */
 static bool forbidden, stopping;
 
 typedef struct pick {
@@ -93,6 +94,7 @@ bool _dmi_scavenger_want(uint64_t when) {
 }
 
 void _dmi_scavenger_stop(void) {
+    _dmi_lock(&gate);
     _dmi_lock(&lock);
     stopping = true;
     uint32_t was = atomic_load_explicit(&life, memory_order_relaxed);
@@ -101,10 +103,14 @@ void _dmi_scavenger_stop(void) {
         ring();
         _dmi_os_thread_join();
     }
-    _dmi_lock(&lock);
-    stopping = false;
+    _dmi_lock(&lock); /* kept, so that nobody is inside when the process forks */
     atomic_store_explicit(&life, NONE, memory_order_relaxed);
+}
+
+void _dmi_scavenger_resume(void) {
+    stopping = false;
     _dmi_unlock(&lock);
+    _dmi_unlock(&gate);
 }
 
 void _dmi_scavenger_forbid(void) { forbidden = true; }

@@ -110,13 +110,19 @@ dmi_thread *_dmi_thread_self(void) {
     return self == NOBODY ? NULL : self;
 }
 
-void _dmi_thread_lock(dmi_thread *self) {
-    _dmi_lock(&self->lock);
-    if (self->state != DMI_THREAD_TAKEN) return;
+bool _dmi_thread_repair(dmi_thread *self) {
+    bool handed_over = false;
+    if (self->state != DMI_THREAD_TAKEN) return false;
     for (dmi_cache *cache = self->caches; cache; cache = cache->next_of_thread)
-        _dmi_cache_repair(cache);
+        handed_over |= _dmi_cache_repair(cache);
     self->state = DMI_THREAD_LIVE;
     __atomic_store_n(self->tls, self, __ATOMIC_RELAXED);
+    return handed_over;
+}
+
+void _dmi_thread_lock(dmi_thread *self) {
+    _dmi_lock(&self->lock);
+    (void)_dmi_thread_repair(self);
 }
 
 bool _dmi_thread_take(dmi_thread *thread) {
@@ -146,6 +152,16 @@ size_t _dmi_threads_metadata(void) { return pool.live_bytes; }
 
 /* ---- fork ------------------------------------------------------------------------------------------- */
 
+static int lock_pass(dmi_heap *heap, void *unused) {
+    (void)unused;
+    _dmi_lock(&heap->pass);
+    return 0;
+}
+static int unlock_pass(dmi_heap *heap, void *unused) {
+    (void)unused;
+    _dmi_unlock(&heap->pass);
+    return 0;
+}
 static int lock_heap(dmi_heap *heap, void *unused) {
     (void)unused;
     _dmi_lock(&heap->shared_lock);
@@ -162,6 +178,7 @@ static int unlock_heap(dmi_heap *heap, void *unused) {
 static void fork_prepare(void) {
     _dmi_scavenger_stop();
     _dmi_heaps_fork_lock();
+    (void)_dmi_heaps_each_locked(lock_pass, NULL); /* nobody takes the registry of heaps inside one */
     _dmi_lock(&registry);
     for (dmi_thread *t = _dmi_threads(); t; t = t->next) _dmi_lock(&t->lock);
     (void)_dmi_heaps_each_locked(lock_heap, NULL);
@@ -169,24 +186,32 @@ static void fork_prepare(void) {
     _dmi_pagemap_lock();
 }
 
-static void fork_unlock(void) {
+static void unlock_heaps(void) {
     _dmi_pagemap_unlock();
     _dmi_virtual_unlock();
     (void)_dmi_heaps_each_locked(unlock_heap, NULL);
+}
+static void unlock_threads(void) {
     for (dmi_thread *t = _dmi_threads(); t; t = t->next) _dmi_unlock(&t->lock);
     _dmi_unlock(&registry);
+    (void)_dmi_heaps_each_locked(unlock_pass, NULL);
     _dmi_heaps_fork_unlock();
+    _dmi_scavenger_resume();
 }
 
-static void fork_parent(void) { fork_unlock(); }
+static void fork_parent(void) {
+    unlock_heaps();
+    unlock_threads();
+}
 
 /* The other threads are gone; one operation of each may have been cut off at any instruction. What it
  * held stays busy for ever; everything else is counted afresh from the lists. */
 static void fork_child(void) {
+    unlock_heaps(); /* bringing the runs in order gives some of them back; there is no other thread */
     for (dmi_thread *t = _dmi_threads(); t; t = t->next) {
         if (t == record || t->state == DMI_THREAD_ABANDONED) continue;
         for (dmi_cache *cache = t->caches; cache; cache = cache->next_of_thread) {
-            _dmi_cache_repair(cache);
+            (void)_dmi_cache_repair(cache);
             atomic_fetch_add_explicit(&cache->heap->abandoned, 1, memory_order_relaxed);
         }
         t->state = DMI_THREAD_ABANDONED;
@@ -197,5 +222,5 @@ static void fork_child(void) {
     }
     (void)_dmi_heaps_each_locked(_dmi_heap_recount, NULL);
     (void)_dmi_os_barrier_setup();
-    fork_unlock();
+    unlock_threads();
 }

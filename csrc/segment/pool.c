@@ -52,7 +52,8 @@ void *_dmi_pool_alloc(dmi_pool *pool) {
         if (!pool->base[chunk]) return NULL;
     }
     if (!enter(pool, pool->base[chunk], i, pool->item)) return NULL;
-    pool->used++;
+    /* _dmi_pool_owns may be asked without the lock. */
+    __atomic_store_n(&pool->used, pool->used + 1, __ATOMIC_RELEASE);
     return pool->base[chunk] + i * pool->item;
 }
 
@@ -81,7 +82,7 @@ bool _dmi_pool_owns(const dmi_pool *pool, const void *p) {
     for (size_t c = 0; c < DMI_POOL_CHUNKS && pool->base[c]; c++) {
         size_t offset = (uintptr_t)p - (uintptr_t)pool->base[c];
         if (offset < pool->chunk * pool->item)
-            return offset % pool->item == 0 && c * pool->chunk + offset / pool->item < pool->used;
+            return offset % pool->item == 0 && c * pool->chunk + offset / pool->item < __atomic_load_n(&pool->used, __ATOMIC_ACQUIRE);
     }
     return false;
 }
