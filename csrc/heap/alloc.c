@@ -31,7 +31,9 @@ static void *from_cache(dmi_heap *heap, unsigned bucket) {
     dmi_cache *cache = &heap->shared;
     if (self) {
         _dmi_thread_lock(self);
-        cache = _dmi_cache_get(self, heap);
+        /* Read again: waiting for the lock, it may have handed its runs over to an eager heap. */
+        shared = atomic_load_explicit(&heap->shared_only, memory_order_relaxed);
+        cache = shared ? NULL : _dmi_cache_get(self, heap);
         if (!cache) _dmi_unlock(&self->lock);
     }
     if (!self || !cache) {

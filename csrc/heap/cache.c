@@ -122,6 +122,8 @@ static bool empty(const dmi_run *run) {
 /* Give an empty run in no list back to the segment. */
 static void release(dmi_cache *cache, dmi_run *run) {
     dmi_heap *heap = cache->heap;
+    /* Whoever finds the descriptor later, in its next life too, must not think that it belongs here. */
+    atomic_store_explicit(&run->cache, NULL, memory_order_relaxed);
     _dmi_lock(&heap->lock);
     dmi_run *freed = _dmi_run_free(&heap->space, run);
     _dmi_engine_freed_run(&heap->engine, freed);
@@ -146,6 +148,12 @@ void _dmi_cache_settle(dmi_cache *cache, dmi_run *run) {
         list_remove(cache, run);
         release(cache, run);
     }
+}
+
+void _dmi_cache_list(dmi_cache *cache, dmi_run *run) {
+    if (run->place != DMI_PLACE_FULL) return;
+    _dmi_lfh_set_bias(run, 0);
+    list_add(cache, run, DMI_PLACE_AVAIL);
 }
 
 /* Is it time to settle a run whose count changed by more than one at once? */
@@ -200,7 +208,7 @@ void _dmi_cache_drain(dmi_cache *cache) {
 
 void _dmi_cache_take_run(dmi_cache *cache, dmi_run *run) { take_run(cache, run); }
 
-void _dmi_cache_repair(dmi_cache *cache) {
+bool _dmi_cache_repair(dmi_cache *cache) {
     dmi_run *run = cache->taken, *next;
     cache->taken = NULL;
     for (; run; run = next) {
@@ -210,8 +218,9 @@ void _dmi_cache_repair(dmi_cache *cache) {
         if (due(run)) _dmi_cache_settle(cache, run);
     }
     dmi_heap *heap = cache->heap;
-    if (cache->thread && atomic_load_explicit(&heap->shared_only, memory_order_relaxed))
-        _dmi_cache_hand_over(cache);
+    if (!cache->thread || !atomic_load_explicit(&heap->shared_only, memory_order_relaxed)) return false;
+    _dmi_cache_hand_over(cache);
+    return true;
 }
 
 /* ---- handing out -------------------------------------------------------------------------------------------- */

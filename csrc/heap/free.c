@@ -57,12 +57,13 @@ void _dmi_free_settle(dmi_run *run) {
     int saved = errno;
     dmi_heap *heap = _dmi_heap_of_run(run); /* settling may release the run and its segment */
     dmi_thread *self = _dmi_thread_self();
-    _dmi_thread_lock(self);
-    /* A taker may have been here since the count fell to 0: then repair has settled the run. */
-    dmi_cache *cache = atomic_load_explicit(&run->cache, memory_order_relaxed);
-    if (run->kind == DMI_RUN_LFH && cache && cache->thread == self &&
-        atomic_load_explicit(&run->used, memory_order_relaxed) == 0)
-        _dmi_cache_settle(cache, run);
+    _dmi_lock(&self->lock);
+    /* A taker may have been here since the count fell to 0: then repair settles the run, or hands it over,
+     * and it and its segment may be gone. Nobody else gives it back while it is this thread's. */
+    bool taken = run->flags & DMI_RUN_TAKEN;
+    bool handed_over = _dmi_thread_repair(self);
+    if (!taken && !handed_over && atomic_load_explicit(&run->used, memory_order_relaxed) == 0)
+        _dmi_cache_settle(atomic_load_explicit(&run->cache, memory_order_relaxed), run);
     _dmi_unlock(&self->lock);
     _dmi_heap_tick(heap);
     errno = saved;
