@@ -27,8 +27,8 @@ static void visit_group(dmi_heap *heap, dmi_visitor *visitor, dmi_run **group, s
             if (visitor->taken) _dmi_cache_drain(held);
         }
         /* Between the two locks it may have been freed and used again. */
-        if (run->kind != DMI_RUN_LFH ||
-            atomic_load_explicit(&run->cache, memory_order_relaxed) != held)
+        if (atomic_load_explicit(&run->cache, memory_order_relaxed) != held ||
+            run->kind != DMI_RUN_LFH)
             continue;
         if (visitor->taken) _dmi_cache_take_run(held, run);
         visitor->run(visitor, heap, held, run);
@@ -42,6 +42,7 @@ static void visit_group(dmi_heap *heap, dmi_visitor *visitor, dmi_run **group, s
 void _dmi_heap_visit(dmi_heap *heap, dmi_visitor *visitor) {
     dmi_run *group[GROUP];
     _dmi_lock(&heap->lock);
+    heap->space.visitors++;
     dmi_segment *segment = heap->space.segments;
     size_t page = 0;
     while (segment) {
@@ -65,6 +66,10 @@ void _dmi_heap_visit(dmi_heap *heap, dmi_visitor *visitor) {
         _dmi_unlock(&heap->lock);
         visit_group(heap, visitor, group, n);
         _dmi_lock(&heap->lock);
+    }
+    if (--heap->space.visitors == 0 && heap->space.release_due) {
+        heap->space.release_due = false;
+        (void)_dmi_segments_release(&heap->space, false);
     }
     _dmi_unlock(&heap->lock);
 }

@@ -20,26 +20,31 @@ static uint32_t page_state(const dmi_segment *segment, const char *address, uint
     return _dmi_bits_get(segment->offered, page) ? DMI_STATE_OFFERED : otherwise;
 }
 
-static bool find_lfh(dmi_run *run, const char *address, dmi_range *range) {
+/* The run is still this heap's subsegment: false when it is not, or cannot be had; then *again tells which. */
+static bool find_lfh(dmi_run *run, const char *address, dmi_range *range, bool *again) {
+    dmi_cache *cache = _dmi_cache_lock_of(run, true);
+    *again = cache || !atomic_load_explicit(&run->cache, memory_order_relaxed);
+    if (!cache) return false;
+    if (run->kind != DMI_RUN_LFH || _dmi_pagemap_get(address) != run) {
+        _dmi_unlock(cache->lock);
+        return false;
+    }
     size_t index = _dmi_lfh_index(run, address);
     if (index >= run->capacity) {
         size_t used = (size_t)run->capacity * run->block_size;
         fill(range, _dmi_run_base(run) + used, _dmi_run_size(run) - used, DMI_RANGE_OVERHEAD,
              DMI_STATE_OVERHEAD, run->segment);
-        return true;
+    } else {
+        _dmi_cache_take_run(cache, run);
+        dmi_blockmap map;
+        size_t pinned = SIZE_MAX;
+        bool busy = index < run->carved && _dmi_lfh_free_map(run, true, &map, &pinned, NULL) &&
+                    !_dmi_map_get(&map, index) && index != pinned;
+        char *block = _dmi_lfh_block(run, index);
+        fill(range, block, run->block_size, DMI_RANGE_LFH,
+             busy ? DMI_STATE_BUSY : page_state(run->segment, address, DMI_STATE_FREE), run->segment);
+        range->bucket = run->block_size;
     }
-    dmi_cache *cache = _dmi_cache_lock_of(run, true);
-    if (!cache) return false;
-    _dmi_cache_take_run(cache, run);
-    dmi_blockmap map;
-    size_t pinned = SIZE_MAX;
-    bool busy = run->kind == DMI_RUN_LFH && index < run->carved &&
-                _dmi_lfh_free_map(run, true, &map, &pinned, NULL) && !_dmi_map_get(&map, index) &&
-                index != pinned;
-    char *block = _dmi_lfh_block(run, index);
-    fill(range, block, run->block_size, DMI_RANGE_LFH,
-         busy ? DMI_STATE_BUSY : page_state(run->segment, address, DMI_STATE_FREE), run->segment);
-    range->bucket = run->block_size;
     _dmi_unlock(cache->lock);
     return true;
 }
@@ -103,34 +108,45 @@ static int search_heap(dmi_heap *heap, void *argument) {
     return found;
 }
 
+/* By the page map. 0 found, ENOTSUP its owner cannot be stopped, ENOENT look elsewhere. */
+static int find_run(const void *address, dmi_found *found) {
+    for (;;) {
+        dmi_run *run = _dmi_pagemap_get(address);
+        if (!run->segment) return ENOENT;
+        dmi_heap *heap = _dmi_heap_of_run(run);
+        /* Under the lock it is what it is, or somebody else's by now. */
+        _dmi_lock(&heap->lock);
+        bool same = _dmi_pagemap_get(address) == run, done = same, again;
+        dmi_run_kind kind = run->kind;
+        found->heap = heap->handle;
+        if (same && kind == DMI_RUN_LIST)
+            find_list(heap, run, address, &found->range);
+        else if (same && kind == DMI_RUN_LARGE)
+            fill(&found->range, _dmi_run_base(run), _dmi_run_size(run) - heap->tail, DMI_RANGE_PAGES,
+                 DMI_STATE_BUSY, run->segment);
+        else
+            done = false;
+        _dmi_unlock(&heap->lock);
+        if (done) return 0;
+        if (!same) continue;
+        if (kind != DMI_RUN_LFH) return ENOENT;
+        if (find_lfh(run, address, &found->range, &again)) return 0;
+        if (!again) return ENOTSUP;
+    }
+}
+
 int dmi_find(const void *address, dmi_found *found) {
     if (found->size < sizeof *found) {
         errno = EINVAL;
         return -1;
     }
     memset(&found->range, 0, sizeof found->range);
-    dmi_run *run = _dmi_pagemap_get(address);
-    if (run->kind == DMI_RUN_LFH) {
-        found->heap = _dmi_heap_of_run(run)->handle;
-        if (find_lfh(run, address, &found->range)) return 0;
-        errno = ENOTSUP;
-        return -1;
-    }
-    if (run->kind == DMI_RUN_LIST || run->kind == DMI_RUN_LARGE) {
-        dmi_heap *heap = _dmi_heap_of_run(run);
-        found->heap = heap->handle;
-        _dmi_lock(&heap->lock);
-        bool done = true;
-        if (run->kind == DMI_RUN_LIST) find_list(heap, run, address, &found->range);
-        else if (run->kind == DMI_RUN_LARGE)
-            fill(&found->range, _dmi_run_base(run), _dmi_run_size(run) - heap->tail,
-                 DMI_RANGE_PAGES, DMI_STATE_BUSY, run->segment);
-        else done = false;
-        _dmi_unlock(&heap->lock);
-        if (done) return 0;
-    }
+    _dmi_segments_hold();
+    int error = find_run(address, found);
+    _dmi_segments_let_go();
+    if (!error) return 0;
     search s = {.address = address, .found = found};
-    if (_dmi_heaps_each(search_heap, &s)) return 0;
-    errno = ENOENT;
+    if (error == ENOENT && _dmi_heaps_each(search_heap, &s)) return 0;
+    errno = error;
     return -1;
 }

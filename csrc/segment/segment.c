@@ -103,9 +103,16 @@ static dmi_run *descriptor(dmi_segment *segment) {
         if (commit_meta(segment, (size_t)((char *)(run + 1) - segment->reservation))) return NULL;
         segment->runs_used++;
     }
-    memset((void *)run, 0, sizeof *run);
-    atomic_store_explicit(&run->owner, DMI_OWNER_NONE, memory_order_relaxed);
+    /* The segment never changes, so that a stale pointer to a descriptor can be followed that far. */
+    memset((void *)run, 0, offsetof(dmi_run, segment));
     run->segment = segment;
+    run->freed_at = 0;
+    atomic_store_explicit(&run->remote, 0, memory_order_relaxed);
+    atomic_store_explicit(&run->pending_next, NULL, memory_order_relaxed);
+    atomic_store_explicit(&run->cache, NULL, memory_order_relaxed);
+    run->next = run->prev = run->taken_next = NULL;
+    run->list = run->taken_head = NULL;
+    atomic_store_explicit(&run->owner, DMI_OWNER_NONE, memory_order_relaxed);
     return run;
 }
 
@@ -228,15 +235,39 @@ void _dmi_space_release(dmi_space *space) {
     memset(space->bin_map, 0, sizeof space->bin_map);
 }
 
+static _Atomic uint32_t holders;
+
+void _dmi_segments_hold(void) {
+    atomic_fetch_add_explicit(&holders, 1, memory_order_seq_cst);
+    atomic_thread_fence(memory_order_seq_cst);
+}
+void _dmi_segments_let_go(void) { atomic_fetch_sub_explicit(&holders, 1, memory_order_release); }
+
+/* Take a free segment off the page map, unless somebody may have read it there already: whoever holds from
+ * now on reads that nobody owns these addresses. */
+static bool unmap_free(dmi_run *run) {
+    _dmi_pagemap_set(_dmi_run_base(run), _dmi_page, &_dmi_no_run);
+    _dmi_pagemap_set(_dmi_run_base(run) + _dmi_run_size(run) - _dmi_page, _dmi_page, &_dmi_no_run);
+    atomic_thread_fence(memory_order_seq_cst);
+    if (atomic_load_explicit(&holders, memory_order_seq_cst) == 0) return true;
+    map_free(run);
+    return false;
+}
+
 size_t _dmi_segments_release(dmi_space *space, bool all) {
     size_t released = 0;
     dmi_segment *next;
+    if (space->visitors && !all) {
+        space->release_due = true;
+        return 0;
+    }
     for (dmi_segment *segment = space->segments; segment; segment = next) {
         next = segment->next;
         if (segment == space->segments && !all) continue;
         dmi_run *run = _dmi_segment_run(segment, 0);
         if (run->kind != DMI_RUN_FREE || run->pages != segment->pages) continue;
         if (_dmi_bits_find(segment->committed, 0, segment->pages, true) < segment->pages) continue;
+        if (!unmap_free(run) && !all) continue;
         bin_remove(space, run);
         segment_release(space, segment);
         released++;

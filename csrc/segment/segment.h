@@ -66,6 +66,8 @@ struct dmi_space {
     dmi_run *virtuals;       /* busy virtual blocks, through next */
     dmi_run *kept;           /* freed ones the policy keeps, newest first */
     uint64_t virtual_meta;   /* metadata bytes of virtual blocks */
+    unsigned visitors; /* who walks over the segments and lets the lock go in between */
+    bool release_due;  /* a release was put off for their sake */
     _Atomic uint64_t now;    /* the heap's clock, ns, as of its last slow path */
     dmi_ledger ledger;
 };
@@ -99,8 +101,12 @@ dmi_run *_dmi_run_alloc(dmi_space *space, size_t pages, size_t align_pages, dmi_
 dmi_run *_dmi_run_free(dmi_space *space, dmi_run *run);
 /* Grow a LARGE run in place to pages, or shrink it. False: nothing changed. */
 bool _dmi_run_resize(dmi_space *space, dmi_run *run, size_t pages);
+/* From here on to let_go no descriptor of any space goes away: for whoever follows what the page map says
+ * without a lock. No lock is needed; keep it short. */
+void _dmi_segments_hold(void);
+void _dmi_segments_let_go(void);
 /* Release segments that are one free run without a committed page; the first one stays unless all is
- * true. Returns how many. */
+ * true. Those that somebody visits or holds wait for the next time. Returns how many. */
 size_t _dmi_segments_release(dmi_space *space, bool all);
 /* The run that begins at page p (every page of a segment lies in exactly one run). */
 dmi_run *_dmi_segment_run(const dmi_segment *segment, size_t page);
