@@ -531,7 +531,14 @@ static void *helper_main(void *unused) {
     return NULL;
 }
 
+/* The process whose memory this is. A vfork child runs on it too, but a thread that it started would die
+ * with it, and leave its locks closed. */
+static pid_t home;
+
+static void note_home(void) { home = getpid(); }
+
 static int linux_thread_start(void (*body)(void)) {
+    if (home != 0 && getpid() != home) return EAGAIN;
     int saved = errno;
     sigset_t every, before;
     pthread_attr_t attributes;
@@ -556,7 +563,9 @@ static int linux_at_fork(void (*prepare)(void), void (*parent)(void), void (*chi
     if (!atomic_exchange(&ours, true)) {
         int error = pthread_atfork(_dmi_attributes_prepare_fork, _dmi_attributes_parent_fork,
                                    _dmi_attributes_child_fork);
+        if (error == 0) error = pthread_atfork(NULL, NULL, note_home);
         if (error != 0) return error;
+        note_home();
     }
     return pthread_atfork(prepare, parent, child);
 }
