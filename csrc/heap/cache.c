@@ -218,7 +218,8 @@ bool _dmi_cache_repair(dmi_cache *cache) {
         if (due(run)) _dmi_cache_settle(cache, run);
     }
     dmi_heap *heap = cache->heap;
-    if (!cache->thread || !atomic_load_explicit(&heap->shared_only, memory_order_relaxed)) return false;
+    if (!cache->thread || !atomic_load_explicit(&heap->shared_only, memory_order_relaxed))
+        return false;
     _dmi_cache_hand_over(cache);
     return true;
 }

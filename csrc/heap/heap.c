@@ -200,7 +200,8 @@ int dmi_heap_destroy(void *handle) {
         return -1;
     }
     heap->live = false; /* from here on the handle is stale */
-    __atomic_store_n(&generations[index_of(heap)], (uint16_t)(generation_of(heap) + 1), __ATOMIC_RELAXED);
+    __atomic_store_n(&generations[index_of(heap)], (uint16_t)(generation_of(heap) + 1),
+                     __ATOMIC_RELAXED);
     if (heap->prev) heap->prev->next = heap->next;
     else first = heap->next;
     if (heap->next) heap->next->prev = heap->prev;

@@ -178,7 +178,8 @@ static int unlock_heap(dmi_heap *heap, void *unused) {
 static void fork_prepare(void) {
     _dmi_scavenger_stop();
     _dmi_heaps_fork_lock();
-    (void)_dmi_heaps_each_locked(lock_pass, NULL); /* nobody takes the registry of heaps inside one */
+    (void)_dmi_heaps_each_locked(lock_pass,
+                                 NULL); /* nobody takes the registry of heaps inside one */
     _dmi_lock(&registry);
     for (dmi_thread *t = _dmi_threads(); t; t = t->next) _dmi_lock(&t->lock);
     (void)_dmi_heaps_each_locked(lock_heap, NULL);

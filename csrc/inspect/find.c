@@ -42,7 +42,8 @@ static bool find_lfh(dmi_run *run, const char *address, dmi_range *range, bool *
                     !_dmi_map_get(&map, index) && index != pinned;
         char *block = _dmi_lfh_block(run, index);
         fill(range, block, run->block_size, DMI_RANGE_LFH,
-             busy ? DMI_STATE_BUSY : page_state(run->segment, address, DMI_STATE_FREE), run->segment);
+             busy ? DMI_STATE_BUSY : page_state(run->segment, address, DMI_STATE_FREE),
+             run->segment);
         range->bucket = run->block_size;
     }
     _dmi_unlock(cache->lock);
@@ -119,13 +120,11 @@ static int find_run(const void *address, dmi_found *found) {
         bool same = _dmi_pagemap_get(address) == run, done = same, again;
         dmi_run_kind kind = run->kind;
         found->heap = heap->handle;
-        if (same && kind == DMI_RUN_LIST)
-            find_list(heap, run, address, &found->range);
+        if (same && kind == DMI_RUN_LIST) find_list(heap, run, address, &found->range);
         else if (same && kind == DMI_RUN_LARGE)
-            fill(&found->range, _dmi_run_base(run), _dmi_run_size(run) - heap->tail, DMI_RANGE_PAGES,
-                 DMI_STATE_BUSY, run->segment);
-        else
-            done = false;
+            fill(&found->range, _dmi_run_base(run), _dmi_run_size(run) - heap->tail,
+                 DMI_RANGE_PAGES, DMI_STATE_BUSY, run->segment);
+        else done = false;
         _dmi_unlock(&heap->lock);
         if (done) return 0;
         if (!same) continue;

@@ -81,9 +81,8 @@ static bool linux_strict_default(void) {
     if (value != UNKNOWN) return value == YES;
     char text[16];
     int saved = errno;
-    value = read_file("/proc/sys/vm/overcommit_memory", text, sizeof text) && text[0] == '2'
-                ? YES
-                : NO;
+    value =
+        read_file("/proc/sys/vm/overcommit_memory", text, sizeof text) && text[0] == '2' ? YES : NO;
     errno = saved;
     atomic_store_explicit(&known, value, memory_order_relaxed);
     return value == YES;
@@ -106,8 +105,7 @@ static bool huge_pages_unasked(void) {
         char path[96] = "/sys/kernel/mm/transparent_hugepage/hugepages-";
         strcat(path, sizes[i]);
         strcat(path, "kB/enabled");
-        if (read_file(path, text, sizeof text) && strstr(text, "[always]") != NULL)
-            value = YES;
+        if (read_file(path, text, sizeof text) && strstr(text, "[always]") != NULL) value = YES;
     }
     atomic_store_explicit(&known, value, memory_order_relaxed);
     return value == YES;

@@ -82,7 +82,8 @@ bool _dmi_pool_owns(const dmi_pool *pool, const void *p) {
     for (size_t c = 0; c < DMI_POOL_CHUNKS && pool->base[c]; c++) {
         size_t offset = (uintptr_t)p - (uintptr_t)pool->base[c];
         if (offset < pool->chunk * pool->item)
-            return offset % pool->item == 0 && c * pool->chunk + offset / pool->item < __atomic_load_n(&pool->used, __ATOMIC_ACQUIRE);
+            return offset % pool->item == 0 && c * pool->chunk + offset / pool->item <
+                                                   __atomic_load_n(&pool->used, __ATOMIC_ACQUIRE);
     }
     return false;
 }

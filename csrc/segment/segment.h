@@ -66,8 +66,8 @@ struct dmi_space {
     dmi_run *virtuals;       /* busy virtual blocks, through next */
     dmi_run *kept;           /* freed ones the policy keeps, newest first */
     uint64_t virtual_meta;   /* metadata bytes of virtual blocks */
-    unsigned visitors; /* who walks over the segments and lets the lock go in between */
-    bool release_due;  /* a release was put off for their sake */
+    unsigned visitors;       /* who walks over the segments and lets the lock go in between */
+    bool release_due;        /* a release was put off for their sake */
     _Atomic uint64_t now;    /* the heap's clock, ns, as of its last slow path */
     dmi_ledger ledger;
 };
