@@ -123,6 +123,8 @@ void _dmi_heap_tick(dmi_heap *heap) {
     _dmi_unlock(&heap->pass);
 }
 
+void dmi_set_map_limit(uint64_t most) { _dmi_set_map_limit(most); }
+
 int dmi_heap_advance(void *handle, double seconds) {
     dmi_heap *heap = _dmi_heap_resolve(handle);
     if (!heap) return -1;
@@ -197,6 +199,7 @@ static int convert(dmi_heap *heap, dmi_os_mode to) {
             }
             i = end;
         }
+        _dmi_segment_recount_cuts(s, to == DMI_OS_STRICT);
         if (to == DMI_OS_LAZY) {
             int error = _dmi_segment_open_metadata(s);
             if (error) return error;

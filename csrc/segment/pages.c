@@ -35,6 +35,58 @@ static void note_commit(dmi_segment *segment, size_t first, size_t count) {
     if (churn) add(&ledger->recommit_churn_bytes, churn << _dmi_page_shift);
 }
 
+/* ---- mappings ---------------------------------------------------------------------------------------
+ * Pages that change between writable and not cut the segment's mapping in pieces, and Linux allows a
+ * process vm.max_map_count of them (65,530): at the end of that the host program can start no thread.
+ * So what dmi causes is counted, and at half of it a decommit becomes a discard. */
+
+#define DEFAULT_LIMIT 32765 /* half of Linux's default */
+
+static _Atomic int64_t pieces, limit;
+
+static void setup_limit(void) {
+    char text[32];
+    int64_t most = 0;
+    int length = _dmi_os_read_file("/proc/sys/vm/max_map_count", text, sizeof text);
+    for (int i = 0; i < length && text[i] >= '0' && text[i] <= '9' && most < INT32_MAX; i++)
+        most = most * 10 + (text[i] - '0');
+    int64_t unset = 0;
+    atomic_compare_exchange_strong(&limit, &unset, most ? most / 2 : DEFAULT_LIMIT);
+}
+
+void _dmi_set_map_limit(uint64_t most) { atomic_store(&limit, most ? (int64_t)most : 0); }
+
+static bool writable(const dmi_segment *s, size_t page) {
+    return _dmi_bits_get(s->committed, page) || _dmi_bits_get(s->soft, page);
+}
+
+/* Pieces more (or fewer) when [first, first+count), all of one kind, becomes the other. */
+static int64_t cut(const dmi_segment *s, size_t first, size_t count) {
+    bool same = writable(s, first);
+    int64_t more = 0;
+    if (first > 0) more += writable(s, first - 1) == same ? 1 : -1;
+    if (first + count < s->pages) more += writable(s, first + count) == same ? 1 : -1;
+    return more;
+}
+
+static void count_pieces(dmi_segment *s, int64_t more) {
+    atomic_fetch_add_explicit(&s->cuts, more, memory_order_relaxed);
+    atomic_fetch_add_explicit(&pieces, more, memory_order_relaxed);
+}
+
+static bool may_cut(int64_t more) {
+    if (more <= 0) return true;
+    if (atomic_load_explicit(&limit, memory_order_relaxed) == 0) setup_limit();
+    return atomic_load_explicit(&pieces, memory_order_relaxed) + more <=
+           atomic_load_explicit(&limit, memory_order_relaxed);
+}
+
+void _dmi_segment_recount_cuts(dmi_segment *s, bool strict) {
+    int64_t cuts = 0;
+    for (size_t i = 1; strict && i < s->pages; i++) cuts += writable(s, i) != writable(s, i - 1);
+    count_pieces(s, cuts - atomic_load_explicit(&s->cuts, memory_order_relaxed));
+}
+
 int _dmi_pages_commit(dmi_segment *segment, size_t first, size_t count) {
     size_t end = first + count;
     dmi_os_mode mode = segment->space->mode;
@@ -43,8 +95,13 @@ int _dmi_pages_commit(dmi_segment *segment, size_t first, size_t count) {
         size_t from = _dmi_bits_find(segment->committed, i, end, false);
         if (from == end) break;
         size_t to = _dmi_bits_find(segment->committed, from, end, true);
+        bool soft = _dmi_bits_get(segment->soft, from);
+        to = _dmi_bits_find(segment->soft, from, to, !soft);
         char *start = segment->base + (from << _dmi_page_shift);
-        int error = _dmi_os_commit(start, (to - from) << _dmi_page_shift, mode);
+        int64_t more = mode == DMI_OS_STRICT && !soft ? cut(segment, from, to - from) : 0;
+        /* What was discarded only is writable still. */
+        int error =
+            _dmi_os_commit(start, (to - from) << _dmi_page_shift, soft ? DMI_OS_LAZY : mode);
         if (error) {
             /* Back to where it was: what this call committed goes again. */
             for (size_t j = first; j < from; j++)
@@ -58,6 +115,7 @@ int _dmi_pages_commit(dmi_segment *segment, size_t first, size_t count) {
                 }
             return error;
         }
+        if (more) count_pieces(segment, more);
         note_commit(segment, from, to - from);
         _dmi_bits_put(segment->committed, from, to - from, true);
         _dmi_bits_put(segment->soft, from, to - from, false);
@@ -123,8 +181,21 @@ void _dmi_pages_note_decommit(dmi_segment *segment, size_t first, size_t count, 
 }
 
 int _dmi_pages_decommit(dmi_segment *segment, size_t first, size_t count) {
-    int error = _dmi_os_decommit(segment->base + (first << _dmi_page_shift),
-                                 count << _dmi_page_shift, segment->space->mode);
+    char *start = segment->base + (first << _dmi_page_shift);
+    size_t size = count << _dmi_page_shift;
+    bool strict = segment->space->mode == DMI_OS_STRICT;
+    int64_t more = strict ? cut(segment, first, count) : 0;
+    int error = ENOMEM;
+    if (may_cut(more)) error = _dmi_os_decommit(start, size, segment->space->mode);
+    if (!error && more) count_pieces(segment, more);
+    if (error == ENOMEM && strict) {
+        /* No more mappings: the pages go, the addresses stay writable. */
+        error = _dmi_os_decommit(start, size, DMI_OS_LAZY);
+        if (!error) {
+            _dmi_bits_put(segment->soft, first, count, true);
+            add(&segment->space->ledger.refused_calls, 1);
+        }
+    }
     if (error) {
         add(&segment->space->ledger.refused_calls, 1);
         _dmi_bits_put(segment->refused, first, count, true);

@@ -222,6 +222,7 @@ static void segment_release(dmi_space *space, dmi_segment *segment) {
     space->segment_count--;
     space->reserved -= segment->size;
     _dmi_pagemap_remove(segment->base, segment->size);
+    _dmi_segment_recount_cuts(segment, false);
     size_t counters = align_up(segment->pages * 2, _dmi_page);
     size_t user = _dmi_bits_count(segment->committed, 0, segment->pages) << _dmi_page_shift;
     _dmi_os_uncount(segment->meta_committed + user + (segment->has_given_at ? counters : 0) +

@@ -37,6 +37,7 @@ struct dmi_segment {
     dmi_bits *refused;     /* free, but the OS refused to take it; cleared when it is used again */
     uint16_t *given_at;    /* when a page was decommitted, 1/16 s, mod 2^16 */
     uint16_t *page_busy;   /* eager: busy blocks that overlap each page */
+    _Atomic int64_t cuts;  /* pieces that strict decommits cut its mapping into, less one */
     bool has_given_at, has_page_busy;
     dmi_run *runs;       /* descriptors */
     dmi_run *spare_runs; /* given-back descriptors, through next */
@@ -121,6 +122,11 @@ void _dmi_pages_note_decommit(dmi_segment *segment, size_t first, size_t count, 
 /* Decommit one range of committed pages now, as the space's mode has it. 0 or an errno: then still
  * committed. */
 int _dmi_pages_decommit(dmi_segment *segment, size_t first, size_t count);
+/* At most this many pieces of mappings in the process (0: half of what the OS allows); beyond that, and where
+ * the OS says ENOMEM, a decommit discards and marks the pages soft. */
+void _dmi_set_map_limit(uint64_t most);
+/* The segment's pages changed their kind otherwise (a change of mode, release): count afresh. */
+void _dmi_segment_recount_cuts(dmi_segment *segment, bool strict);
 /* Offer one range of committed pages. */
 int _dmi_pages_offer(dmi_segment *segment, size_t first, size_t count);
 /* Give a page of the segment's busy counters a home. 0 or ENOMEM. */

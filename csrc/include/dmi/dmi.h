@@ -166,6 +166,10 @@ DMI_API int dmi_heap_set_policy(void *heap, const dmi_policy *policy);
 /* Manual clock only (EINVAL otherwise): let seconds >= 0 pass and do what became due. */
 DMI_API int dmi_heap_advance(void *heap, double seconds);
 
+/* Linux allows a process vm.max_map_count mappings. dmi stops cutting its own at `most` of them, whatever the
+ * heap; from there on how = decommit discards (decommit_refused_bytes). 0: half of the OS's limit. */
+DMI_API void dmi_set_map_limit(uint64_t most);
+
 typedef struct dmi_trim_report {
     size_t size;
     uint64_t decommitted;                     /* bytes this trim took from committed */
