@@ -76,13 +76,14 @@ bool _dmi_lfh_carve(dmi_run *run, int *error) {
     return true;
 }
 
-void _dmi_lfh_relink(dmi_run *run, size_t first, size_t count) {
-    size_t from = (first << _dmi_page_shift) / run->block_size;
-    size_t to = (((first + count) << _dmi_page_shift) - 1) / run->block_size + 1;
-    if (to > run->carved) to = run->carved;
+void _dmi_lfh_relink(dmi_run *run, const uint64_t pages[2]) {
     void *head = list_get(run);
-    for (size_t i = to; i-- > from;) {
-        if (!usable(run, i)) continue;
+    for (size_t i = run->carved; i-- > 0;) {
+        size_t first, last;
+        bool back = false;
+        pages_of(run, i, &first, &last);
+        for (size_t p = first; p <= last; p++) back |= (pages[p / 64] >> (p % 64)) & 1;
+        if (!back || !usable(run, i)) continue;
         char *block = _dmi_lfh_block(run, i);
         _dmi_link_set(block, head);
         head = block;

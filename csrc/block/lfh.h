@@ -61,8 +61,9 @@ bool _dmi_lfh_carve(dmi_run *run, int *error);
 /* Commit the pages of the lowest parked block and link every parked block that became whole. False:
  * nothing parked (*error 0) or out of memory. */
 bool _dmi_lfh_unpark(dmi_run *run, int *error);
-/* Link parked blocks of [first, first+count) (pages of the run) whose pages are all usable again. */
-void _dmi_lfh_relink(dmi_run *run, size_t first, size_t count);
+/* Link the parked blocks that overlap these pages, which were parked and did not go, and lie on usable pages
+ * only. */
+void _dmi_lfh_relink(dmi_run *run, const uint64_t pages[2]);
 /* Push a block that another thread frees. True: the caller enters the run in its cache's pending list. */
 bool _dmi_lfh_push_remote(dmi_run *run, void *block);
 /* Move what others freed to the local list. keep_pending: the run stays in (or on its way to) the pending

@@ -1,6 +1,7 @@
 /* engine.c - what to give back, and giving it back in batches. */
 #include "engine.h"
 
+#include <errno.h>
 #include <string.h>
 
 void _dmi_engine_init(dmi_engine *engine, dmi_space *space, dmi_freelist *list,
@@ -32,6 +33,16 @@ static bool give(dmi_sweep *sweep, dmi_segment *segment, size_t first, size_t pa
     return error == 0;
 }
 
+/* What was offered goes at once when the policy, or a trim, does not offer: it was free long enough then. */
+static void give_offered(dmi_sweep *sweep, dmi_segment *segment, size_t first, size_t end) {
+    if (sweep->how == DMI_HOW_OFFER || sweep->kind == DMI_PASS_COUNT) return;
+    while ((first = _dmi_bits_find(segment->offered, first, end, true)) < end) {
+        size_t stop = _dmi_bits_find(segment->offered, first, end, false);
+        (void)give(sweep, segment, first, stop - first);
+        first = stop;
+    }
+}
+
 /* May `pages` more stay under the limit? */
 static bool stays(dmi_sweep *sweep, size_t pages) {
     uint64_t bytes = (uint64_t)pages << _dmi_page_shift;
@@ -53,7 +64,9 @@ static uint64_t deal(dmi_sweep *sweep, dmi_segment *segment, size_t first, size_
         i = to;
         while (from < to) {
             if (_dmi_bits_get(segment->offered, from)) {
-                from = _dmi_bits_find(segment->offered, from, to, false);
+                size_t rest = _dmi_bits_find(segment->offered, from, to, false);
+                give_offered(sweep, segment, from, rest);
+                from = rest;
                 continue;
             }
             size_t stop = _dmi_bits_find(segment->offered, from, to, true);
@@ -130,6 +143,19 @@ void _dmi_sweep_backend(dmi_sweep *sweep) {
 
 /* ---- LFH runs ----------------------------------------------------------------------------------- */
 
+/* Put the blocks of a run's refused ranges back on its list, once each, when it is known which ranges went.
+ * Returns the last index of the run. */
+static size_t relink(const dmi_sweep *sweep, const int *refused, size_t i, size_t count) {
+    dmi_run *run = sweep->batch[i].run;
+    uint64_t stay[2] = {0, 0};
+    for (; i < count && sweep->batch[i].run == run; i++)
+        for (size_t p = sweep->batch[i].first - run->first, n = sweep->batch[i].pages;
+             n && refused[i]; n--, p++)
+            stay[p / 64] |= UINT64_C(1) << (p % 64);
+    _dmi_lfh_relink(run, stay);
+    return i - 1;
+}
+
 void _dmi_sweep_flush(dmi_sweep *sweep) {
     dmi_os_range ranges[DMI_BATCH];
     int refused[DMI_BATCH];
@@ -164,14 +190,19 @@ void _dmi_sweep_flush(dmi_sweep *sweep) {
         } else {
             gone = give(sweep, run->segment, first, pages);
         }
-        if (!gone) _dmi_lfh_relink(run, first - run->first, pages);
+        if (!gone) refused[i] = EAGAIN;
+        else refused[i] = 0;
     }
+    for (size_t i = 0; i < count; i++)
+        if (refused[i]) i = relink(sweep, refused, i, count);
 }
 
 /* Park the pages and put them in the batch. */
 static void give_pages(dmi_sweep *sweep, dmi_run *run, const dmi_blockmap *map, size_t pinned,
                        const uint64_t pages[2]) {
     _dmi_lfh_park(run, map, pinned, pages);
+    /* All of a run's ranges go in one batch, see relink. */
+    if (sweep->count + (run->pages + 1) / 2 > DMI_BATCH) _dmi_sweep_flush(sweep);
     for (size_t p = 0; p < run->pages;) {
         if (!((pages[p / 64] >> (p % 64)) & 1)) {
             p++;
@@ -179,7 +210,6 @@ static void give_pages(dmi_sweep *sweep, dmi_run *run, const dmi_blockmap *map, 
         }
         size_t end = p + 1;
         while (end < run->pages && ((pages[end / 64] >> (end % 64)) & 1)) end++;
-        if (sweep->count == DMI_BATCH) _dmi_sweep_flush(sweep);
         sweep->batch[sweep->count].run = run;
         sweep->batch[sweep->count].first = (uint32_t)(run->first + p);
         sweep->batch[sweep->count].pages = (uint32_t)(end - p);
@@ -212,6 +242,7 @@ static bool cold(dmi_run *run) {
  * aged bits, which hold what was free at the last walk. */
 void _dmi_sweep_run(dmi_sweep *sweep, dmi_run *run) {
     dmi_segment *segment = run->segment;
+    give_offered(sweep, segment, run->first, run->first + run->pages);
     int64_t busy = (int64_t)_dmi_lfh_busy(run) - run->taken_count;
     int64_t committed = (int64_t)_dmi_run_committed(run);
     int64_t unused = committed - busy * run->block_size;

@@ -19,7 +19,8 @@ typedef enum dmi_pass_kind {
     DMI_PASS_COUNT = 3  /* only count: found */
 } dmi_pass_kind;
 
-#define DMI_BATCH 32
+/* At least half of DMI_RUN_PAGES_MAX: the ranges of one run fit. */
+#define DMI_BATCH 64
 /* decay: steps a half-life, and half-lives until the rest goes. */
 #define DMI_DECAY_RATE 4
 #define DMI_DECAY_STEPS (6 * DMI_DECAY_RATE)

@@ -376,7 +376,7 @@ TEST_EACH_PAGE(refused_pages_are_linked_again) {
                 _dmi_os_fail_at(1, false);
                 ENSURE(_dmi_pages_decommit(m.run->segment, m.run->first + alone, 1) != 0);
                 _dmi_os_fail_at(0, false);
-                _dmi_lfh_relink(m.run, alone, 1);
+                _dmi_lfh_relink(m.run, one);
             } else {
                 ENSURE_EQ(_dmi_pages_decommit(m.run->segment, m.run->first + alone, 1), 0);
             }
