@@ -48,13 +48,43 @@ $(eval $(call flavour,asan,$(CC),$(C_TEST_FLAGS) -pthread -fsanitize=address$(co
 $(eval $(call flavour,windows,$(MINGW),$(C_TEST_FLAGS) -D__USE_MINGW_ANSI_STDIO=1,$(CORE_WINDOWS),\
 	-static $(WINDOWS_LIBS),.exe,$(TESTS_WINDOWS)))
 
+# The thread sanitizer is clang's: it knows which intrinsics are compiled in (fast.h).
+CLANG ?= clang
+$(eval $(call flavour,tsan,$(CLANG),$(C_COMMON) -O1 -g -fno-omit-frame-pointer -DDMI_DEBUG=1 -pthread \
+	-fsanitize=thread,$(CORE_LINUX),-pthread,,))
+
+# The stress has a main of its own. STRESS: operations, policy, seed (tests/c/stress.c).
+STRESS ?= 300000
+STRESS_LONG ?= 10000000
+STRESS_POLICIES := all lazy:delay=0.01 decay:half_life=0.05 eager never lazy:delay=0.01:how=decommit
+define stress_program
+build/c/$(1)/stress: build/c/$(1)/tests/c/stress.o build/c/$(1)/libcore.a
+	$(2) $(3) $$^ -pthread -o $$@
+-include build/c/$(1)/tests/c/stress.d
+endef
+$(eval $(call stress_program,native,$(CC),))
+$(eval $(call stress_program,tsan,$(CLANG),-fsanitize=thread))
+run_stress = for policy in $(STRESS_POLICIES); do timeout 3600 $(1) $(2) $$policy || exit 1; done
+
 # Run every program even if one fails; the exit status tells.
 run_programs = status=0; for program in $(1); do echo "== $$program"; \
 	$(2) $$program || status=1; done; exit $$status
 
-.PHONY: test-c test-c-asan test-c-windows
-test-c: $(native_PROGRAMS)
-	@$(call run_programs,$^,)
+.PHONY: test-c test-c-asan test-c-windows test-stress test-stress-long test-tsan test-tsan-long
+test-c: $(native_PROGRAMS) build/c/native/stress
+	@$(call run_programs,$(native_PROGRAMS),)
+	@timeout 600 build/c/native/stress $(STRESS)
+test-stress: build/c/native/stress
+	@$(call run_stress,$<,$(STRESS))
+test-stress-long: build/c/native/stress
+	@$(call run_stress,$<,$(STRESS_LONG))
+# The scavenger may be there when the process ends: that is no leak.
+test-tsan: export TSAN_OPTIONS := report_thread_leaks=0:halt_on_error=1
+test-tsan: build/c/tsan/stress
+	@$(call run_stress,$<,$(STRESS))
+test-tsan-long: export TSAN_OPTIONS := report_thread_leaks=0:halt_on_error=1
+test-tsan-long: build/c/tsan/stress
+	@$(call run_stress,$<,$(STRESS_LONG))
 test-c-asan: $(asan_PROGRAMS)
 	@export ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1; $(call run_programs,$^,)
 # A prefix of its own, so that nobody's Wine settings matter and nothing stays behind.
