@@ -36,9 +36,7 @@ static bool strict;
 static size_t committed, offered;
 static uint64_t redundant;
 static uint64_t random_state = 1;
-static struct {
-    const char *path, *text; /* path NULL: slot is free */
-} files[MAX_FILES];
+static struct { const char *path, *text; /* path NULL: slot is free */ } files[MAX_FILES];
 static uint64_t file_reads;
 static _Atomic uint64_t now = 1000000000u;
 

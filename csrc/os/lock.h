@@ -8,7 +8,7 @@
 #include <stdint.h>
 
 typedef struct dmi_lock {
-    _Atomic uint32_t state;      /* 0 open, 1 held, 2 held and somebody sleeps */
+    _Atomic uint32_t state;     /* 0 open, 1 held, 2 held and somebody sleeps */
     _Atomic uint32_t contended; /* acquisitions that had to wait */
 } dmi_lock;
 
