@@ -185,23 +185,27 @@ DMI_DOOR int malloc_trim(size_t pad) {
     return error == 0 && report.decommitted > 0;
 }
 
-/* Blocks mapped on their own are apart, as in glibc: arena = uordblks + fordblks. */
+/* Blocks mapped on their own are apart, as in glibc: arena = uordblks + fordblks, and fordblks is what
+ * the heap retains. */
 DMI_DOOR struct mallinfo2 mallinfo2(void) {
     struct mallinfo2 info;
     memset(&info, 0, sizeof info);
     ready();
     int saved = errno;
+    dmi_heap *heap = _dmi_default_heap();
     dmi_stats stats = {.size = sizeof stats};
-    if (dmi_heap_stats(dmi_heap_default(), &stats, 0) == 0) {
-        uint64_t free_bytes = stats.free_lfh + stats.free_list + stats.free_pages + stats.offered;
-        if (free_bytes > stats.segment_committed) free_bytes = stats.segment_committed;
-        info.arena = stats.segment_committed;
+    if (heap && dmi_heap_stats(heap->handle, &stats, 0) == 0) {
+        _dmi_lock(&heap->lock);
+        for (dmi_run *run = heap->space.virtuals; run; run = run->next, info.hblks++)
+            info.hblkhd += _dmi_run_size(run);
+        _dmi_unlock(&heap->lock);
+        /* Other threads may have been at it between the two looks. */
+        if (info.hblkhd > stats.busy) info.hblkhd = stats.busy;
+        info.arena = stats.committed - info.hblkhd;
+        info.uordblks = stats.busy - info.hblkhd;
+        info.fordblks = info.arena - info.uordblks;
         info.ordblks = stats.list_length;
-        info.hblks = stats.virtual_blocks;
-        info.hblkhd = stats.virtual_committed;
-        info.fordblks = free_bytes;
-        info.uordblks = stats.segment_committed - free_bytes;
-        info.keepcost = stats.free_pages < free_bytes ? stats.free_pages : free_bytes;
+        info.keepcost = stats.free_pages;
     }
     errno = saved;
     return info;

@@ -166,6 +166,8 @@ static void listen_to(int number) {
 
 __attribute__((constructor)) static void at_start(void) {
     _dmi_preload_options();
+    /* From here on any pointer can be looked up, even if nothing was allocated yet. */
+    (void)dmi_heap_default();
     if (_dmi_preload_wish.at_exit || _dmi_preload_wish.signal) keep_stderr();
     if (_dmi_preload_wish.signal) listen_to(_dmi_preload_wish.signal);
 }

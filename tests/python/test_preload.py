@@ -1,0 +1,267 @@
+"""The preload library under small C and C++ programs: contracts, threads, fork, plugins, operators,
+options, summaries."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree
+
+import pytest
+
+import dmi
+from dmi import windbg
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Build = Callable[..., Path]
+
+SOURCES = Path(__file__).resolve().parent.parent / "preload"
+C = ["-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-pthread", f"-I{SOURCES}"]
+CXX = ["-std=c++17", "-O1", "-g", "-Wall", "-Wextra", "-pthread"]
+
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="there is no LD_PRELOAD"),
+    pytest.mark.timeout(300),
+]
+
+
+@pytest.fixture(scope="session")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """build(name, *flags): the program or library of tests/preload/name, compiled once."""
+    folder = tmp_path_factory.mktemp("preload")
+    made: dict[str, Path] = {}
+
+    def compiled(name: str, *flags: str, target: str = "") -> Path:
+        target = target or name.partition(".")[0]
+        if target not in made:
+            compiler, common = ("g++", CXX) if name.endswith(".cpp") else ("gcc", C)
+            found = shutil.which(compiler)
+            if found is None:
+                pytest.skip(f"no {compiler}")
+            output = folder / target
+            subprocess.run([found, *common, *flags, SOURCES / name, "-o", output], check=True)
+            made[target] = output
+        return made[target]
+
+    return compiled
+
+
+def preloaded(
+    *command: str | Path, options: str = "", stdin: str = "", env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a program on dmi; the output as text."""
+    environment = {**os.environ, **(env or {}), "LD_PRELOAD": dmi.get_preload_path()}
+    environment.pop("DMI_OPTIONS", None)
+    if options:
+        environment["DMI_OPTIONS"] = options
+    return subprocess.run(
+        [os.fspath(part) for part in command],
+        env=environment,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+def succeeded(*command: str | Path, options: str = "", stdin: str = "") -> str:
+    """The same, and it must have ended well and in silence on stderr; returns its stdout."""
+    done = preloaded(*command, options=options, stdin=stdin)
+    assert done.returncode == 0, (done.returncode, done.stdout[-2000:], done.stderr[-2000:])
+    assert done.stderr == ""
+    return done.stdout
+
+
+# ---- contracts -----------------------------------------------------------------------------------
+
+POLICIES = ["", "never", "eager", "lazy:delay=0", "decay:half_life=0.01", "threshold", "budget"]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_function_of_the_family_keeps_its_contract(build: Build, policy: str) -> None:
+    keeps = ["keeps"] if policy in ("", "never") else []
+    succeeded(build("family.c"), *keeps, options=f"decommit={policy}" if policy else "")
+
+
+def test_a_hardened_heap_keeps_the_contracts(build: Build) -> None:
+    succeeded(build("family.c"), options="hardened=on")
+
+
+def test_malloc_info_is_xml_with_every_counter(build: Build) -> None:
+    text = succeeded(build("family.c"), options="name=a<b>&\"c',decommit=lazy:delay=0.5")
+    root = ElementTree.fromstring(text)
+    assert root.tag == "malloc"
+    assert root.attrib["version"] == f"dmi-{dmi.__version__}"
+    (heap,) = root.findall("heap")
+    assert heap.attrib["name"] == "a<b>&\"c'"
+    assert heap.attrib["default"] == "1"
+    assert heap.attrib["decommit"] == "lazy:delay=0.5"
+    counters = {c.attrib["name"]: int(c.text or "") for c in heap.findall("counter")}
+    stats = dmi.HeapStats.from_dict(counters)
+    assert stats.busy > 0
+    assert stats.reserved == stats.uncommitted + stats.committed
+    free = stats.free_lfh + stats.free_list + stats.free_pages
+    assert stats.committed == stats.busy + free + stats.offered + stats.overhead
+    assert counters["reclaimable"] + counters["pinned"] == free
+    assert counters["resident"] > 0
+    metadata = root.find("metadata")
+    assert metadata is not None
+    assert int(metadata.text or "") > 0
+
+
+def test_all_that_programs_may_ask_for_is_exported() -> None:
+    nm = shutil.which("nm")
+    if nm is None:
+        pytest.skip("no nm")
+    listing = subprocess.run(
+        [nm, "-D", "--defined-only", dmi.get_preload_path()],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    names = {line.split()[2].partition("@")[0] for line in listing.splitlines()}
+    family = """malloc calloc realloc reallocarray free cfree memalign posix_memalign aligned_alloc
+        valloc pvalloc malloc_usable_size malloc_trim mallinfo mallinfo2 malloc_info malloc_stats
+        free_sized free_aligned_sized"""
+    assert set(family.split()) <= names
+    align, nothrow = "St11align_val_t", "RKSt9nothrow_t"
+    for kind in ("w", "a"):
+        assert {f"_Zn{kind}m{a}{n}" for a in ("", align) for n in ("", nothrow)} <= names
+        deletes = {f"_Zd{k}Pv{s}" for k in "la" for s in ("", "m", "m" + align)}
+        deletes |= {f"_Zd{k}Pv{a}{nothrow}" for k in "la" for a in ("", align)}
+        assert deletes | {f"_Zd{k}Pv{align}" for k in "la"} <= names
+    # What is not public stays inside, and every public function of the core is there.
+    assert not {name for name in names if name.startswith("_dmi_")}
+    header = (Path(dmi.get_include()) / "dmi" / "dmi.h").read_text()
+    public = set(re.findall(r"DMI_API[^;]*?\b(dmi_\w+)\(", header))
+    assert public
+    assert public <= names
+
+
+def test_a_foreign_pointer_ends_the_program_with_a_message(build: Build) -> None:
+    done = preloaded(build("free_foreign.c"))
+    assert done.returncode == -signal.SIGABRT
+    assert re.search(r"^dmi: free\(0x[0-9a-f]+\): no heap owns this address$", done.stderr, re.M)
+
+
+# ---- a program's life ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", ["lazy", "eager", "lazy:delay=0"])
+def test_allocating_before_main_at_exit_and_while_threads_end(build: Build, policy: str) -> None:
+    succeeded(build("lifetime.c"), options=f"decommit={policy}")
+
+
+@pytest.mark.parametrize("policy", ["lazy", "eager", "lazy:delay=0"])
+def test_a_threaded_program_can_fork(build: Build, policy: str) -> None:
+    out = succeeded(build("threads.c"), options=f"decommit={policy}")
+    exchanged = re.fullmatch(r"(\d+) blocks changed hands\n", out)
+    assert exchanged
+    assert int(exchanged[1]) > 10000
+
+
+def test_libraries_come_and_go(build: Build) -> None:
+    shared = ("-shared", "-fPIC")
+    plugins = [build("plugin.c", *shared, target=f"plugin{n}.so") for n in range(3)]
+    succeeded(build("plugins.c"), *plugins)
+
+
+# ---- C++ -----------------------------------------------------------------------------------------
+
+
+def test_operators_new_and_delete(build: Build) -> None:
+    succeeded(build("operators.cpp"))
+
+
+def test_a_program_with_operators_of_its_own_gets_every_form(build: Build) -> None:
+    succeeded(build("replaced.cpp", "-Wno-sized-deallocation"))
+
+
+def test_without_a_runtime_operator_new_says_why_it_stops(build: Build) -> None:
+    done = preloaded(build("no_runtime.c"))
+    assert done.returncode == -signal.SIGABRT
+    assert done.stderr.startswith("dmi: operator new: out of memory")
+
+
+# ---- options -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("colour=red", "unknown option 'colour'; accepted: decommit, name, summary, scavenger,"),
+        ("decommit", "no value for 'decommit'; accepted: a policy"),
+        ("decommit=", "no value for 'decommit'"),
+        ("decommit=sometimes", "sometimes"),
+        ("decommit=lazy:delay=-1", "delay"),
+        ("summary=SIGKILL", "unknown value 'SIGKILL'; accepted: exit, SIGUSR1"),
+        ("scavenger=maybe", "unknown value 'maybe'; accepted: on, off"),
+        ("name=x,colour=red,hardened=off", "unknown option 'colour'"),
+        ("=", "unknown option ''"),
+        ("name=" + "x" * 5000, "too long"),
+    ],
+)
+def test_what_cannot_be_read_is_one_line_and_no_crash(options: str, said: str) -> None:
+    done = preloaded("true", options=options)
+    assert done.returncode == 0
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("dmi: DMI_OPTIONS: ")
+    assert said in lines[0]
+
+
+@pytest.mark.parametrize("options", ["", ",", ",,,", "name=x,", ",scavenger=off"])
+def test_empty_parts_are_nothing(options: str) -> None:
+    succeeded("true", options=options)
+
+
+# ---- summaries -----------------------------------------------------------------------------------
+
+
+def table(text: str, why: str) -> windbg.HeapTable:
+    """The table under its heading, exactly as dmi.summary() would write the same rows."""
+    heading, _, rest = text.partition("\n")
+    assert re.fullmatch(rf"dmi: heaps of process \d+, {why}", heading), text
+    (found,) = windbg.parse(rest).heaps
+    assert windbg.format_heap_summary(found.rows) == rest
+    return found
+
+
+def test_a_summary_at_exit_even_when_stderr_is_closed(build: Build) -> None:
+    done = preloaded(build("signalled.c"), options="summary=exit", stdin="\n")
+    # Nobody listens to the signal here, and its default is the end.
+    assert done.returncode == -signal.SIGUSR2
+    done = preloaded("ls", "/", options="name=n,summary=exit,decommit=never")
+    assert done.returncode == 0
+    (row,) = table(done.stderr, "at exit").rows
+    assert row.flags == 2
+    assert row.committed_kib > 0
+
+
+def test_a_summary_on_a_signal(build: Build) -> None:
+    done = preloaded(build("signalled.c"), options="summary=SIGUSR2,summary=exit", stdin="\n")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "alive\n"
+    first, heading, last = done.stderr.partition("dmi: heaps of process ")[2].rpartition(
+        "dmi: heaps of process "
+    )
+    table(heading + first, "on a signal")
+    table(heading + last, "at exit")
+
+
+def test_fragmentation_lines_are_those_of_the_python_package(build: Build) -> None:
+    script = "keep=[bytes(600) for i in range(60000)][::7]"
+    env = {"PYTHONMALLOC": "malloc"}
+    done = preloaded(sys.executable, "-c", script, options="summary=exit,decommit=never", env=env)
+    assert done.returncode == 0
+    assert "External fragmentation" in done.stderr
+    table(done.stderr, "at exit")
