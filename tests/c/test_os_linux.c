@@ -359,3 +359,35 @@ TEST(thread_exit_is_late) {
     CHECK_EQ(atomic_load(&other_order), 1);
     CHECK_EQ(atomic_load(&our_order), 2);
 }
+
+static size_t read_by_stdio(const char *path, char *to, size_t size) {
+    FILE *file = fopen(path, "r");
+    REQUIRE(file);
+    size_t length = fread(to, 1, size - 1, file);
+    fclose(file);
+    to[length] = 0;
+    return length;
+}
+
+TEST(files_of_the_system) {
+    static const char path[] = "/proc/self/mountinfo"; /* comes in pieces where it is long */
+    static char before[1 << 20], after[1 << 20], ours[1 << 20], part[9];
+    int length = 0, tries = 0;
+    do { /* until nobody mounts anything meanwhile */
+        (void)read_by_stdio(path, before, sizeof before);
+        length = _dmi_os_read_file(path, ours, sizeof ours);
+        (void)read_by_stdio(path, after, sizeof after);
+    } while (strcmp(before, after) != 0 && ++tries < 100);
+    CHECK_EQ(length, strlen(before));
+    CHECK(strcmp(before, ours) == 0);
+    errno = 77;
+    CHECK_EQ(_dmi_os_read_file(path, part, sizeof part), 8);
+    CHECK(memcmp(ours, part, 8) == 0);
+    CHECK_EQ(part[8], 0);
+    CHECK(_dmi_os_read_file("/proc/self/no-such-file", part, sizeof part) == -1);
+    CHECK_EQ(part[0], 0);
+    CHECK(_dmi_os_read_file("/proc/self", part, sizeof part) == -1); /* a directory */
+    CHECK_EQ(_dmi_os_read_file("/dev/null", part, sizeof part), 0);
+    CHECK(_dmi_os_read_file(path, part, 0) == -1);
+    CHECK_EQ(errno, 77);
+}
