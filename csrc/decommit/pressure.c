@@ -31,7 +31,6 @@ static hierarchy v2 = {
     .usual = "/sys/fs/cgroup", .usage = "memory.current", .limits = {"memory.high", "memory.max"}};
 static const char *prefix = "";
 static char text[1 << 16], path[8192];
-static bool fork_safe;
 
 /* What was read last; any thread may look. -1: there is no such thing. */
 static _Atomic uint64_t next_read;
@@ -252,18 +251,11 @@ static bool stale(uint64_t now) {
 
 /* ---- the questions ------------------------------------------------------------------------------------ */
 
-static void hold(void) { _dmi_lock(&lock); }
-static void let_go(void) { _dmi_unlock(&lock); }
-
 int _dmi_pressure_probe(void) {
     uint64_t now = _dmi_os_clock();
     _dmi_lock(&lock);
-    bool first = !fork_safe;
-    fork_safe = true;
     if (stale(now)) refresh(now);
     _dmi_unlock(&lock);
-    /* Or a child of fork could find the lock held by a thread that it does not have. */
-    if (first) (void)_dmi_os_at_fork(hold, let_go, let_go);
     return atomic_load_explicit(&known_psi, memory_order_relaxed) >= 0 ||
                    atomic_load_explicit(&known_share, memory_order_relaxed) >= 0
                ? 0
@@ -279,6 +271,9 @@ bool _dmi_pressure_high(const dmi_policy *policy) {
     return atomic_load_explicit(&known_psi, memory_order_relaxed) > policy->psi ||
            atomic_load_explicit(&known_share, memory_order_relaxed) > 1 - policy->headroom;
 }
+
+void _dmi_pressure_lock(void) { _dmi_lock(&lock); }
+void _dmi_pressure_unlock(void) { _dmi_unlock(&lock); }
 
 void _dmi_pressure_root(const char *new_prefix) {
     _dmi_lock(&lock);

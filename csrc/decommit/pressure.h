@@ -16,6 +16,8 @@ int _dmi_pressure_probe(void);
 /* Is there more pressure than the policy's psi (percent), or more used than 1 - headroom of some limit?
  * Any thread; never waits: while another thread reads, the last answer counts. */
 bool _dmi_pressure_high(const dmi_policy *policy);
+void _dmi_pressure_lock(void);   /* around fork */
+void _dmi_pressure_unlock(void); /* around fork */
 /* Tests: put this in front of every path, and forget what was read. The text must live on. */
 void _dmi_pressure_root(const char *prefix);
 

@@ -149,11 +149,11 @@ void *dmi_heap_create(const dmi_heap_options *options) {
         errno = EINVAL;
         return NULL;
     }
+    if (!setup()) return NULL;
     if (options->policy && options->policy->when == DMI_WHEN_PRESSURE && _dmi_pressure_probe()) {
         errno = ENOTSUP;
         return NULL;
     }
-    if (!setup()) return NULL;
     _dmi_lock(&registry);
     dmi_heap *heap = create_locked(options);
     _dmi_unlock(&registry);

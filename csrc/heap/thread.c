@@ -12,6 +12,8 @@
 
 #include <errno.h>
 
+#include "../decommit/pressure.h"
+
 dmi_thread _dmi_no_thread = {.memo_heap = DMI_NO_HANDLE,
                              .cache = {.current = {[0 ... DMI_BUCKETS - 1] = &_dmi_no_run}}};
 DMI_TLS dmi_thread *_dmi_self = &_dmi_no_thread;
@@ -185,9 +187,11 @@ static void fork_prepare(void) {
     (void)_dmi_heaps_each_locked(lock_heap, NULL);
     _dmi_virtual_lock();
     _dmi_pagemap_lock();
+    _dmi_pressure_lock();
 }
 
 static void unlock_heaps(void) {
+    _dmi_pressure_unlock();
     _dmi_pagemap_unlock();
     _dmi_virtual_unlock();
     (void)_dmi_heaps_each_locked(unlock_heap, NULL);

@@ -5,6 +5,7 @@
  */
 #include "preload.h"
 
+#include "../decommit/pressure.h"
 #include "../heap/heap.h"
 
 #include <errno.h>
@@ -40,6 +41,13 @@ static bool set_decommit(const char *value) {
         int n = snprintf(line, sizeof line, "dmi: " VARIABLE ": decommit: %s\n", error);
         _dmi_os_message(line, (size_t)n < sizeof line ? (size_t)n : sizeof line - 1);
         return true; /* said already */
+    }
+    if (policy.when == DMI_WHEN_PRESSURE && _dmi_pressure_probe()) {
+        static const char line[] =
+            "dmi: " VARIABLE ": decommit: pressure has nothing to go by here: no "
+            "/proc/pressure/memory, no memory limit; lazy is used\n";
+        _dmi_os_message(line, sizeof line - 1);
+        return true;
     }
     chosen.policy = &policy;
     return true;
