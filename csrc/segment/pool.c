@@ -39,6 +39,7 @@ void *_dmi_pool_alloc(dmi_pool *pool) {
             if (_dmi_os_commit(object, pool->item, DMI_OS_LAZY)) return NULL;
             pool->live_bytes += pool->item;
         }
+        if (note & HELD && pool->warm) pool->warm--;
         pool->freed--;
         memset(object, 0, pool->item);
         return object;
@@ -70,7 +71,8 @@ void _dmi_pool_free(dmi_pool *pool, void *object) {
         pool->freed_high++;
     }
     bool held = pool->item % _dmi_os_page_size() == 0;
-    if (held && _dmi_os_decommit(object, pool->item, DMI_OS_LAZY) == 0) {
+    if (held && pool->warm < DMI_POOL_WARM) pool->warm++;
+    else if (held && _dmi_os_decommit(object, pool->item, DMI_OS_LAZY) == 0) {
         pool->live_bytes -= pool->item;
         held = false;
     }

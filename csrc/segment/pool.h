@@ -8,6 +8,8 @@
 #include <stdint.h>
 
 #define DMI_POOL_CHUNKS 64
+/* So many freed objects of whole pages keep them: heaps that come and go would fault them in each time. */
+#define DMI_POOL_WARM 4
 
 typedef struct dmi_pool {
     const char *name;
@@ -17,12 +19,13 @@ typedef struct dmi_pool {
     size_t freed;                /* indices on the stack, which runs through the chunks */
     size_t freed_high;           /* the most there ever were */
     size_t used;                 /* objects ever handed out: [0, used) */
+    size_t warm;                 /* freed objects that keep their pages for the next one */
     size_t live_bytes;           /* committed bytes now */
 } dmi_pool;
 
 /* An object of zeroes, or NULL. */
 void *_dmi_pool_alloc(dmi_pool *pool);
-/* Give one back; an object of whole pages gives them to the OS. */
+/* Give one back; but for the first few, an object of whole pages gives them to the OS. */
 void _dmi_pool_free(dmi_pool *pool, void *object);
 /* True when p is the address of an object that was handed out at some time. */
 bool _dmi_pool_owns(const dmi_pool *pool, const void *p);
