@@ -255,8 +255,7 @@ static dmi_run *steal_from(dmi_cache *from, dmi_cache *cache, unsigned bucket) {
 static dmi_run *steal(dmi_cache *cache, unsigned bucket) {
     dmi_heap *heap = cache->heap;
     dmi_run *run = NULL;
-    if (cache != &heap->shared && (heap->shared.avail[bucket].head || heap->shared.spare[bucket]) &&
-        _dmi_lock_try(&heap->shared_lock)) {
+    if (cache != &heap->shared && _dmi_lock_try(&heap->shared_lock)) {
         run = steal_from(&heap->shared, cache, bucket);
         _dmi_unlock(&heap->shared_lock);
     }

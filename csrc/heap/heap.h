@@ -78,7 +78,7 @@ struct dmi_heap {
     uint32_t bucket_live[DMI_BUCKETS], bucket_total[DMI_BUCKETS];
     _Atomic uint8_t active[DMI_BUCKETS];
     _Atomic uint32_t abandoned; /* caches of ended threads */
-    _Atomic bool passes;        /* the policy has passes at all */
+    _Atomic uint64_t wait;      /* between passes, ns; 0: the policy has none */
     _Atomic bool armed;         /* something happened since a pass found nothing to wait for */
     _Atomic uint64_t next_pass; /* heap clock, ns; UINT64_MAX: none */
     uint64_t manual_now;

@@ -35,7 +35,7 @@ static uint64_t interval(const dmi_heap *heap) {
 void _dmi_heap_schedule(dmi_heap *heap, uint64_t now) {
     uint64_t wait = interval(heap);
     atomic_store_explicit(&heap->armed, wait != 0, memory_order_relaxed);
-    atomic_store_explicit(&heap->passes, wait != 0, memory_order_relaxed);
+    atomic_store_explicit(&heap->wait, wait, memory_order_relaxed);
     atomic_store_explicit(&heap->next_pass, wait ? now + wait : UINT64_MAX, memory_order_relaxed);
 }
 
@@ -72,7 +72,8 @@ static bool run_policy(dmi_heap *heap) {
 }
 
 void _dmi_heap_due(dmi_heap *heap) {
-    uint64_t now = _dmi_heap_clock(heap), wait = interval(heap);
+    uint64_t now = _dmi_heap_clock(heap),
+             wait = atomic_load_explicit(&heap->wait, memory_order_relaxed);
     /* Whatever happens from here on arms it again. */
     atomic_store_explicit(&heap->armed, false, memory_order_seq_cst);
     if (run_policy(heap)) atomic_store_explicit(&heap->armed, true, memory_order_relaxed);
@@ -98,7 +99,7 @@ static bool arm(dmi_heap *heap, uint64_t *due) {
     bool armed = atomic_load_explicit(&heap->armed, memory_order_seq_cst) && next != UINT64_MAX;
     if (!armed) {
         atomic_store_explicit(&heap->armed, true, memory_order_seq_cst);
-        next = _dmi_heap_clock(heap) + interval(heap);
+        next = _dmi_heap_clock(heap) + atomic_load_explicit(&heap->wait, memory_order_relaxed);
         atomic_store_explicit(&heap->next_pass, next, memory_order_relaxed);
     }
     *due = next;
@@ -111,12 +112,12 @@ static bool arm(dmi_heap *heap, uint64_t *due) {
 
 void _dmi_heap_arm(dmi_heap *heap) {
     uint64_t due;
-    if (atomic_load_explicit(&heap->passes, memory_order_relaxed)) (void)arm(heap, &due);
+    if (atomic_load_explicit(&heap->wait, memory_order_relaxed)) (void)arm(heap, &due);
 }
 
 void _dmi_heap_tick(dmi_heap *heap) {
     uint64_t next;
-    if (!atomic_load_explicit(&heap->passes, memory_order_relaxed) || arm(heap, &next)) return;
+    if (!atomic_load_explicit(&heap->wait, memory_order_relaxed) || arm(heap, &next)) return;
     if (_dmi_heap_clock(heap) < next || !_dmi_lock_try(&heap->pass)) return;
     if (_dmi_heap_clock(heap) >= atomic_load_explicit(&heap->next_pass, memory_order_relaxed))
         _dmi_heap_due(heap);
