@@ -52,6 +52,15 @@ static bool stays(dmi_sweep *sweep, size_t pages) {
     return true;
 }
 
+/* How many of `pages` may stay under the limit; one range may be all there is, and must not go at a stroke. */
+static size_t room(dmi_sweep *sweep, size_t pages) {
+    uint64_t left = sweep->limit > sweep->found ? sweep->limit - sweep->found : 0;
+    size_t keep = pages;
+    if (sweep->kind == DMI_PASS_LIMIT && left >> _dmi_page_shift < pages)
+        keep = (size_t)(left >> _dmi_page_shift);
+    return stays(sweep, keep) ? keep : 0;
+}
+
 /* Deal with the free pages [first, first+count) of the back end: those that are committed, not offered
  * and not refused before. Returns the bytes that are no longer committed. */
 static uint64_t deal(dmi_sweep *sweep, dmi_segment *segment, size_t first, size_t count) {
@@ -87,8 +96,9 @@ static uint64_t deal(dmi_sweep *sweep, dmi_segment *segment, size_t first, size_
                 } else {
                     (void)give(sweep, segment, from, stop - from);
                 }
-            } else if (!stays(sweep, stop - from)) {
-                (void)give(sweep, segment, from, stop - from);
+            } else {
+                size_t keep = room(sweep, stop - from);
+                if (keep < stop - from) (void)give(sweep, segment, from + keep, stop - from - keep);
             }
             from = stop;
         }
