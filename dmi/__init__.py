@@ -26,6 +26,8 @@ from dmi.walk import HeapWalk, HistogramRow, Range, Segment
 if TYPE_CHECKING:
     from dmi import address, trace
     from dmi._cffi import ffi, lib
+    from dmi._layers import Layers, layers
+    from dmi._snapshot import Snapshot, snapshot
     from dmi.address import address_summary
     from dmi.diagnose import diagnose
     from dmi.experiment import replay, sweep
@@ -55,6 +57,10 @@ __all__ = [
     "TraceError",
     "address_summary",
     "diagnose",
+    "layers",
+    "Layers",
+    "snapshot",
+    "Snapshot",
     "replay",
     "sweep",
     "address",
@@ -101,8 +107,12 @@ _LATER = {
     "address_summary": "dmi.address:address_summary",
     "diagnose": "dmi.diagnose",
     "ffi": "dmi._cffi:ffi",
+    "layers": "dmi._layers:layers",
+    "Layers": "dmi._layers:Layers",
     "lib": "dmi._cffi:lib",
     "replay": "dmi.experiment:replay",
+    "snapshot": "dmi._snapshot:snapshot",
+    "Snapshot": "dmi._snapshot:Snapshot",
     "sweep": "dmi.experiment:sweep",
     "trace": "dmi.trace",
 }

@@ -24,6 +24,9 @@ STATES: tuple[State, ...] = get_args(State)
 
 # struct dmi_range: address, size, kind, state, bucket, flags, segment.
 _RECORD = struct.Struct("=QQIIIIQ")
+# The same as 64-bit words: address, size, kind and state, bucket and flags, segment.
+_WORDS = 5
+_LOW = 0xFFFFFFFF
 if _RECORD.size != _core.RANGE_BYTES:  # pragma: no cover - a build that mixes two versions
     raise ImportError("dmi's Python and C parts are of different versions; install it again")
 
@@ -111,6 +114,22 @@ class HeapWalk(Sequence[Range]):
     def __repr__(self) -> str:
         return f"<dmi.HeapWalk of {len(self)} ranges>"
 
+    @property
+    def records(self) -> memoryview:
+        """The ranges as they lie in memory: one struct dmi_range after the other."""
+        return self._records
+
+    def checked(self) -> HeapWalk:
+        """This walk, when its ranges are of known kinds and states; ValueError when not.
+
+        For records that come from outside: every other use takes them for sound.
+        """
+        words = self._records.cast("Q") if len(self) else []
+        for both in set(words[2::_WORDS]):
+            if not (1 <= both & _LOW <= len(KINDS) and 1 <= both >> 32 <= len(STATES)):
+                raise ValueError("a range of unknown kind or state")
+        return self
+
     def select(
         self,
         *,
@@ -135,7 +154,13 @@ class HeapWalk(Sequence[Range]):
 
     def histogram(self) -> list[HistogramRow]:
         """Busy blocks by size, the sizes that hold most bytes first (`!heap -stat`)."""
-        counts = Counter(found.size for found in self if found.state == "busy")
+        words = self._records.cast("Q") if len(self) else []
+        busy_word = STATES.index("busy") + 1
+        pairs = Counter(zip(words[1::_WORDS], words[2::_WORDS], strict=True))
+        counts: Counter[int] = Counter()
+        for (size, both), count in pairs.items():
+            if both >> 32 == busy_word:
+                counts[size] += count
         busy = sum(size * count for size, count in counts.items())
         rows = [
             HistogramRow(size, count, size * count, 100.0 * size * count / busy)
