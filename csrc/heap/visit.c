@@ -74,23 +74,27 @@ void _dmi_heap_visit(dmi_heap *heap, dmi_visitor *visitor) {
     _dmi_unlock(&heap->lock);
 }
 
-bool _dmi_heap_freeze(dmi_heap *heap) {
-    heap->frozen = _dmi_threads(); /* newer threads find the heap's lock taken */
-    for (dmi_thread *thread = heap->frozen; thread; thread = thread->next) {
-        if (_dmi_thread_take(thread)) continue;
-        for (dmi_thread *t = heap->frozen; t != thread; t = t->next) _dmi_unlock(&t->lock);
-        return false;
-    }
-    _dmi_lock(&heap->shared_lock);
-    _dmi_lock(&heap->lock);
-    return true;
-}
-
 void _dmi_heap_thaw(dmi_heap *heap) {
     _dmi_unlock(&heap->lock);
     _dmi_unlock(&heap->shared_lock);
     for (dmi_thread *thread = heap->frozen; thread; thread = thread->next)
         _dmi_unlock(&thread->lock);
+}
+
+bool _dmi_heap_freeze(dmi_heap *heap) {
+    for (;;) {
+        heap->frozen = _dmi_threads();
+        for (dmi_thread *thread = heap->frozen; thread; thread = thread->next) {
+            if (_dmi_thread_take(thread)) continue;
+            for (dmi_thread *t = heap->frozen; t != thread; t = t->next) _dmi_unlock(&t->lock);
+            return false;
+        }
+        _dmi_lock(&heap->shared_lock);
+        _dmi_lock(&heap->lock);
+        /* A thread that is new since then finds the heap's lock taken, unless it was here before. */
+        if (_dmi_threads() == heap->frozen) return true;
+        _dmi_heap_thaw(heap);
+    }
 }
 
 static size_t busy_of(const dmi_run *run) {
