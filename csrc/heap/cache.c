@@ -7,9 +7,22 @@ static dmi_lock pool_lock;
 static dmi_pool pool = {
     .name = "dmi-caches", .item = (sizeof(dmi_cache) + 63) / 64 * 64, .chunk = 1024};
 
+/* The only writer of the slots: small sizes have one for every 16 bytes as well. */
+static void set_current(dmi_cache *cache, unsigned bucket, dmi_run *run) {
+    cache->current[bucket] = run;
+    size_t first = bucket ? _dmi_bucket_size[bucket - 1] / 16 + 1u : 0;
+    size_t last = _dmi_bucket_size[bucket] / 16;
+    if (last > DMI_DIRECT_MAX / 16) return;
+    for (size_t i = first; i <= last; i++) cache->direct[i] = run;
+}
+
+void _dmi_cache_clear(dmi_cache *cache) {
+    for (unsigned b = 0; b < DMI_BUCKETS; b++) set_current(cache, b, &_dmi_no_run);
+}
+
 void _dmi_cache_init(dmi_cache *cache, dmi_heap *heap, dmi_thread *thread, dmi_lock *lock) {
+    _dmi_cache_clear(cache);
     for (size_t b = 0; b < DMI_BUCKETS; b++) {
-        cache->current[b] = &_dmi_no_run;
         cache->avail[b].head = cache->avail[b].tail = NULL;
         cache->spare[b] = NULL;
     }
@@ -111,7 +124,7 @@ static void retire(dmi_cache *cache, dmi_run *run) {
 static void make_current(dmi_cache *cache, dmi_run *run) {
     run->place = DMI_PLACE_CURRENT;
     _dmi_lfh_set_bias(run, DMI_BIAS_CURRENT);
-    cache->current[run->bucket] = run;
+    set_current(cache, run->bucket, run);
 }
 
 static bool empty(const dmi_run *run) {
@@ -241,7 +254,7 @@ static dmi_run *steal_from(dmi_cache *from, dmi_cache *cache, unsigned bucket) {
         list_remove(from, run);
     } else if (from->current[bucket] != &_dmi_no_run) {
         run = from->current[bucket];
-        from->current[bucket] = &_dmi_no_run;
+        set_current(from, bucket, &_dmi_no_run);
     }
     if (run) {
         run->place = DMI_PLACE_FULL;
@@ -328,7 +341,7 @@ static bool refill(dmi_cache *cache, unsigned bucket) {
     if (old != &_dmi_no_run) {
         if (grown(old, &error)) return true;
         if (error) return false;
-        cache->current[bucket] = &_dmi_no_run;
+        set_current(cache, bucket, &_dmi_no_run);
         retire(cache, old);
     }
     while ((run = cache->spare[bucket]) || (run = steal(cache, bucket))) {
@@ -382,7 +395,7 @@ void _dmi_cache_hand_over(dmi_cache *cache) {
             if (run->kind != DMI_RUN_LFH ||
                 atomic_load_explicit(&run->cache, memory_order_relaxed) != cache)
                 continue;
-            if (run->place == DMI_PLACE_CURRENT) cache->current[run->bucket] = &_dmi_no_run;
+            if (run->place == DMI_PLACE_CURRENT) set_current(cache, run->bucket, &_dmi_no_run);
             else if (run->place != DMI_PLACE_FULL) list_remove(cache, run);
             _dmi_lfh_set_bias(run, 0);
             adopt(shared, run);
