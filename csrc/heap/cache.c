@@ -73,8 +73,8 @@ void _dmi_cache_drop(dmi_cache *cache) {
 
 /* ---- lists of runs ------------------------------------------------------------------------------------ */
 
-/* avail: runs with blocks on their list, oldest first. spare: runs with none that can grow by carving
- * or by committing again, latest first. */
+/* avail: runs with blocks on their list. spare: runs with none that can grow by carving or by committing
+ * again. Both latest first: what was used last is warm. */
 static void list_add(dmi_cache *cache, dmi_run *run, dmi_run_place place) {
     run->place = (uint8_t)place;
     if (place == DMI_PLACE_SPARE) {
@@ -84,11 +84,11 @@ static void list_add(dmi_cache *cache, dmi_run *run, dmi_run_place place) {
         cache->spare[run->bucket] = run;
         return;
     }
-    run->next = NULL;
-    run->prev = cache->avail[run->bucket].tail;
-    if (run->prev) run->prev->next = run;
-    else cache->avail[run->bucket].head = run;
-    cache->avail[run->bucket].tail = run;
+    run->prev = NULL;
+    run->next = cache->avail[run->bucket].head;
+    if (run->next) run->next->prev = run;
+    else cache->avail[run->bucket].tail = run;
+    cache->avail[run->bucket].head = run;
 }
 
 static void list_remove(dmi_cache *cache, dmi_run *run) {
@@ -102,9 +102,10 @@ static void list_remove(dmi_cache *cache, dmi_run *run) {
 }
 
 /* How many frees a full run waits for before it is listed again: a few, so that a run does not come and
- * go with every block. */
+ * go with every block. More would save a slow path in a hundred and hide as many free blocks: at an eighth
+ * of the run a Redis whose keys were deleted ended with a page bound 2 % higher. */
 static int32_t patience(const dmi_run *run) {
-    int32_t k = run->capacity / 8;
+    int32_t k = run->capacity / 32;
     return k < 1 ? 1 : k;
 }
 

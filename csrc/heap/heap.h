@@ -28,7 +28,7 @@ struct dmi_cache {
     dmi_run *direct[DMI_DIRECT_MAX / 16 + 1]; /* current of small sizes, by (size + 15) / 16 */
     dmi_run *current[DMI_BUCKETS]; /* what the fast path allocates from; _dmi_no_run: nothing */
     struct {
-        dmi_run *head, *tail; /* runs with something to hand out, oldest first */
+        dmi_run *head, *tail; /* runs with something to hand out, latest first */
     } avail[DMI_BUCKETS];
     dmi_run *spare[DMI_BUCKETS]; /* runs with nothing on their list that can grow, latest first */
     _Atomic(dmi_run *) pending;  /* runs that got remote frees, through pending_next */
