@@ -21,7 +21,7 @@ from dmi.explain import Explanation
 from dmi.heap import Found, Heap, default_heap, find, heaps, metadata_committed, summary
 from dmi.policy import Decommit, expand
 from dmi.stats import HeapStats, TrimReport
-from dmi.walk import HeapWalk, HistogramRow, Range, Segment
+from dmi.walk import HeapWalk, HistogramRow, Mark, Pin, Range, Segment
 
 if TYPE_CHECKING:
     from dmi import address, trace
@@ -44,6 +44,8 @@ __all__ = [
     "Range",
     "Segment",
     "HistogramRow",
+    "Pin",
+    "Mark",
     "Explanation",
     "Found",
     "heaps",
