@@ -101,6 +101,12 @@ static inline dmi_heap *_dmi_heap_of_run(const dmi_run *run) {
     return _dmi_heap_of_space(run->segment->space);
 }
 
+/* The bucket that a free-list block counts for; aligned ones may be larger than any. */
+static inline unsigned _dmi_list_key(const void *block) {
+    size_t size = _dmi_freelist_usable(block) - 8;
+    return size <= DMI_BUCKET_MAX ? _dmi_bucket(size) : DMI_BUCKETS - 1;
+}
+
 /* ---- heap.c ---- */
 extern dmi_heap *_dmi_default; /* NULL before the first use */
 /* The default heap, made if need be; NULL: out of memory. */

@@ -39,8 +39,26 @@ static void visit_group(dmi_heap *heap, dmi_visitor *visitor, dmi_run **group, s
     }
 }
 
+/* Take in what waits in the caches: of threads that ended that may give runs back, and no run should change
+ * while it is visited if nobody else is at work. */
+static void drain_all(dmi_heap *heap) {
+    dmi_cache *waiting[GROUP];
+    size_t n = 0;
+    _dmi_lock(&heap->lock);
+    for (dmi_cache *cache = heap->caches; cache && n < GROUP; cache = cache->next_of_heap)
+        if (atomic_load_explicit(&cache->pending, memory_order_relaxed)) waiting[n++] = cache;
+    _dmi_unlock(&heap->lock);
+    while (n--) {
+        /* Caches of this heap go with it only, and heap->pass is held. */
+        if (!_dmi_thread_take(waiting[n]->thread)) continue;
+        _dmi_cache_drain(waiting[n]);
+        _dmi_unlock(waiting[n]->lock);
+    }
+}
+
 void _dmi_heap_visit(dmi_heap *heap, dmi_visitor *visitor) {
     dmi_run *group[GROUP];
+    if (visitor->lock == DMI_VISIT_TAKE) drain_all(heap);
     _dmi_lock(&heap->lock);
     heap->space.visitors++;
     dmi_segment *segment = heap->space.segments;
