@@ -86,7 +86,9 @@ static void *from_pages(dmi_heap *heap, size_t size, size_t align, bool *zero) {
 /* The bucket whose blocks all have that alignment and hold size bytes; DMI_BUCKETS when there is none. */
 static unsigned aligned_bucket(size_t size, size_t align) {
     if (align > _dmi_page || size > DMI_BUCKET_MAX) return DMI_BUCKETS;
-    unsigned bucket = _dmi_bucket((size + align - 1) & ~(align - 1));
+    size_t whole = (size + align - 1) & ~(align - 1);
+    if (whole > DMI_BUCKET_MAX) return DMI_BUCKETS; /* large pages */
+    unsigned bucket = _dmi_bucket(whole);
     while (bucket < DMI_BUCKETS && _dmi_bucket_size[bucket] % align) bucket++;
     return bucket;
 }
