@@ -66,7 +66,7 @@ static void every_call_fails_once(bool sticky, size_t stride) {
     for (size_t i = 0; i < 200; i++) ENSURE(dmi_heap_malloc(first, 100 + i * i * 7));
     bool again = true;
     for (n = 1; again; n += stride) {
-        floors_step = n;
+        floors_step = (unsigned long)n;
         dmi_policy policy = heaps_policy(policy_of_run);
         dmi_heap_options options = {
             .size = sizeof options, .flags = DMI_HEAP_MANUAL_CLOCK, .policy = &policy};
