@@ -14,6 +14,7 @@ HEAP_MANUAL_CLOCK: Final[int]
 HEAP_NO_SERIALIZE: Final[int]
 HEAP_HUGE_PAGES: Final[int]
 RANGE_BYTES: Final[int]
+FAULTS: Final[dict[int, tuple[str, str]]]
 STATS_TABLE: Final[tuple[tuple[str, str, str], ...]]
 REASONS_TABLE: Final[tuple[tuple[str, str, str], ...]]
 

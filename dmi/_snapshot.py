@@ -184,7 +184,15 @@ def snapshot(blocks: bool = False, *, label: str = "") -> Snapshot:
     malloc = glibc_malloc()
     if malloc is not None:
         held, used = malloc["arena"] + malloc["hblkhd"], malloc["uordblks"] + malloc["hblkhd"]
-        outside.append({"name": "glibc malloc", "busy": used, "committed": held})
+        outside.append(
+            {
+                "name": "glibc malloc",
+                "busy": used,
+                "committed": held,
+                "free": malloc["fordblks"],
+                "list_length": malloc["ordblks"],
+            }
+        )
     address: dict[str, Any] | None = None
     process: dict[str, int] = {}
     with suppress(NotSupportedError, OSError):
