@@ -83,7 +83,8 @@ def succeeded(*command: str | Path, options: str = "", stdin: str = "") -> str:
 
 # ---- contracts -----------------------------------------------------------------------------------
 
-POLICIES = ["", "never", "eager", "lazy:delay=0", "decay:half_life=0.01", "threshold", "budget"]
+OTHERS = ["never", "lazy:delay=0", "decay:half_life=0.01", "threshold", "budget"]
+POLICIES = ["", "eager", *(pytest.param(policy, marks=pytest.mark.long) for policy in OTHERS)]
 
 
 @pytest.mark.parametrize("policy", POLICIES)

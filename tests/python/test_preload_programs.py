@@ -22,7 +22,8 @@ pytestmark = [
     pytest.mark.timeout(600),
 ]
 
-POLICIES = ["lazy", "eager", "lazy:delay=0.01"]
+OTHERS = ["eager", "lazy:delay=0.01"]
+POLICIES = ["lazy", *(pytest.param(policy, marks=pytest.mark.long) for policy in OTHERS)]
 
 
 def need(program: str) -> str:

@@ -226,7 +226,7 @@ def _suite(name: str, on_dmi: bool) -> set[str]:
     if on_dmi:
         environment["LD_PRELOAD"] = dmi.get_preload_path()
     done = subprocess.run(
-        [sys.executable, "-m", "test", "--timeout=600", name],
+        [sys.executable, "-m", "test", "-v", "--timeout=600", name],
         env=environment,
         capture_output=True,
         text=True,
