@@ -23,7 +23,7 @@ MIB = 1024 * 1024
 
 
 def draw(runs: list[dict[str, Any]], title: str, path: Path) -> None:
-    """One line of committed MiB for each run; what is busy, and the page bound at the end, below."""
+    """One line of committed MiB for each run, above what is busy; and the page bound at the end."""
     figure, axes = plt.subplots(figsize=(8, 4.2))
     for run in runs:
         timeline = run["timeline"]
