@@ -35,7 +35,9 @@ def ranges(heap: dmi.Heap) -> list[tuple[int, int]]:
 def fragmented(heap: dmi.Heap, blocks: int, seed: int) -> list[int]:
     """Allocate blocks of many sizes, free nine in ten; what is left."""
     chance = random.Random(seed)
-    pointers = [heap.malloc(chance.choice((24, 100, 400, 1500, 6000, 40000))) for _ in range(blocks)]
+    pointers = [
+        heap.malloc(chance.choice((24, 100, 400, 1500, 6000, 40000))) for _ in range(blocks)
+    ]
     chance.shuffle(pointers)
     keep = blocks // 10
     for pointer in pointers[keep:]:
@@ -100,8 +102,8 @@ def test_discard_keeps_resident_below_committed_and_trim_below_its_claim() -> No
 def test_no_delay_is_needed_by_hand_when_a_scavenger_is_there() -> None:
     """A heap on the OS clock that falls silent gives back by itself.
 
-    The scavenger leaves alone the page of the block that this thread would be handed next, one of each
-    bucket at most, since it might be handing it out at that moment.
+    The scavenger leaves alone the page of the block that this thread would be handed next, one of
+    each bucket at most, since it might be handing it out at that moment.
     """
     slack = 72 * mmap.PAGESIZE
     with dmi.Heap(decommit=dmi.Decommit(when="lazy", delay=0.05)) as heap:
