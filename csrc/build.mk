@@ -66,9 +66,35 @@ $(eval $(call stress_program,native,$(CC),))
 $(eval $(call stress_program,tsan,$(CLANG),-fsanitize=thread))
 run_stress = for policy in $(STRESS_POLICIES); do timeout 3600 $(1) $(2) $$policy || exit 1; done
 
+# Hard modes (csrc/heap/pass.c): the stress, and the tests that hold whatever a policy does.
+HARD_FAULT := build/c/HARD/test_fault
+HARD_INSPECT := build/c/HARD/test_inspect validate_names_a_damaged_tag stats_take_short_structs_and_refuse_bad_ones
+HARD_HEAP := build/c/HARD/test_heap the_waterfall_closes_after_every_step_of_a_random_run \
+	every_policy_can_follow_every_other_on_a_live_heap aligned_blocks_of_every_power_and_size \
+	a_hardened_heap_finds_what_was_written_behind_a_block a_bounded_heap_stays_in_its_bound
+define hard_mode
+$(eval $(call flavour,$(1),$(CC),$(C_TEST_FLAGS) -pthread -D$(2),$(CORE_LINUX),-pthread,,\
+	test_fault test_heap test_inspect))
+$(eval $(call stress_program,$(1),$(CC),))
+endef
+$(eval $(call hard_mode,purge,DMI_HARD_PURGE))
+$(eval $(call hard_mode,take,DMI_HARD_TAKE))
+run_hard = $(foreach mode,purge take,$(subst /HARD/,/$(mode)/,$(1)) &&) true
+
 # Run every program even if one fails; the exit status tells.
 run_programs = status=0; for program in $(1); do echo "== $$program"; \
 	$(2) $$program || status=1; done; exit $$status
+
+.PHONY: test-c-hard test-model
+test-c-hard: $(purge_PROGRAMS) $(take_PROGRAMS) build/c/purge/stress build/c/take/stress
+	@$(call run_hard,$(HARD_HEAP))
+	@$(call run_hard,$(HARD_FAULT))
+	@$(call run_hard,$(HARD_INSPECT))
+	@$(call run_stress,build/c/purge/stress,100000)
+	@$(call run_stress,build/c/take/stress,100000)
+# Needs spin.
+test-model:
+	python3 tests/model/run.py
 
 .PHONY: test-c test-c-asan test-c-windows test-stress test-stress-long test-tsan test-tsan-long
 test-c: $(native_PROGRAMS) build/c/native/stress

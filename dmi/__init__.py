@@ -21,11 +21,13 @@ from dmi.explain import Explanation
 from dmi.heap import Found, Heap, default_heap, find, heaps, metadata_committed, summary
 from dmi.policy import Decommit, expand
 from dmi.stats import HeapStats, TrimReport
-from dmi.walk import HeapWalk, HistogramRow, Range, Segment
+from dmi.walk import HeapWalk, HistogramRow, Mark, Pin, Range, Segment
 
 if TYPE_CHECKING:
     from dmi import address, trace
     from dmi._cffi import ffi, lib
+    from dmi._layers import Layers, layers
+    from dmi._snapshot import Snapshot, snapshot
     from dmi.address import address_summary
     from dmi.diagnose import diagnose
     from dmi.experiment import replay, sweep
@@ -42,6 +44,8 @@ __all__ = [
     "Range",
     "Segment",
     "HistogramRow",
+    "Pin",
+    "Mark",
     "Explanation",
     "Found",
     "heaps",
@@ -55,6 +59,10 @@ __all__ = [
     "TraceError",
     "address_summary",
     "diagnose",
+    "layers",
+    "Layers",
+    "snapshot",
+    "Snapshot",
     "replay",
     "sweep",
     "address",
@@ -103,8 +111,12 @@ _LATER = {
     "address_summary": "dmi.address:address_summary",
     "diagnose": "dmi.diagnose",
     "ffi": "dmi._cffi:ffi",
+    "layers": "dmi._layers:layers",
+    "Layers": "dmi._layers:Layers",
     "lib": "dmi._cffi:lib",
     "replay": "dmi.experiment:replay",
+    "snapshot": "dmi._snapshot:snapshot",
+    "Snapshot": "dmi._snapshot:Snapshot",
     "sweep": "dmi.experiment:sweep",
     "trace": "dmi.trace",
 }

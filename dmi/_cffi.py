@@ -84,8 +84,8 @@ def _load() -> tuple[Any, Any]:
     found = cffi.FFI()
     folder = _PACKAGE / "include" / "dmi"
     found.cdef(declarations(*(folder / name for name in _HEADERS if (folder / name).exists())))
-    # A copy in the global scope, preloaded or linked by the program, is the one that the extension's
-    # calls were bound to; libdmi.so may be loaded beside it, but it holds no heap.
+    # A copy in the global scope, preloaded or linked by the program, is the one that the calls of
+    # the extension were bound to; libdmi.so may be loaded beside it, but it holds no heap.
     everyone = found.dlopen(None)
     if hasattr(everyone, "dmi_version"):
         return found, everyone
@@ -99,9 +99,10 @@ def library_path() -> str:
         "typedef struct { const char *file; void *base; const char *symbol; void *at; } Dl_info;"
         "int dladdr(const void *address, Dl_info *info);"
     )
-    info = linker.new("Dl_info *")
+    info: Any = linker.new("Dl_info *")
+    process: Any = linker.dlopen(None)
     address = linker.cast("void *", int(ffi.cast("uintptr_t", ffi.addressof(lib, "dmi_version"))))
-    if not linker.dlopen(None).dladdr(address, info):
+    if not process.dladdr(address, info):
         raise OSError("the dynamic linker does not know where dmi was loaded from")
     return os.fsdecode(linker.string(info.file))
 

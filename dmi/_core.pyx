@@ -636,11 +636,9 @@ cdef class HeapCore:
 
     def walk_ranges(self):
         """Every range as an array of dmi_range, in bytes: by segment and address."""
-        # The visitor runs under the heap's locks and the heap may be the one that Python itself
-        # allocates from, so it can only fill memory that was there before.
-        cdef Collector collector
         cdef PyThreadState *state
-        cdef uint64_t needed
+        cdef size_t needed, count = 0
+        cdef cdmi.dmi_range *out
         cdef bytes array
         cdef int failed, error
         counters = dict(zip((row[0] for row in STATS_TABLE), self.stats_fields(False, False),
@@ -649,19 +647,39 @@ cdef class HeapCore:
         while True:
             needed += needed // 8
             array = PyBytes_FromStringAndSize(NULL, needed * sizeof(cdmi.dmi_range))
-            collector.out = <cdmi.dmi_range *>PyBytes_AS_STRING(array)
-            collector.capacity = needed
-            collector.count = 0
+            out = <cdmi.dmi_range *>PyBytes_AS_STRING(array)
             state = self.enter()
-            failed = cdmi.dmi_heap_walk(self._handle, collect, &collector)
+            failed = cdmi.dmi_heap_walk_array(self._handle, out, needed, &count)
             error = errno
             self.leave(state)
             if failed:
                 raise HeapError(f"{heap_name(self._handle)}: the walk failed: "
                                 f"{strerror(error).decode()}")
-            if collector.count <= collector.capacity:
-                return memoryview(array)[:collector.count * sizeof(cdmi.dmi_range)]
-            needed = collector.count
+            if count <= needed:
+                return memoryview(array)[:count * sizeof(cdmi.dmi_range)]
+            needed = count
+
+    def pin_list(self, size_t top):
+        """([(address, size, pinned), ...] most first, how many pin anything)."""
+        cdef size_t count = 0, i
+        cdef cdmi.dmi_pin *found
+        cdef PyThreadState *state
+        cdef int failed, error
+        found = <cdmi.dmi_pin *>PyMem_RawMalloc((top + 1) * sizeof(found[0]))
+        if found == NULL:
+            raise MemoryError("no memory for the list of blocks")
+        try:
+            state = self.enter()
+            failed = cdmi.dmi_heap_pins(self._handle, found, top, &count)
+            error = errno
+            self.leave(state)
+            if failed:
+                raise HeapError(f"{heap_name(self._handle)}: the walk failed: "
+                                f"{strerror(error).decode()}")
+            return [(found[i].address, found[i].size, found[i].pinned)
+                    for i in range(min(top, count))], count
+        finally:
+            PyMem_RawFree(found)
 
     def segment_list(self):
         """[(address, reserved, committed, uncommitted ranges, is virtual), ...]."""
@@ -723,21 +741,6 @@ def own_raw_calls(cls):
 
 cdef bint same_method(object one, object two):
     return (<PyMethodDescrObject *>one).d_method == (<PyMethodDescrObject *>two).d_method
-
-
-cdef struct Collector:
-    cdmi.dmi_range *out
-    uint64_t capacity
-    uint64_t count
-
-
-cdef int collect(void *argument, const cdmi.dmi_range *found) noexcept nogil:
-    """Keep the range if there is room, count it in any case."""
-    cdef Collector *collector = <Collector *>argument
-    if collector.count < collector.capacity:
-        collector.out[collector.count] = found[0]
-    collector.count += 1
-    return 0
 
 
 # ---- blocks ----------------------------------------------------------------------------------

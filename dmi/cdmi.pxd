@@ -171,6 +171,8 @@ cdef extern from "dmi/capi.h" nogil:
     ctypedef int (*dmi_visit)(void *argument, const dmi_range *range) noexcept nogil
     int dmi_heap_walk(void *heap, dmi_visit visit, void *argument)
 
+    int dmi_heap_walk_array(void *heap, dmi_range *out, size_t capacity, size_t *count)
+
     ctypedef struct dmi_segment_info:
         uint64_t address
         uint64_t reserved
@@ -194,3 +196,10 @@ cdef extern from "dmi/capi.h" nogil:
         char message[192]
 
     int dmi_heap_validate(void *heap, dmi_fault *fault)
+
+    ctypedef struct dmi_pin:
+        uint64_t address
+        uint64_t size
+        uint64_t pinned
+
+    int dmi_heap_pins(void *heap, dmi_pin *out, size_t capacity, size_t *count)

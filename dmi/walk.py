@@ -13,7 +13,10 @@ from dmi import _core
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["HeapWalk", "HistogramRow", "Range", "Segment"]
+    import numpy
+    from numpy.typing import NDArray
+
+__all__ = ["HeapWalk", "HistogramRow", "Mark", "Pin", "Range", "Segment"]
 
 Kind = Literal["lfh", "list", "pages", "virtual", "uncommitted", "overhead"]
 State = Literal["busy", "free", "uncommitted", "offered", "overhead"]
@@ -22,8 +25,15 @@ State = Literal["busy", "free", "uncommitted", "offered", "overhead"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 STATES: tuple[State, ...] = get_args(State)
 
+KIND_CODES: dict[Kind, int] = {name: code for code, name in enumerate(KINDS, 1)}
+STATE_CODES: dict[State, int] = {name: code for code, name in enumerate(STATES, 1)}
+"""What stands for a kind and a state in the array of a walk."""
+
 # struct dmi_range: address, size, kind, state, bucket, flags, segment.
 _RECORD = struct.Struct("=QQIIIIQ")
+# The same as 64-bit words: address, size, kind and state, bucket and flags, segment.
+_WORDS = 5
+_LOW = 0xFFFFFFFF
 if _RECORD.size != _core.RANGE_BYTES:  # pragma: no cover - a build that mixes two versions
     raise ImportError("dmi's Python and C parts are of different versions; install it again")
 
@@ -66,6 +76,14 @@ class Segment(NamedTuple):
     committed: int
     uncommitted_ranges: int
     virtual: bool
+
+
+class Pin(NamedTuple):
+    """A busy block, and the free bytes that could go back but for this block alone."""
+
+    address: int
+    size: int
+    pinned: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +129,39 @@ class HeapWalk(Sequence[Range]):
     def __repr__(self) -> str:
         return f"<dmi.HeapWalk of {len(self)} ranges>"
 
+    @property
+    def records(self) -> memoryview:
+        """The ranges as they lie in memory: one struct dmi_range after the other."""
+        return self._records
+
+    def array(self) -> NDArray[numpy.void]:
+        """The same memory as a read-only NumPy array with the fields address, size, kind, state,
+        bucket, flags and segment; kind and state as in KIND_CODES and STATE_CODES.
+
+        ImportError without NumPy (the extra ``numpy``).
+        """
+        try:
+            import numpy
+        except ImportError as error:
+            raise ImportError("arrays need NumPy: pip install 'dmi-heap[numpy]'") from error
+        words, halves = ("address", "size", "segment"), ("kind", "state", "bucket", "flags")
+        names = (*words[:2], *halves, words[2])
+        kinds = ["u4" if name in halves else "u8" for name in names]
+        found = numpy.frombuffer(self._records, list(zip(names, kinds, strict=True)))
+        found.flags.writeable = False
+        return found
+
+    def checked(self) -> HeapWalk:
+        """This walk, when its ranges are of known kinds and states; ValueError when not.
+
+        For records that come from outside: every other use takes them for sound.
+        """
+        words = self._records.cast("Q") if len(self) else []
+        for both in set(words[2::_WORDS]):
+            if not (1 <= both & _LOW <= len(KINDS) and 1 <= both >> 32 <= len(STATES)):
+                raise ValueError("a range of unknown kind or state")
+        return self
+
     def select(
         self,
         *,
@@ -135,10 +186,41 @@ class HeapWalk(Sequence[Range]):
 
     def histogram(self) -> list[HistogramRow]:
         """Busy blocks by size, the sizes that hold most bytes first (`!heap -stat`)."""
-        counts = Counter(found.size for found in self if found.state == "busy")
+        words = self._records.cast("Q") if len(self) else []
+        busy_word = STATES.index("busy") + 1
+        pairs = Counter(zip(words[1::_WORDS], words[2::_WORDS], strict=True))
+        counts: Counter[int] = Counter()
+        for (size, both), count in pairs.items():
+            if both >> 32 == busy_word:
+                counts[size] += count
         busy = sum(size * count for size, count in counts.items())
         rows = [
             HistogramRow(size, count, size * count, 100.0 * size * count / busy)
             for size, count in counts.items()
         ]
         return sorted(rows, key=lambda row: (-row.total, row.size))
+
+    def _busy(self) -> Iterator[tuple[int, int, int]]:
+        """(number, address, size) of every busy block."""
+        words = self._records.cast("Q") if len(self) else []
+        code = STATE_CODES["busy"]
+        for number, (address, size, both) in enumerate(
+            zip(words[0::_WORDS], words[1::_WORDS], words[2::_WORDS], strict=True)
+        ):
+            if both >> 32 == code:
+                yield number, address, size
+
+    def busy_since(self, earlier: HeapWalk) -> list[Range]:
+        """The busy blocks that were not busy, at that address and of that size, in ``earlier``."""
+        known = {(address, size) for _, address, size in earlier._busy()}
+        return [
+            self[number] for number, address, size in self._busy() if (address, size) not in known
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A moment of a heap, for blocks_since(). It keeps a walk: 40 bytes for each range."""
+
+    handle: int
+    walk: HeapWalk

@@ -26,13 +26,12 @@ bool _dmi_canary_sound(const dmi_heap *heap, const void *block, size_t usable) {
 /* ---- the ways ---------------------------------------------------------------------------------------- */
 
 static void *from_cache(dmi_heap *heap, unsigned bucket) {
-    bool shared = atomic_load_explicit(&heap->shared_only, memory_order_relaxed);
-    dmi_thread *self = shared ? NULL : _dmi_thread_self();
+    dmi_thread *self = _dmi_thread_self();
     dmi_cache *cache = &heap->shared;
     if (self) {
+        /* For an eager heap too: a thread that was taken hands its runs over here. */
         _dmi_thread_lock(self);
-        /* Read again: waiting for the lock, it may have handed its runs over to an eager heap. */
-        shared = atomic_load_explicit(&heap->shared_only, memory_order_relaxed);
+        bool shared = atomic_load_explicit(&heap->shared_only, memory_order_relaxed);
         cache = shared ? NULL : _dmi_cache_get(self, heap);
         if (!cache) _dmi_unlock(&self->lock);
     }
@@ -50,7 +49,7 @@ static void *from_cache(dmi_heap *heap, unsigned bucket) {
 
 /* Count towards the bucket's activation. */
 static void activate(dmi_heap *heap, unsigned bucket, const void *block) {
-    unsigned key = _dmi_bucket(_dmi_freelist_usable(block) - 8);
+    unsigned key = _dmi_list_key(block);
     if (++heap->bucket_live[key] < heap->lfh_live && ++heap->bucket_total[key] < heap->lfh_total)
         return;
     atomic_store_explicit(&heap->active[bucket], 1, memory_order_release);
@@ -87,7 +86,9 @@ static void *from_pages(dmi_heap *heap, size_t size, size_t align, bool *zero) {
 /* The bucket whose blocks all have that alignment and hold size bytes; DMI_BUCKETS when there is none. */
 static unsigned aligned_bucket(size_t size, size_t align) {
     if (align > _dmi_page || size > DMI_BUCKET_MAX) return DMI_BUCKETS;
-    unsigned bucket = _dmi_bucket((size + align - 1) & ~(align - 1));
+    size_t whole = (size + align - 1) & ~(align - 1);
+    if (whole > DMI_BUCKET_MAX) return DMI_BUCKETS; /* large pages */
+    unsigned bucket = _dmi_bucket(whole);
     while (bucket < DMI_BUCKETS && _dmi_bucket_size[bucket] % align) bucket++;
     return bucket;
 }

@@ -57,9 +57,15 @@ static inline void *_dmi_fast_pop(dmi_run *run) {
 
 /* slow: what serves the rest, called last so that the fast path needs no stack frame. */
 static inline void *_dmi_fast_malloc_or(size_t size, void *(*slow)(size_t)) {
-    if (__builtin_expect(size <= DMI_BUCKET_MAX, 1)) {
+    if (__builtin_expect(size <= DMI_DIRECT_MAX, 1)) {
+        void *block = _dmi_fast_pop(_dmi_self_get()->cache.direct[(size + 15) / 16]);
+        if (__builtin_expect(block != NULL, 1)) {
+            __asm__("" : "+r"(block)); /* or gcc moves it to where it returns it only at the end */
+            return block;
+        }
+    } else if (size <= DMI_BUCKET_MAX) {
         void *block = _dmi_fast_pop(_dmi_self_get()->cache.current[_dmi_bucket(size)]);
-        if (__builtin_expect(block != NULL, 1)) return block;
+        if (block) return block;
     }
     return slow(size);
 }
@@ -70,7 +76,9 @@ static inline void *_dmi_fast_malloc(size_t size) {
 static inline void *_dmi_fast_heap_malloc(void *handle, size_t size) {
     dmi_thread *self = _dmi_self_get();
     if (__builtin_expect(self->memo_heap == handle && size <= DMI_BUCKET_MAX, 1)) {
-        void *block = _dmi_fast_pop(self->memo->current[_dmi_bucket(size)]);
+        dmi_run *run = size <= DMI_DIRECT_MAX ? self->memo->direct[(size + 15) / 16]
+                                              : self->memo->current[_dmi_bucket(size)];
+        void *block = _dmi_fast_pop(run);
         if (__builtin_expect(block != NULL, 1)) return block;
     }
     return _dmi_heap_malloc_slow(handle, size);

@@ -95,7 +95,7 @@ static int check_backend(const dmi_heap *heap, const dmi_run *run, const void *b
 
 static void free_backend(dmi_heap *heap, dmi_run *run, void *block) {
     if (run->kind == DMI_RUN_LIST) {
-        unsigned key = _dmi_bucket(_dmi_freelist_usable(block) - 8);
+        unsigned key = _dmi_list_key(block);
         if (heap->bucket_live[key]) heap->bucket_live[key]--;
         dmi_run *freed;
         dmi_tag *tag = _dmi_freelist_free(&heap->list, run, block, &freed);

@@ -19,12 +19,16 @@ typedef struct dmi_heap dmi_heap;
 typedef struct dmi_cache dmi_cache;
 typedef struct dmi_thread dmi_thread;
 
+/* Up to this size the fast path finds its run without the table of buckets. */
+#define DMI_DIRECT_MAX ((size_t)1024)
+
 /* One thread's LFH state for one heap; or the heap's shared one, for eager heaps and for threads
  * without a record. Its lock protects everything here and the lists of its runs. */
 struct dmi_cache {
+    dmi_run *direct[DMI_DIRECT_MAX / 16 + 1]; /* current of small sizes, by (size + 15) / 16 */
     dmi_run *current[DMI_BUCKETS]; /* what the fast path allocates from; _dmi_no_run: nothing */
     struct {
-        dmi_run *head, *tail; /* runs with something to hand out, oldest first */
+        dmi_run *head, *tail; /* runs with something to hand out, latest first */
     } avail[DMI_BUCKETS];
     dmi_run *spare[DMI_BUCKETS]; /* runs with nothing on their list that can grow, latest first */
     _Atomic(dmi_run *) pending;  /* runs that got remote frees, through pending_next */
@@ -97,6 +101,12 @@ static inline dmi_heap *_dmi_heap_of_run(const dmi_run *run) {
     return _dmi_heap_of_space(run->segment->space);
 }
 
+/* The bucket that a free-list block counts for; aligned ones may be larger than any. */
+static inline unsigned _dmi_list_key(const void *block) {
+    size_t size = _dmi_freelist_usable(block) - 8;
+    return size <= DMI_BUCKET_MAX ? _dmi_bucket(size) : DMI_BUCKETS - 1;
+}
+
 /* ---- heap.c ---- */
 extern dmi_heap *_dmi_default; /* NULL before the first use */
 /* The default heap, made if need be; NULL: out of memory. */
@@ -132,6 +142,8 @@ int _dmi_threads_setup(void);
 size_t _dmi_threads_metadata(void);
 
 /* ---- cache.c ---- */
+/* Let nothing be handed out: every slot of the fast path becomes _dmi_no_run. */
+void _dmi_cache_clear(dmi_cache *cache);
 void _dmi_cache_init(dmi_cache *cache, dmi_heap *heap, dmi_thread *thread, dmi_lock *lock);
 /* The cache of this thread for that heap; made if need be. NULL: no memory. Self is locked. */
 dmi_cache *_dmi_cache_get(dmi_thread *self, dmi_heap *heap);

@@ -115,8 +115,28 @@ void _dmi_heap_arm(dmi_heap *heap) {
     if (atomic_load_explicit(&heap->wait, memory_order_relaxed)) (void)arm(heap, &due);
 }
 
+/* Hard modes, for tests: every slow path takes all threads (DMI_HARD_TAKE), or gives back all that is free as
+ * well (DMI_HARD_PURGE). */
+#if defined(DMI_HARD_PURGE)
+#define HARD DMI_PASS_ALL
+#elif defined(DMI_HARD_TAKE)
+#define HARD DMI_PASS_COUNT
+#endif
+#if defined(HARD)
+static void hard_pass(dmi_heap *heap) {
+    if (!_dmi_lock_try(&heap->pass)) return;
+    dmi_sweep sweep;
+    _dmi_sweep_init(&sweep, &heap->engine, HARD, 0);
+    _dmi_heap_pass(heap, &sweep);
+    _dmi_unlock(&heap->pass);
+}
+#else
+static void hard_pass(dmi_heap *heap) { (void)heap; }
+#endif
+
 void _dmi_heap_tick(dmi_heap *heap) {
     uint64_t next;
+    hard_pass(heap);
     if (!atomic_load_explicit(&heap->wait, memory_order_relaxed) || arm(heap, &next)) return;
     if (_dmi_heap_clock(heap) < next || !_dmi_lock_try(&heap->pass)) return;
     if (_dmi_heap_clock(heap) >= atomic_load_explicit(&heap->next_pass, memory_order_relaxed))

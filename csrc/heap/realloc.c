@@ -15,11 +15,11 @@ static bool in_place(dmi_heap *heap, dmi_run *run, void *block, size_t size) {
     case DMI_RUN_LIST:
         if (size > DMI_BUCKET_MAX) return false;
         _dmi_lock(&heap->lock);
-        unsigned key = _dmi_bucket(_dmi_freelist_usable(block) - 8);
+        unsigned key = _dmi_list_key(block);
         done = _dmi_freelist_resize(&heap->list, run, block, total);
         if (done) {
             if (heap->bucket_live[key]) heap->bucket_live[key]--;
-            heap->bucket_live[_dmi_bucket(_dmi_freelist_usable(block) - 8)]++;
+            heap->bucket_live[_dmi_list_key(block)]++;
             _dmi_canary_set(heap, block, _dmi_freelist_usable(block));
         }
         _dmi_unlock(&heap->lock);

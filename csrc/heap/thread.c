@@ -15,7 +15,8 @@
 #include "../decommit/pressure.h"
 
 dmi_thread _dmi_no_thread = {.memo_heap = DMI_NO_HANDLE,
-                             .cache = {.current = {[0 ... DMI_BUCKETS - 1] = &_dmi_no_run}}};
+                             .cache = {.direct = {[0 ... DMI_DIRECT_MAX / 16] = &_dmi_no_run},
+                                       .current = {[0 ... DMI_BUCKETS - 1] = &_dmi_no_run}}};
 DMI_TLS dmi_thread *_dmi_self = &_dmi_no_thread;
 /* The record whatever _dmi_self says; NULL before the first slow path; NOBODY when there is none to have. */
 static DMI_TLS dmi_thread *record;
@@ -74,7 +75,7 @@ static dmi_thread *attach(void) {
     } else {
         self = _dmi_pool_alloc(&pool);
         if (self) {
-            for (size_t b = 0; b < DMI_BUCKETS; b++) self->cache.current[b] = &_dmi_no_run;
+            _dmi_cache_clear(&self->cache);
             self->state = DMI_THREAD_ABANDONED;
             self->memo_heap = DMI_NO_HANDLE;
             self->next = all;

@@ -39,8 +39,26 @@ static void visit_group(dmi_heap *heap, dmi_visitor *visitor, dmi_run **group, s
     }
 }
 
+/* Take in what waits in the caches: of threads that ended that may give runs back, and no run should change
+ * while it is visited if nobody else is at work. */
+static void drain_all(dmi_heap *heap) {
+    dmi_cache *waiting[GROUP];
+    size_t n = 0;
+    _dmi_lock(&heap->lock);
+    for (dmi_cache *cache = heap->caches; cache && n < GROUP; cache = cache->next_of_heap)
+        if (atomic_load_explicit(&cache->pending, memory_order_relaxed)) waiting[n++] = cache;
+    _dmi_unlock(&heap->lock);
+    while (n--) {
+        /* Caches of this heap go with it only, and heap->pass is held. */
+        if (!_dmi_thread_take(waiting[n]->thread)) continue;
+        _dmi_cache_drain(waiting[n]);
+        _dmi_unlock(waiting[n]->lock);
+    }
+}
+
 void _dmi_heap_visit(dmi_heap *heap, dmi_visitor *visitor) {
     dmi_run *group[GROUP];
+    if (visitor->lock == DMI_VISIT_TAKE) drain_all(heap);
     _dmi_lock(&heap->lock);
     heap->space.visitors++;
     dmi_segment *segment = heap->space.segments;
@@ -74,23 +92,27 @@ void _dmi_heap_visit(dmi_heap *heap, dmi_visitor *visitor) {
     _dmi_unlock(&heap->lock);
 }
 
-bool _dmi_heap_freeze(dmi_heap *heap) {
-    heap->frozen = _dmi_threads(); /* newer threads find the heap's lock taken */
-    for (dmi_thread *thread = heap->frozen; thread; thread = thread->next) {
-        if (_dmi_thread_take(thread)) continue;
-        for (dmi_thread *t = heap->frozen; t != thread; t = t->next) _dmi_unlock(&t->lock);
-        return false;
-    }
-    _dmi_lock(&heap->shared_lock);
-    _dmi_lock(&heap->lock);
-    return true;
-}
-
 void _dmi_heap_thaw(dmi_heap *heap) {
     _dmi_unlock(&heap->lock);
     _dmi_unlock(&heap->shared_lock);
     for (dmi_thread *thread = heap->frozen; thread; thread = thread->next)
         _dmi_unlock(&thread->lock);
+}
+
+bool _dmi_heap_freeze(dmi_heap *heap) {
+    for (;;) {
+        heap->frozen = _dmi_threads();
+        for (dmi_thread *thread = heap->frozen; thread; thread = thread->next) {
+            if (_dmi_thread_take(thread)) continue;
+            for (dmi_thread *t = heap->frozen; t != thread; t = t->next) _dmi_unlock(&t->lock);
+            return false;
+        }
+        _dmi_lock(&heap->shared_lock);
+        _dmi_lock(&heap->lock);
+        /* A thread that is new since then finds the heap's lock taken, unless it was here before. */
+        if (_dmi_threads() == heap->frozen) return true;
+        _dmi_heap_thaw(heap);
+    }
 }
 
 static size_t busy_of(const dmi_run *run) {

@@ -6,15 +6,22 @@
 
 typedef struct walker {
     dmi_heap *heap;
-    dmi_visit visit;
+    dmi_visit visit; /* NULL: into the array */
     void *argument;
+    dmi_range *out;
+    size_t capacity, count;
     const dmi_segment *segment;
     dmi_range pending; /* an uncommitted range that may go on; size 0: none */
     int stopped;
 } walker;
 
 static void put(walker *w, const dmi_range *range) {
-    if (!w->stopped) w->stopped = w->visit(w->argument, range);
+    if (w->visit) {
+        if (!w->stopped) w->stopped = w->visit(w->argument, range);
+        return;
+    }
+    if (w->count < w->capacity) w->out[w->count] = *range;
+    w->count++;
 }
 
 static void flush(walker *w) {
@@ -73,12 +80,56 @@ static void emit_free(walker *w, const char *from, size_t size, dmi_range_kind k
     }
 }
 
+static bool all_usable(const dmi_run *run) {
+    const dmi_segment *s = run->segment;
+    return _dmi_bits_count(s->committed, run->first, run->pages) == run->pages &&
+           _dmi_bits_count(s->offered, run->first, run->pages) == 0;
+}
+
+/* Links in random order are waited for one by one; fetched in order beforehand they are there. Only for
+ * a run whose pages are all usable. */
+static void fetch_links(const dmi_run *run) {
+    size_t busy = (size_t)_dmi_lfh_busy(run);
+    if (busy >= run->carved || run->carved - busy < run->carved / 8u) return;
+    size_t step = run->block_size < 64 ? 64 : run->block_size;
+    const char *base = _dmi_run_base(run), *end = base + (size_t)run->carved * run->block_size;
+    for (const char *at = base; at < end; at += step) __builtin_prefetch(at);
+}
+
+/* Every block of a run whose pages are all usable, straight into the array. False: there is none, or
+ * not enough room in it. */
+static bool fill_lfh(walker *w, const dmi_run *run, const dmi_blockmap *map, size_t pinned) {
+    if (w->visit || w->capacity < run->capacity || w->count > w->capacity - run->capacity)
+        return false;
+    flush(w);
+    if (w->count > w->capacity - run->capacity) return false;
+    dmi_range *out = w->out + w->count;
+    uint64_t address = (uintptr_t)_dmi_run_base(run), segment = (uintptr_t)w->segment->base;
+    uint32_t size = run->block_size;
+    _Static_assert(DMI_STATE_FREE == DMI_STATE_BUSY + 1, "the bit of the map is the difference");
+    for (size_t i = 0; i < run->capacity; i++, address += size) {
+        uint32_t is_free = i >= run->carved || _dmi_map_get(map, i);
+        out[i] = (dmi_range){.address = address,
+                             .size = size,
+                             .kind = DMI_RANGE_LFH,
+                             .state = DMI_STATE_BUSY + is_free,
+                             .bucket = size,
+                             .segment = segment};
+    }
+    if (pinned != SIZE_MAX) out[pinned].state = DMI_STATE_FREE;
+    w->count += run->capacity;
+    return true;
+}
+
 static void walk_lfh(walker *w, dmi_run *run) {
     dmi_blockmap map;
     size_t pinned = SIZE_MAX;
     const void *bad;
+    bool whole = all_usable(run);
+    if (whole) fetch_links(run);
     if (!_dmi_lfh_free_map(run, true, &map, &pinned, &bad)) memset(&map, 0, sizeof map);
-    for (size_t i = 0; i < run->capacity; i++) {
+    bool filled = whole && fill_lfh(w, run, &map, pinned);
+    for (size_t i = 0; !filled && i < run->capacity; i++) {
         char *block = _dmi_lfh_block(run, i);
         if (i < run->carved && !_dmi_map_get(&map, i) && i != pinned)
             emit(w, block, run->block_size, DMI_RANGE_LFH, DMI_STATE_BUSY, run->block_size);
@@ -134,10 +185,11 @@ static void walk_virtual(walker *w, dmi_run *run) {
     emit(w, run->segment->base + size - tail, tail, DMI_RANGE_OVERHEAD, DMI_STATE_OVERHEAD, 0);
 }
 
-int dmi_heap_walk(void *handle, dmi_visit visit, void *argument) {
+static int walk(void *handle, walker *to) {
     dmi_heap *heap = _dmi_heap_resolve(handle);
     if (!heap) return -1;
-    walker w = {.heap = heap, .visit = visit, .argument = argument};
+    walker w = *to;
+    w.heap = heap;
     _dmi_lock(&heap->pass);
     if (!_dmi_heap_freeze(heap)) {
         _dmi_unlock(&heap->pass);
@@ -158,7 +210,20 @@ int dmi_heap_walk(void *handle, dmi_visit visit, void *argument) {
     for (dmi_run *run = heap->space.kept; run; run = run->next) walk_virtual(&w, run);
     _dmi_heap_thaw(heap);
     _dmi_unlock(&heap->pass);
+    to->count = w.count;
     return w.stopped;
+}
+
+int dmi_heap_walk(void *handle, dmi_visit visit, void *argument) {
+    walker w = {.visit = visit, .argument = argument};
+    return walk(handle, &w);
+}
+
+int dmi_heap_walk_array(void *handle, dmi_range *out, size_t capacity, size_t *count) {
+    walker w = {.out = out, .capacity = capacity};
+    int failed = walk(handle, &w);
+    *count = w.count;
+    return failed;
 }
 
 /* ---- segments ------------------------------------------------------------------------------------------ */

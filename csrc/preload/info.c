@@ -24,7 +24,8 @@ static void put_heap(FILE *out, void *handle) {
     dmi_stats stats = {.size = sizeof stats};
     char policy[128] = "";
     const uint32_t everything = DMI_STATS_DETAIL | DMI_STATS_RESIDENT;
-    if (dmi_heap_get_info(handle, &info) || dmi_heap_stats(handle, &stats, everything)) return; /* gone */
+    if (dmi_heap_get_info(handle, &info) || dmi_heap_stats(handle, &stats, everything))
+        return; /* gone */
     (void)dmi_policy_format(&info.policy, policy, sizeof policy);
     fprintf(out, "<heap handle=\"%#" PRIxPTR "\" default=\"%u\" name=\"", (uintptr_t)handle,
             info.is_default);

@@ -5,7 +5,8 @@
  */
 #include "preload.h"
 
-#include "../os/lock.h"
+#include "../heap/heap.h"
+#include "../segment/pagemap.h"
 
 #include <dmi/dmi.h>
 
@@ -15,6 +16,7 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -164,10 +166,21 @@ static void listen_to(int number) {
     (void)sigaction(number, &ours, NULL);
 }
 
+/* One copy of the core in a process: the one that malloc leads to. */
+static bool serves(void) {
+    void *volatile block = malloc(1);
+    bool ours = _dmi_pagemap_get(block) != &_dmi_no_run;
+    free(block);
+    return ours;
+}
+
 __attribute__((constructor)) static void at_start(void) {
+    static const char idle[] = "dmi: libdmi_malloc.so serves no allocation here: another malloc "
+                               "comes first (it has to be preloaded, before others)\n";
     _dmi_preload_options();
     /* From here on any pointer can be looked up, even if nothing was allocated yet. */
-    (void)dmi_heap_default();
+    (void)_dmi_default_heap();
+    if (!serves()) _dmi_os_message(idle, sizeof idle - 1);
     if (_dmi_preload_wish.at_exit || _dmi_preload_wish.signal) keep_stderr();
     if (_dmi_preload_wish.signal) listen_to(_dmi_preload_wish.signal);
 }

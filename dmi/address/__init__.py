@@ -1,18 +1,22 @@
 """`!address -summary` for a process of this machine: what its address space is used for.
 
 ``address_summary`` reads /proc; ``summarise`` does the same for any source of mappings. Text comes
-from ``dmi.windbg.format_address_summary``. Pure Python.
+from ``dmi.windbg.format_address_summary``.
 """
 
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+from dmi import heap
+from dmi.errors import HeapError
 from dmi.windbg import FREE_STATE, FREE_TYPE, FREE_USAGE, AddressSummary, Region
 
 from ._attribute import USAGES, Piece, attribute
 from ._maps import Mapping, ProcSource, Source, parse_maps
+from ._pools import pymalloc_usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -23,6 +27,8 @@ __all__ = [
     "NotSupportedError",
     "Region",
     "address_summary",
+    "own_ranges",
+    "pymalloc_usage",
     "summarise",
 ]
 
@@ -50,9 +56,10 @@ def address_summary(
 ) -> AddressSummary:
     """The address space of process ``pid``, by default of this one.
 
-    ``dmi_ranges`` returns (address, size) of dmi's segments where the caller knows them; without it
-    they are known by name, which needs a kernel with CONFIG_ANON_VMA_NAME. The snapshot is not
-    atomic: mappings that change meanwhile may be seen before or after.
+    Of this process dmi's segments are asked from its heaps, or from ``dmi_ranges``, which returns
+    (address, size) pairs. In another process they are known by name, which needs a kernel with
+    CONFIG_ANON_VMA_NAME. The snapshot is not atomic: mappings that change meanwhile may be seen
+    before or after.
 
     Raises ProcessLookupError, PermissionError, ValueError or TypeError for a bad pid, and
     NotSupportedError where there is no /proc. Thread-safe.
@@ -64,7 +71,18 @@ def address_summary(
     if not sys.platform.startswith("linux"):
         raise NotSupportedError(f"address_summary needs /proc, which {sys.platform} does not have")
     with ProcSource(pid) as source:
+        if dmi_ranges is None and source.own:
+            dmi_ranges = own_ranges
         return summarise(source, () if dmi_ranges is None else dmi_ranges())
+
+
+def own_ranges() -> list[tuple[int, int]]:
+    """(address, size) of every segment and virtual block of this process's heaps. Thread-safe."""
+    ranges: list[tuple[int, int]] = []
+    for each in heap.heaps():
+        with suppress(HeapError):  # destroyed meanwhile
+            ranges += [(segment.address, segment.reserved) for segment in each.segments()]
+    return ranges
 
 
 def summarise(source: Source, dmi_ranges: Iterable[tuple[int, int]] = ()) -> AddressSummary:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from ._maps import Mapping, Source
 
-__all__ = ["USAGES", "Piece", "attribute"]
+__all__ = ["USAGES", "Piece", "attribute", "is_pool"]
 
 USAGES: Final = (
     "HeapDmi",
@@ -389,11 +389,12 @@ def _pools(source: Source, start: int, end: int, pool: int) -> Iterator[tuple[in
                 continue
             address = low + number * source.page
             data = source.read(address, _POOL_OVERHEAD)
-            if data is not None and address + pool <= end and _is_pool(data, address, pool):
+            if data is not None and address + pool <= end and is_pool(data, address, pool):
                 yield address, struct.unpack_from("<I", data, 32)[0]
 
 
-def _is_pool(data: bytes, address: int, pool: int) -> bool:
+def is_pool(data: bytes, address: int, pool: int) -> bool:
+    """Whether 48 bytes at ``address`` can be the header of a pymalloc pool of ``pool`` bytes."""
     used, free = struct.unpack_from("<I4xQ", data)
     _, size_class, following, last = struct.unpack_from("<4I", data, 32)
     if size_class >= _POOL_CLASSES:

@@ -20,7 +20,7 @@ import dmi
 NAME = "run"
 HELP = "run a program on dmi"
 
-# What an interpreter's file is called, pyenv's and conda's included; pypy has an allocator of its own.
+# What a CPython's file is called; pypy has an allocator of its own.
 _PYTHON = re.compile(r"python(\d+(\.\d+)*t?)?(-dbg|d)?$")
 _SHEBANG_BYTES = 256
 # When the library prints a summary; the signals are those that programs leave to others.
@@ -62,7 +62,7 @@ def options(args: argparse.Namespace, inherited: str) -> str:
 
 
 def is_python(program: str) -> bool:
-    """Whether the program is a CPython interpreter, or a script that names one in its first line."""
+    """Whether the program is a CPython, or a script that names one in its first line."""
     path = Path(program)
     if _PYTHON.fullmatch(path.name):
         return True

@@ -1,8 +1,9 @@
 """WinDbg's console text, in and out: `!heap -s` and `!address -summary`.
 
 ``parse`` reads a log, ``read`` a file of one; ``format_heap_summary`` and
-``format_address_summary`` write the same text. Sizes are KiB in heap rows and bytes in address
-summaries, as the debugger has them. Pure Python, no dependency on the native part.
+``format_address_summary`` write the same text; ``heap`` answers `!heap` with its other options from
+a snapshot. Sizes are KiB in heap rows and bytes in address summaries, as the debugger has them.
+Pure Python, no dependency on the native part.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ._format import format_address_summary, format_heap_summary, format_log
+from ._heap import COLUMNS, HeapSource, HeapView, columns, heap, heap_data, number
 from ._model import (
     CUT_OFFS,
     FREE_STATE,
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     import os
 
 __all__ = [
+    "COLUMNS",
     "CUT_OFFS",
     "FREE_STATE",
     "FREE_TYPE",
@@ -44,16 +47,22 @@ __all__ = [
     "AddressSummary",
     "CutOffs",
     "HeapRow",
+    "HeapSource",
     "HeapTable",
+    "HeapView",
     "Log",
     "ParseError",
     "PrintedLine",
     "PrintedPercent",
     "Region",
+    "columns",
     "decode",
     "format_address_summary",
     "format_heap_summary",
     "format_log",
+    "heap",
+    "heap_data",
+    "number",
     "parse",
     "percent",
     "read",

@@ -83,7 +83,8 @@ def succeeded(*command: str | Path, options: str = "", stdin: str = "") -> str:
 
 # ---- contracts -----------------------------------------------------------------------------------
 
-POLICIES = ["", "never", "eager", "lazy:delay=0", "decay:half_life=0.01", "threshold", "budget"]
+OTHERS = ["never", "lazy:delay=0", "decay:half_life=0.01", "threshold", "budget"]
+POLICIES = ["", "eager", *(pytest.param(policy, marks=pytest.mark.long) for policy in OTHERS)]
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -147,10 +148,30 @@ def test_all_that_programs_may_ask_for_is_exported() -> None:
     assert public <= names
 
 
+def test_a_library_that_is_not_preloaded_says_that_it_serves_nothing() -> None:
+    script = f"import ctypes; ctypes.CDLL({dmi.get_preload_path()!r})"
+    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert done.stderr == (
+        "dmi: libdmi_malloc.so serves no allocation here: another malloc comes first "
+        "(it has to be preloaded, before others)\n"
+    )
+
+
 def test_a_foreign_pointer_ends_the_program_with_a_message(build: Build) -> None:
     done = preloaded(build("free_foreign.c"))
     assert done.returncode == -signal.SIGABRT
-    assert re.search(r"^dmi: free\(0x[0-9a-f]+\): no heap owns this address$", done.stderr, re.M)
+    assert re.search(
+        r"^dmi: free\(0x[0-9a-f]+\): no heap owns this address$", done.stderr, re.MULTILINE
+    )
 
 
 # ---- a program's life ----------------------------------------------------------------------------

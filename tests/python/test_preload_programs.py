@@ -8,18 +8,22 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 import dmi
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="there is no LD_PRELOAD"),
     pytest.mark.timeout(600),
 ]
 
-POLICIES = ["lazy", "eager", "lazy:delay=0.01"]
+OTHERS = ["eager", "lazy:delay=0.01"]
+POLICIES = ["lazy", *(pytest.param(policy, marks=pytest.mark.long) for policy in OTHERS)]
 
 
 def need(program: str) -> str:
@@ -39,7 +43,9 @@ def environment(policy: str | None) -> dict[str, str]:
     return made
 
 
-def output(policy: str | None, *command: str | Path, stdin: str = "", cwd: Path | None = None) -> str:
+def output(
+    policy: str | None, *command: str | Path, stdin: str = "", cwd: Path | None = None
+) -> str:
     """What the program prints; it must end well and in silence on stderr."""
     done = subprocess.run(
         [os.fspath(part) for part in command],
@@ -116,12 +122,11 @@ pragma integrity_check;
 @pytest.mark.parametrize("policy", POLICIES)
 def test_jq(policy: str) -> None:
     jq = need("jq")
-    words = [
-        "-nc",
-        '[range(20000) | {id: ., s: ("x" * (. % 40 + 1))}] | group_by(.id % 17)'
-        " | map({n: length, last: .[-1]}) | tojson | fromjson",
-    ]
-    assert output(policy, jq, *words) == output(None, jq, *words)
+    program = """
+[range(20000) | {id: ., s: ("x" * (. % 40 + 1))}] | group_by(.id % 17)
+    | map({n: length, last: .[-1]}) | tojson | fromjson
+"""
+    assert output(policy, jq, "-nc", program) == output(None, jq, "-nc", program)
 
 
 def _large_source(functions: int) -> str:

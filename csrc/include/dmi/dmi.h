@@ -248,6 +248,18 @@ typedef struct dmi_fault {
 /* Check every tag, list and counter. 0 when sound; 1 with fault filled when not; -1 on a stale handle. */
 DMI_API int dmi_heap_validate(void *heap, dmi_fault *fault);
 
+/* The same ranges as dmi_heap_walk, into an array: faster than a call for each. *count is how many there
+ * are, which may exceed capacity; then those beyond it were left out. */
+DMI_API int dmi_heap_walk_array(void *heap, dmi_range *out, size_t capacity, size_t *count);
+
+typedef struct dmi_pin {
+    uint64_t address, size; /* a busy block and its usable bytes */
+    uint64_t pinned;        /* free bytes on pages that could go back but for this block alone */
+} dmi_pin;
+/* The busy blocks that pin most, most first, at most capacity of them; *count (may be NULL) is how many
+ * pin anything. */
+DMI_API int dmi_heap_pins(void *heap, dmi_pin *out, size_t capacity, size_t *count);
+
 #ifdef __cplusplus
 }
 #endif

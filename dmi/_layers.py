@@ -1,0 +1,299 @@
+"""Who holds the memory of a process, layer by layer, and in which layer it is stuck.
+
+    1a  custom libraries   dmi's heaps, Python's pymalloc
+    1b  language runtime   the malloc of glibc
+    1c  OS heap            the address space that malloc got: the brk heap, arenas
+    2   virtual memory     all of the address space
+    3   physical memory    resident, swapped, lazily freed
+
+Each layer has what it holds (taken from the layer below), what it uses (handed to the layer above)
+and what it retains, the difference. Memory that a layer retains is free for the layer above and
+lost to the layer below: that is where it is stuck.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from dmi import heap
+from dmi.address import address_summary, pymalloc_usage
+from dmi.errors import HeapError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from dmi.address import AddressSummary
+
+__all__ = ["Layer", "Layers", "Part", "glibc_malloc", "layers", "physical_memory"]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One holder of memory. Bytes; None where it cannot be told."""
+
+    name: str
+    holds: int | None
+    uses: int | None
+
+    @property
+    def retains(self) -> int | None:
+        """holds - uses, at least 0: the two may be read at different moments."""
+        if self.holds is None or self.uses is None:
+            return None
+        return max(0, self.holds - self.uses)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "name": self.name,
+            "holds": self.holds,
+            "uses": self.uses,
+            "retains": self.retains,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer: number ("1a"), name, its holders, further figures in bytes, and what to know."""
+
+    number: str
+    name: str
+    parts: tuple[Part, ...]
+    figures: tuple[tuple[str, int], ...] = ()
+    note: str = ""
+
+    def _sum(self, name: str) -> int | None:
+        known = [value for part in self.parts if (value := getattr(part, name)) is not None]
+        return sum(known) if known else None
+
+    @property
+    def holds(self) -> int | None:
+        """Bytes taken from the layer below; None where nothing is known."""
+        return self._sum("holds")
+
+    @property
+    def uses(self) -> int | None:
+        """Bytes handed to the layer above, of the parts where that is known."""
+        return self._sum("uses")
+
+    @property
+    def retains(self) -> int | None:
+        """Bytes that are held without being used, of the parts where that is known."""
+        return self._sum("retains")
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "number": self.number,
+            "name": self.name,
+            "holds": self.holds,
+            "uses": self.uses,
+            "retains": self.retains,
+            "parts": [part.as_dict() for part in self.parts],
+            "figures": dict(self.figures),
+            "note": self.note,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """The layers of one process at one moment. str() is a table for people."""
+
+    pid: int
+    layers: tuple[Layer, ...]
+
+    def __getitem__(self, number: str) -> Layer:
+        for layer in self.layers:
+            if layer.number == number:
+                return layer
+        raise KeyError(number)
+
+    @property
+    def stuck(self) -> Part | None:
+        """The allocator (layers 1a and 1b) that retains most; None when none retains anything."""
+        parts = [
+            part for layer in self.layers if layer.number in ALLOCATORS for part in layer.parts
+        ]
+        most = max(parts, key=lambda part: part.retains or 0, default=None)
+        return most if most is not None and most.retains else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        stuck = self.stuck
+        return {
+            "pid": self.pid,
+            "layers": [layer.as_dict() for layer in self.layers],
+            "stuck": None if stuck is None else stuck.name,
+        }
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        title = f"Layer (process {self.pid}, KB)"
+        yield f"{title:<44}{'Holds':>16}{'Uses':>14}{'Retains':>14}"
+        for layer in self.layers:
+            yield _row(f"{layer.number:<3}{layer.name}", layer.holds, layer.uses, layer.retains)
+            if len(layer.parts) > 1 or layer.number in ALLOCATORS:
+                for part in layer.parts:
+                    yield _row(f"     {part.name}", part.holds, part.uses, part.retains)
+            for name, size in layer.figures:
+                yield _row(f"       {name}", size, None, None, blank="")
+            if layer.note:
+                yield f"       ({layer.note})"
+        stuck = self.stuck
+        if stuck is not None:
+            yield f"Most of what no program uses is held by {stuck.name}: {_kib(stuck.retains)} KB."
+
+
+ALLOCATORS: Final = ("1a", "1b")
+
+
+def _row(
+    name: str, holds: int | None, uses: int | None, retains: int | None, *, blank: str = "-"
+) -> str:
+    cells = [blank if size is None else _kib(size) for size in (holds, uses, retains)]
+    return f"{name:<44}{cells[0]:>16}{cells[1]:>14}{cells[2]:>14}".rstrip()
+
+
+def _kib(size: int | None) -> str:
+    return "-" if size is None else f"{size // 1024:,}"
+
+
+_MALLINFO2: Final = (
+    "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks",
+    "keepcost",
+)  # fmt: skip
+
+
+class _Mallinfo2(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in _MALLINFO2]
+
+
+def glibc_malloc() -> dict[str, int] | None:
+    """What glibc's own malloc says of this process: the fields of mallinfo2, in bytes and counts.
+
+    It is asked from glibc itself, also where another malloc was preloaded. None where the C library
+    is another one, or older than 2.33. Thread-safe; locks one arena after the other.
+    """
+    try:
+        ask = ctypes.CDLL("libc.so.6").mallinfo2
+    except (OSError, AttributeError):
+        return None
+    ask.restype = _Mallinfo2
+    ask.argtypes = []
+    found = ask()
+    return {name: int(getattr(found, name)) for name in _MALLINFO2}
+
+
+def physical_memory(pid: int | None = None) -> dict[str, int]:
+    """Rss, Pss, Swap, LazyFree and their kin in bytes, as smaps_rollup has them.
+
+    Where that file may not be read: Rss and Swap from status. Raises ProcessLookupError for a
+    process that is not there.
+    """
+    root = Path("/proc") / ("self" if pid is None else str(pid))
+    for name, names in (("smaps_rollup", {}), ("status", {"VmRSS": "Rss", "VmSwap": "Swap"})):
+        with suppress(OSError):
+            found: dict[str, int] = {}
+            for line in (root / name).read_text().splitlines():
+                key, _, value = line.partition(":")
+                words = value.split()
+                if len(words) == 2 and words[1] == "kB" and (not names or key in names):
+                    found[names.get(key, key)] = int(words[0]) * 1024
+            if found:
+                return found
+    raise ProcessLookupError(f"no process {pid}, or it has no memory")
+
+
+def layers(pid: int | None = None) -> Layers:
+    """The layers of process ``pid``, by default of this one.
+
+    In another process what dmi's heaps and glibc's malloc use cannot be told, only what they hold.
+    The moments of the layers differ by the time it takes to read them. Raises what
+    ``dmi.address_summary`` raises. Thread-safe.
+    """
+    summary = address_summary(pid)
+    own = pid is None or pid == os.getpid()
+    return Layers(
+        os.getpid() if pid is None else pid,
+        (
+            _custom(pid, own, summary),
+            _runtime(own, summary),
+            _os_heap(own, summary),
+            _virtual(summary),
+            _physical(pid),
+        ),
+    )
+
+
+def _committed(summary: AddressSummary, *usages: str) -> int:
+    return sum(region.committed for region in summary.regions if region.usage in usages)
+
+
+def _custom(pid: int | None, own: bool, summary: AddressSummary) -> Layer:
+    parts: list[Part] = []
+    if own:
+        for each in heap.heaps():
+            with suppress(HeapError):
+                stats = each.stats()
+                title = f"dmi heap {each.handle:x}" + (f" ({each.name})" if each.name else "")
+                parts.append(Part(title, stats.committed, stats.busy))
+    elif held := _committed(summary, "HeapDmi"):
+        parts.append(Part("dmi heaps", held, None))
+    arenas = [(r.start, r.size) for r in summary.regions if r.usage == "HeapPymalloc"]
+    if arenas:
+        held = _committed(summary, "HeapPymalloc")
+        parts.append(Part("Python objects (pymalloc)", held, pymalloc_usage(pid, arenas)))
+    return Layer("1a", "custom libraries", tuple(parts))
+
+
+def _runtime(own: bool, summary: AddressSummary) -> Layer:
+    info = glibc_malloc() if own else None
+    if info is None:
+        held = _committed(summary, "HeapBrk", "HeapGlibcArena")
+        note = "without the blocks that malloc mapped on their own"
+        return Layer("1b", "language runtime", (Part("malloc", held, None),), note=note)
+    part = Part("glibc malloc", info["arena"] + info["hblkhd"], info["uordblks"] + info["hblkhd"])
+    figures = (("of it mapped on their own", info["hblkhd"]),)
+    note = "blocks in glibc's thread caches count as used, pymalloc's arenas are mapped apart"
+    return Layer("1b", "language runtime", (part,), figures, note)
+
+
+def _os_heap(own: bool, summary: AddressSummary) -> Layer:
+    parts = tuple(
+        Part(
+            title,
+            sum(region.size for region in summary.regions if region.usage == usage),
+            _committed(summary, usage),
+        )
+        for title, usage in (("brk heap", "HeapBrk"), ("malloc arenas", "HeapGlibcArena"))
+    )
+    return Layer("1c", "OS heap", parts, note="uses: what of its address space can be written")
+
+
+def _virtual(summary: AddressSummary) -> Layer:
+    figures = tuple((name, summary.type.get(name, 0)) for name in _TYPES)
+    note = "retains: reserved, not committed; that costs no memory"
+    part = Part("address space", summary.busy, summary.committed)
+    return Layer("2", "virtual memory", (part,), figures, note)
+
+
+_TYPES: Final = ("MEM_IMAGE", "MEM_MAPPED", "MEM_PRIVATE")
+
+
+def _physical(pid: int | None) -> Layer:
+    found = physical_memory(pid)
+    resident, lazy = found.get("Rss", 0), found.get("LazyFree", 0)
+    figures = [
+        (title, found[key])
+        for title, key in (("PSS", "Pss"), ("swapped", "Swap"), ("lazily freed", "LazyFree"))
+        if key in found
+    ]
+    part = Part("resident", resident, max(0, resident - lazy))
+    return Layer("3", "physical memory", (part,), tuple(figures), "retains: lazily freed")

@@ -1,0 +1,71 @@
+"""`!heap` on a snapshot file, with the debugger's options.
+
+FILE is what dmi.snapshot().save(FILE) wrote; -flt, -x and -h need one with
+blocks=True. Numbers are hexadecimal, as in the debugger, and decimal behind 0n: -flt s 0n4096 is
+-flt s 1000.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from dmi import windbg
+
+if TYPE_CHECKING:
+    import argparse
+
+NAME = "heap"
+HELP = "show the heaps, blocks and sizes of a snapshot, as !heap does"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add this command's arguments."""
+    parser.usage = (
+        "dmi heap FILE [-s | -v | -h [HANDLE] | -stat [HANDLE] | -flt s SIZE | -flt r LOW HIGH | "
+        "-x ADDRESS] [--json]\n       dmi heap --columns [--json]"
+    )
+    parser.add_argument("file", nargs="?", metavar="FILE", help="the snapshot")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("-s", action="store_true", help="a row for each heap (default)")
+    which.add_argument("-v", action="store_true", help="the rows, then each heap's figures")
+    which.add_argument(
+        "-h", nargs="?", const="0", metavar="HANDLE", help="segments and blocks of all heaps or one"
+    )
+    which.add_argument("-stat", nargs="?", const="0", metavar="HANDLE", help="busy blocks by size")
+    which.add_argument(
+        "-flt", nargs="+", metavar="WORD", help="s SIZE, r LOW HIGH: blocks of these sizes"
+    )
+    which.add_argument("-x", metavar="ADDRESS", help="the block that holds the address")
+    which.add_argument(
+        "--columns", action="store_true", help="explain each column with its formula"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON, sizes in bytes")
+
+
+def command(args: argparse.Namespace) -> list[str]:
+    """The option of !heap with its numbers."""
+    if args.v:
+        return ["-v"]
+    for name in ("h", "stat", "x"):
+        if (value := getattr(args, name)) is not None:
+            return [f"-{name}", value]
+    if args.flt is not None:
+        return ["-flt", *args.flt]
+    return ["-s"]
+
+
+def run(args: argparse.Namespace) -> None:
+    """Answer."""
+    if args.columns:
+        print(json.dumps(windbg.COLUMNS, indent=2) if args.json else windbg.columns(), end="")
+        return
+    if args.file is None:
+        raise ValueError("which snapshot? Name the FILE that dmi.snapshot().save(FILE) wrote")
+    from dmi import Snapshot  # loads what reads /proc, which --columns can do without
+
+    snapshot = Snapshot.load(args.file)
+    if args.json:
+        print(json.dumps(windbg.heap_data(snapshot, command(args)), indent=2))
+    else:
+        print(windbg.heap(snapshot, command(args)), end="")
