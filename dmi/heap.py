@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     import numpy
     import numpy.typing
-
-    import numpy
     from numpy.typing import NDArray
 
 __all__ = [

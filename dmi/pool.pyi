@@ -1,9 +1,12 @@
 from typing import Self
 
+from typing_extensions import disjoint_base
+
 from dmi._core import HeapCore
 
 __all__ = ["Pool"]
 
+@disjoint_base
 class Pool:
     def __new__(cls, heap: HeapCore | None = None) -> Self: ...
     @property

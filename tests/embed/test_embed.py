@@ -240,9 +240,9 @@ def test_an_extension_with_an_older_table_works(site: Site) -> None:
 
 def test_an_extension_with_a_newer_table_is_refused_with_both_versions(site: Site) -> None:
     text = installed_header(site)
-    last = "(uint64_t most))\n"
+    last = "dmi_pin *out, size_t capacity, size_t *count))\n"
     assert text.count(last) == 1
-    longer = "(uint64_t most)) \\\n    X(int, dmi_later, (void *heap))\n"
+    longer = last.rstrip() + " \\\n    X(int, dmi_later, (void *heap))\n"
     newer = text.replace("/* clang-format on */", "", 1).replace(last, longer)
     newer = newer.replace(
         "#include <dmi/dmi.h>",

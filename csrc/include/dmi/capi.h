@@ -64,7 +64,10 @@
     X(size_t, dmi_heap_segments, (void *heap, dmi_segment_info *out, size_t capacity))             \
     X(int, dmi_find, (const void *address, dmi_found *found))                                      \
     X(int, dmi_heap_validate, (void *heap, dmi_fault *fault))                                      \
-    X(void, dmi_set_map_limit, (uint64_t most))
+    X(void, dmi_set_map_limit, (uint64_t most))                                                    \
+    X(int, dmi_heap_walk_array,                                                                    \
+      (void *heap, dmi_range *out, size_t capacity, size_t *count))                                \
+    X(int, dmi_heap_pins, (void *heap, dmi_pin *out, size_t capacity, size_t *count))
 /* clang-format on */
 
 #define DMI_CAPI_FIELD(result, name, parameters) result(*name##_) parameters;
@@ -173,6 +176,8 @@ static inline const dmi_capi *dmi_capi_get(void) {
 #define dmi_find (dmi_capi_get()->dmi_find_)
 #define dmi_heap_validate (dmi_capi_get()->dmi_heap_validate_)
 #define dmi_set_map_limit (dmi_capi_get()->dmi_set_map_limit_)
+#define dmi_heap_walk_array (dmi_capi_get()->dmi_heap_walk_array_)
+#define dmi_heap_pins (dmi_capi_get()->dmi_heap_pins_)
 
 #endif /* DMI_CAPI_LINKED */
 #endif
