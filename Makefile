@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
 # The extension is built again when one of these changes.
-NATIVE := setup.py pyproject.toml dmi/_core.pyx dmi/cdmi.pxd dmi/_version.py \
+NATIVE := setup.py pyproject.toml $(wildcard dmi/*.pyx dmi/*.pxd) dmi/_version.py \
 	$(shell find csrc -name '*.[ch]')
 
 RECORDING ?= examples/redis-peak.dmi.zst
@@ -60,7 +60,7 @@ lint: $(VENV)/.linters
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/stubtest dmi._core --allowlist tools/stubtest-allowlist.txt
+	$(BIN)/stubtest dmi._core dmi._numpy dmi.pool --allowlist tools/stubtest-allowlist.txt
 	PATH="$(abspath $(BIN)):$$PATH" cython-lint dmi/*.pyx dmi/*.pxd
 	$(BIN)/lint-imports
 ifneq ($(and $(CLANG_FORMAT),$(wildcard .clang-format)),)

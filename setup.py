@@ -141,20 +141,27 @@ class BuildNative(build_ext):
         return outputs if self.inplace else outputs + self.made()
 
 
+def extension(name: str) -> Extension:
+    """An extension that links the library beside it."""
+    return Extension(
+        f"dmi.{name}",
+        [f"dmi/{name}.pyx"],
+        include_dirs=["csrc/include"],
+        libraries=["dmi"],
+        runtime_library_dirs=["$ORIGIN"],
+        define_macros=[
+            # Each interpreter gets its own copy of what the module keeps.
+            ("CYTHON_USE_MODULE_STATE", "1"),
+            # cdmi.pxd means the library itself here, not the table of _core.
+            ("DMI_CAPI_LINKED", "1"),
+        ],
+        extra_compile_args=["-O2", "-Wno-unreachable-code"],
+    )
+
+
 setup(
     ext_modules=cythonize(  # type: ignore[no-untyped-call,unused-ignore]
-        [
-            Extension(
-                "dmi._core",
-                ["dmi/_core.pyx"],
-                include_dirs=["csrc/include"],
-                libraries=["dmi"],
-                runtime_library_dirs=["$ORIGIN"],
-                # Each interpreter gets its own copy of what the module keeps.
-                define_macros=[("CYTHON_USE_MODULE_STATE", "1")],
-                extra_compile_args=["-O2", "-Wno-unreachable-code"],
-            )
-        ],
+        [extension(name) for name in ("_core", "_numpy", "pool")],
         compiler_directives={"language_level": "3"},
         # The generated C belongs to the build, not to the source tree.
         build_dir="build/cython",

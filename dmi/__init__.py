@@ -13,7 +13,7 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dmi import windbg
+from dmi import numpy, windbg
 from dmi._core import Block
 from dmi._version import __version__
 from dmi.errors import DmiError, HeapError, SizeError, TraceError
@@ -68,6 +68,7 @@ __all__ = [
     "address",
     "trace",
     "windbg",
+    "numpy",
     "ffi",
     "lib",
     "get_include",
@@ -80,7 +81,8 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def get_include() -> str:
-    """The directory to put on a compiler's include path; it holds dmi/dmi.h."""
+    """The directory to put on a compiler's include path; it holds dmi/capi.h, for extension modules
+    that link nothing, dmi/dmi.h, for what links the library, and dmi/dmi.hpp, for C++ on either."""
     return str(_PACKAGE / "include")
 
 

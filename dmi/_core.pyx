@@ -10,6 +10,7 @@ made with thread_safe=False, whose only lock the GIL is.
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
+from cpython.pycapsule cimport PyCapsule_New
 from libc.errno cimport EINVAL, ENOMEM, errno
 from libc.stdint cimport uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset, strerror
@@ -27,7 +28,7 @@ cdef extern from "<errno.h>":
 
 cdef extern from *:
     """
-    #include <dmi/dmi.h>
+    #include <dmi/capi.h>
     #include <string.h>
 
     /* A positive int as size_t; 0 for anything else, which the slow path then looks at. */
@@ -59,7 +60,17 @@ cdef extern from *:
     static const dmi_field dmi_py_reasons[] = {DMI_REASONS(DMI_PY_REASON)};
     #define DMI_PY_STATS (sizeof dmi_py_stats / sizeof *dmi_py_stats)
     #define DMI_PY_REASONS (sizeof dmi_py_reasons / sizeof *dmi_py_reasons)
+
+    /* What dmi_import() hands to other extensions. */
+    #define DMI_PY_ENTRY(result, name, parameters) name,
+    static const dmi_capi dmi_py_capi = {
+        DMI_CAPI_ABI, sizeof(dmi_capi), DMI_CAPI_FUNCTIONS(DMI_PY_ENTRY)
+    };
     """
+    const char *DMI_CAPI_NAME
+    ctypedef struct dmi_capi:
+        pass
+    const dmi_capi dmi_py_capi
     ctypedef struct dmi_field:
         const char *name
         const char *unit
@@ -113,6 +124,9 @@ def _table(which):
     return tuple((dmi_py_reasons[i].name.decode(), dmi_py_reasons[i].unit.decode(),
                   dmi_py_reasons[i].doc.decode()) for i in range(DMI_PY_REASONS))
 
+
+# The C API for other extensions; see dmi/capi.h.
+_C_API = PyCapsule_New(<void *>&dmi_py_capi, DMI_CAPI_NAME, NULL)
 
 STATS_TABLE = _table("stats")
 REASONS_TABLE = _table("reasons")
@@ -279,6 +293,9 @@ cdef class HeapCore:
     cdef Py_ssize_t _exports
     # Calls that are inside the library without the GIL.
     cdef Py_ssize_t _inside
+    # Blocks that came from and did not go back through this object: what is busy beyond them is
+    # other code's. The other code may pass blocks on, so it is never more than a lower bound.
+    cdef uint64_t _blocks
     cdef object __weakref__
 
     def __cinit__(self, *args, **kwargs):
@@ -331,13 +348,38 @@ cdef class HeapCore:
         self._no_serialize = info.flags & cdmi.DMI_HEAP_NO_SERIALIZE != 0
 
     def __dealloc__(self):
-        # At exit as at any other time: nothing but the library is touched here.
-        if self._owner and self._handle != <void *>UNOPENED:
+        # At exit as at any other time: nothing but the library is touched here. A heap in which
+        # other code has blocks outlives its object; dmi.heaps() still lists it.
+        if self._owner and self._handle != <void *>UNOPENED and self.strangers() == 0:
             cdmi.dmi_heap_destroy(self._handle)
 
-    def close(self):
-        """Destroy the heap with all its blocks. BufferError while a Block has a live buffer."""
+    cdef uint64_t strangers(self) noexcept:
+        """Busy blocks that did not come from this object: of C extensions, NumPy, cffi."""
+        cdef cdmi.dmi_stats stats
+        cdef uint32_t what = 0
+        while True:
+            memset(&stats, 0, sizeof(stats))
+            stats.size = sizeof(stats)
+            if cdmi.dmi_heap_stats(self._handle, &stats, what) != 0:
+                return 0
+            if stats.busy_blocks <= self._blocks:
+                return 0
+            # Without the detail a count may be a moment old where other threads free.
+            if what:
+                return stats.busy_blocks - self._blocks
+            what = cdmi.DMI_STATS_DETAIL
+
+    cdef inline void block_gone(self) noexcept:
+        if self._blocks:
+            self._blocks -= 1
+
+    def close(self, bint force=False):
+        """Destroy the heap with all its blocks. BufferError while a Block has a live buffer.
+
+        HeapError while blocks live that other code allocated, unless force is true.
+        """
         cdef int failed
+        cdef uint64_t others
         if self._handle == <void *>UNOPENED or not cdmi.dmi_heap_valid(self._handle):
             return
         if not self._owner:
@@ -347,6 +389,13 @@ cdef class HeapCore:
                               f"exported: {self._exports}")
         if self._inside:
             raise HeapError(f"{heap_name(self._handle)}: another thread is inside")
+        if not force:
+            others = self.strangers()
+            if others:
+                raise HeapError(
+                    f"{heap_name(self._handle)} cannot be destroyed: {others} of its busy blocks "
+                    "belong to other code (a C extension, NumPy or cffi); free them first, or "
+                    "destroy(force=True) if nothing will touch them again")
         failed = cdmi.dmi_heap_destroy(self._handle)
         if failed:
             error = errno
@@ -447,6 +496,7 @@ cdef class HeapCore:
         if block == NULL:
             self.size_of(n, "size")
             self.no_memory(n)
+        self._blocks += 1
         return PyLong_FromVoidPtr(block)
 
     def free(self, address, /):
@@ -465,6 +515,7 @@ cdef class HeapCore:
         fault = cdmi.dmi_heap_free_checked(self._handle, block)
         if fault:
             raise fault_error("free", self._handle, block, fault)
+        self.block_gone()
 
     def realloc(self, address, size, /):
         """Resize a raw block; returns its address, a new one if it had to move.
@@ -485,6 +536,8 @@ cdef class HeapCore:
             moved = cdmi.dmi_heap_realloc(self._handle, block, n)
         if moved == NULL:
             self.no_memory(n)
+        if block == NULL:
+            self._blocks += 1
         return PyLong_FromVoidPtr(moved)
 
     def check(self, address, /):
@@ -721,6 +774,7 @@ cdef void *allocate(HeapCore heap, size_t size, size_t align, bint zero) except 
         address = cdmi.dmi_heap_malloc_checked(heap._handle, size)
     if address == NULL:
         heap.no_memory(size)
+    heap._blocks += 1
     return address
 
 
@@ -759,6 +813,8 @@ cdef class Block:
         if self._address == NULL or self._heap is None:
             return
         fault = cdmi.dmi_heap_free_checked(self._heap._handle, self._address)
+        if not fault:
+            self._heap.block_gone()
         # An overflow found here must not pass in silence; a heap that is gone took the block along.
         if fault and fault != cdmi.DMI_FAULT_STALE_HEAP and Py_IsInitialized():
             self._report(fault)
@@ -845,6 +901,7 @@ cdef class Block:
         self._address = NULL
         if fault:
             raise fault_error("free", self._heap._handle, address, fault)
+        self._heap.block_gone()
 
     def resize(self, size):
         """Make the block size bytes; it may move, its alignment and first bytes stay.
@@ -872,6 +929,7 @@ cdef class Block:
             self._size = n
             if fault:
                 raise fault_error("resize", self._heap._handle, self._address, fault)
+            self._heap.block_gone()
             return
         moved = cdmi.dmi_heap_realloc(self._heap._handle, self._address, n)
         if moved == NULL:

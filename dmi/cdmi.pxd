@@ -1,10 +1,16 @@
-# cdmi.pxd - the public C API for Cython: `from dmi cimport cdmi`.
-# Conventions, errors and thread safety are those of dmi/dmi.h, which documents every name.
+# cdmi.pxd - the public C API for Cython: `from dmi cimport cdmi`, then `cdmi.dmi_import()` at the
+# top of the module, before any other call. dmi.get_include() on the include path is all; nothing is
+# linked. Conventions, errors and thread safety are those of dmi/dmi.h, which documents every name.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 
-cdef extern from "dmi/dmi.h" nogil:
+cdef extern from "dmi/capi.h":
+    # ImportError when the installed dmi is older than the headers.
+    int dmi_import() except -1
+
+
+cdef extern from "dmi/capi.h" nogil:
     const char *DMI_VERSION
     const char *dmi_version()
 
@@ -103,6 +109,7 @@ cdef extern from "dmi/dmi.h" nogil:
 
     int dmi_heap_set_policy(void *heap, const dmi_policy *policy)
     int dmi_heap_advance(void *heap, double seconds)
+    void dmi_set_map_limit(uint64_t most)
 
     ctypedef struct dmi_trim_report:
         size_t size

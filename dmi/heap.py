@@ -7,6 +7,7 @@ import weakref
 from typing import TYPE_CHECKING, Literal, NamedTuple, SupportsIndex
 
 from dmi import _core, windbg
+from dmi import numpy as arrays
 from dmi._core import HeapCore
 from dmi.errors import HeapError, SizeError
 from dmi.explain import Explanation, explain
@@ -17,9 +18,10 @@ from dmi.walk import HeapWalk, HistogramRow, Kind, Mark, Pin, Range, Segment, St
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import TracebackType
-    from typing import Self
+    from typing import Any, Self
 
     import numpy
+    import numpy.typing
     from numpy.typing import NDArray
 
 __all__ = [
@@ -55,7 +57,8 @@ class Heap(HeapCore):
     addresses, are faster, and refuse what is not theirs with HeapError.
 
     The heap is destroyed by destroy(), at the end of a with statement, or when the last reference
-    to it goes; a Block is one, a raw address is not: raw blocks go with the heap. Safe to use
+    to it goes; a Block is one, a raw address is not: raw blocks go with the heap, unless other code
+    allocated some of them: then the heap stays, seen by dmi.heaps() only. Safe to use
     from several threads unless thread_safe is False. After destruction everything but `handle`,
     `closed`, `destroy()` and repr() raises HeapError.
     """
@@ -110,13 +113,15 @@ class Heap(HeapCore):
 
     # ---- life --------------------------------------------------------------------------------
 
-    def destroy(self) -> None:
+    def destroy(self, *, force: bool = False) -> None:
         """Destroy the heap with all its blocks; once more does nothing.
 
         BufferError while a buffer of one of its Blocks is exported; HeapError for the process
-        default heap, for a heap made elsewhere, and while another thread is inside.
+        default heap, for a heap made elsewhere, while another thread is inside, and while blocks
+        live that did not come from this object: those of C extensions, NumPy and cffi. force=True
+        takes those along, for callers who know that nothing will touch them again.
         """
-        self.close()
+        self.close(force)
 
     def __enter__(self) -> Self:
         self.info()
@@ -135,6 +140,33 @@ class Heap(HeapCore):
             return f"<dmi.Heap {self.handle:#x}, destroyed>"
         name = f" {self.name!r}" if self.name else ""
         return f"<dmi.Heap {self.handle:#x}{name}, decommit {self.decommit}>"
+
+    # ---- arrays ------------------------------------------------------------------------------
+
+    def empty(
+        self,
+        shape: SupportsIndex | tuple[SupportsIndex, ...],
+        dtype: numpy.typing.DTypeLike | None = None,
+        *,
+        align: SupportsIndex = 64,
+    ) -> numpy.ndarray[Any, numpy.dtype[Any]]:
+        """An uninitialised NumPy array on this heap, its data at a multiple of align bytes.
+
+        dtype None is float64, as for numpy.empty. The array keeps its memory and the heap alive;
+        the heap is not destroyed (BufferError) as long as it lives. TypeError for a dtype that
+        holds objects; ImportError without NumPy (the extra "numpy").
+        """
+        return arrays.make(self, shape, dtype, align, zero=False)
+
+    def zeros(
+        self,
+        shape: SupportsIndex | tuple[SupportsIndex, ...],
+        dtype: numpy.typing.DTypeLike | None = None,
+        *,
+        align: SupportsIndex = 64,
+    ) -> numpy.ndarray[Any, numpy.dtype[Any]]:
+        """The same, filled with zero bytes."""
+        return arrays.make(self, shape, dtype, align, zero=True)
 
     # ---- options -----------------------------------------------------------------------------
 

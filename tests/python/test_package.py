@@ -27,8 +27,10 @@ def test_versions_agree() -> None:
 def test_files_are_where_the_functions_say() -> None:
     assert Path(dmi.get_library_path()).is_file()
     assert (Path(dmi.get_library_dirs()[0]) / "libdmi.so").is_file()
-    for name in ("py.typed", "_core.pyi", "cdmi.pxd"):
+    for name in ("py.typed", "_core.pyi", "cdmi.pxd", "pool.pxd"):
         assert (PACKAGE / name).is_file()
+    for name in ("pkgconfig/dmi.pc", "cmake/dmiConfigVersion.cmake"):
+        assert dmi.__version__ in (PACKAGE / name).read_text()
 
 
 def test_one_copy_of_the_library_is_loaded() -> None:
@@ -50,6 +52,17 @@ def test_cffi_knows_the_whole_api() -> None:
     assert len(functions) > 30
     for name in functions:
         assert callable(getattr(dmi.lib, name)), name
+
+
+def test_other_extensions_get_the_whole_api() -> None:
+    folder = Path(dmi.get_include()) / "dmi"
+    header = re.sub(r"/\*.*?\*/", "", (folder / "dmi.h").read_text(), flags=re.DOTALL)
+    functions = set(re.findall(r"^DMI_API[^;(]*\b(dmi_\w+)\(", header, flags=re.MULTILINE))
+    assert len(functions) > 30
+    table = (folder / "capi.h").read_text()
+    assert set(re.findall(r"^ +X\([^,]+, (dmi_\w+),", table, flags=re.MULTILINE)) == functions
+    names = set(re.findall(r"#define (dmi_\w+) \(dmi_capi_get\(\)->\1_\)", table))
+    assert names == functions
 
 
 def test_cffi_structs_have_the_size_that_the_library_writes() -> None:

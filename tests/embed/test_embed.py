@@ -1,0 +1,330 @@
+"""The examples of examples/embed, built from an installed wheel alone and run together.
+
+One wheel of dmi is built, installed into a clean environment that knows nothing of the source tree,
+and everything else happens in there.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "examples" / "embed"
+
+pytestmark = pytest.mark.long
+
+
+def run(
+    *command: str | Path, check: bool = True, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [str(word) for word in command], check=False, capture_output=True, text=True, cwd=cwd
+    )
+    if check and done.returncode:
+        raise AssertionError(f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}")
+    return done
+
+
+class Site:
+    """A clean environment with the wheel of dmi in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.python = folder / "venv" / "bin" / "python"
+        source = folder / "source"
+        # A copy: a build leaves files, and the tree may be in use.
+        shutil.copytree(
+            ROOT,
+            source,
+            ignore=shutil.ignore_patterns(
+                ".*", "build", "dist", "*.egg-info", "*.so", "include.*", "__pycache__"
+            ),
+        )
+        run(sys.executable, "-m", "venv", folder / "venv")
+        self.pip("install", "setuptools>=77", "Cython>=3.1,<4", "cffi>=1.15", "psutil>=5.9")
+        self.pip("wheel", "--no-deps", "--no-build-isolation", "-w", folder / "wheel", source)
+        (wheel,) = (folder / "wheel").glob("*.whl")
+        self.pip("install", "--no-deps", wheel)
+        shutil.rmtree(source)
+
+    def pip(self, *words: str | Path) -> None:
+        run(self.python, "-m", "pip", "-q", "--disable-pip-version-check", *words, cwd=self.folder)
+
+    def install(self, package: Path) -> None:
+        """Build a package that needs dmi at build time; dmi-heap comes from here, not an index."""
+        copy = self.folder / f"package-{package.name}"
+        shutil.copytree(package, copy)
+        self.pip("install", "--no-deps", "--no-build-isolation", copy)
+
+    def run(self, program: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        text = textwrap.dedent(program)
+        return run(self.python, "-W", "error", "-c", text, check=check, cwd=self.folder)
+
+    def ask(self, expression: str) -> str:
+        return self.run(f"import dmi; print({expression})").stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    return Site(tmp_path_factory.mktemp("embed"))
+
+
+@pytest.fixture(scope="module")
+def examples(site: Site) -> Site:
+    for name in ("c", "cpp", "cython", "cffi"):
+        site.install(EXAMPLES / name)
+    return site
+
+
+def test_each_example_runs(examples: Site) -> None:
+    examples.run("""
+        import embed_c
+        numbers = [embed_c.put(b"%d" % n * n) for n in range(100)]
+        assert embed_c.get(numbers[42]) == b"42" * 42
+        embed_c.drop(numbers[42])
+        try:
+            embed_c.get(numbers[42])
+        except KeyError:
+            pass
+        else:
+            raise AssertionError
+    """)
+    examples.run("""
+        import dmi, embed_cpp
+        heap = dmi.Heap.from_handle(embed_cpp.handle())
+        for n in range(3):
+            assert embed_cpp.count("a word that no small string buffer holds") == n + 1
+        assert [embed_cpp.add(n) for n in range(1000)][-1] == 999 * 500
+        assert heap.stats().busy_blocks == 3, heap.stats().busy_blocks  # node, string, vector
+        embed_cpp.clear()
+        assert heap.stats().busy_blocks == 0
+    """)
+    examples.run("""
+        import dmi, embed_cython, gc
+        histogram = embed_cython.Histogram(10)
+        assert [histogram.add(3) for _ in range(5)] == [1, 2, 3, 4, 5]
+        with dmi.Heap() as heap:
+            vector = embed_cython.Vector(heap)
+            for n in range(1000):
+                vector.append(n)
+            assert vector.sum() == 999 * 500
+            assert heap.stats().busy_blocks == 1
+            assert vector.pool.size == 1024 * 8
+            assert list(vector.pool.addresses.values()) == [1024 * 8]
+            try:
+                heap.destroy()
+            except dmi.HeapError as error:
+                assert "1 of its busy blocks" in str(error), error
+            else:
+                raise AssertionError
+            del vector
+            gc.collect()
+            assert heap.stats().busy_blocks == 0
+    """)
+    examples.run("""
+        import dmi, embed_cffi, gc
+        heap = dmi.Heap.from_handle(embed_cffi.handle())
+        block = embed_cffi.reverse(b"stressed")
+        assert embed_cffi.ffi.string(block) == b"desserts"
+        assert heap.stats().busy_blocks == 1
+        del block
+        gc.collect()
+        assert heap.stats().busy_blocks == 0
+        assert "embed_cffi" in repr(heap)
+    """)
+
+
+def test_extensions_and_python_share_one_list_of_heaps(examples: Site) -> None:
+    examples.run("""
+        import dmi, embed_c, embed_cpp, embed_cffi, embed_cython
+        mine = dmi.Heap(name="python")
+        names = {heap.name for heap in dmi.heaps()}
+        assert names >= {"embed_c", "embed_cpp", "embed_cffi", "python"}, names
+        text = dmi.summary()
+        for heap in dmi.heaps():
+            assert f"{heap.handle:x}" in text, (heap, text)
+        copies = {line.split()[-1] for line in open("/proc/self/maps") if "libdmi" in line}
+        assert len(copies) == 1, copies
+    """)
+
+
+def test_a_heap_with_blocks_of_another_extension_is_not_destroyed(examples: Site) -> None:
+    done = examples.run("""
+        import dmi, embed_c
+        heap = dmi.Heap(name="lent")
+        heap.malloc(10)
+        block = embed_c.borrow(heap.handle)
+        try:
+            heap.destroy()
+        except dmi.HeapError as error:
+            print(error)
+        embed_c.give_back(block)
+        heap.destroy()
+        print(heap.closed)
+        try:
+            dmi.Heap.from_handle(embed_c.handle()).destroy()
+        except dmi.HeapError as error:
+            print(error)
+    """)
+    refused, closed, foreign = done.stdout.splitlines()
+    assert "(lent) cannot be destroyed: 1 of its busy blocks belong to other code" in refused
+    assert closed == "True"
+    assert "(embed_c) belongs to somebody else" in foreign
+
+
+# ---- the table -----------------------------------------------------------------------------------
+
+MODULE = """
+#include <dmi/capi.h>
+
+static PyObject *works(PyObject *self, PyObject *unused) {
+    (void)self, (void)unused;
+    void *block = dmi_malloc(100);
+    size_t usable = dmi_usable_size(block);
+    dmi_free(block);
+    return PyLong_FromSize_t(usable);
+}
+static PyMethodDef methods[] = {{"works", works, METH_NOARGS, NULL}, {NULL, NULL, 0, NULL}};
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, "NAME", NULL, -1, methods, NULL, NULL, NULL, NULL};
+PyMODINIT_FUNC PyInit_NAME(void) {
+    IMPORT
+    return PyModule_Create(&definition);
+}
+"""
+
+
+def extension(site: Site, name: str, header: str, imports: bool = True) -> None:
+    """Compile a module against a table that some other version of dmi would have had."""
+    folder = site.folder / f"against-{name}"
+    include = Path(site.ask("dmi.get_include()"))
+    shutil.copytree(include, folder / "include")
+    (folder / "include" / "dmi" / "capi.h").write_text(header)
+    source = MODULE.replace("NAME", name)
+    line = "if (dmi_import() < 0) return NULL;" if imports else ""
+    (folder / "module.c").write_text(source.replace("IMPORT", line))
+    headers = site.ask("__import__('sysconfig').get_path('include')")
+    target = site.ask("__import__('sysconfig').get_path('platlib')")
+    suffix = site.ask("__import__('sysconfig').get_config_var('EXT_SUFFIX')")
+    run(
+        "gcc", "-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-I", folder / "include",
+        "-I", headers, folder / "module.c", "-o", Path(target) / f"{name}{suffix}",
+    )  # fmt: skip
+
+
+def installed_header(site: Site) -> str:
+    return (Path(site.ask("dmi.get_include()")) / "dmi" / "capi.h").read_text()
+
+
+def test_an_extension_with_an_older_table_works(site: Site) -> None:
+    # The table as it was before its last five entries came.
+    text = installed_header(site)
+    entries = re.compile(r"    X\([^)]*\(.*?\)\)\s*\\?\n", re.DOTALL)
+    table = text[text.index("#define DMI_CAPI_FUNCTIONS") : text.index("/* clang-format on */")]
+    last = [match.group() for match in entries.finditer(table)][-5:]
+    older = table
+    for entry in last:
+        older = older.replace(entry, "")
+    header = text.replace(table, older.rstrip().rstrip("\\").rstrip() + "\n")
+    assert header.count("    X(") == text.count("    X(") - 5
+    extension(site, "older", header)
+    assert int(site.run("import older; print(older.works())").stdout) >= 100
+
+
+def test_an_extension_with_a_newer_table_is_refused_with_both_versions(site: Site) -> None:
+    text = installed_header(site)
+    last = "dmi_pin *out, size_t capacity, size_t *count))\n"
+    assert text.count(last) == 1
+    longer = last.rstrip() + " \\\n    X(int, dmi_later, (void *heap))\n"
+    newer = text.replace("/* clang-format on */", "", 1).replace(last, longer)
+    newer = newer.replace(
+        "#include <dmi/dmi.h>",
+        '#include <dmi/dmi.h>\n#undef DMI_VERSION\n#define DMI_VERSION "7.8.9"',
+    )
+    extension(site, "newer", newer)
+    done = site.run("import newer", check=False)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    version = site.ask("dmi.__version__")
+    assert last.startswith("ImportError: this module was compiled for dmi 7.8.9 ")
+    assert f"but dmi {version} " in last
+    assert last.endswith("update dmi-heap")
+
+
+def test_another_abi_is_refused(site: Site) -> None:
+    text = installed_header(site).replace("#define DMI_CAPI_ABI 1u", "#define DMI_CAPI_ABI 0u")
+    extension(site, "ancient", text)
+    done = site.run("import ancient", check=False)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("ImportError: this module was compiled for dmi ")
+    assert "(C API 0," in last
+    assert "(C API 1," in last
+    assert last.endswith("compile the module again")
+
+
+def test_a_forgotten_import_says_so(site: Site) -> None:
+    extension(site, "forgetful", installed_header(site), imports=False)
+    done = site.run("import forgetful; forgetful.works()", check=False)
+    assert done.returncode == -6
+    assert "called before dmi_import() succeeded" in done.stderr
+
+
+# ---- programs ------------------------------------------------------------------------------------
+
+PROGRAM = """
+#include <dmi/dmi.h>
+#include <stdio.h>
+
+int main(void) {
+    void *heap = dmi_heap_create(NULL);
+    void *block = dmi_heap_malloc(heap, 100);
+    printf("%s %d\\n", dmi_version(), dmi_usable_size(block) >= 100);
+    return dmi_heap_destroy(heap);
+}
+"""
+
+
+def test_pkg_config_builds_a_program(site: Site) -> None:
+    if shutil.which("pkg-config") is None:
+        pytest.skip("pkg-config is not installed")
+    found = site.ask(
+        "next(e.value for e in __import__('importlib.metadata').metadata"
+        ".entry_points(group='pkg_config', name='dmi'))"
+    )
+    package = Path(site.ask("dmi.__path__[0]"))
+    assert found == "dmi.pkgconfig"
+    source = site.folder / "program.c"
+    source.write_text(PROGRAM)
+    done = run("env", f"PKG_CONFIG_PATH={package / 'pkgconfig'}", "pkg-config", "--cflags",
+               "--libs", "dmi")  # fmt: skip
+    run("gcc", source, *done.stdout.split(), "-o", site.folder / "program")
+    version = site.ask("dmi.__version__")
+    assert run(site.folder / "program").stdout == f"{version} 1\n"
+    modversion = run("env", f"PKG_CONFIG_PATH={package / 'pkgconfig'}", "pkg-config",
+                     "--modversion", "dmi")  # fmt: skip
+    assert modversion.stdout.strip() == version
+
+
+def test_cmake_builds_a_program(site: Site) -> None:
+    if shutil.which("cmake") is None:
+        pytest.skip("cmake is not installed")
+    package = Path(site.ask("dmi.__path__[0]"))
+    folder = site.folder / "cmake"
+    folder.mkdir()
+    (folder / "main.c").write_text(PROGRAM)
+    version = site.ask("dmi.__version__")
+    (folder / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.15)\nproject(example C)\n"
+        f"find_package(dmi {version} REQUIRED CONFIG)\n"
+        "add_executable(example main.c)\ntarget_link_libraries(example dmi::dmi)\n"
+    )
+    run("cmake", "-S", folder, "-B", folder / "build", f"-DCMAKE_PREFIX_PATH={package}")
+    run("cmake", "--build", folder / "build")
+    assert run(folder / "build" / "example").stdout == f"{version} 1\n"

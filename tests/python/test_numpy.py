@@ -1,0 +1,208 @@
+"""NumPy on a heap: the handler of NEP 49, and single arrays."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import threading
+
+import numpy as np
+import pytest
+
+import dmi
+
+
+def owner(array: np.ndarray) -> dmi.Heap | None:
+    found = dmi.find(array.ctypes.data)
+    return found.heap if found else None
+
+
+def test_arrays_made_inside_lie_on_the_heap_and_others_do_not() -> None:
+    with dmi.Heap() as heap:
+        outside = np.ones(1000)
+        with dmi.numpy.use(heap):
+            made = [np.zeros((100, 100)), np.ones(10), np.arange(7), np.empty((0, 3))]
+            made.append(made[0] + 1)
+        after = np.ones(1000)
+        assert [owner(array) for array in made] == [heap] * 5
+        assert owner(outside) is None
+        assert owner(after) is None
+        assert not made[0].any()
+        assert made[4].sum() == 10_000
+        del made
+        assert heap.stats().busy_blocks == 0
+
+
+def test_an_array_outlives_the_block_the_handler_and_the_heap_object() -> None:
+    heap = dmi.Heap(name="outlived")
+    with dmi.numpy.use(heap):
+        array = np.arange(100_000)
+    del heap
+    gc.collect()
+    assert owner(array) is not None
+    # numpy frees and resizes with the handler that made the array, also out here.
+    array.resize((300_000,), refcheck=False)
+    found = owner(array)
+    assert found is not None
+    assert found.name == "outlived"
+    assert array[:100_000].sum() == sum(range(100_000))
+    del array, found
+    gc.collect()
+    assert not [heap for heap in dmi.heaps() if heap.name == "outlived"]
+
+
+def test_a_heap_with_live_arrays_is_not_destroyed() -> None:
+    heap = dmi.Heap()
+    with dmi.numpy.use(heap):
+        array = np.ones(1000)
+    with pytest.raises(dmi.HeapError, match="1 of its busy blocks belong to other code"):
+        heap.destroy()
+    assert array.sum() == 1000
+    del array
+    heap.destroy()
+    assert heap.closed
+
+
+def test_arrays_of_a_heap_destroyed_by_force_are_freed_without_harm() -> None:
+    heap = dmi.Heap()
+    with dmi.numpy.use(heap):
+        array = np.ones(1000)
+    heap.destroy(force=True)
+    del array
+    gc.collect()
+
+
+def test_uses_nest_and_end_with_an_exception() -> None:
+    with dmi.Heap() as one, dmi.Heap() as two:
+        with dmi.numpy.use(one):
+            with contextlib.suppress(KeyError), dmi.numpy.use(two):
+                inner = np.ones(10)
+                raise KeyError
+            outer = np.ones(10)
+        assert owner(inner) is two
+        assert owner(outer) is one
+        assert owner(np.ones(10)) is None
+        del inner, outer
+
+
+def test_one_use_is_used_once_at_a_time() -> None:
+    with dmi.Heap() as heap:
+        use = dmi.numpy.use(heap)
+        with use, pytest.raises(RuntimeError, match="in use already"), use:
+            pass
+        with use:
+            array = np.ones(3)
+        assert owner(array) is heap
+        assert owner(np.ones(3)) is None
+        del array
+
+
+def test_other_threads_keep_their_handler_and_may_free() -> None:
+    seen: list[dmi.Heap | None] = []
+    with dmi.Heap() as heap:
+        with dmi.numpy.use(heap):
+            threads = [
+                threading.Thread(target=lambda: seen.append(owner(np.ones(100)))) for _ in range(3)
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            arrays = [np.full(50 + n, n) for n in range(200)]
+        assert seen == [None] * 3
+        freer = threading.Thread(target=arrays.clear)
+        freer.start()
+        freer.join()
+        assert heap.stats(detail=True).busy_blocks == 0
+
+
+def test_threads_that_enter_share_a_heap() -> None:
+    errors: list[str] = []
+    with dmi.Heap() as heap:
+
+        def work(seed: int) -> None:
+            with dmi.numpy.use(heap):
+                kept = []
+                for n in range(300):
+                    array = np.full((n * 37 + seed) % 5000 + 1, seed)
+                    if owner(array) is not heap:
+                        errors.append("elsewhere")
+                    kept.append(array)
+                    if n % 3:
+                        kept.pop(len(kept) // 2)
+                if any((array != seed).any() for array in kept):
+                    errors.append("overwritten")
+
+        threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert errors == []
+        assert heap.stats(detail=True).busy_blocks == 0
+
+
+def test_no_memory_is_a_memory_error() -> None:
+    with dmi.Heap(max_size=1 << 22) as heap, dmi.numpy.use(heap), pytest.raises(MemoryError):
+        np.ones(1 << 20)
+
+
+@pytest.mark.parametrize("wrong", [None, 5, "heap"])
+def test_what_is_no_heap_is_refused(wrong: object) -> None:
+    with pytest.raises(TypeError, match=r"heap must be a dmi\.Heap"):
+        dmi.numpy.use(wrong)  # type: ignore[arg-type]
+
+
+def test_a_destroyed_heap_is_refused() -> None:
+    heap = dmi.Heap()
+    heap.destroy()
+    with pytest.raises(dmi.HeapError, match="destroyed"):
+        dmi.numpy.use(heap)
+
+
+@pytest.mark.parametrize("align", [16, 64, 4096])
+@pytest.mark.parametrize("shape", [7, (3, 5), (), (0, 4), [2, 2]])
+def test_empty_and_zeros(shape: int | tuple[int, ...], align: int) -> None:
+    with dmi.Heap() as heap:
+        for make in (heap.empty, heap.zeros):
+            array = make(shape, np.int32, align=align)
+            model = np.empty(shape, np.int32)
+            assert (array.shape, array.dtype) == (model.shape, model.dtype)
+            assert array.flags.c_contiguous
+            assert array.flags.writeable
+            assert array.ctypes.data % align == 0
+            assert owner(array) is heap
+            array[...] = 5
+            assert (array == 5).all()
+            del array
+        assert not heap.zeros(shape).any()
+        assert heap.zeros(shape).dtype == np.float64
+
+
+def test_an_array_keeps_its_heap() -> None:
+    heap = dmi.Heap()
+    array = heap.zeros((4, 4))
+    with pytest.raises(BufferError):
+        heap.destroy()
+    part = array[1:]
+    del array
+    gc.collect()
+    with pytest.raises(BufferError):
+        heap.destroy()
+    del part
+    gc.collect()
+    heap.destroy()
+
+
+def test_wrong_shapes_and_types_are_refused() -> None:
+    with dmi.Heap() as heap:
+        with pytest.raises(TypeError, match="must not hold Python objects"):
+            heap.empty(3, object)
+        with pytest.raises(ValueError, match="negative"):
+            heap.empty((3, -1))
+        with pytest.raises(TypeError, match="shape must be"):
+            heap.zeros((3, 1.5))  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="power of two"):
+            heap.zeros(3, align=48)
+        with pytest.raises(dmi.SizeError):
+            heap.zeros((1 << 40, 1 << 40))
