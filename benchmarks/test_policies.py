@@ -71,7 +71,7 @@ def test_replay(benchmark: BenchmarkFixture, recording: Recording, name: str, po
 
     def fresh() -> tuple[tuple[Player], dict[str, Any]]:
         while used:
-            used.pop().destroy()
+            used.pop().destroy(force=True)
         used.append(dmi.Heap(decommit=policy, clock="manual", name="bench"))
         return (Player(trace, used[-1]),), {}
 
@@ -81,7 +81,7 @@ def test_replay(benchmark: BenchmarkFixture, recording: Recording, name: str, po
     pedantic: Callable[..., bool] = benchmark.pedantic
     assert pedantic(play, setup=fresh, rounds=ROUNDS, iterations=1, warmup_rounds=1)
     for heap in used:
-        heap.destroy()
+        heap.destroy(force=True)
 
     run = dmi.replay(trace, decommit=policy)[policy]
     assert run.failed == 0

@@ -12,7 +12,8 @@ from __future__ import annotations
 import itertools
 import mmap
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -148,8 +149,13 @@ def _sample(player: Player, heap: Heap, *, detail: bool) -> Sample:
     )
 
 
-def _fresh(policy: Decommit) -> Heap:
-    return Heap(decommit=policy, clock="manual", name=f"replay {policy.when}")
+@contextmanager
+def _fresh(policy: Decommit) -> Iterator[Heap]:
+    heap = Heap(decommit=policy, clock="manual", name=f"replay {policy.when}")
+    try:
+        yield heap
+    finally:
+        heap.destroy(force=True)  # the replayer's own blocks are what is left
 
 
 def scout(trace: Trace, policy: Decommit, samples: int, progress: Progress) -> Scouted:
