@@ -202,7 +202,7 @@ static int owns_segment(dmi_heap *heap, void *argument) {
 }
 
 int _dmi_check(dmi_heap *heap, const void *block, dmi_run **where) {
-    dmi_run *run = _dmi_pagemap_get(block);
+    dmi_run *run = _dmi_pagemap_find(block);
     *where = run;
     if (run->kind == DMI_RUN_NONE) {
         if (heap && owns_virtual(heap, &block)) return DMI_FAULT_INTERIOR;
@@ -258,7 +258,7 @@ void *dmi_heap_malloc_checked(void *handle, size_t size) {
 /* ---- size ------------------------------------------------------------------------------------------------- */
 
 size_t dmi_usable_size(const void *block) {
-    dmi_run *run = _dmi_pagemap_get(block);
+    dmi_run *run = _dmi_pagemap_find(block);
     switch (run->kind) {
     case DMI_RUN_LFH: return run->block_size;
     case DMI_RUN_LIST: return _dmi_freelist_usable(block) - _dmi_heap_of_run(run)->tail;

@@ -112,7 +112,7 @@ static int search_heap(dmi_heap *heap, void *argument) {
 /* By the page map. 0 found, ENOTSUP its owner cannot be stopped, ENOENT look elsewhere. */
 static int find_run(const void *address, dmi_found *found) {
     for (;;) {
-        dmi_run *run = _dmi_pagemap_get(address);
+        dmi_run *run = _dmi_pagemap_find(address);
         if (!run->segment) return ENOENT;
         dmi_heap *heap = _dmi_heap_of_run(run);
         /* Under the lock it is what it is, or somebody else's by now. */

@@ -48,4 +48,12 @@ static inline dmi_run *_dmi_pagemap_get(const void *address) {
     return __atomic_load_n((dmi_run **)(leaf + (a >> DMI_UNIT_SHIFT) * sizeof(dmi_run *)),
                            __ATOMIC_RELAXED);
 }
+
+/* The same for an address that nobody need own. While it is looked up another thread may give back the
+ * leaf, whose pages then read as zeroes: that is no run either. The owner of a block keeps its leaf, so
+ * the fast paths need not ask. */
+static inline dmi_run *_dmi_pagemap_find(const void *address) {
+    dmi_run *run = _dmi_pagemap_get(address);
+    return run ? run : &_dmi_no_run;
+}
 #endif
