@@ -18,8 +18,8 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 FLOORS = ("os", "segment", "block", "decommit", "heap", "inspect", "replay")
-BACKENDS = {"windows.c", "linux.c", "fake.c"}
-BACKEND = "windows.c" if sys.platform == "win32" else "linux.c"
+# Files of the other systems and of the tests begin with these.
+FOREIGN = ("linux" if sys.platform == "win32" else "windows", "fake")
 INCLUDE_DIRS = ["csrc/include", "csrc"]
 LIBRARY = "libdmi.so"
 PRELOAD = "libdmi_malloc.so"
@@ -47,7 +47,7 @@ def core_sources() -> list[str]:
         path.relative_to(ROOT).as_posix()
         for floor in FLOORS
         for path in sorted((ROOT / "csrc" / floor).glob("*.c"))
-        if path.name not in BACKENDS or path.name == BACKEND
+        if floor != "os" or not path.name.startswith(FOREIGN)
     ]
 
 

@@ -9,11 +9,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "fake_world.h"
 #include "lock.h"
 
 #define HOST (&_dmi_os_native)
 
-enum { MAX_RESERVATIONS = 16384, MAX_FILES = 64, GARBAGE = 0xd5 };
+enum { MAX_RESERVATIONS = 16384, GARBAGE = 0xd5 };
 
 typedef struct reservation {
     char *base;      /* NULL: slot is free */
@@ -35,10 +36,6 @@ static size_t limit;
 static bool strict;
 static size_t committed, offered;
 static uint64_t redundant;
-static uint64_t random_state = 1;
-static struct { const char *path, *text; /* path NULL: slot is free */ } files[MAX_FILES];
-static uint64_t file_reads;
-static _Atomic uint64_t now = 1000000000u;
 
 /* ---- misuse ---------------------------------------------------------------------------------- */
 
@@ -53,9 +50,7 @@ static size_t put_hex(char *out, uint64_t value) {
     return count;
 }
 
-static void misuse(const char *call, const char *what, const void *address, size_t size)
-    __attribute__((noreturn));
-static void misuse(const char *call, const char *what, const void *address, size_t size) {
+void _dmi_fake_misuse(const char *call, const char *what, const void *address, size_t size) {
     char line[256];
     size_t at = 0;
     const char *const words[] = {"dmi: fake os: ", call, ": ", what, ", address 0x", " size 0x"};
@@ -70,13 +65,6 @@ static void misuse(const char *call, const char *what, const void *address, size
 }
 
 /* ---- reservations ---------------------------------------------------------------------------- */
-
-static uint64_t next_random(void) { /* splitmix64 */
-    uint64_t mixed = random_state += 0x9e3779b97f4a7c15u;
-    mixed = (mixed ^ (mixed >> 30)) * 0xbf58476d1ce4e5b9u;
-    mixed = (mixed ^ (mixed >> 27)) * 0x94d049bb133111ebu;
-    return mixed ^ (mixed >> 31);
-}
 
 static size_t host_rounded(size_t size) {
     size_t mask = HOST->page_size() - 1;
@@ -111,16 +99,17 @@ static reservation *find(const void *address) {
 static reservation *find_range(const char *call, const void *address, size_t size, size_t *first,
                                size_t *count) {
     if (((uintptr_t)address & (page_size - 1)) != 0 || (size & (page_size - 1)) != 0)
-        misuse(call, "range is not page aligned", address, size);
-    if (size == 0) misuse(call, "range is empty", address, size);
+        _dmi_fake_misuse(call, "range is not page aligned", address, size);
+    if (size == 0) _dmi_fake_misuse(call, "range is empty", address, size);
     reservation *r = find(address);
-    if (r == NULL) misuse(call, "range is not reserved", address, size);
+    if (r == NULL) _dmi_fake_misuse(call, "range is not reserved", address, size);
     *first = (size_t)((const char *)address - r->base) / page_size;
     *count = size / page_size;
-    if (*count > r->pages - *first) misuse(call, "range leaves its reservation", address, size);
+    if (*count > r->pages - *first)
+        _dmi_fake_misuse(call, "range leaves its reservation", address, size);
     for (size_t i = *first; i < *first + *count; i++)
         if (r->states[i] == DMI_FAKE_RELEASED)
-            misuse(call, "range is released already", address, size);
+            _dmi_fake_misuse(call, "range is released already", address, size);
     return r;
 }
 
@@ -143,7 +132,7 @@ static void *enter_reservation(char *host_base, size_t host_size, size_t size, b
     memset(fresh.states, DMI_FAKE_UNCOMMITTED, fresh.pages);
     size_t slot = 0;
     while (slot < used_slots && reservations[slot].base != NULL) slot++;
-    if (slot == MAX_RESERVATIONS) misuse("reserve", "too many reservations", base, size);
+    if (slot == MAX_RESERVATIONS) _dmi_fake_misuse("reserve", "too many reservations", base, size);
     if (slot == used_slots) used_slots++;
     reservations[slot] = fresh;
     live_reservations++;
@@ -165,7 +154,7 @@ static int commit_pages(reservation *r, size_t first, size_t count, const void *
     size_t wanted = 0;
     for (size_t i = first; i < first + count; i++) {
         if (r->states[i] == DMI_FAKE_OFFERED)
-            misuse("commit", "page is offered, use unoffer", address, count * page_size);
+            _dmi_fake_misuse("commit", "page is offered, use unoffer", address, count * page_size);
         if (r->states[i] == DMI_FAKE_UNCOMMITTED) wanted++;
     }
     size_t bytes = wanted * page_size;
@@ -185,7 +174,8 @@ static int take_page(const reservation *r, size_t index) {
 }
 
 static int decommit_pages(reservation *r, size_t first, size_t count, const void *address) {
-    if (r->table) misuse("decommit", "range is part of a table", address, count * page_size);
+    if (r->table)
+        _dmi_fake_misuse("decommit", "range is part of a table", address, count * page_size);
     size_t gone = 0;
     for (size_t i = first; i < first + count; i++) {
         if (r->states[i] == DMI_FAKE_COMMITTED) gone++;
@@ -195,7 +185,7 @@ static int decommit_pages(reservation *r, size_t first, size_t count, const void
         }
     }
     int error = HOST->decommit(page_at(r, first), count * page_size, DMI_OS_STRICT);
-    if (error != 0) misuse("decommit", "the host refused", address, count * page_size);
+    if (error != 0) _dmi_fake_misuse("decommit", "the host refused", address, count * page_size);
     memset(r->states + first, DMI_FAKE_UNCOMMITTED, count);
     committed -= gone * page_size;
     redundant += count - gone;
@@ -203,7 +193,7 @@ static int decommit_pages(reservation *r, size_t first, size_t count, const void
 }
 
 static int offer_pages(reservation *r, size_t first, size_t count, const void *address) {
-    if (r->table) misuse("offer", "range is part of a table", address, count * page_size);
+    if (r->table) _dmi_fake_misuse("offer", "range is part of a table", address, count * page_size);
     size_t size = r->pages * page_size;
     if (r->shadow == NULL)
         r->shadow = HOST->reserve(size, HOST->page_size(), DMI_OS_STRICT, false, NULL);
@@ -211,7 +201,7 @@ static int offer_pages(reservation *r, size_t first, size_t count, const void *a
     for (size_t i = first; i < first + count; i++) {
         if (r->states[i] == DMI_FAKE_OFFERED) continue;
         if (r->states[i] != DMI_FAKE_COMMITTED)
-            misuse("offer", "page is not committed", address, count * page_size);
+            _dmi_fake_misuse("offer", "page is not committed", address, count * page_size);
         char *kept = r->shadow + i * page_size;
         if (HOST->commit(kept, page_size, DMI_OS_STRICT) != 0) return ENOMEM;
         memcpy(kept, page_at(r, i), page_size);
@@ -226,11 +216,11 @@ static int unoffer_pages(reservation *r, size_t first, size_t count, const void 
     for (size_t i = first; i < first + count; i++) {
         if (r->states[i] == DMI_FAKE_COMMITTED) continue;
         if (r->states[i] != DMI_FAKE_OFFERED)
-            misuse("unoffer", "page is not committed", address, count * page_size);
+            _dmi_fake_misuse("unoffer", "page is not committed", address, count * page_size);
         char *page = page_at(r, i);
         char *kept = r->shadow + i * page_size;
         if (HOST->commit(page, page_size, DMI_OS_STRICT) != 0) return ENOMEM;
-        switch (next_random() % 3) {
+        switch (_dmi_fake_random_next() % 3) {
         case 0: memcpy(page, kept, page_size); break;
         case 1: memset(page, GARBAGE, page_size); break;
         default: break; /* zeroes */
@@ -265,7 +255,7 @@ static void *fake_reserve(size_t size, size_t align, dmi_os_mode mode, bool huge
                           const char *name) {
     (void)mode;
     if (size == 0 || (size & (page_size - 1)) != 0 || align < page_size)
-        misuse("reserve", "size or alignment", NULL, size);
+        _dmi_fake_misuse("reserve", "size or alignment", NULL, size);
     _dmi_lock(&lock);
     size_t host_align = align > HOST->granularity() ? align : HOST->granularity();
     char *base = HOST->reserve(size, host_align, DMI_OS_STRICT, huge, name);
@@ -275,7 +265,8 @@ static void *fake_reserve(size_t size, size_t align, dmi_os_mode mode, bool huge
 }
 
 static void *fake_reserve_table(size_t size, const char *name) {
-    if (size == 0 || (size & (page_size - 1)) != 0) misuse("reserve_table", "size", NULL, size);
+    if (size == 0 || (size & (page_size - 1)) != 0)
+        _dmi_fake_misuse("reserve_table", "size", NULL, size);
     _dmi_lock(&lock);
     size_t host_size = size + page_size; /* the host aligns a table to its own pages only */
     void *base = enter_reservation(HOST->reserve_table(host_size, name), host_size, size, true);
@@ -340,7 +331,7 @@ static int fake_convert(void *address, size_t size, dmi_os_mode to) {
     reservation *r = find_range("convert", address, size, &first, &count);
     for (size_t i = first; i < first + count; i++)
         if (r->states[i] != DMI_FAKE_UNCOMMITTED)
-            misuse("convert", "page is committed", address, size);
+            _dmi_fake_misuse("convert", "page is committed", address, size);
     _dmi_unlock(&lock);
     return 0;
 }
@@ -379,11 +370,12 @@ static void *fake_remap(void *address, size_t old_size, size_t new_size, bool ma
     _dmi_lock(&lock);
     reservation *r = find_range("remap", address, old_size, &first, &count);
     if (first != 0 || count != r->left || r->table)
-        misuse("remap", "not a whole reservation", address, old_size);
+        _dmi_fake_misuse("remap", "not a whole reservation", address, old_size);
     if ((new_size & (page_size - 1)) != 0 || new_size == 0)
-        misuse("remap", "new size", address, new_size);
+        _dmi_fake_misuse("remap", "new size", address, new_size);
     for (size_t i = 0; i < count; i++)
-        if (r->states[i] == DMI_FAKE_OFFERED) misuse("remap", "page is offered", address, old_size);
+        if (r->states[i] == DMI_FAKE_OFFERED)
+            _dmi_fake_misuse("remap", "page is offered", address, old_size);
     void *moved = address;
     if (new_size < old_size) {
         size_t kept = new_size / page_size; /* the tail stays with the host until the end */
@@ -401,16 +393,17 @@ static int fake_move(void *from, size_t old_size, void *to, size_t new_size) {
     reservation *r = find_range("move", from, old_size, &first, &count);
     reservation *target = find_range("move", to, new_size, &to_first, &to_count);
     if (first != 0 || count != r->left || r->table)
-        misuse("move", "not a whole reservation", from, old_size);
+        _dmi_fake_misuse("move", "not a whole reservation", from, old_size);
     if (to_first != 0 || to_count != target->left || target->table || to_count < count)
-        misuse("move", "not a whole reservation, or too small", to, new_size);
+        _dmi_fake_misuse("move", "not a whole reservation, or too small", to, new_size);
     for (size_t i = 0; i < count; i++) {
-        if (r->states[i] == DMI_FAKE_OFFERED) misuse("move", "page is offered", from, old_size);
+        if (r->states[i] == DMI_FAKE_OFFERED)
+            _dmi_fake_misuse("move", "page is offered", from, old_size);
         if (target->states[i] != DMI_FAKE_UNCOMMITTED)
-            misuse("move", "target page is committed", to, new_size);
+            _dmi_fake_misuse("move", "target page is committed", to, new_size);
         if (r->states[i] != DMI_FAKE_COMMITTED) continue;
         if (HOST->commit(page_at(target, i), page_size, DMI_OS_STRICT) != 0)
-            misuse("move", "the host has no memory", to, new_size);
+            _dmi_fake_misuse("move", "the host has no memory", to, new_size);
         memcpy(page_at(target, i), page_at(r, i), page_size);
         target->states[i] = DMI_FAKE_COMMITTED;
     }
@@ -432,55 +425,6 @@ static int64_t fake_resident(const void *address, size_t size) {
 
 static int64_t fake_process_resident(void) { return (int64_t)_dmi_fake_committed(); }
 
-static uint64_t fake_clock(void) { return atomic_load_explicit(&now, memory_order_relaxed); }
-
-static void fake_random(void *buffer, size_t size) {
-    unsigned char *out = buffer;
-    _dmi_lock(&lock);
-    for (size_t i = 0; i < size; i++) out[i] = (unsigned char)(next_random() >> 56);
-    _dmi_unlock(&lock);
-}
-
-static int fake_read_file(const char *path, char *buffer, size_t size) {
-    int length = -1;
-    if (size == 0) return -1;
-    _dmi_lock(&lock);
-    file_reads++;
-    for (size_t i = 0; i < MAX_FILES && length < 0; i++) {
-        if (files[i].path == NULL || strcmp(files[i].path, path) != 0) continue;
-        size_t whole = strlen(files[i].text);
-        length = (int)(whole < size ? whole : size - 1);
-        memcpy(buffer, files[i].text, (size_t)length);
-        buffer[length] = 0;
-    }
-    _dmi_unlock(&lock);
-    return length;
-}
-
-/* What concerns threads and the console is the host's own. */
-static uint64_t fake_cpu_time(void) { return HOST->cpu_time(); }
-static void fake_message(const char *text, size_t length) { HOST->message(text, length); }
-static void fake_wait(_Atomic uint32_t *word, uint32_t expected, uint64_t timeout_ns) {
-    HOST->wait(word, expected, timeout_ns);
-}
-static void fake_wake(_Atomic uint32_t *word, bool all) { HOST->wake(word, all); }
-static uint64_t fake_thread_id(void) { return HOST->thread_id(); }
-static int fake_thread_exit_setup(void (*handler)(void *)) {
-    return HOST->thread_exit_setup(handler);
-}
-static int fake_thread_exit_arm(void *value) { return HOST->thread_exit_arm(value); }
-static int fake_barrier_setup(void) { return HOST->barrier_setup(); }
-static int fake_barrier(void) { return HOST->barrier(); }
-/* No threads behind a test's back: what a helper thread would do, slow paths do. */
-static int fake_thread_start(void (*body)(void)) {
-    (void)body;
-    return ENOSYS;
-}
-static void fake_thread_join(void) {}
-static int fake_at_fork(void (*prepare)(void), void (*parent)(void), void (*child)(void)) {
-    return HOST->at_fork(prepare, parent, child);
-}
-
 const dmi_os_backend _dmi_fake_backend = {
     .name = "fake",
     .page_size = fake_page_size,
@@ -500,39 +444,36 @@ const dmi_os_backend _dmi_fake_backend = {
     .move = fake_move,
     .resident = fake_resident,
     .process_resident = fake_process_resident,
-    .clock = fake_clock,
-    .cpu_time = fake_cpu_time,
-    .random = fake_random,
-    .read_file = fake_read_file,
-    .message = fake_message,
-    .wait = fake_wait,
-    .wake = fake_wake,
-    .thread_id = fake_thread_id,
-    .thread_exit_setup = fake_thread_exit_setup,
-    .thread_exit_arm = fake_thread_exit_arm,
-    .barrier_setup = fake_barrier_setup,
-    .barrier = fake_barrier,
-    .at_fork = fake_at_fork,
-    .thread_start = fake_thread_start,
-    .thread_join = fake_thread_join,
+    .clock = _dmi_fake_clock,
+    .cpu_time = _dmi_fake_cpu_time,
+    .random = _dmi_fake_random,
+    .read_file = _dmi_fake_read_file,
+    .message = _dmi_fake_message,
+    .wait = _dmi_fake_wait,
+    .wake = _dmi_fake_wake,
+    .thread_id = _dmi_fake_thread_id,
+    .thread_exit_setup = _dmi_fake_thread_exit_setup,
+    .thread_exit_arm = _dmi_fake_thread_exit_arm,
+    .barrier_setup = _dmi_fake_barrier_setup,
+    .barrier = _dmi_fake_barrier,
+    .at_fork = _dmi_fake_at_fork,
+    .thread_start = _dmi_fake_thread_start,
+    .thread_join = _dmi_fake_thread_join,
 };
 
 /* ---- for the tests --------------------------------------------------------------------------- */
 
 void _dmi_fake_setup(size_t new_page_size, size_t memory_limit) {
     if (new_page_size < HOST->page_size() || (new_page_size & (new_page_size - 1)) != 0)
-        misuse("setup", "page size", NULL, new_page_size);
+        _dmi_fake_misuse("setup", "page size", NULL, new_page_size);
     _dmi_lock(&lock);
     if (live_reservations != 0 && new_page_size != page_size)
-        misuse("setup", "page size changes under live reservations", NULL, new_page_size);
+        _dmi_fake_misuse("setup", "page size changes under live reservations", NULL, new_page_size);
     page_size = new_page_size;
     limit = memory_limit;
     redundant = 0;
-    random_state = 1;
-    memset(files, 0, sizeof files);
-    file_reads = 0;
-    atomic_store_explicit(&now, 1000000000u, memory_order_relaxed);
     _dmi_unlock(&lock);
+    _dmi_fake_world_reset();
 }
 
 void _dmi_fake_limit_set(size_t memory_limit) {
@@ -542,39 +483,6 @@ void _dmi_fake_limit_set(size_t memory_limit) {
 }
 
 void _dmi_fake_strict_set(bool by_default) { strict = by_default; }
-
-void _dmi_fake_seed_set(uint64_t seed) {
-    _dmi_lock(&lock);
-    random_state = seed;
-    _dmi_unlock(&lock);
-}
-
-void _dmi_fake_file_set(const char *path, const char *text) {
-    size_t slot = MAX_FILES;
-    _dmi_lock(&lock);
-    for (size_t i = MAX_FILES; i-- > 0;)
-        if (files[i].path == NULL) slot = slot < MAX_FILES && files[slot].path ? slot : i;
-        else if (strcmp(files[i].path, path) == 0) slot = i;
-    if (slot == MAX_FILES) misuse("file_set", "too many files", path, 0);
-    files[slot].path = text != NULL ? path : NULL;
-    files[slot].text = text;
-    _dmi_unlock(&lock);
-}
-
-uint64_t _dmi_fake_file_reads(void) {
-    _dmi_lock(&lock);
-    uint64_t reads = file_reads;
-    _dmi_unlock(&lock);
-    return reads;
-}
-
-void _dmi_fake_clock_set(uint64_t nanoseconds) {
-    atomic_store_explicit(&now, nanoseconds, memory_order_relaxed);
-}
-
-void _dmi_fake_clock_advance(uint64_t nanoseconds) {
-    atomic_fetch_add_explicit(&now, nanoseconds, memory_order_relaxed);
-}
 
 dmi_fake_page _dmi_fake_state(const void *address) {
     _dmi_lock(&lock);

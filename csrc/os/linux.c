@@ -1,12 +1,9 @@
-/* linux.c - the Linux backend of floor 1: mmap, madvise, futex, membarrier. */
+/* linux.c - the Linux backend of floor 1: mmap, madvise, and what the kernel tells. */
 #define _GNU_SOURCE
 #include "os.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/futex.h>
-#include <pthread.h>
-#include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -16,6 +13,7 @@
 #include <unistd.h>
 
 #include "attributes.h"
+#include "linux_threads.h"
 
 /* Kernel constants that the headers of older distributions lack. */
 #ifndef PR_SET_VMA
@@ -30,8 +28,6 @@
 #endif
 enum {
     PIDFD_OF_SELF = -10000, /* PIDFD_SELF, Linux 6.13 */
-    MEMBARRIER_EXPEDITED = 1 << 3,
-    MEMBARRIER_REGISTER = 1 << 4,
     RANDOM_NONBLOCK = 1
 };
 
@@ -452,122 +448,6 @@ static void linux_message(const char *text, size_t length) {
     errno = saved;
 }
 
-/* ---- threads --------------------------------------------------------------------------------- */
-
-static void linux_wait(_Atomic uint32_t *word, uint32_t expected, uint64_t timeout_ns) {
-    int saved = errno;
-    struct timespec limit = {(time_t)(timeout_ns / 1000000000u), (long)(timeout_ns % 1000000000u)};
-    (void)syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected,
-                  timeout_ns == UINT64_MAX ? NULL : &limit, NULL, 0);
-    errno = saved;
-}
-
-static void linux_wake(_Atomic uint32_t *word, bool all) {
-    int saved = errno;
-    (void)syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, all ? INT32_MAX : 1, NULL, NULL, 0);
-    errno = saved;
-}
-
-/* How often this thread's exit handler was put off. Its address names the thread: unlike the
- * kernel's id it costs no call and stays the same in a fork child. */
-static _Thread_local unsigned put_off __attribute__((tls_model("initial-exec")));
-
-static uint64_t linux_thread_id(void) { return (uint64_t)(uintptr_t)&put_off; }
-
-static pthread_key_t exit_key;
-static void (*exit_handler)(void *);
-
-/* Destructors run in rounds (POSIX promises four) for as long as values are set anew. Coming back
- * in the third lets those of other libraries, which may still free memory, go first. */
-static void at_thread_exit(void *value) {
-    if (++put_off < 3 && pthread_setspecific(exit_key, value) == 0) return;
-    put_off = 0;
-    exit_handler(value);
-}
-
-static int linux_thread_exit_setup(void (*handler)(void *)) {
-    exit_handler = handler;
-    return pthread_key_create(&exit_key, at_thread_exit);
-}
-
-/* glibc keeps the first 32 keys in the thread itself; for a later one it may call calloc here. */
-static int linux_thread_exit_arm(void *value) { return pthread_setspecific(exit_key, value); }
-
-static int membarrier_call(int command) {
-#ifdef SYS_membarrier
-    return syscall(SYS_membarrier, command, 0, 0) == 0 ? 0 : errno;
-#else
-    (void)command;
-    return ENOSYS;
-#endif
-}
-
-static int linux_barrier_setup(void) {
-    int saved = errno;
-    int error = membarrier_call(MEMBARRIER_REGISTER);
-    errno = saved;
-    return error == 0 ? 0 : ENOSYS;
-}
-
-static int linux_barrier(void) {
-    int saved = errno;
-    int error = membarrier_call(MEMBARRIER_EXPEDITED);
-    if (error == EPERM && membarrier_call(MEMBARRIER_REGISTER) == 0) /* not registered (any more) */
-        error = membarrier_call(MEMBARRIER_EXPEDITED);
-    errno = saved;
-    return error == 0 ? 0 : ENOSYS;
-}
-
-/* prepare handlers run in reverse order: ours comes last, when the callers' locks are held, so nobody
- * who holds one of them can be waiting here. */
-static pthread_t helper;
-static void (*helper_body)(void);
-
-static void *helper_main(void *unused) {
-    (void)unused;
-    helper_body();
-    return NULL;
-}
-
-/* The process whose memory this is. A vfork child runs on it too, but a thread that it started would die
- * with it, and leave its locks closed. */
-static pid_t home;
-
-static void note_home(void) { home = getpid(); }
-
-static int linux_thread_start(void (*body)(void)) {
-    if (home != 0 && getpid() != home) return EAGAIN;
-    int saved = errno;
-    sigset_t every, before;
-    pthread_attr_t attributes;
-    int error = pthread_attr_init(&attributes);
-    if (error) return error;
-    /* Static TLS of the whole program lies on this stack too. */
-    (void)pthread_attr_setstacksize(&attributes, 256 * 1024);
-    helper_body = body;
-    (void)sigfillset(&every);
-    (void)pthread_sigmask(SIG_SETMASK, &every, &before);
-    error = pthread_create(&helper, &attributes, helper_main, NULL);
-    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
-    (void)pthread_attr_destroy(&attributes);
-    errno = saved;
-    return error;
-}
-
-static void linux_thread_join(void) { (void)pthread_join(helper, NULL); }
-
-static int linux_at_fork(void (*prepare)(void), void (*parent)(void), void (*child)(void)) {
-    static _Atomic bool ours;
-    if (!atomic_exchange(&ours, true)) {
-        int error = pthread_atfork(_dmi_attributes_prepare_fork, _dmi_attributes_parent_fork,
-                                   _dmi_attributes_child_fork);
-        if (error == 0) error = pthread_atfork(NULL, NULL, note_home);
-        if (error != 0) return error;
-        note_home();
-    }
-    return pthread_atfork(prepare, parent, child);
-}
-
 const dmi_os_backend _dmi_os_native = {
     .name = "linux",
     .page_size = linux_page_size,
@@ -592,14 +472,14 @@ const dmi_os_backend _dmi_os_native = {
     .random = linux_random,
     .read_file = linux_read_file,
     .message = linux_message,
-    .wait = linux_wait,
-    .wake = linux_wake,
-    .thread_id = linux_thread_id,
-    .thread_exit_setup = linux_thread_exit_setup,
-    .thread_exit_arm = linux_thread_exit_arm,
-    .barrier_setup = linux_barrier_setup,
-    .barrier = linux_barrier,
-    .at_fork = linux_at_fork,
-    .thread_start = linux_thread_start,
-    .thread_join = linux_thread_join,
+    .wait = _dmi_linux_wait,
+    .wake = _dmi_linux_wake,
+    .thread_id = _dmi_linux_thread_id,
+    .thread_exit_setup = _dmi_linux_thread_exit_setup,
+    .thread_exit_arm = _dmi_linux_thread_exit_arm,
+    .barrier_setup = _dmi_linux_barrier_setup,
+    .barrier = _dmi_linux_barrier,
+    .at_fork = _dmi_linux_at_fork,
+    .thread_start = _dmi_linux_thread_start,
+    .thread_join = _dmi_linux_thread_join,
 };

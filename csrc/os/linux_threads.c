@@ -1,0 +1,129 @@
+/* linux_threads.c - the part of the Linux backend that concerns threads: futex, membarrier, ends, fork. */
+#define _GNU_SOURCE
+#include "linux_threads.h"
+
+#include <errno.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "attributes.h"
+
+enum { MEMBARRIER_EXPEDITED = 1 << 3, MEMBARRIER_REGISTER = 1 << 4 };
+
+void _dmi_linux_wait(_Atomic uint32_t *word, uint32_t expected, uint64_t timeout_ns) {
+    int saved = errno;
+    struct timespec limit = {(time_t)(timeout_ns / 1000000000u), (long)(timeout_ns % 1000000000u)};
+    (void)syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected,
+                  timeout_ns == UINT64_MAX ? NULL : &limit, NULL, 0);
+    errno = saved;
+}
+
+void _dmi_linux_wake(_Atomic uint32_t *word, bool all) {
+    int saved = errno;
+    (void)syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, all ? INT32_MAX : 1, NULL, NULL, 0);
+    errno = saved;
+}
+
+/* How often this thread's exit handler was put off. Its address names the thread: unlike the
+ * kernel's id it costs no call and stays the same in a fork child. */
+static _Thread_local unsigned put_off __attribute__((tls_model("initial-exec")));
+
+uint64_t _dmi_linux_thread_id(void) { return (uint64_t)(uintptr_t)&put_off; }
+
+static pthread_key_t exit_key;
+static void (*exit_handler)(void *);
+
+/* Destructors run in rounds (POSIX promises four) for as long as values are set anew. Coming back
+ * in the third lets those of other libraries, which may still free memory, go first. */
+static void at_thread_exit(void *value) {
+    if (++put_off < 3 && pthread_setspecific(exit_key, value) == 0) return;
+    put_off = 0;
+    exit_handler(value);
+}
+
+int _dmi_linux_thread_exit_setup(void (*handler)(void *)) {
+    exit_handler = handler;
+    return pthread_key_create(&exit_key, at_thread_exit);
+}
+
+/* glibc keeps the first 32 keys in the thread itself; for a later one it may call calloc here. */
+int _dmi_linux_thread_exit_arm(void *value) { return pthread_setspecific(exit_key, value); }
+
+static int membarrier_call(int command) {
+#ifdef SYS_membarrier
+    return syscall(SYS_membarrier, command, 0, 0) == 0 ? 0 : errno;
+#else
+    (void)command;
+    return ENOSYS;
+#endif
+}
+
+int _dmi_linux_barrier_setup(void) {
+    int saved = errno;
+    int error = membarrier_call(MEMBARRIER_REGISTER);
+    errno = saved;
+    return error == 0 ? 0 : ENOSYS;
+}
+
+int _dmi_linux_barrier(void) {
+    int saved = errno;
+    int error = membarrier_call(MEMBARRIER_EXPEDITED);
+    if (error == EPERM && membarrier_call(MEMBARRIER_REGISTER) == 0) /* not registered (any more) */
+        error = membarrier_call(MEMBARRIER_EXPEDITED);
+    errno = saved;
+    return error == 0 ? 0 : ENOSYS;
+}
+
+/* prepare handlers run in reverse order: ours comes last, when the callers' locks are held, so nobody
+ * who holds one of them can be waiting here. */
+static pthread_t helper;
+static void (*helper_body)(void);
+
+static void *helper_main(void *unused) {
+    (void)unused;
+    helper_body();
+    return NULL;
+}
+
+/* The process whose memory this is. A vfork child runs on it too, but a thread that it started would die
+ * with it, and leave its locks closed. */
+static pid_t home;
+
+static void note_home(void) { home = getpid(); }
+
+int _dmi_linux_thread_start(void (*body)(void)) {
+    if (home != 0 && getpid() != home) return EAGAIN;
+    int saved = errno;
+    sigset_t every, before;
+    pthread_attr_t attributes;
+    int error = pthread_attr_init(&attributes);
+    if (error) return error;
+    /* Static TLS of the whole program lies on this stack too. */
+    (void)pthread_attr_setstacksize(&attributes, 256 * 1024);
+    helper_body = body;
+    (void)sigfillset(&every);
+    (void)pthread_sigmask(SIG_SETMASK, &every, &before);
+    error = pthread_create(&helper, &attributes, helper_main, NULL);
+    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
+    (void)pthread_attr_destroy(&attributes);
+    errno = saved;
+    return error;
+}
+
+void _dmi_linux_thread_join(void) { (void)pthread_join(helper, NULL); }
+
+int _dmi_linux_at_fork(void (*prepare)(void), void (*parent)(void), void (*child)(void)) {
+    static _Atomic bool ours;
+    if (!atomic_exchange(&ours, true)) {
+        int error = pthread_atfork(_dmi_attributes_prepare_fork, _dmi_attributes_parent_fork,
+                                   _dmi_attributes_child_fork);
+        if (error == 0) error = pthread_atfork(NULL, NULL, note_home);
+        if (error != 0) return error;
+        note_home();
+    }
+    return pthread_atfork(prepare, parent, child);
+}
