@@ -46,7 +46,7 @@ PEAKS: dict[str, tuple[str, ...]] = {
     "p": ("retained", "p"),
     "sleepers": ("sleepers",),
 }
-PROGRAMS = (*WORKLOADS, "micro", "retained", "scale", "sleepers")
+PROGRAMS = (*WORKLOADS, "micro", "pause", "retained", "scale", "sleepers")
 TIMEOUT = 300.0  # seconds; no workload comes near it unless it hangs
 
 Progress = Callable[[str], None]
