@@ -119,3 +119,13 @@ test-c-windows: $(windows_PROGRAMS)
 	prefix=$$(mktemp -d); trap 'WINEPREFIX=$$prefix $(WINESERVER) -k; rm -rf $$prefix' EXIT; \
 	export WINEPREFIX=$$prefix WINEDEBUG=-all WINEARCH=win64 DISPLAY=; \
 	$(call run_programs,$^,$(WINE))
+
+# What stats, walk and find cost, and those beside them (benchmarks/inspect.c). INSPECT: MiB, block, seconds.
+INSPECT ?= 1024 64 2
+build/c/bench/inspect: benchmarks/inspect.c $(CORE_LINUX) $(shell find csrc -name '*.h')
+	@mkdir -p $(dir $@)
+	$(CC) -std=gnu11 -O2 -g $(C_WARNINGS) -Icsrc/include -Icsrc benchmarks/inspect.c \
+		$(CORE_LINUX) -pthread -o $@
+.PHONY: bench-inspect
+bench-inspect: build/c/bench/inspect
+	$< $(INSPECT)

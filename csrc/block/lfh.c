@@ -171,36 +171,88 @@ unsigned _dmi_lfh_collect(dmi_run *run, bool keep_pending) {
     return count;
 }
 
+/* From one free block in so many on the links are read in address order. */
+#define LINKS_FEW 16
+#define AHEAD 24 /* blocks: as many lines as are on their way at once */
+
 /* ---- which blocks and pages are free ------------------------------------------------------------------ */
 
-static bool mark_list(const dmi_run *run, void *head, dmi_blockmap *map, size_t *left,
-                      const void **bad) {
-    const char *base = _dmi_run_base(run);
+/* What stands in the place of a link: the next block's number, or one of these. */
+#define LINK_END UINT16_C(0xffff)
+#define LINK_BAD UINT16_C(0xfffe)
+
+typedef struct dmi_links {
+    const dmi_run *run;
+    const char *memory; /* the run's pages, or a copy of them */
+    uintptr_t base;     /* where they are in their process */
+    uint64_t inverse;   /* offset / size by a multiplication: offset < 2^19 and size < 2^16, so 2^40
+                            leaves no error */
+    size_t size, end;
+    bool whole; /* every carved block lies on usable pages */
+} dmi_links;
+
+static inline uint16_t number_of(const dmi_links *links, uintptr_t link) {
+    size_t offset = link - links->base, i = (size_t)(offset * links->inverse >> 40);
+    if (link == 0) return LINK_END;
+    return offset < links->end && i * links->size == offset ? (uint16_t)i : LINK_BAD;
+}
+
+/* The links of all carved blocks, in address order: a list in random order, followed one by one, is a
+ * cache miss a block. What a busy block holds there may be written at this moment and is not used. */
+__attribute__((no_sanitize("thread"), noinline)) static void read_links(const dmi_links *links,
+                                                                        uint16_t *next) {
+    const char *at = links->memory;
+    size_t count = links->run->carved, size = links->size;
+    for (size_t i = 0; i < count; i++, at += size) {
+        __builtin_prefetch(at + AHEAD * size);
+        next[i] = !links->whole && !usable(links->run, i)
+                      ? LINK_BAD
+                      : number_of(links, *(const volatile uintptr_t *)(const void *)at);
+    }
+}
+
+/* next: the links as they were read before, or NULL. */
+static bool mark_list(const dmi_links *links, void *head, const uint16_t *next, dmi_blockmap *map,
+                      size_t *left, const void **bad) {
+    const dmi_run *run = links->run;
     const void *holder = run;
-    size_t size = run->block_size, end = run->carved * size;
-    /* offset / size by a multiplication: offset < 2^19 and size < 2^16, so 2^40 leaves no error. */
-    uint64_t inverse = (UINT64_C(1) << 40) / size + 1;
-    bool whole = run->parked == 0;
-    for (void *b = head; b; holder = b, b = _dmi_link_get(b)) {
-        size_t offset = (size_t)((char *)b - base), i = (size_t)(offset * inverse >> 40);
-        if (offset >= end || i * size != offset || *left == 0 || _dmi_map_get(map, i) ||
-            (!whole && !usable(run, i))) {
+    uint16_t i = number_of(links, (uintptr_t)head);
+    while (i != LINK_END) {
+        if (i == LINK_BAD || *left == 0 || _dmi_map_get(map, i) ||
+            (!links->whole && !next && !usable(run, i))) {
             if (bad) *bad = holder;
             return false;
         }
         map->word[i / 64] |= UINT64_C(1) << (i % 64);
         (*left)--;
+        holder = _dmi_lfh_block(run, i);
+        i = next ? next[i]
+                 : number_of(links, (uintptr_t)_dmi_link_get(links->memory + i * links->size));
     }
     return true;
 }
 
-bool _dmi_lfh_free_map(const dmi_run *run, bool with_remote, dmi_blockmap *map, size_t *pinned,
-                       const void **bad) {
-    size_t left = run->carved;
+bool _dmi_lfh_free_map_in(const dmi_run *run, const char *memory, bool with_remote,
+                          dmi_blockmap *map, size_t *pinned, const void **bad) {
+    size_t left = run->carved, size = run->block_size;
+    uint16_t read[DMI_RUN_BLOCKS_MAX], *next = NULL;
     memset(map->word, 0, _dmi_bits_words(run->carved) * sizeof(uint64_t));
     uint64_t remote = atomic_load_explicit(&run->remote, memory_order_acquire);
-    if (!mark_list(run, list_get(run), map, &left, bad)) return false;
-    if (with_remote && !mark_list(run, DMI_REMOTE_HEAD(remote), map, &left, bad)) return false;
+    dmi_links links = {.run = run,
+                       .memory = memory,
+                       .base = (uintptr_t)_dmi_run_base(run),
+                       .inverse = (UINT64_C(1) << 40) / size + 1,
+                       .size = size,
+                       .end = run->carved * size,
+                       .whole = run->parked == 0};
+    int64_t busy = _dmi_lfh_busy(run);
+    if (run->carved - busy > run->carved / LINKS_FEW) {
+        read_links(&links, read);
+        next = read;
+    }
+    if (!mark_list(&links, list_get(run), next, map, &left, bad)) return false;
+    if (with_remote && !mark_list(&links, DMI_REMOTE_HEAD(remote), next, map, &left, bad))
+        return false;
     size_t pin = SIZE_MAX;
     if ((run->flags & (DMI_RUN_TAKEN_CURRENT | DMI_RUN_TAKEN_GONE)) == DMI_RUN_TAKEN_CURRENT &&
         run->taken_head)
@@ -216,6 +268,11 @@ bool _dmi_lfh_free_map(const dmi_run *run, bool with_remote, dmi_blockmap *map, 
             map->word[i / 64] |= UINT64_C(1) << (i % 64);
     }
     return true;
+}
+
+bool _dmi_lfh_free_map(const dmi_run *run, bool with_remote, dmi_blockmap *map, size_t *pinned,
+                       const void **bad) {
+    return _dmi_lfh_free_map_in(run, _dmi_run_base(run), with_remote, map, pinned, bad);
 }
 
 /* Are the blocks [from, to) of the map all free? */

@@ -75,6 +75,9 @@ unsigned _dmi_lfh_collect(dmi_run *run, bool keep_pending);
  * none. False: a link is damaged (*bad is the block that holds it, or the run). */
 bool _dmi_lfh_free_map(const dmi_run *run, bool with_remote, dmi_blockmap *map, size_t *pinned,
                        const void **bad);
+/* The same, with the run's pages (the usable ones) read at memory: a copy, when the run is another process's. */
+bool _dmi_lfh_free_map_in(const dmi_run *run, const char *memory, bool with_remote,
+                          dmi_blockmap *map, size_t *pinned, const void **bad);
 /* Pages of the run without a byte of a busy or pinned block that are usable (committed, not offered). */
 size_t _dmi_lfh_free_pages(const dmi_run *run, const dmi_blockmap *map, size_t pinned,
                            uint64_t pages[2]);

@@ -86,16 +86,6 @@ static bool all_usable(const dmi_run *run) {
            _dmi_bits_count(s->offered, run->first, run->pages) == 0;
 }
 
-/* Links in random order are waited for one by one; fetched in order beforehand they are there. Only for
- * a run whose pages are all usable. */
-static void fetch_links(const dmi_run *run) {
-    size_t busy = (size_t)_dmi_lfh_busy(run);
-    if (busy >= run->carved || run->carved - busy < run->carved / 8u) return;
-    size_t step = run->block_size < 64 ? 64 : run->block_size;
-    const char *base = _dmi_run_base(run), *end = base + (size_t)run->carved * run->block_size;
-    for (const char *at = base; at < end; at += step) __builtin_prefetch(at);
-}
-
 /* Every block of a run whose pages are all usable, straight into the array. False: there is none, or
  * not enough room in it. */
 static bool fill_lfh(walker *w, const dmi_run *run, const dmi_blockmap *map, size_t pinned) {
@@ -126,7 +116,6 @@ static void walk_lfh(walker *w, dmi_run *run) {
     size_t pinned = SIZE_MAX;
     const void *bad;
     bool whole = all_usable(run);
-    if (whole) fetch_links(run);
     if (!_dmi_lfh_free_map(run, true, &map, &pinned, &bad)) memset(&map, 0, sizeof map);
     bool filled = whole && fill_lfh(w, run, &map, pinned);
     for (size_t i = 0; !filled && i < run->capacity; i++) {
