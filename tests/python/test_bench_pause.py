@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 import dmi
 from benchmarks import pause
 from benchmarks.peers import build
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 if sys.platform != "linux":
     pytest.skip("LD_PRELOAD and /proc are Linux", allow_module_level=True)
@@ -26,7 +23,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_what_is_given_back_falls_and_never_keeps_it(program: Path) -> None:
-    library = dmi.get_preload_path()
+    library = Path(dmi.get_preload_path())
     small = ["64", "12", "3"]
     lazy = pause.run(program, library, "lazy:delay=0.05", small)
     assert len(lazy.resident) == len(lazy.counts) == 12
