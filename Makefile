@@ -10,6 +10,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 NATIVE := setup.py pyproject.toml $(wildcard dmi/*.pyx dmi/*.pxd) dmi/_version.py \
 	$(shell find csrc -name '*.[ch]')
 
+EXTENSIONS := $(basename $(notdir $(wildcard dmi/*.pyx)))
+
 RECORDING ?= examples/redis-peak.dmi.zst
 POLICIES ?= never,eager,lazy,threshold
 
@@ -60,7 +62,7 @@ lint: $(VENV)/.linters
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/stubtest dmi._core dmi._numpy dmi.pool --allowlist tools/stubtest-allowlist.txt
+	$(BIN)/stubtest $(addprefix dmi.,$(EXTENSIONS)) --allowlist tools/stubtest-allowlist.txt
 	PATH="$(abspath $(BIN)):$$PATH" cython-lint dmi/*.pyx dmi/*.pxd
 	$(BIN)/lint-imports
 ifneq ($(and $(CLANG_FORMAT),$(wildcard .clang-format)),)
@@ -84,7 +86,7 @@ dist: build
 	$(BIN)/python -m build --outdir dist .
 
 clean:
-	rm -rf build dist $(VENV) *.egg-info dmi/include dmi/_core.c .hypothesis .pytest_cache \
+	rm -rf build dist $(VENV) *.egg-info dmi/include .hypothesis .pytest_cache \
 		.mypy_cache .ruff_cache .import_linter_cache .benchmarks
 	rm -f dmi/*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

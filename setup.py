@@ -21,6 +21,7 @@ FLOORS = ("os", "segment", "block", "decommit", "heap", "inspect", "replay")
 # Files of the other systems and of the tests begin with these.
 FOREIGN = ("linux" if sys.platform == "win32" else "windows", "fake")
 INCLUDE_DIRS = ["csrc/include", "csrc"]
+EXTENSIONS = sorted(path.stem for path in (ROOT / "dmi").glob("*.pyx"))
 LIBRARY = "libdmi.so"
 PRELOAD = "libdmi_malloc.so"
 
@@ -161,7 +162,7 @@ def extension(name: str) -> Extension:
 
 setup(
     ext_modules=cythonize(  # type: ignore[no-untyped-call,unused-ignore]
-        [extension(name) for name in ("_core", "_numpy", "pool")],
+        [extension(name) for name in EXTENSIONS],
         compiler_directives={"language_level": "3"},
         # The generated C belongs to the build, not to the source tree.
         build_dir="build/cython",

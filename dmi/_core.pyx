@@ -8,8 +8,6 @@ made with thread_safe=False, whose only lock the GIL is.
 """
 
 from cpython.buffer cimport PyBuffer_FillInfo
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cpython.pycapsule cimport PyCapsule_New
 from libc.errno cimport EINVAL, ENOMEM, errno
 from libc.stdint cimport uint32_t, uint64_t, uintptr_t
@@ -18,9 +16,11 @@ from libc.string cimport memcpy, memset, strerror
 cimport cython
 
 from dmi cimport cdmi
+from dmi._faults cimport fault_error, heap_name
 
 import operator
 
+from dmi._faults import NO_PRESSURE as _NO_PRESSURE
 from dmi.errors import HeapError, SizeError
 
 cdef extern from "<errno.h>":
@@ -52,15 +52,6 @@ cdef extern from *:
         return n;
     }
 
-    /* The counters, from the same table as the struct. */
-    typedef struct { const char *name; const char *unit; const char *doc; } dmi_field;
-    #define DMI_PY_STAT(name, unit, doc) {#name, #unit, doc},
-    #define DMI_PY_REASON(name, doc) {#name, "B", doc},
-    static const dmi_field dmi_py_stats[] = {DMI_STATS(DMI_PY_STAT)};
-    static const dmi_field dmi_py_reasons[] = {DMI_REASONS(DMI_PY_REASON)};
-    #define DMI_PY_STATS (sizeof dmi_py_stats / sizeof *dmi_py_stats)
-    #define DMI_PY_REASONS (sizeof dmi_py_reasons / sizeof *dmi_py_reasons)
-
     /* What dmi_import() hands to other extensions. */
     #define DMI_PY_ENTRY(result, name, parameters) name,
     static const dmi_capi dmi_py_capi = {
@@ -71,19 +62,10 @@ cdef extern from *:
     ctypedef struct dmi_capi:
         pass
     const dmi_capi dmi_py_capi
-    ctypedef struct dmi_field:
-        const char *name
-        const char *unit
-        const char *doc
-    dmi_field dmi_py_stats[]
-    dmi_field dmi_py_reasons[]
-    size_t DMI_PY_STATS
-    size_t DMI_PY_REASONS
     size_t dmi_fast_size(object o) noexcept
 
 cdef extern from "Python.h":
     object PyLong_FromVoidPtr(void *p)
-    ctypedef struct PyThreadState
     PyThreadState *PyEval_SaveThread() nogil
     void PyEval_RestoreThread(PyThreadState *state) nogil
     int Py_IsInitialized() nogil
@@ -107,196 +89,20 @@ HEAP_HARDENED = cdmi.DMI_HEAP_HARDENED
 HEAP_MANUAL_CLOCK = cdmi.DMI_HEAP_MANUAL_CLOCK
 HEAP_NO_SERIALIZE = cdmi.DMI_HEAP_NO_SERIALIZE
 HEAP_HUGE_PAGES = cdmi.DMI_HEAP_HUGE_PAGES
-RANGE_BYTES = sizeof(cdmi.dmi_range)
-
-_NO_PRESSURE = (
-    "pressure has nothing to go by here: /proc/pressure/memory cannot be read, and no cgroup "
-    "around this process has a memory limit"
-)
-
-
-def _table(which):
-    """((name, unit, documentation), ...) of the counters ("stats") or the reasons ("reasons")."""
-    cdef size_t i
-    if which == "stats":
-        return tuple((dmi_py_stats[i].name.decode(), dmi_py_stats[i].unit.decode(),
-                      dmi_py_stats[i].doc.decode()) for i in range(DMI_PY_STATS))
-    return tuple((dmi_py_reasons[i].name.decode(), dmi_py_reasons[i].unit.decode(),
-                  dmi_py_reasons[i].doc.decode()) for i in range(DMI_PY_REASONS))
-
 
 # The C API for other extensions; see dmi/capi.h.
 _C_API = PyCapsule_New(<void *>&dmi_py_capi, DMI_CAPI_NAME, NULL)
 
-STATS_TABLE = _table("stats")
-REASONS_TABLE = _table("reasons")
-
-
-# ---- policies --------------------------------------------------------------------------------
-
-cdef tuple policy_to_tuple(const cdmi.dmi_policy *policy):
-    return (policy.when, policy.how, policy.delay, policy.half_life, policy.block, policy.total,
-            policy.combine_or, policy.ratio, policy.psi, policy.headroom)
-
-
-cdef int policy_from_tuple(cdmi.dmi_policy *policy, tuple fields) except -1:
-    memset(policy, 0, sizeof(cdmi.dmi_policy))
-    policy.size = sizeof(cdmi.dmi_policy)
-    (policy.when, policy.how, policy.delay, policy.half_life, policy.block, policy.total,
-     policy.combine_or, policy.ratio, policy.psi, policy.headroom) = fields
-    return 0
-
-
-def policy_parse(str text not None):
-    """Read one policy; returns its fields in the order of dmi_policy. ValueError says why not."""
-    cdef cdmi.dmi_policy policy
-    cdef char error[256]
-    cdef bytes raw = text.encode("utf-8", "replace")
-    if b"\0" in raw:
-        raise ValueError("a policy holds no NUL character")
-    memset(&policy, 0, sizeof(policy))
-    policy.size = sizeof(policy)
-    error[0] = 0
-    if cdmi.dmi_policy_parse(raw, &policy, error, sizeof(error)) != 0:
-        raise ValueError(error.decode("utf-8", "replace"))
-    return policy_to_tuple(&policy)
-
-
-def policy_format(tuple fields not None):
-    """Write a policy; only what is not a default is named."""
-    cdef cdmi.dmi_policy policy
-    cdef char text[512]
-    policy_from_tuple(&policy, fields)
-    if cdmi.dmi_policy_format(&policy, text, sizeof(text)) < 0:
-        raise ValueError(f"no such policy: {fields!r}")
-    return text.decode()
-
-
-# ---- what is where ---------------------------------------------------------------------------
-
-cdef tuple range_to_tuple(const cdmi.dmi_range *r):
-    return (r.address, r.size, r.kind, r.state, r.bucket, r.flags, r.segment)
-
-
-def version():
-    """The version of the C library that is loaded."""
-    return cdmi.dmi_version().decode()
-
-
-def metadata_committed():
-    """Committed bytes of metadata that belongs to the process and to no heap."""
-    return cdmi.dmi_metadata_committed()
-
-
-def default_handle():
-    """The handle of the process default heap, which this call makes if need be."""
-    cdef void *handle = cdmi.dmi_heap_default()
-    if handle == NULL:
-        raise MemoryError("no memory for the default heap")
-    return PyLong_FromVoidPtr(handle)
-
-
-def handles():
-    """The handles of all live heaps of the process, oldest first, however they were made."""
-    cdef size_t capacity = 64, count, i
-    cdef void **found
-    while True:
-        found = <void **>PyMem_RawMalloc(capacity * sizeof(void *))
-        if found == NULL:
-            raise MemoryError("no memory for the list of heaps")
-        try:
-            count = cdmi.dmi_heap_list(found, capacity)
-            if count <= capacity:
-                return [PyLong_FromVoidPtr(found[i]) for i in range(count)]
-        finally:
-            PyMem_RawFree(found)
-        capacity = count + 16
-
-
-def find(address):
-    """(heap handle, range) of the block that holds the address, or None for a foreign one."""
-    cdef cdmi.dmi_found found
-    value = operator.index(address)
-    if value < 0 or value >= 1 << 64:
-        raise ValueError(f"address must be between 0 and 2**64 - 1, not {value}")
-    memset(&found, 0, sizeof(found))
-    found.size = sizeof(found)
-    if cdmi.dmi_find(<const void *><uintptr_t>value, &found) != 0:
-        return None
-    return PyLong_FromVoidPtr(found.heap), range_to_tuple(&found.range)
-
-
-cdef str heap_name(void *handle):
-    """'heap 0x7f... (name)' for messages."""
-    cdef cdmi.dmi_heap_info info
-    memset(&info, 0, sizeof(info))
-    info.size = sizeof(info)
-    if cdmi.dmi_heap_get_info(handle, &info) != 0:
-        return f"heap {<uintptr_t>handle:#x}"
-    name = info.name.decode("utf-8", "replace")
-    if name:
-        return f"heap {<uintptr_t>handle:#x} ({name})"
-    return f"heap {<uintptr_t>handle:#x}"
-
-
-cdef str describe(void *address):
-    """What lies at an address, as the end of a sentence."""
-    cdef cdmi.dmi_found found
-    memset(&found, 0, sizeof(found))
-    found.size = sizeof(found)
-    if address == NULL or cdmi.dmi_find(address, &found) != 0:
-        return "no heap owns this address"
-    state = {cdmi.DMI_STATE_BUSY: "a busy block", cdmi.DMI_STATE_FREE: "a free block",
-             cdmi.DMI_STATE_UNCOMMITTED: "an uncommitted range",
-             cdmi.DMI_STATE_OFFERED: "a free block on offered pages",
-             cdmi.DMI_STATE_OVERHEAD: "the heap's own bytes"}.get(found.range.state, "a range")
-    size, start = found.range.size, found.range.address
-    where = f"of {size} bytes at {start:#x} of {heap_name(found.heap)}"
-    offset = <uintptr_t>address - start
-    if offset == 0:
-        return f"it is {state} {where}"
-    return f"it lies {offset} bytes inside {state} {where}"
-
-
-FAULTS = {
-    cdmi.DMI_FAULT_STALE_HEAP: ("stale heap", "the heap was destroyed"),
-    cdmi.DMI_FAULT_FOREIGN: ("foreign", "the address is foreign to dmi"),
-    cdmi.DMI_FAULT_OTHER_HEAP: ("other heap", "the block belongs to another heap"),
-    cdmi.DMI_FAULT_INTERIOR: ("interior", "the address is not the start of a block"),
-    cdmi.DMI_FAULT_FREE: ("free", "the block is free already"),
-    cdmi.DMI_FAULT_OVERFLOW: ("overflow", "bytes behind the end of the block were overwritten"),
-    cdmi.DMI_FAULT_CORRUPT: ("corrupt", "a tag or link of the heap is damaged"),
-}
-
-
-cdef object fault_error(str what, void *handle, void *address, int fault):
-    """The HeapError for a fault that a checked call of the library returned."""
-    word, sentence = FAULTS.get(fault, ("corrupt", f"unknown fault {fault}"))
-    if fault == cdmi.DMI_FAULT_STALE_HEAP:
-        text = f"{what}({<uintptr_t>address:#x}): heap {<uintptr_t>handle:#x} was destroyed"
-    else:
-        text = (f"{what}({<uintptr_t>address:#x}) on {heap_name(handle)}: {sentence}; "
-                f"{describe(address)}")
-    return HeapError(text, address=<uintptr_t>address, fault=word)
-
 
 # ---- heaps -----------------------------------------------------------------------------------
 
+cdef inline void block_gone(HeapCore heap) noexcept:
+    if heap._blocks:
+        heap._blocks -= 1
+
+
 cdef class HeapCore:
     """The native half of dmi.Heap. It owns the heap unless it was made by attach()."""
-
-    cdef void *_handle
-    cdef bint _owner
-    cdef bint _no_serialize
-    cdef uint64_t _max_size
-    # Buffer exports of this heap's blocks: the heap cannot go while there are any.
-    cdef Py_ssize_t _exports
-    # Calls that are inside the library without the GIL.
-    cdef Py_ssize_t _inside
-    # Blocks that came from and did not go back through this object: what is busy beyond them is
-    # other code's. The other code may pass blocks on, so it is never more than a lower bound.
-    cdef uint64_t _blocks
-    cdef object __weakref__
 
     def __cinit__(self, *args, **kwargs):
         self._handle = <void *>UNOPENED
@@ -368,10 +174,6 @@ cdef class HeapCore:
             if what:
                 return stats.busy_blocks - self._blocks
             what = cdmi.DMI_STATS_DETAIL
-
-    cdef inline void block_gone(self) noexcept:
-        if self._blocks:
-            self._blocks -= 1
 
     def close(self, bint force=False):
         """Destroy the heap with all its blocks. BufferError while a Block has a live buffer.
@@ -515,7 +317,7 @@ cdef class HeapCore:
         fault = cdmi.dmi_heap_free_checked(self._handle, block)
         if fault:
             raise fault_error("free", self._handle, block, fault)
-        self.block_gone()
+        block_gone(self)
 
     def realloc(self, address, size, /):
         """Resize a raw block; returns its address, a new one if it had to move.
@@ -561,164 +363,6 @@ cdef class HeapCore:
     def calloc(self, size, *, align=None):
         """Allocate a Block of size zero bytes; align is a power of two, in bytes."""
         return make_block(self, self.size_of(size, "size"), align_of(align), True)
-
-    # ---- decommit ----------------------------------------------------------------------------
-
-    def set_policy(self, tuple fields not None):
-        """Change the policy; it applies to what is free already before this returns."""
-        cdef cdmi.dmi_policy policy
-        cdef PyThreadState *state
-        cdef int failed, error
-        policy_from_tuple(&policy, fields)
-        state = self.enter()
-        failed = cdmi.dmi_heap_set_policy(self._handle, &policy)
-        error = errno
-        self.leave(state)
-        if failed:
-            text = f"{policy_format(fields)}: {strerror(error).decode()}"
-            if error == EINVAL:
-                raise ValueError(f"the policy was refused: {text}")
-            if error == ENOMEM:
-                raise MemoryError(f"the policy could not be applied: {text}")
-            if error == ENOTSUP and policy.when == cdmi.DMI_WHEN_PRESSURE:
-                text = f"{policy_format(fields)}: {_NO_PRESSURE}"
-            raise OSError(error, f"the policy could not be applied: {text}")
-
-    def advance_clock(self, double seconds):
-        """Let seconds pass on a manual clock."""
-        cdef PyThreadState *state = self.enter()
-        cdef int failed = cdmi.dmi_heap_advance(self._handle, seconds)
-        cdef int error = errno
-        self.leave(state)
-        if failed:
-            raise HeapError(f"{heap_name(self._handle)}: {strerror(error).decode()}")
-
-    def trim_report(self):
-        """(decommitted, resident before, resident after, calls) of a trim."""
-        cdef cdmi.dmi_trim_report report
-        cdef PyThreadState *state
-        cdef int failed, error
-        memset(&report, 0, sizeof(report))
-        report.size = sizeof(report)
-        state = self.enter()
-        failed = cdmi.dmi_heap_trim(self._handle, &report)
-        error = errno
-        self.leave(state)
-        if failed:
-            raise HeapError(f"{heap_name(self._handle)}: trim failed: "
-                            f"{strerror(error).decode()}")
-        return (report.decommitted, report.resident_before, report.resident_after, report.calls)
-
-    # ---- inspection --------------------------------------------------------------------------
-
-    def stats_fields(self, bint detail, bint resident):
-        """All counters, then all reasons, in the order of the tables."""
-        cdef cdmi.dmi_stats stats
-        cdef PyThreadState *state
-        cdef uint32_t what = 0
-        cdef int failed, error
-        cdef size_t i
-        cdef const uint64_t *fields = &stats.size
-        memset(&stats, 0, sizeof(stats))
-        stats.size = sizeof(stats)
-        if detail:
-            what |= cdmi.DMI_STATS_DETAIL
-        if resident:
-            what |= cdmi.DMI_STATS_RESIDENT
-        state = self.enter()
-        failed = cdmi.dmi_heap_stats(self._handle, &stats, what)
-        error = errno
-        self.leave(state)
-        if failed:
-            raise HeapError(f"{heap_name(self._handle)}: no statistics: "
-                            f"{strerror(error).decode()}")
-        return [fields[i] for i in range(1, DMI_PY_STATS + DMI_PY_REASONS + 1)]
-
-    def walk_ranges(self):
-        """Every range as an array of dmi_range, in bytes: by segment and address."""
-        cdef PyThreadState *state
-        cdef size_t needed, count = 0
-        cdef cdmi.dmi_range *out
-        cdef bytes array
-        cdef int failed, error
-        counters = dict(zip((row[0] for row in STATS_TABLE), self.stats_fields(False, False),
-                            strict=False))
-        needed = counters["busy_blocks"] + counters["list_length"] + 256
-        while True:
-            needed += needed // 8
-            array = PyBytes_FromStringAndSize(NULL, needed * sizeof(cdmi.dmi_range))
-            out = <cdmi.dmi_range *>PyBytes_AS_STRING(array)
-            state = self.enter()
-            failed = cdmi.dmi_heap_walk_array(self._handle, out, needed, &count)
-            error = errno
-            self.leave(state)
-            if failed:
-                raise HeapError(f"{heap_name(self._handle)}: the walk failed: "
-                                f"{strerror(error).decode()}")
-            if count <= needed:
-                return memoryview(array)[:count * sizeof(cdmi.dmi_range)]
-            needed = count
-
-    def pin_list(self, size_t top):
-        """([(address, size, pinned), ...] most first, how many pin anything)."""
-        cdef size_t count = 0, i
-        cdef cdmi.dmi_pin *found
-        cdef PyThreadState *state
-        cdef int failed, error
-        found = <cdmi.dmi_pin *>PyMem_RawMalloc((top + 1) * sizeof(found[0]))
-        if found == NULL:
-            raise MemoryError("no memory for the list of blocks")
-        try:
-            state = self.enter()
-            failed = cdmi.dmi_heap_pins(self._handle, found, top, &count)
-            error = errno
-            self.leave(state)
-            if failed:
-                raise HeapError(f"{heap_name(self._handle)}: the walk failed: "
-                                f"{strerror(error).decode()}")
-            return [(found[i].address, found[i].size, found[i].pinned)
-                    for i in range(min(top, count))], count
-        finally:
-            PyMem_RawFree(found)
-
-    def segment_list(self):
-        """[(address, reserved, committed, uncommitted ranges, is virtual), ...]."""
-        cdef size_t capacity = 256, count, i
-        cdef cdmi.dmi_segment_info *found
-        cdef PyThreadState *state
-        while True:
-            found = <cdmi.dmi_segment_info *>PyMem_RawMalloc(capacity * sizeof(found[0]))
-            if found == NULL:
-                raise MemoryError("no memory for the list of segments")
-            try:
-                state = self.enter()
-                count = cdmi.dmi_heap_segments(self._handle, found, capacity)
-                self.leave(state)
-                if count <= capacity:
-                    return [(found[i].address, found[i].reserved, found[i].committed,
-                             found[i].uncommitted_ranges, bool(found[i].is_virtual))
-                            for i in range(count)]
-            finally:
-                PyMem_RawFree(found)
-            capacity = count + 16
-
-    def first_fault(self):
-        """None for a sound heap, else (fault word, address, message)."""
-        cdef cdmi.dmi_fault fault
-        cdef PyThreadState *state
-        cdef int failed
-        memset(&fault, 0, sizeof(fault))
-        fault.size = sizeof(fault)
-        state = self.enter()
-        failed = cdmi.dmi_heap_validate(self._handle, &fault)
-        self.leave(state)
-        if failed == 0:
-            return None
-        if failed < 0:
-            self.need()
-            raise HeapError(f"{heap_name(self._handle)}: validate failed")
-        word = FAULTS.get(fault.kind, ("corrupt", ""))[0]
-        return word, fault.address, fault.message.decode("utf-8", "replace")
 
 
 def own_raw_calls(cls):
@@ -814,7 +458,7 @@ cdef class Block:
             return
         fault = cdmi.dmi_heap_free_checked(self._heap._handle, self._address)
         if not fault:
-            self._heap.block_gone()
+            block_gone(self._heap)
         # An overflow found here must not pass in silence; a heap that is gone took the block along.
         if fault and fault != cdmi.DMI_FAULT_STALE_HEAP and Py_IsInitialized():
             self._report(fault)
@@ -901,7 +545,7 @@ cdef class Block:
         self._address = NULL
         if fault:
             raise fault_error("free", self._heap._handle, address, fault)
-        self._heap.block_gone()
+        block_gone(self._heap)
 
     def resize(self, size):
         """Make the block size bytes; it may move, its alignment and first bytes stay.
@@ -929,7 +573,7 @@ cdef class Block:
             self._size = n
             if fault:
                 raise fault_error("resize", self._heap._handle, self._address, fault)
-            self._heap.block_gone()
+            block_gone(self._heap)
             return
         moved = cdmi.dmi_heap_realloc(self._heap._handle, self._address, n)
         if moved == NULL:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from dmi import _core, heap
+from dmi import _inspect, heap
 from dmi._layers import glibc_malloc, physical_memory
 from dmi.address import NotSupportedError, address_summary
 from dmi.errors import HeapError
@@ -295,7 +295,7 @@ def _heap(entry: Any, walk: HeapWalk | None) -> HeapSnapshot:
 
 def _read_blocks(path: Path, counts: list[int]) -> list[HeapWalk | None]:
     """The walks in a file of blocks, one for each count that is not 0."""
-    expected = sum(counts) * _core.RANGE_BYTES
+    expected = sum(counts) * _inspect.RANGE_BYTES
     if expected > (path.stat().st_size + 1) * _MAX_RATIO:
         raise ValueError(f"{path.name} is shorter than its {sum(counts)} ranges")
     with path.open("rb") as file:
@@ -312,7 +312,7 @@ def _read_blocks(path: Path, counts: list[int]) -> list[HeapWalk | None]:
     at = 0
     view = memoryview(data)
     for count in counts:
-        size = count * _core.RANGE_BYTES
+        size = count * _inspect.RANGE_BYTES
         walks.append(HeapWalk(view[at : at + size]).checked() if count else None)
         at += size
     return walks

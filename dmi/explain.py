@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dmi import _core
+from dmi import _inspect
 from dmi.stats import HeapStats
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def explain(heap: str, policy: str, stats: HeapStats) -> Explanation:
     """Explain the numbers of stats(detail=True)."""
     figures = [
         Figure(name, getattr(stats, name), *HeapStats.describe(name), FORMULAS.get(name, ""))
-        for name, _unit, _text in _core.STATS_TABLE
+        for name, _unit, _text in _inspect.STATS_TABLE
     ]
     figures += [
         Figure(name, getattr(stats, name), unit, meaning, FORMULAS[name])
@@ -114,6 +114,6 @@ def explain(heap: str, policy: str, stats: HeapStats) -> Explanation:
     values = stats.reasons or {}
     reasons = tuple(
         Figure(name, values.get(name, 0), "bytes", text, "")
-        for name, _unit, text in _core.REASONS_TABLE
+        for name, _unit, text in _inspect.REASONS_TABLE
     )
     return Explanation(heap, policy, tuple(figures), reasons)

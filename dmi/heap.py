@@ -6,7 +6,7 @@ import operator
 import weakref
 from typing import TYPE_CHECKING, Literal, NamedTuple, SupportsIndex
 
-from dmi import _core, windbg
+from dmi import _core, _decommit, _inspect, windbg
 from dmi import numpy as arrays
 from dmi._core import HeapCore
 from dmi.errors import HeapError, SizeError
@@ -223,7 +223,7 @@ class Heap(HeapCore):
 
     @decommit.setter
     def decommit(self, policy: str | Decommit) -> None:
-        self.set_policy(Decommit.of(policy).native())
+        _decommit.set_policy(self, Decommit.of(policy).native())
 
     def advance(self, seconds: float) -> None:
         """Let seconds pass on a manual clock and do what became due; 0 is allowed."""
@@ -233,11 +233,11 @@ class Heap(HeapCore):
             raise ValueError(f"seconds must be finite and 0 or more, not {seconds}")
         if self.clock != "manual":
             raise HeapError("advance() needs a heap made with clock='manual'")
-        self.advance_clock(seconds)
+        _decommit.advance_clock(self, seconds)
 
     def trim(self) -> TrimReport:
         """Give back every page that holds nothing, whatever the policy says."""
-        return TrimReport(*self.trim_report())
+        return TrimReport(*_decommit.trim_report(self))
 
     # ---- numbers -----------------------------------------------------------------------------
 
@@ -247,7 +247,7 @@ class Heap(HeapCore):
         Without detail this is cheap whatever the size of the heap.
         """
         detail = bool(detail)
-        return HeapStats.from_native(self.stats_fields(detail, detail), detail=detail)
+        return HeapStats.from_native(_inspect.stats_fields(self, detail, detail), detail=detail)
 
     def summary(self) -> str:
         """The rows of `!heap -s` for this heap. Sizes are KiB."""
@@ -266,7 +266,7 @@ class Heap(HeapCore):
 
     def walk(self) -> HeapWalk:
         """Every range of the heap as it is now; their sizes sum to reserved."""
-        return HeapWalk(self.walk_ranges())
+        return HeapWalk(_inspect.walk_ranges(self))
 
     def walk_array(self) -> NDArray[numpy.void]:
         """The same as a NumPy structured array, see HeapWalk.array(); needs the extra ``numpy``."""
@@ -274,7 +274,7 @@ class Heap(HeapCore):
 
     def segments(self) -> list[Segment]:
         """The segments, then the blocks mapped on their own."""
-        return [Segment(*fields) for fields in self.segment_list()]
+        return [Segment(*fields) for fields in _inspect.segment_list(self)]
 
     def histogram(self) -> list[HistogramRow]:
         """Busy blocks by usable size, the sizes that hold most bytes first."""
@@ -290,7 +290,7 @@ class Heap(HeapCore):
             raise TypeError(f"top must be an int, not {type(top).__name__}")
         if not 0 <= top <= _core.MAX_SIZE:
             raise ValueError(f"top must be 0 or more, not {top}")
-        found, _count = self.pin_list(min(top, self.stats().busy_blocks))
+        found, _count = _inspect.pin_list(self, min(top, self.stats().busy_blocks))
         return [Pin(*fields) for fields in found]
 
     def mark(self) -> Mark:
@@ -310,7 +310,7 @@ class Heap(HeapCore):
 
     def validate(self) -> None:
         """Check every tag, list and counter; HeapError names the first fault and its address."""
-        fault = self.first_fault()
+        fault = _inspect.first_fault(self)
         if fault is not None:
             word, address, message = fault
             raise HeapError(
@@ -385,7 +385,7 @@ def heap_row(handle: int, stats: HeapStats) -> windbg.HeapRow:
 def heaps() -> list[Heap]:
     """All live heaps of the process, oldest first, whoever made them."""
     found: list[Heap] = []
-    for handle in _core.handles():
+    for handle in _inspect.handles():
         try:
             found.append(Heap.from_handle(handle))
         except HeapError:
@@ -395,12 +395,12 @@ def heaps() -> list[Heap]:
 
 def default_heap() -> Heap:
     """The process default heap, which dmi_malloc() serves; made at the first call."""
-    return Heap.from_handle(_core.default_handle())
+    return Heap.from_handle(_inspect.default_handle())
 
 
 def find(address: SupportsIndex) -> Found | None:
     """Where an address lies, interior ones too; None when no heap owns it (`!heap -x`)."""
-    found = _core.find(address)
+    found = _inspect.find(address)
     if found is None:
         return None
     handle, native = found
@@ -410,7 +410,7 @@ def find(address: SupportsIndex) -> Found | None:
 
 def metadata_committed() -> int:
     """Committed bytes of metadata that belongs to the process and to no heap."""
-    return _core.metadata_committed()
+    return _inspect.metadata_committed()
 
 
 def summary(which: Iterable[Heap] | None = None) -> str:

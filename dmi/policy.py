@@ -15,9 +15,12 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass, fields
-from typing import Literal, cast, get_args
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
-from dmi import _core
+from dmi import _decommit
+
+if TYPE_CHECKING:
+    from dmi._core import _PolicyFields
 
 __all__ = ["Decommit", "expand"]
 
@@ -88,14 +91,14 @@ class Decommit:
             for field in fields(self)
             if field.name != "when" and getattr(self, field.name) != field.default
         ]
-        _core.policy_parse(self.when + "".join(changed))
+        _decommit.policy_parse(self.when + "".join(changed))
 
     @classmethod
     def parse(cls, text: str) -> Decommit:
         """Read one policy, such as "lazy:delay=0.1:how=offer". ValueError says what is wrong."""
         if not isinstance(text, str):
             raise TypeError(f"a policy must be a str, not {type(text).__name__}")
-        return cls.from_native(_core.policy_parse(text))
+        return cls.from_native(_decommit.policy_parse(text))
 
     @classmethod
     def of(cls, policy: str | Decommit, argument: str = "decommit") -> Decommit:
@@ -113,7 +116,7 @@ class Decommit:
             raise ValueError(f"{argument}: {error}") from None
 
     @classmethod
-    def from_native(cls, native: _core._PolicyFields) -> Decommit:
+    def from_native(cls, native: _PolicyFields) -> Decommit:
         """From the fields of the C struct."""
         when, how, delay, half_life, block, total, combine, ratio, psi, headroom = native
         return cls(
@@ -129,7 +132,7 @@ class Decommit:
             headroom,
         )
 
-    def native(self) -> _core._PolicyFields:
+    def native(self) -> _PolicyFields:
         """The fields of the C struct."""
         return (
             WHENS.index(self.when),
@@ -154,7 +157,7 @@ class Decommit:
         return cls(**cast("dict[str, object]", values))  # type: ignore[arg-type]
 
     def __str__(self) -> str:
-        return _core.policy_format(self.native())
+        return _decommit.policy_format(self.native())
 
 
 def expand(text: str) -> list[Decommit]:

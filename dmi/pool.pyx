@@ -12,7 +12,8 @@ from dmi cimport cdmi
 
 from libc.stdint cimport uintptr_t
 
-from dmi._core import HeapCore, default_handle
+from dmi._core import HeapCore
+from dmi._inspect import default_handle
 from dmi.errors import HeapError
 
 __all__ = ["Pool"]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from dmi import _core
+from dmi import _inspect
 from dmi.errors import HeapError
 
 if TYPE_CHECKING:
@@ -208,12 +208,13 @@ class HeapStats:
         return DOCUMENTATION[name]
 
 
-NAMES = tuple(row[0] for row in _core.STATS_TABLE)
-REASONS = tuple(row[0] for row in _core.REASONS_TABLE)
+NAMES = tuple(row[0] for row in _inspect.STATS_TABLE)
+REASONS = tuple(row[0] for row in _inspect.REASONS_TABLE)
 UNITS = {"B": "bytes", "n": "count", "b": "0 or 1", "x": "flag bits"}
 # "pinned", "offered" and "overhead" are counters and reasons; the counter's meaning stands first.
 DOCUMENTATION = {
-    name: (UNITS[unit], text) for name, unit, text in (*_core.REASONS_TABLE, *_core.STATS_TABLE)
+    name: (UNITS[unit], text)
+    for name, unit, text in (*_inspect.REASONS_TABLE, *_inspect.STATS_TABLE)
 }
 _DECLARED = tuple(field.name for field in fields(HeapStats) if field.name != "reasons")
 if _DECLARED != NAMES:  # pragma: no cover - a build that mixes two versions

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args, overload
 
-from dmi import _core
+from dmi import _inspect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +34,7 @@ _RECORD = struct.Struct("=QQIIIIQ")
 # The same as 64-bit words: address, size, kind and state, bucket and flags, segment.
 _WORDS = 5
 _LOW = 0xFFFFFFFF
-if _RECORD.size != _core.RANGE_BYTES:  # pragma: no cover - a build that mixes two versions
+if _RECORD.size != _inspect.RANGE_BYTES:  # pragma: no cover - a build that mixes two versions
     raise ImportError("dmi's Python and C parts are of different versions; install it again")
 
 
@@ -62,7 +62,7 @@ class Range(NamedTuple):
         return self.address + self.size
 
     @classmethod
-    def from_native(cls, native: _core._RangeFields) -> Range:
+    def from_native(cls, native: _inspect._RangeFields) -> Range:
         """From the fields of the C struct."""
         address, size, kind, state, bucket, _flags, segment = native
         return cls(address, size, KINDS[kind - 1], STATES[state - 1], bucket, segment)

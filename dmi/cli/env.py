@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dmi
-from dmi import _core
+from dmi import _inspect
 
 if TYPE_CHECKING:
     import argparse
@@ -32,7 +32,7 @@ def facts() -> dict[str, str | int]:
         "dmi": dmi.__version__,
         "library": dmi.get_library_path(),
         "preload": dmi.get_preload_path(),
-        "library version": _core.version(),
+        "library version": _inspect.version(),
         "include": dmi.get_include(),
         "python": platform.python_version(),
         "executable": sys.executable,

@@ -1,0 +1,68 @@
+# cython: language_level=3, binding=False, embedsignature=True, embedsignature.format=clinic
+# cython: subinterpreters_compatible=shared_gil, autotestdict=False
+"""What the library refuses, in words: the faults of checked calls, and what lies at an address."""
+
+from libc.stdint cimport uintptr_t
+from libc.string cimport memset
+
+from dmi cimport cdmi
+
+from dmi.errors import HeapError
+
+NO_PRESSURE = (
+    "pressure has nothing to go by here: /proc/pressure/memory cannot be read, and no cgroup "
+    "around this process has a memory limit"
+)
+
+FAULTS = {
+    cdmi.DMI_FAULT_STALE_HEAP: ("stale heap", "the heap was destroyed"),
+    cdmi.DMI_FAULT_FOREIGN: ("foreign", "the address is foreign to dmi"),
+    cdmi.DMI_FAULT_OTHER_HEAP: ("other heap", "the block belongs to another heap"),
+    cdmi.DMI_FAULT_INTERIOR: ("interior", "the address is not the start of a block"),
+    cdmi.DMI_FAULT_FREE: ("free", "the block is free already"),
+    cdmi.DMI_FAULT_OVERFLOW: ("overflow", "bytes behind the end of the block were overwritten"),
+    cdmi.DMI_FAULT_CORRUPT: ("corrupt", "a tag or link of the heap is damaged"),
+}
+
+
+cdef str heap_name(void *handle):
+    """'heap 0x7f... (name)' for messages."""
+    cdef cdmi.dmi_heap_info info
+    memset(&info, 0, sizeof(info))
+    info.size = sizeof(info)
+    if cdmi.dmi_heap_get_info(handle, &info) != 0:
+        return f"heap {<uintptr_t>handle:#x}"
+    name = info.name.decode("utf-8", "replace")
+    if name:
+        return f"heap {<uintptr_t>handle:#x} ({name})"
+    return f"heap {<uintptr_t>handle:#x}"
+
+
+cdef str describe(void *address):
+    """What lies at an address, as the end of a sentence."""
+    cdef cdmi.dmi_found found
+    memset(&found, 0, sizeof(found))
+    found.size = sizeof(found)
+    if address == NULL or cdmi.dmi_find(address, &found) != 0:
+        return "no heap owns this address"
+    state = {cdmi.DMI_STATE_BUSY: "a busy block", cdmi.DMI_STATE_FREE: "a free block",
+             cdmi.DMI_STATE_UNCOMMITTED: "an uncommitted range",
+             cdmi.DMI_STATE_OFFERED: "a free block on offered pages",
+             cdmi.DMI_STATE_OVERHEAD: "the heap's own bytes"}.get(found.range.state, "a range")
+    size, start = found.range.size, found.range.address
+    where = f"of {size} bytes at {start:#x} of {heap_name(found.heap)}"
+    offset = <uintptr_t>address - start
+    if offset == 0:
+        return f"it is {state} {where}"
+    return f"it lies {offset} bytes inside {state} {where}"
+
+
+cdef object fault_error(str what, void *handle, void *address, int fault):
+    """The HeapError for a fault that a checked call of the library returned."""
+    word, sentence = FAULTS.get(fault, ("corrupt", f"unknown fault {fault}"))
+    if fault == cdmi.DMI_FAULT_STALE_HEAP:
+        text = f"{what}({<uintptr_t>address:#x}): heap {<uintptr_t>handle:#x} was destroyed"
+    else:
+        text = (f"{what}({<uintptr_t>address:#x}) on {heap_name(handle)}: {sentence}; "
+                f"{describe(address)}")
+    return HeapError(text, address=<uintptr_t>address, fault=word)

@@ -1,0 +1,233 @@
+# cython: language_level=3, binding=False, embedsignature=True, embedsignature.format=clinic
+# cython: subinterpreters_compatible=shared_gil, autotestdict=False
+"""What is where: the counters, the walks, the segments of a heap; all heaps; whose an address is.
+
+Numbers and tuples only; what they mean and how they are shown is decided in the modules above.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
+from libc.errno cimport errno
+from libc.stdint cimport uint32_t, uint64_t, uintptr_t
+from libc.string cimport memset, strerror
+
+from dmi cimport cdmi
+from dmi._core cimport HeapCore, PyThreadState
+from dmi._faults cimport heap_name
+
+import operator
+
+from dmi._faults import FAULTS as _FAULTS
+from dmi.errors import HeapError
+
+cdef extern from *:
+    """
+    #include <dmi/dmi.h>
+
+    /* The counters, from the same table as the struct. */
+    typedef struct { const char *name; const char *unit; const char *doc; } dmi_field;
+    #define DMI_PY_STAT(name, unit, doc) {#name, #unit, doc},
+    #define DMI_PY_REASON(name, doc) {#name, "B", doc},
+    static const dmi_field dmi_py_stats[] = {DMI_STATS(DMI_PY_STAT)};
+    static const dmi_field dmi_py_reasons[] = {DMI_REASONS(DMI_PY_REASON)};
+    #define DMI_PY_STATS (sizeof dmi_py_stats / sizeof *dmi_py_stats)
+    #define DMI_PY_REASONS (sizeof dmi_py_reasons / sizeof *dmi_py_reasons)
+    """
+    ctypedef struct dmi_field:
+        const char *name
+        const char *unit
+        const char *doc
+    dmi_field dmi_py_stats[]
+    dmi_field dmi_py_reasons[]
+    size_t DMI_PY_STATS
+    size_t DMI_PY_REASONS
+
+cdef extern from "Python.h":
+    object PyLong_FromVoidPtr(void *p)
+
+
+RANGE_BYTES = sizeof(cdmi.dmi_range)
+
+
+def _table(which):
+    """((name, unit, documentation), ...) of the counters ("stats") or the reasons ("reasons")."""
+    cdef size_t i
+    if which == "stats":
+        return tuple((dmi_py_stats[i].name.decode(), dmi_py_stats[i].unit.decode(),
+                      dmi_py_stats[i].doc.decode()) for i in range(DMI_PY_STATS))
+    return tuple((dmi_py_reasons[i].name.decode(), dmi_py_reasons[i].unit.decode(),
+                  dmi_py_reasons[i].doc.decode()) for i in range(DMI_PY_REASONS))
+
+
+STATS_TABLE = _table("stats")
+REASONS_TABLE = _table("reasons")
+
+
+# ---- the process -----------------------------------------------------------------------------
+
+cdef tuple range_to_tuple(const cdmi.dmi_range *r):
+    return (r.address, r.size, r.kind, r.state, r.bucket, r.flags, r.segment)
+
+
+def version():
+    """The version of the C library that is loaded."""
+    return cdmi.dmi_version().decode()
+
+
+def metadata_committed():
+    """Committed bytes of metadata that belongs to the process and to no heap."""
+    return cdmi.dmi_metadata_committed()
+
+
+def default_handle():
+    """The handle of the process default heap, which this call makes if need be."""
+    cdef void *handle = cdmi.dmi_heap_default()
+    if handle == NULL:
+        raise MemoryError("no memory for the default heap")
+    return PyLong_FromVoidPtr(handle)
+
+
+def handles():
+    """The handles of all live heaps of the process, oldest first, however they were made."""
+    cdef size_t capacity = 64, count, i
+    cdef void **found
+    while True:
+        found = <void **>PyMem_RawMalloc(capacity * sizeof(void *))
+        if found == NULL:
+            raise MemoryError("no memory for the list of heaps")
+        try:
+            count = cdmi.dmi_heap_list(found, capacity)
+            if count <= capacity:
+                return [PyLong_FromVoidPtr(found[i]) for i in range(count)]
+        finally:
+            PyMem_RawFree(found)
+        capacity = count + 16
+
+
+def find(address):
+    """(heap handle, range) of the block that holds the address, or None for a foreign one."""
+    cdef cdmi.dmi_found found
+    value = operator.index(address)
+    if value < 0 or value >= 1 << 64:
+        raise ValueError(f"address must be between 0 and 2**64 - 1, not {value}")
+    memset(&found, 0, sizeof(found))
+    found.size = sizeof(found)
+    if cdmi.dmi_find(<const void *><uintptr_t>value, &found) != 0:
+        return None
+    return PyLong_FromVoidPtr(found.heap), range_to_tuple(&found.range)
+
+
+# ---- one heap --------------------------------------------------------------------------------
+
+def stats_fields(HeapCore heap not None, bint detail, bint resident):
+    """All counters, then all reasons, in the order of the tables."""
+    cdef cdmi.dmi_stats stats
+    cdef PyThreadState *state
+    cdef uint32_t what = 0
+    cdef int failed, error
+    cdef size_t i
+    cdef const uint64_t *fields = &stats.size
+    memset(&stats, 0, sizeof(stats))
+    stats.size = sizeof(stats)
+    if detail:
+        what |= cdmi.DMI_STATS_DETAIL
+    if resident:
+        what |= cdmi.DMI_STATS_RESIDENT
+    state = heap.enter()
+    failed = cdmi.dmi_heap_stats(heap._handle, &stats, what)
+    error = errno
+    heap.leave(state)
+    if failed:
+        raise HeapError(f"{heap_name(heap._handle)}: no statistics: "
+                        f"{strerror(error).decode()}")
+    return [fields[i] for i in range(1, DMI_PY_STATS + DMI_PY_REASONS + 1)]
+
+
+def walk_ranges(HeapCore heap not None):
+    """Every range as an array of dmi_range, in bytes: by segment and address."""
+    cdef PyThreadState *state
+    cdef size_t needed, count = 0
+    cdef cdmi.dmi_range *out
+    cdef bytes array
+    cdef int failed, error
+    counters = dict(zip((row[0] for row in STATS_TABLE), stats_fields(heap, False, False),
+                        strict=False))
+    needed = counters["busy_blocks"] + counters["list_length"] + 256
+    while True:
+        needed += needed // 8
+        array = PyBytes_FromStringAndSize(NULL, needed * sizeof(cdmi.dmi_range))
+        out = <cdmi.dmi_range *>PyBytes_AS_STRING(array)
+        state = heap.enter()
+        failed = cdmi.dmi_heap_walk_array(heap._handle, out, needed, &count)
+        error = errno
+        heap.leave(state)
+        if failed:
+            raise HeapError(f"{heap_name(heap._handle)}: the walk failed: "
+                            f"{strerror(error).decode()}")
+        if count <= needed:
+            return memoryview(array)[:count * sizeof(cdmi.dmi_range)]
+        needed = count
+
+
+def pin_list(HeapCore heap not None, size_t top):
+    """([(address, size, pinned), ...] most first, how many pin anything)."""
+    cdef size_t count = 0, i
+    cdef cdmi.dmi_pin *found
+    cdef PyThreadState *state
+    cdef int failed, error
+    found = <cdmi.dmi_pin *>PyMem_RawMalloc((top + 1) * sizeof(found[0]))
+    if found == NULL:
+        raise MemoryError("no memory for the list of blocks")
+    try:
+        state = heap.enter()
+        failed = cdmi.dmi_heap_pins(heap._handle, found, top, &count)
+        error = errno
+        heap.leave(state)
+        if failed:
+            raise HeapError(f"{heap_name(heap._handle)}: the walk failed: "
+                            f"{strerror(error).decode()}")
+        return [(found[i].address, found[i].size, found[i].pinned)
+                for i in range(min(top, count))], count
+    finally:
+        PyMem_RawFree(found)
+
+
+def segment_list(HeapCore heap not None):
+    """[(address, reserved, committed, uncommitted ranges, is virtual), ...]."""
+    cdef size_t capacity = 256, count, i
+    cdef cdmi.dmi_segment_info *found
+    cdef PyThreadState *state
+    while True:
+        found = <cdmi.dmi_segment_info *>PyMem_RawMalloc(capacity * sizeof(found[0]))
+        if found == NULL:
+            raise MemoryError("no memory for the list of segments")
+        try:
+            state = heap.enter()
+            count = cdmi.dmi_heap_segments(heap._handle, found, capacity)
+            heap.leave(state)
+            if count <= capacity:
+                return [(found[i].address, found[i].reserved, found[i].committed,
+                         found[i].uncommitted_ranges, bool(found[i].is_virtual))
+                        for i in range(count)]
+        finally:
+            PyMem_RawFree(found)
+        capacity = count + 16
+
+
+def first_fault(HeapCore heap not None):
+    """None for a sound heap, else (fault word, address, message)."""
+    cdef cdmi.dmi_fault fault
+    cdef PyThreadState *state
+    cdef int failed
+    memset(&fault, 0, sizeof(fault))
+    fault.size = sizeof(fault)
+    state = heap.enter()
+    failed = cdmi.dmi_heap_validate(heap._handle, &fault)
+    heap.leave(state)
+    if failed == 0:
+        return None
+    if failed < 0:
+        heap.need()
+        raise HeapError(f"{heap_name(heap._handle)}: validate failed")
+    word = _FAULTS.get(fault.kind, ("corrupt", ""))[0]
+    return word, fault.address, fault.message.decode("utf-8", "replace")
