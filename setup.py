@@ -70,12 +70,22 @@ class BuildNative(build_ext):
         package = self.package_dir()
         package.mkdir(parents=True, exist_ok=True)
         self.copy_headers(package)
+        self.forget_rpath()
         self.build_library(package)
         # Any header or library change must relink the extension; setuptools does not know of them.
         self.force = True
         for extension in self.extensions:
             extension.library_dirs.insert(0, str(package))
         super().build_extensions()
+
+    def forget_rpath(self) -> None:
+        """Some Pythons link extensions with their own lib folder as a place to look for libraries.
+
+        It is nothing to dmi, it is a path of the machine that builds, and it would come before
+        $ORIGIN.
+        """
+        words = [word for word in self.compiler.linker_so if not word.startswith("-Wl,-rpath")]
+        self.compiler.set_executables(linker_so=words)
 
     def package_dir(self) -> Path:
         """Where the package is put together; an editable install copies from here."""

@@ -6,6 +6,7 @@ and everything else happens in there.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -33,12 +34,27 @@ def run(
 
 
 class Site:
-    """A clean environment with the wheel of dmi in it."""
+    """A clean environment with dmi in it, from a wheel or sdist.
+
+    DMI_DIST names the file and DMI_DIST_PYTHON the Python to use; tools/check_dist.py sets them. By
+    default it is a wheel made of this tree, for the Python that runs the tests.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.python = folder / "venv" / "bin" / "python"
-        source = folder / "source"
+        base = os.environ.get("DMI_DIST_PYTHON", sys.executable)
+        run(base, "-m", "venv", folder / "venv")
+        self.pip("install", "setuptools>=77", "Cython>=3.1,<4", "cffi>=1.15", "psutil>=5.9")
+        given = os.environ.get("DMI_DIST")
+        if given is None:
+            self.pip("install", "--no-deps", self.wheel_of_the_tree())
+        else:
+            # As a user does it: what it needs comes with it, and an sdist builds in isolation.
+            self.pip("install", Path(given).resolve())
+
+    def wheel_of_the_tree(self) -> Path:
+        source = self.folder / "source"
         # A copy: a build leaves files, and the tree may be in use.
         shutil.copytree(
             ROOT,
@@ -47,12 +63,12 @@ class Site:
                 ".*", "build", "dist", "*.egg-info", "*.so", "include.*", "__pycache__"
             ),
         )
-        run(sys.executable, "-m", "venv", folder / "venv")
-        self.pip("install", "setuptools>=77", "Cython>=3.1,<4", "cffi>=1.15", "psutil>=5.9")
-        self.pip("wheel", "--no-deps", "--no-build-isolation", "-w", folder / "wheel", source)
-        (wheel,) = (folder / "wheel").glob("*.whl")
-        self.pip("install", "--no-deps", wheel)
+        self.pip(
+            "wheel", "--no-deps", "--no-build-isolation", "-w", self.folder / "wheel", source
+        )  # fmt: skip
         shutil.rmtree(source)
+        (wheel,) = (self.folder / "wheel").glob("*.whl")
+        return wheel
 
     def pip(self, *words: str | Path) -> None:
         run(self.python, "-m", "pip", "-q", "--disable-pip-version-check", *words, cwd=self.folder)
@@ -81,6 +97,12 @@ def examples(site: Site) -> Site:
     for name in ("c", "cpp", "cython", "cffi"):
         site.install(EXAMPLES / name)
     return site
+
+
+def test_what_is_installed_works(site: Site) -> None:
+    done = run(site.python, ROOT / "tests" / "smoke.py", cwd=site.folder)
+    assert "works in" in done.stdout
+    run(site.folder / "venv" / "bin" / "dmi", "env", cwd=site.folder)
 
 
 def test_each_example_runs(examples: Site) -> None:

@@ -1,0 +1,79 @@
+"""Installs what `make dist` made into clean environments and tests it there.
+
+Each wheel goes into an environment of the Python it was made for, the sdist into one of every
+Python that is found. In each, tests/embed runs: tests/smoke.py, the example packages built and run,
+the table of the C API, pkg-config and CMake. Says which were tested; fails if any failed, or if
+there was nothing to test. Run as `python -m tools.check_dist`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from tools.interpreters import Interpreter, find
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Result(NamedTuple):
+    """What came of one file on one Python."""
+
+    file: Path
+    interpreter: Interpreter
+    passed: bool
+    seconds: float
+    output: str
+
+
+def check(file: Path, interpreter: Interpreter) -> Result:
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="dmi-check-") as folder:
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-m", "long", "tests/embed",
+             "-p", "no:cacheprovider", "--basetemp", f"{folder}/t"],
+            check=False, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env=os.environ | {"DMI_DIST": str(file), "DMI_DIST_PYTHON": str(interpreter.path)},
+        )  # fmt: skip
+    seconds = time.monotonic() - started
+    return Result(file, interpreter, done.returncode == 0, seconds, done.stdout)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Test the files of dist in clean environments.")
+    parser.add_argument("folder", type=Path, nargs="?", default=ROOT / "dist")
+    folder = parser.parse_args().folder.resolve()
+    found, refused = find()
+    pythons = [interpreter for interpreter in found if not interpreter.free_threaded]
+    work = [
+        (file, interpreter)
+        for interpreter in pythons
+        for file in sorted(folder.glob("dmi_heap-*"))
+        if file.name.endswith(".tar.gz") or f"-{interpreter.tag}-" in file.name
+    ]
+    with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
+        results = list(pool.map(lambda pair: check(*pair), work))
+    for result in results:
+        if not result.passed:
+            print(result.output)
+    for result in results:
+        lines = result.output.strip().splitlines()
+        words = "passed" if result.passed else "FAILED"
+        print(f"{words} {result.file.name} on {result.interpreter}: {lines[-1] if lines else ''}")
+    for path, why in refused.items():
+        print(f"left out {path}: {why}")
+    tested = {interpreter.tag for _, interpreter in work}
+    print(f"{len(work)} environments, {', '.join(sorted(tested)) or 'no Python'}")
+    wheels = {tag for tag in tested for file, _ in work if f"-{tag}-" in file.name}
+    return 0 if tested and tested == wheels and all(result.passed for result in results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
