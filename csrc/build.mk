@@ -9,9 +9,10 @@ CORE_ALL := $(foreach floor,$(FLOORS),$(sort $(wildcard csrc/$(floor)/*.c)))
 CORE_LINUX := $(filter-out csrc/os/windows%.c csrc/os/fake%.c,$(CORE_ALL))
 CORE_WINDOWS := $(filter-out csrc/os/linux%.c csrc/os/fake%.c,$(CORE_ALL))
 
-TESTS ?= $(filter-out test_main,$(patsubst tests/c/%.c,%,$(sort $(wildcard tests/c/test_*.c))))
-# What exists on Linux only is tested there only.
-TESTS_WINDOWS := $(filter-out test_os_linux,$(TESTS))
+TESTS_ALL := $(filter-out test_main,$(patsubst tests/c/%.c,%,$(sort $(wildcard tests/c/test_*.c))))
+# What one system only has is tested there only.
+TESTS ?= $(filter-out test_os_windows,$(TESTS_ALL))
+TESTS_WINDOWS := $(filter-out test_os_linux,$(TESTS)) test_os_windows
 TEST_SUPPORT := csrc/os/fake.c csrc/os/fake_world.c tests/c/test_main.c
 
 C_WARNINGS := -Wall -Wextra -Wshadow -Wconversion

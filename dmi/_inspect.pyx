@@ -119,6 +119,35 @@ def find(address):
 
 # ---- one heap --------------------------------------------------------------------------------
 
+def address_regions(pid):
+    """(end of the address space, [(address, size, usage, state, type, protect, name), ...]).
+
+    Windows only; OSError with errno ENOSYS elsewhere. pid 0 is this process.
+    """
+    cdef uint64_t process = pid, total = 0
+    cdef size_t capacity = 4096, count = 0, i
+    cdef cdmi.dmi_region *found
+    cdef int failed
+    while True:
+        found = <cdmi.dmi_region *>PyMem_RawMalloc(capacity * sizeof(cdmi.dmi_region))
+        if found == NULL:
+            raise MemoryError("no memory for the list of regions")
+        try:
+            with nogil:
+                failed = cdmi.dmi_address_regions(process, found, capacity, &count, &total)
+            if failed:
+                raise OSError(errno, strerror(errno).decode(), None)
+            if count <= capacity:
+                return total, [
+                    (found[i].address, found[i].size, found[i].usage, found[i].state,
+                     found[i].type, found[i].protect, found[i].name.decode("utf-8", "replace"))
+                    for i in range(count)
+                ]
+        finally:
+            PyMem_RawFree(found)
+        capacity = count + 256
+
+
 def stats_fields(HeapCore heap not None, bint detail, bint resident):
     """All counters, then all reasons, in the order of the tables."""
     cdef cdmi.dmi_stats stats

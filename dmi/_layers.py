@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from dmi import heap
-from dmi.address import address_summary, pymalloc_usage
+from dmi.address import NotSupportedError, address_summary, pymalloc_usage
 from dmi.errors import HeapError
 
 if TYPE_CHECKING:
@@ -216,8 +217,10 @@ def layers(pid: int | None = None) -> Layers:
 
     In another process what dmi's heaps and glibc's malloc use cannot be told, only what they hold.
     The moments of the layers differ by the time it takes to read them. Raises what
-    ``dmi.address_summary`` raises. Thread-safe.
+    ``dmi.address_summary`` raises, and NotSupportedError where there is no /proc. Thread-safe.
     """
+    if not sys.platform.startswith("linux"):
+        raise NotSupportedError(f"layers needs /proc, which {sys.platform} does not have")
     summary = address_summary(pid)
     own = pid is None or pid == os.getpid()
     return Layers(

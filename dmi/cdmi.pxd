@@ -203,3 +203,30 @@ cdef extern from "dmi/capi.h" nogil:
         uint64_t pinned
 
     int dmi_heap_pins(void *heap, dmi_pin *out, size_t capacity, size_t *count)
+
+    # Windows only, ENOSYS elsewhere.
+    ctypedef struct dmi_region:
+        uint64_t address
+        uint64_t size
+        uint64_t allocation
+        uint32_t usage
+        uint32_t state
+        uint32_t type
+        uint32_t protect
+        char name[160]
+
+    ctypedef struct dmi_address_tables:
+        size_t size
+        uint64_t total
+        uint64_t free
+        uint64_t regions
+        uint64_t reserved
+        uint64_t committed
+        uint64_t private_
+        uint64_t mapped
+        uint64_t image
+        uint64_t usage[16]
+
+    int dmi_address_regions(
+        uint64_t pid, dmi_region *out, size_t capacity, size_t *count, uint64_t *total)
+    int dmi_address_summary(uint64_t pid, dmi_address_tables *tables)

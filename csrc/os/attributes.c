@@ -64,7 +64,7 @@ static bool grow(dmi_os_range *old) {
     entry *larger = os->reserve(wanted, os->page_size(), DMI_OS_LAZY, false, NULL);
     if (larger == NULL) return false;
     if (os->commit(larger, wanted, DMI_OS_LAZY) != 0) {
-        os->release(larger, wanted);
+        *old = (dmi_os_range){larger, wanted};
         return false;
     }
     memcpy(larger, entries, entry_count() * sizeof *entries);

@@ -1,8 +1,9 @@
 /* attributes.h - what a reservation was given besides memory, for backends that must give it again.
  *
- * Only the Linux backend needs it: a range that is mapped anew has lost its name and its huge page
- * advice, and without them it never merges with its neighbours again. All functions are safe to
- * call from any thread, and around fork by the three handlers.
+ * The Linux backend needs it: a range that is mapped anew has lost its name and its huge page
+ * advice, and without them it never merges with its neighbours again. The Windows backend tells by it
+ * which reservations are dmi's. All functions are safe to call from any thread, and around fork by
+ * the three handlers.
  */
 #ifndef DMI_ATTRIBUTES_H
 #define DMI_ATTRIBUTES_H

@@ -448,6 +448,7 @@ const dmi_os_backend _dmi_fake_backend = {
     .cpu_time = _dmi_fake_cpu_time,
     .random = _dmi_fake_random,
     .read_file = _dmi_fake_read_file,
+    .regions = _dmi_fake_regions,
     .message = _dmi_fake_message,
     .wait = _dmi_fake_wait,
     .wake = _dmi_fake_wake,

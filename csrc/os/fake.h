@@ -41,6 +41,10 @@ void _dmi_fake_seed_set(uint64_t seed);
 void _dmi_fake_file_set(const char *path, const char *text);
 /* Files read since setup, those not found too. */
 uint64_t _dmi_fake_file_reads(void);
+/* What _dmi_os_regions finds, for process 0 and pid alike: the regions, which must live on, and where they end.
+ * Any other process is not there; after a new setup, none is. */
+void _dmi_fake_regions_set(uint64_t pid, const struct dmi_region *regions, size_t count,
+                           uint64_t total);
 void _dmi_fake_clock_set(uint64_t nanoseconds);
 void _dmi_fake_clock_advance(uint64_t nanoseconds);
 

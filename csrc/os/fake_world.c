@@ -1,6 +1,7 @@
 /* fake_world.c - what the fake system has besides memory: a clock, chance, files, and the host's threads. */
 #include "fake_world.h"
 
+#include <dmi/dmi.h>
 #include <errno.h>
 #include <string.h>
 
@@ -15,6 +16,9 @@ static dmi_lock lock;
 static uint64_t random_state = 1;
 static struct { const char *path, *text; /* path NULL: slot is free */ } files[MAX_FILES];
 static uint64_t file_reads;
+static const dmi_region *regions;
+static size_t region_count;
+static uint64_t region_total, region_pid;
 static _Atomic uint64_t now = 1000000000u;
 
 static uint64_t next_random(void) { /* splitmix64 */
@@ -38,6 +42,13 @@ void _dmi_fake_random(void *buffer, size_t size) {
     _dmi_lock(&lock);
     for (size_t i = 0; i < size; i++) out[i] = (unsigned char)(next_random() >> 56);
     _dmi_unlock(&lock);
+}
+
+int _dmi_fake_regions(uint64_t pid, dmi_os_region_visit visit, void *argument, uint64_t *total) {
+    if (regions == NULL || (pid != 0 && pid != region_pid)) return ESRCH;
+    for (size_t i = 0; i < region_count; i++) visit(argument, &regions[i]);
+    *total = region_total;
+    return 0;
 }
 
 int _dmi_fake_read_file(const char *path, char *buffer, size_t size) {
@@ -105,6 +116,13 @@ uint64_t _dmi_fake_file_reads(void) {
     return reads;
 }
 
+void _dmi_fake_regions_set(uint64_t pid, const dmi_region *all, size_t count, uint64_t total) {
+    regions = all;
+    region_count = count;
+    region_total = total;
+    region_pid = pid;
+}
+
 void _dmi_fake_clock_set(uint64_t nanoseconds) {
     atomic_store_explicit(&now, nanoseconds, memory_order_relaxed);
 }
@@ -118,6 +136,7 @@ void _dmi_fake_world_reset(void) {
     random_state = 1;
     memset(files, 0, sizeof files);
     file_reads = 0;
+    regions = NULL;
     atomic_store_explicit(&now, 1000000000u, memory_order_relaxed);
     _dmi_unlock(&lock);
 }

@@ -17,6 +17,7 @@ void _dmi_fake_misuse(const char *call, const char *what, const void *address, s
 uint64_t _dmi_fake_clock(void);
 void _dmi_fake_random(void *buffer, size_t size);
 int _dmi_fake_read_file(const char *path, char *buffer, size_t size);
+int _dmi_fake_regions(uint64_t pid, dmi_os_region_visit visit, void *argument, uint64_t *total);
 uint64_t _dmi_fake_cpu_time(void);
 void _dmi_fake_message(const char *text, size_t length);
 void _dmi_fake_wait(_Atomic uint32_t *word, uint32_t expected, uint64_t timeout_ns);

@@ -401,6 +401,15 @@ static int64_t linux_process_resident(void) {
     return pages < 0 ? -1 : pages * (int64_t)linux_page_size();
 }
 
+/* /proc/PID/maps says it, to whoever reads files. */
+static int linux_regions(uint64_t pid, dmi_os_region_visit visit, void *argument, uint64_t *total) {
+    (void)pid;
+    (void)visit;
+    (void)argument;
+    (void)total;
+    return ENOSYS;
+}
+
 static uint64_t read_clock(clockid_t clock) {
     struct timespec now = {0, 0};
     int saved = errno;
@@ -471,6 +480,7 @@ const dmi_os_backend _dmi_os_native = {
     .cpu_time = linux_cpu_time,
     .random = linux_random,
     .read_file = linux_read_file,
+    .regions = linux_regions,
     .message = linux_message,
     .wait = _dmi_linux_wait,
     .wake = _dmi_linux_wake,

@@ -202,6 +202,9 @@ void _dmi_os_random(void *buffer, size_t size) { os->random(buffer, size); }
 int _dmi_os_read_file(const char *path, char *buffer, size_t size) {
     return os->read_file(path, buffer, size);
 }
+int _dmi_os_regions(uint64_t pid, dmi_os_region_visit visit, void *argument, uint64_t *total) {
+    return os->regions(pid, visit, argument, total);
+}
 void _dmi_os_message(const char *text, size_t length) { os->message(text, length); }
 
 /* ---- threads --------------------------------------------------------------------------------- */

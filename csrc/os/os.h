@@ -105,6 +105,12 @@ void _dmi_os_random(void *buffer, size_t size);
  * behind them. The length; -1 when it cannot be read, or the OS has no such files. Allocates nothing
  * and is no cancellation point. */
 int _dmi_os_read_file(const char *path, char *buffer, size_t size);
+/* Call visit for every region of the address space of process pid (0: this one), as dmi_address_regions in
+ * dmi.h promises it; *total is where the space ends. ENOSYS where only files tell. No lock is held when
+ * visit runs. */
+struct dmi_region;
+typedef void (*dmi_os_region_visit)(void *argument, const struct dmi_region *region);
+int _dmi_os_regions(uint64_t pid, dmi_os_region_visit visit, void *argument, uint64_t *total);
 /* Write a message to standard error without allocating. */
 void _dmi_os_message(const char *text, size_t length);
 
@@ -170,6 +176,7 @@ typedef struct dmi_os_backend {
     uint64_t (*cpu_time)(void);
     void (*random)(void *, size_t);
     int (*read_file)(const char *, char *, size_t);
+    int (*regions)(uint64_t, dmi_os_region_visit, void *, uint64_t *);
     void (*message)(const char *, size_t);
     void (*wait)(_Atomic uint32_t *, uint32_t, uint64_t);
     void (*wake)(_Atomic uint32_t *, bool);

@@ -19,6 +19,9 @@
 #include <psapi.h>
 #include <realtimeapiset.h>
 
+#include "attributes.h"
+#include "windows_regions.h"
+
 /* advapi32's RtlGenRandom, documented under this exported name. */
 BOOLEAN NTAPI SystemFunction036(PVOID buffer, ULONG size);
 
@@ -83,24 +86,31 @@ static void *reserve_aligned(size_t size, size_t align) {
     return NULL;
 }
 
+/* The system keeps no names, so that dmi itself must know what is its own (windows_regions.c). One name for
+ * all: they are few that can be kept. Nameless is what keeps them itself. */
+static void remember(const void *address, size_t size, const char *name) {
+    if (address != NULL && name != NULL)
+        _dmi_attributes_set(address, size, (dmi_attributes){"dmi", false});
+}
+
 static void *windows_reserve(size_t size, size_t align, dmi_os_mode mode, bool huge,
                              const char *name) {
     (void)mode;
     (void)huge; /* large pages need a privilege and are never decommitted in part */
-    (void)name;
     void *address;
     KEEPING_ERROR({
         if (align <= windows_granularity())
             address = VirtualAlloc(NULL, size, MEM_RESERVE, PAGE_NOACCESS);
         else address = reserve_aligned(size, align);
     });
+    remember(address, size, name);
     return address;
 }
 
 static void *windows_reserve_table(size_t size, const char *name) {
-    (void)name;
     void *address;
     KEEPING_ERROR({ address = VirtualAlloc(NULL, size, MEM_RESERVE | MEM_COMMIT, PAGE_READONLY); });
+    remember(address, size, name);
     return address;
 }
 
@@ -156,8 +166,8 @@ static int windows_convert(void *address, size_t size, dmi_os_mode to) {
 }
 
 static int windows_release(void *address, size_t size) {
-    (void)size;
     int error;
+    _dmi_attributes_clear(address, size); /* before another thread can get this place */
     KEEPING_ERROR({ error = VirtualFree(address, 0, MEM_RELEASE) ? 0 : failure(); });
     return error;
 }
@@ -369,6 +379,7 @@ const dmi_os_backend _dmi_os_native = {
     .cpu_time = windows_cpu_time,
     .random = windows_random,
     .read_file = windows_read_file,
+    .regions = _dmi_windows_regions,
     .message = windows_message,
     .wait = windows_wait,
     .wake = windows_wake,

@@ -1,7 +1,7 @@
 """`!address -summary` for a process of this machine: what its address space is used for.
 
-``address_summary`` reads /proc; ``summarise`` does the same for any source of mappings. Text comes
-from ``dmi.windbg.format_address_summary``.
+``address_summary`` reads /proc, and on Windows asks the C core (``_windows``); ``summarise`` does
+the same for any source of mappings. Text comes from ``dmi.windbg.format_address_summary``.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from dmi.windbg import FREE_STATE, FREE_TYPE, FREE_USAGE, AddressSummary, Region
 from ._attribute import USAGES, Piece, attribute
 from ._maps import Mapping, ProcSource, Source, parse_maps
 from ._pools import pymalloc_usage
+from ._windows import WINDOWS_USAGES, windows_regions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 __all__ = [
     "USAGES",
+    "WINDOWS_USAGES",
     "AddressSummary",
     "NotSupportedError",
     "Region",
@@ -59,15 +61,19 @@ def address_summary(
     Of this process dmi's segments are asked from its heaps, or from ``dmi_ranges``, which returns
     (address, size) pairs. In another process they are known by name, which needs a kernel with
     CONFIG_ANON_VMA_NAME. The snapshot is not atomic: mappings that change meanwhile may be seen
-    before or after.
+    before or after. On Windows the usages are those of ``WINDOWS_USAGES``, and dmi's memory is
+    told in this process only.
 
     Raises ProcessLookupError, PermissionError, ValueError or TypeError for a bad pid, and
-    NotSupportedError where there is no /proc. Thread-safe.
+    NotSupportedError on systems that are neither Linux nor Windows. Thread-safe.
     """
     if pid is not None and (isinstance(pid, bool) or not isinstance(pid, int)):
         raise TypeError(f"pid must be an int or None, not {type(pid).__name__}")
     if pid is not None and pid <= 0:
         raise ValueError(f"pid must be positive, not {pid}")
+    if sys.platform == "win32":
+        total, found = windows_regions(pid)
+        return _tables(tuple(found), total, (), WINDOWS_USAGES)
     if not sys.platform.startswith("linux"):
         raise NotSupportedError(f"address_summary needs /proc, which {sys.platform} does not have")
     with ProcSource(pid) as source:
@@ -135,8 +141,13 @@ def _type(piece: Piece) -> str:
     return "MEM_PRIVATE"
 
 
-def _tables(regions: tuple[Region, ...], total: int, notes: tuple[str, ...]) -> AddressSummary:
-    usage = {**dict.fromkeys(USAGES, 0), FREE_USAGE: 0}
+def _tables(
+    regions: tuple[Region, ...],
+    total: int,
+    notes: tuple[str, ...],
+    usages: tuple[str, ...] = USAGES,
+) -> AddressSummary:
+    usage = {**dict.fromkeys(usages, 0), FREE_USAGE: 0}
     kinds = {FREE_TYPE: 0, "MEM_IMAGE": 0, "MEM_MAPPED": 0, "MEM_PRIVATE": 0}
     state = {"MEM_COMMIT": 0, FREE_STATE: 0, "MEM_RESERVE": 0}
     protect: dict[str, int] = {}

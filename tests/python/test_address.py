@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import mmap
 import os
@@ -16,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from dmi import windbg
+from dmi import _inspect, windbg
 from dmi.address import NotSupportedError, address_summary, summarise
+from dmi.address._windows import windows_regions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -418,6 +420,79 @@ def test_processes_that_are_not_there() -> None:
 
 
 def test_systems_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "platform", "win32")
-    with pytest.raises(NotSupportedError, match="win32"):
+    monkeypatch.setattr(sys, "platform", "sunos5")
+    with pytest.raises(NotSupportedError, match="sunos5"):
         address_summary()
+
+
+# -- Windows, whose half in C is tested by tests/c/test_os_windows.c ----------------------------
+
+
+WINDOWS_END = 0x7FFF0000
+WINDOWS_REGIONS = [
+    (0x0, 0x10000, 0, 0x10000, 0, 0, ""),
+    (0x10000, 0x1000, 5, 0x1000, 0x1000000, 0x80, "\\Device\\a.exe"),
+    (0x11000, 0x2000, 6, 0x1000, 0x40000, 0x02, "\\Device\\b"),
+    (0x13000, 0x4000, 3, 0x1000, 0x20000, 0x104, ""),
+    (0x17000, 0x8000, 3, 0x2000, 0x20000, 0, ""),
+    (0x1F000, 0x10000, 1, 0x1000, 0x20000, 0x04, ""),
+    (0x2F000, 0x20000, 2, 0x1000, 0x20000, 0x04, ""),
+    (0x4F000, 0x1000, 4, 0x1000, 0x20000, 0x04, ""),
+    (0x50000, 0x40000, 99, 0x2000, 0x20000, 0, ""),
+    (0x90000, WINDOWS_END - 0x90000, 0, 0x10000, 0, 0, ""),
+]
+
+
+@pytest.fixture
+def windows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """This system as Windows, as far as the address space goes; the pids that were asked for."""
+    asked: list[int] = []
+
+    def regions(pid: int) -> tuple[int, list[tuple[int, int, int, int, int, int, str]]]:
+        asked.append(pid)
+        if pid == 4711:
+            raise OSError(3, "No such process")
+        return WINDOWS_END, WINDOWS_REGIONS
+
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr("dmi.address._windows.address_regions", regions)
+    return asked
+
+
+def test_windows_regions_become_the_three_tables(windows: list[int]) -> None:
+    summary = address_summary()
+    assert_identities(summary)
+    assert windows == [0]
+    assert summary.total == WINDOWS_END
+    assert dict(summary.usage) == {
+        "HeapDmi": 0x10000, "HeapSystem": 0x20000, "Stack": 0xC000, "TebPeb": 0x1000,
+        "Image": 0x1000, "MappedFile": 0x2000, "Other": 0x40000,
+        "Free": WINDOWS_END - 0x80000,
+    }  # fmt: skip
+    assert dict(summary.type) == {
+        "<free>": WINDOWS_END - 0x80000, "MEM_IMAGE": 0x1000, "MEM_MAPPED": 0x2000,
+        "MEM_PRIVATE": 0x7D000,
+    }  # fmt: skip
+    assert summary.state["MEM_RESERVE"] == 0x48000
+    assert dict(summary.protect) == {
+        "PAGE_EXECUTE_WRITECOPY": 0x1000, "PAGE_READONLY": 0x2000,
+        "PAGE_READWRITE|PAGE_GUARD": 0x4000, "PAGE_READWRITE": 0x31000,
+    }  # fmt: skip
+    assert [r.name for r in summary.regions if r.name] == ["\\Device\\a.exe", "\\Device\\b"]
+    assert summary.largest["Free"] == (0x90000, WINDOWS_END - 0x90000)
+
+
+def test_windows_processes_by_number(windows: list[int]) -> None:
+    assert address_summary(17).total == WINDOWS_END
+    assert windows == [17]
+    with pytest.raises(ProcessLookupError):
+        address_summary(4711)
+
+
+@linux
+def test_the_core_says_that_files_tell_it_here() -> None:
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSYS)) as caught:
+        _inspect.address_regions(0)
+    assert caught.value.errno == errno.ENOSYS
+    with pytest.raises(ProcessLookupError, match="no process"):
+        windows_regions(1 << 70)

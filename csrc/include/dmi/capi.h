@@ -67,7 +67,10 @@
     X(void, dmi_set_map_limit, (uint64_t most))                                                    \
     X(int, dmi_heap_walk_array,                                                                    \
       (void *heap, dmi_range *out, size_t capacity, size_t *count))                                \
-    X(int, dmi_heap_pins, (void *heap, dmi_pin *out, size_t capacity, size_t *count))
+    X(int, dmi_heap_pins, (void *heap, dmi_pin *out, size_t capacity, size_t *count))              \
+    X(int, dmi_address_regions,                                                                    \
+      (uint64_t pid, dmi_region * out, size_t capacity, size_t *count, uint64_t *total))           \
+    X(int, dmi_address_summary, (uint64_t pid, dmi_address_tables * tables))
 /* clang-format on */
 
 #define DMI_CAPI_FIELD(result, name, parameters) result(*name##_) parameters;
@@ -178,6 +181,8 @@ static inline const dmi_capi *dmi_capi_get(void) {
 #define dmi_set_map_limit (dmi_capi_get()->dmi_set_map_limit_)
 #define dmi_heap_walk_array (dmi_capi_get()->dmi_heap_walk_array_)
 #define dmi_heap_pins (dmi_capi_get()->dmi_heap_pins_)
+#define dmi_address_regions (dmi_capi_get()->dmi_address_regions_)
+#define dmi_address_summary (dmi_capi_get()->dmi_address_summary_)
 
 #endif /* DMI_CAPI_LINKED */
 #endif

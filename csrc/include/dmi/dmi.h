@@ -260,6 +260,59 @@ typedef struct dmi_pin {
  * pin anything. */
 DMI_API int dmi_heap_pins(void *heap, dmi_pin *out, size_t capacity, size_t *count);
 
+/* ---- the address space ------------------------------------------------------------------------ */
+
+/* What a range of addresses is for, where it can be told. */
+typedef enum dmi_usage {
+    DMI_USAGE_FREE = 0,        /* nothing has reserved it */
+    DMI_USAGE_DMI = 1,         /* dmi's segments, virtual blocks and tables; of this process only */
+    DMI_USAGE_HEAP = 2,        /* the system's own heaps */
+    DMI_USAGE_STACK = 3,       /* threads' stacks, guard and reserve included */
+    DMI_USAGE_TEB_PEB = 4,     /* environment blocks of threads and process, which share a place */
+    DMI_USAGE_IMAGE = 5,       /* programs and libraries */
+    DMI_USAGE_MAPPED_FILE = 6, /* views of files */
+    DMI_USAGE_OTHER = 7,
+    DMI_USAGE_COUNT = 8
+} dmi_usage;
+
+/* Values of VirtualQuery. */
+#define DMI_MEM_COMMIT 0x1000u
+#define DMI_MEM_RESERVE 0x2000u
+#define DMI_MEM_FREE 0x10000u
+#define DMI_MEM_PRIVATE 0x20000u
+#define DMI_MEM_MAPPED 0x40000u
+#define DMI_MEM_IMAGE 0x1000000u
+
+typedef struct dmi_region {
+    uint64_t address, size; /* bytes */
+    uint64_t allocation;    /* where the reservation begins that it is a part of; 0 when free */
+    uint32_t usage;         /* dmi_usage */
+    uint32_t state;         /* DMI_MEM_COMMIT, _RESERVE or _FREE */
+    uint32_t type;          /* DMI_MEM_PRIVATE, _MAPPED or _IMAGE; 0 when free */
+    uint32_t protect;       /* PAGE_* of the system; 0 unless committed */
+    char name[160];         /* the file's, UTF-8, its end where it is too long; empty without one */
+} dmi_region;
+
+/* Every region of a process's user address space from 0 up, free ones too, without gap or overlap: the sizes
+ * sum to *total (may be NULL). pid 0 is this process. *count is how many there are, which may exceed
+ * capacity; then those beyond it were left out. The process goes on meanwhile, so a region may
+ * be from before or after a change. Windows only: ENOSYS elsewhere (on Linux /proc/PID/maps says it, and the
+ * Python package reads that). ESRCH: no such process; EPERM: it may not be looked at; ENOMEM. Thread-safe. */
+DMI_API int dmi_address_regions(uint64_t pid, dmi_region *out, size_t capacity, size_t *count,
+                                uint64_t *total);
+
+/* The three tables of `!address -summary`, bytes. Each sums to total; reserved + committed and
+ * private_ + mapped + image are total - free. */
+typedef struct dmi_address_tables {
+    size_t size;
+    uint64_t total, free, regions;
+    uint64_t reserved, committed;
+    uint64_t private_, mapped, image;
+    uint64_t usage[16]; /* by dmi_usage; usage[DMI_USAGE_FREE] is free */
+} dmi_address_tables;
+/* The same regions summed; errors as above, and EINVAL for a struct of the wrong size. */
+DMI_API int dmi_address_summary(uint64_t pid, dmi_address_tables *tables);
+
 #ifdef __cplusplus
 }
 #endif
