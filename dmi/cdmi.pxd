@@ -230,3 +230,6 @@ cdef extern from "dmi/capi.h" nogil:
     int dmi_address_regions(
         uint64_t pid, dmi_region *out, size_t capacity, size_t *count, uint64_t *total)
     int dmi_address_summary(uint64_t pid, dmi_address_tables *tables)
+
+    int dmi_heap_walk_chunk(void *heap, uint64_t *start, dmi_range *out, size_t capacity,
+                            size_t *count)

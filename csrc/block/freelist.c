@@ -16,12 +16,13 @@ void _dmi_freelist_init(dmi_freelist *list, dmi_space *space) {
 
 /* ---- tags --------------------------------------------------------------------------------------- */
 
-static uint16_t checksum(const dmi_tag *tag) {
-    uint64_t h = _dmi_key ^ (uintptr_t)tag;
+static uint16_t checksum_at(const dmi_tag *tag, uint64_t key, uint64_t address) {
+    uint64_t h = key ^ address;
     h ^= (uint64_t)tag->size | (uint64_t)tag->before << 16 | (uint64_t)tag->flags << 32;
     h *= UINT64_C(0x9e3779b97f4a7c15);
     return (uint16_t)(h >> 48);
 }
+static uint16_t checksum(const dmi_tag *tag) { return checksum_at(tag, _dmi_key, (uintptr_t)tag); }
 
 static void seal(dmi_tag *tag, size_t size, size_t before, unsigned flags) {
     tag->size = (uint16_t)size;
@@ -35,6 +36,10 @@ static void unseal(dmi_tag *tag) { memset(tag, 0, sizeof *tag); }
 
 bool _dmi_tag_sound(const dmi_tag *tag) {
     return tag->check == checksum(tag) && tag->size >= MIN_UNITS;
+}
+
+bool _dmi_tag_sound_at(const dmi_tag *tag, uint64_t key, uint64_t address) {
+    return tag->check == checksum_at(tag, key, address) && tag->size >= MIN_UNITS;
 }
 
 static dmi_tag *tag_at(const void *p) { return (dmi_tag *)(uintptr_t)p; }

@@ -65,6 +65,8 @@ dmi_list_state _dmi_freelist_check(const dmi_run *run, const void *payload);
 dmi_tag *_dmi_region_first(const dmi_run *run);
 dmi_tag *_dmi_region_next(const dmi_run *run, dmi_tag *tag);
 bool _dmi_tag_sound(const dmi_tag *tag);
+/* The same of a copy, by the key of the process that it comes from and the address it has there. */
+bool _dmi_tag_sound_at(const dmi_tag *tag, uint64_t key, uint64_t address);
 static inline size_t _dmi_tag_bytes(const dmi_tag *tag) { return (size_t)tag->size * 16; }
 /* Whole pages inside a free block that hold neither tag nor links: [*first, *first + return value),
  * page indices in the segment. */

@@ -16,7 +16,8 @@ dmi_heap *_dmi_default;
 static dmi_lock registry;
 static dmi_pool pool = {
     .name = "dmi-heaps", .item = (sizeof(dmi_heap) + 4095) / 4096 * 4096, .chunk = 1024};
-static dmi_heap *first, *last;
+dmi_heap *_dmi_heaps;
+static dmi_heap *last;
 static uint16_t generations[DMI_POOL_CHUNKS * 1024];
 static dmi_heap_options default_options = {.size = sizeof(dmi_heap_options)};
 static char default_name[48];
@@ -56,7 +57,8 @@ uint64_t _dmi_heap_clock(dmi_heap *heap) {
 
 int _dmi_heaps_each_locked(int (*visit)(dmi_heap *, void *), void *argument) {
     int result = 0;
-    for (dmi_heap *heap = first; heap && !result; heap = heap->next) result = visit(heap, argument);
+    for (dmi_heap *heap = _dmi_heaps; heap && !result; heap = heap->next)
+        result = visit(heap, argument);
     return result;
 }
 
@@ -128,7 +130,7 @@ static dmi_heap *create_locked(const dmi_heap_options *options) {
     _dmi_heap_schedule(heap, _dmi_heap_clock(heap));
     heap->prev = last;
     if (last) last->next = heap;
-    else first = heap;
+    else _dmi_heaps = heap;
     last = heap;
     return heap;
 }
@@ -203,7 +205,7 @@ int dmi_heap_destroy(void *handle) {
     __atomic_store_n(&generations[index_of(heap)], (uint16_t)(generation_of(heap) + 1),
                      __ATOMIC_RELAXED);
     if (heap->prev) heap->prev->next = heap->next;
-    else first = heap->next;
+    else _dmi_heaps = heap->next;
     if (heap->next) heap->next->prev = heap->prev;
     else last = heap->prev;
     _dmi_unlock(&registry);
@@ -246,7 +248,7 @@ int dmi_heap_valid(void *handle) {
 size_t dmi_heap_list(void **handles, size_t capacity) {
     size_t n = 0;
     _dmi_lock(&registry);
-    for (dmi_heap *heap = first; heap; heap = heap->next, n++)
+    for (dmi_heap *heap = _dmi_heaps; heap; heap = heap->next, n++)
         if (n < capacity) handles[n] = heap->handle;
     _dmi_unlock(&registry);
     return n;

@@ -109,6 +109,7 @@ static inline unsigned _dmi_list_key(const void *block) {
 
 /* ---- heap.c ---- */
 extern dmi_heap *_dmi_default; /* NULL before the first use */
+extern dmi_heap *_dmi_heaps;   /* the registry: the oldest heap */
 /* The default heap, made if need be; NULL: out of memory. */
 dmi_heap *_dmi_default_heap(void);
 /* The heap of a handle, NULL (errno EINVAL) when it is stale. */
@@ -214,9 +215,14 @@ typedef enum dmi_visit_lock {
 } dmi_visit_lock;
 /* Visit every run of every segment, by address. heap->pass is held. An LFH run is visited with its
  * cache locked (cache), any other with the heap's lock held (cache NULL). A run that cannot be taken is
- * visited with DMI_VISIT_LOCK's guarantee and *taken false. */
+ * visited with DMI_VISIT_LOCK's guarantee and *taken false. Locks are let go in between. Who asks for gaps is
+ * shown every page of every segment exactly once: as part of a run, or of a gap, which was free at some
+ * moment since the visit came to its segment and is something else by now. */
 typedef struct dmi_visitor {
     void (*run)(struct dmi_visitor *self, dmi_heap *heap, dmi_cache *cache, dmi_run *run);
+    void (*segment)(struct dmi_visitor *self, dmi_segment *segment); /* before its runs; or NULL */
+    void (*gap)(struct dmi_visitor *self, dmi_segment *segment, size_t first,
+                size_t pages); /* or NULL */
     dmi_visit_lock lock;
     dmi_sweep *sweep; /* flushed before a cache's lock is let go; may be NULL */
     bool taken;       /* set for each LFH run: its lists are at rest */

@@ -2,6 +2,19 @@
 #include "fast.h"
 
 #define GROUP 64
+/* At most so many runs, or so many regions of the free list when their blocks are looked at, while the
+ * heap's lock is held. */
+#define HOLD 256
+#define HOLD_REGIONS 4
+
+typedef struct visit_group {
+    size_t count;
+    struct {
+        dmi_run *run;
+        dmi_segment *segment;
+        size_t first, pages;
+    } runs[GROUP];
+} visit_group;
 
 /* The run that covers a page, NULL when that is the inside of a free run that came to be since the page
  * was looked up last. Heap locked. */
@@ -10,33 +23,37 @@ static dmi_run *run_at(const dmi_segment *segment, size_t page) {
     return run->kind == DMI_RUN_NONE ? NULL : run;
 }
 
-static void visit_group(dmi_heap *heap, dmi_visitor *visitor, dmi_run **group, size_t n) {
+static void let_go(dmi_visitor *visitor, dmi_cache *held) {
+    if (!held) return;
+    if (visitor->sweep) _dmi_sweep_flush(visitor->sweep);
+    _dmi_unlock(held->lock);
+}
+
+static void visit_lfh(dmi_heap *heap, dmi_visitor *visitor, const visit_group *group) {
     dmi_cache *held = NULL;
-    for (size_t i = 0; i < n; i++) {
-        dmi_run *run = group[i];
+    for (size_t i = 0; i < group->count; i++) {
+        dmi_run *run = group->runs[i].run;
         if (!held || atomic_load_explicit(&run->cache, memory_order_relaxed) != held) {
-            if (held) {
-                if (visitor->sweep) _dmi_sweep_flush(visitor->sweep);
-                _dmi_unlock(held->lock);
-            }
+            let_go(visitor, held);
             held = NULL;
             if (visitor->lock == DMI_VISIT_TAKE) held = _dmi_cache_lock_of(run, true);
             visitor->taken = held != NULL;
             if (!held) held = _dmi_cache_lock_of(run, false);
-            if (!held) continue;
-            if (visitor->taken) _dmi_cache_drain(held);
+            if (held && visitor->taken) _dmi_cache_drain(held);
         }
         /* Between the two locks it may have been freed and used again. */
-        if (atomic_load_explicit(&run->cache, memory_order_relaxed) != held ||
-            run->kind != DMI_RUN_LFH)
+        if (!held || atomic_load_explicit(&run->cache, memory_order_relaxed) != held ||
+            run->kind != DMI_RUN_LFH || run->first != group->runs[i].first ||
+            run->pages != group->runs[i].pages) {
+            if (visitor->gap)
+                visitor->gap(visitor, group->runs[i].segment, group->runs[i].first,
+                             group->runs[i].pages);
             continue;
+        }
         if (visitor->taken) _dmi_cache_take_run(held, run);
         visitor->run(visitor, heap, held, run);
     }
-    if (held) {
-        if (visitor->sweep) _dmi_sweep_flush(visitor->sweep);
-        _dmi_unlock(held->lock);
-    }
+    let_go(visitor, held);
 }
 
 /* Take in what waits in the caches: of threads that ended that may give runs back, and no run should change
@@ -56,33 +73,57 @@ static void drain_all(dmi_heap *heap) {
     }
 }
 
+/* The pages from here to the next run that begins behind: what has changed since the visit stopped there.
+ * Returns where to go on; *run: the run that begins there, NULL: none does in this segment. Heap locked. */
+static size_t skip_changed(dmi_visitor *visitor, dmi_segment *segment, size_t page, dmi_run **run) {
+    size_t from = page;
+    while (page < segment->pages && (!(*run = run_at(segment, page)) || (*run)->first != page)) {
+        if (!*run) {
+            page++;
+            continue;
+        }
+        /* It began before. A visitor that does not count wants to see it all the same. */
+        if (!visitor->gap) return page;
+        page = (*run)->first + (*run)->pages;
+    }
+    if (page >= segment->pages) *run = NULL;
+    if (page > from && visitor->gap) visitor->gap(visitor, segment, from, page - from);
+    return page;
+}
+
 void _dmi_heap_visit(dmi_heap *heap, dmi_visitor *visitor) {
-    dmi_run *group[GROUP];
+    visit_group group;
     if (visitor->lock == DMI_VISIT_TAKE) drain_all(heap);
     _dmi_lock(&heap->lock);
     heap->space.visitors++;
     dmi_segment *segment = heap->space.segments;
     size_t page = 0;
     while (segment) {
-        size_t n = 0;
-        while (segment && n < GROUP) {
-            if (page >= segment->pages) {
-                segment = segment->next;
-                page = 0;
-                continue;
+        group.count = 0;
+        for (size_t held = 0; segment && group.count < GROUP && held < HOLD; held++) {
+            if (page == 0 && visitor->segment) visitor->segment(visitor, segment);
+            dmi_run *run = NULL;
+            page = skip_changed(visitor, segment, page, &run);
+            if (run) {
+                size_t end = run->first + (size_t)run->pages;
+                if (run->kind == DMI_RUN_LFH) {
+                    group.runs[group.count].run = run;
+                    group.runs[group.count].segment = segment;
+                    group.runs[group.count].first = run->first;
+                    group.runs[group.count++].pages = run->pages;
+                } else {
+                    visitor->run(visitor, heap, NULL, run);
+                    if (run->kind == DMI_RUN_LIST && visitor->lock == DMI_VISIT_TAKE)
+                        held += HOLD / HOLD_REGIONS;
+                }
+                page = end;
             }
-            dmi_run *run = run_at(segment, page);
-            if (!run) {
-                page++;
-                continue;
-            }
-            page = run->first + run->pages;
-            if (run->kind == DMI_RUN_LFH) group[n++] = run;
-            else visitor->run(visitor, heap, NULL, run);
+            if (page < segment->pages) continue;
+            segment = segment->next;
+            page = 0;
         }
-        if (n == 0) break;
         _dmi_unlock(&heap->lock);
-        visit_group(heap, visitor, group, n);
+        visit_lfh(heap, visitor, &group);
         _dmi_lock(&heap->lock);
     }
     if (--heap->space.visitors == 0 && heap->space.release_due) {

@@ -4,6 +4,21 @@
 
 #include <string.h>
 
+dmi_reason _dmi_reason(const dmi_policy *policy, unsigned kind, uint64_t bytes) {
+    switch (policy->when) {
+    case DMI_WHEN_NEVER: return DMI_REASON_never;
+    case DMI_WHEN_EAGER: return DMI_REASON_commit_granularity;
+    case DMI_WHEN_DECAY: return DMI_REASON_decay;
+    case DMI_WHEN_BUDGET: return DMI_REASON_budget;
+    case DMI_WHEN_PRESSURE: return DMI_REASON_pressure;
+    case DMI_WHEN_THRESHOLD:
+        /* Blocks inside a subsegment never reach the back end that the thresholds watch. */
+        if (kind == DMI_RUN_LFH || kind == DMI_RUN_LIST) return DMI_REASON_block_threshold;
+        return bytes < policy->block ? DMI_REASON_block_threshold : DMI_REASON_total_threshold;
+    default: return DMI_REASON_delay;
+    }
+}
+
 /* Usable pages (committed, not offered) of [first, first+count). */
 static size_t usable_pages(const dmi_segment *segment, size_t first, size_t count) {
     return _dmi_bits_count(segment->committed, first, count) -
@@ -117,15 +132,33 @@ static void account_list(const dmi_heap *heap, const dmi_run *run, bool detail, 
     if (detail) list_detail(run, heap->tail, out);
 }
 
-void _dmi_account_run(const dmi_heap *heap, const dmi_run *run, bool detail, dmi_account *out) {
+/* What the pages are; returns the usable bytes. Each bit is read once: of pages that were free a moment ago
+ * they may change meanwhile. */
+static uint64_t account_pages(const dmi_segment *segment, size_t first, size_t pages,
+                              dmi_account *out) {
     memset(out, 0, sizeof *out);
-    const dmi_segment *segment = run->segment;
-    size_t committed = _dmi_bits_count(segment->committed, run->first, run->pages);
-    size_t offered = _dmi_bits_count(segment->offered, run->first, run->pages);
-    uint64_t usable = (uint64_t)(committed - offered) << _dmi_page_shift;
-    out->bytes = _dmi_run_size(run);
+    size_t committed = 0, offered = 0;
+    for (size_t w = first / 64; pages && w <= (first + pages - 1) / 64; w++) {
+        uint64_t mask = _dmi_bits_mask(w, first, pages);
+        uint64_t is = mask & atomic_load_explicit(&segment->committed[w], memory_order_relaxed);
+        committed += (size_t)__builtin_popcountll(is);
+        is &= atomic_load_explicit(&segment->offered[w], memory_order_relaxed);
+        offered += (size_t)__builtin_popcountll(is);
+    }
+    out->bytes = (uint64_t)pages << _dmi_page_shift;
     out->uncommitted = out->bytes - ((uint64_t)committed << _dmi_page_shift);
     out->offered = (uint64_t)offered << _dmi_page_shift;
+    return (uint64_t)(committed - offered) << _dmi_page_shift;
+}
+
+void _dmi_account_free(const dmi_segment *segment, size_t first, size_t pages, dmi_account *out) {
+    out->free_pages = out->reclaimable = account_pages(segment, first, pages, out);
+    out->list_length = out->free_pages != 0 || out->offered != 0;
+}
+
+void _dmi_account_run(const dmi_heap *heap, const dmi_run *run, bool detail, dmi_account *out) {
+    const dmi_segment *segment = run->segment;
+    uint64_t usable = account_pages(segment, run->first, run->pages, out);
     if (segment->space->mode == DMI_OS_STRICT)
         out->soft = (uint64_t)_dmi_bits_count(segment->soft, run->first, run->pages)
                     << _dmi_page_shift;
@@ -140,7 +173,7 @@ void _dmi_account_run(const dmi_heap *heap, const dmi_run *run, bool detail, dmi
         break;
     default:
         out->free_pages = out->reclaimable = usable;
-        out->list_length = usable != 0 || offered != 0;
+        out->list_length = usable != 0 || out->offered != 0;
         break;
     }
     if (detail) {

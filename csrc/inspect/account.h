@@ -8,6 +8,13 @@
  * untouched tail of a segment is the typical one. */
 #define DMI_LARGE_UCR ((size_t)1 << 20)
 
+/* Why a byte is retained, in the order of the table; none: it is not. */
+#define DMI_REASON_NUMBER(name, doc) DMI_REASON_##name,
+typedef enum dmi_reason { DMI_REASON_none = 0, DMI_REASONS(DMI_REASON_NUMBER) } dmi_reason;
+
+/* Why the policy keeps a free page of a run of that kind and size. */
+dmi_reason _dmi_reason(const dmi_policy *policy, unsigned kind, uint64_t bytes);
+
 /* The terms of the waterfall for one run, bytes; and what is known with detail. */
 typedef struct dmi_account {
     uint64_t bytes, uncommitted, offered, busy, free_lfh, free_list, free_pages, overhead;
@@ -20,6 +27,8 @@ typedef struct dmi_account {
 
 /* detail: an LFH run must be taken or at rest. */
 void _dmi_account_run(const dmi_heap *heap, const dmi_run *run, bool detail, dmi_account *out);
+/* Pages that nobody uses. */
+void _dmi_account_free(const dmi_segment *segment, size_t first, size_t pages, dmi_account *out);
 void _dmi_account_virtual(const dmi_heap *heap, const dmi_run *run, dmi_account *out);
 
 #endif

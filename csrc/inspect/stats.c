@@ -6,8 +6,9 @@
 
 typedef struct stats_visitor {
     dmi_visitor visitor;
+    dmi_heap *heap;
     dmi_stats *stats;
-    bool detail, resident;
+    bool detail;
 } stats_visitor;
 
 static void add(dmi_heap *heap, dmi_stats *stats, const dmi_account *a) {
@@ -31,22 +32,14 @@ static void add(dmi_heap *heap, dmi_stats *stats, const dmi_account *a) {
 }
 
 /* Why reclaimable bytes of a run are still here. */
-static uint64_t *reason(const dmi_heap *heap, dmi_stats *stats, const dmi_run *run) {
-    const dmi_policy *policy = &heap->engine.policy;
-    switch (policy->when) {
-    case DMI_WHEN_NEVER: return &stats->reason_never;
-    case DMI_WHEN_EAGER: return &stats->reason_commit_granularity;
-    case DMI_WHEN_DECAY: return &stats->reason_decay;
-    case DMI_WHEN_BUDGET: return &stats->reason_budget;
-    case DMI_WHEN_PRESSURE: return &stats->reason_pressure;
-    case DMI_WHEN_THRESHOLD:
-        /* Blocks inside a subsegment never reach the back end that the thresholds watch. */
-        if (run->kind == DMI_RUN_LFH || run->kind == DMI_RUN_LIST)
-            return &stats->reason_block_threshold;
-        return _dmi_run_size(run) < policy->block ? &stats->reason_block_threshold
-                                                  : &stats->reason_total_threshold;
-    default: return &stats->reason_delay;
-    }
+static uint64_t *reason(const dmi_heap *heap, dmi_stats *stats, unsigned kind, uint64_t bytes) {
+    static const uint16_t places[] = {
+#define PLACE(name, doc) offsetof(dmi_stats, reason_##name),
+        DMI_REASONS(PLACE)
+#undef PLACE
+    };
+    dmi_reason which = _dmi_reason(&heap->engine.policy, kind, bytes);
+    return (uint64_t *)(void *)((char *)stats + places[which - 1]);
 }
 
 static void visit(dmi_visitor *visitor, dmi_heap *heap, dmi_cache *cache, dmi_run *run) {
@@ -56,36 +49,70 @@ static void visit(dmi_visitor *visitor, dmi_heap *heap, dmi_cache *cache, dmi_ru
     bool detail = v->detail && (!cache || visitor->taken);
     _dmi_account_run(heap, run, detail, &account);
     add(heap, v->stats, &account);
-    if (detail) *reason(heap, v->stats, run) += account.reclaimable - account.refused;
+    if (detail)
+        *reason(heap, v->stats, run->kind, account.bytes) += account.reclaimable - account.refused;
 }
 
-static void segments(dmi_heap *heap, dmi_stats *stats, bool resident) {
-    for (dmi_segment *s = heap->space.segments; s; s = s->next) {
-        stats->segments++;
-        stats->segment_reserved += s->size;
-        stats->segment_virtual += s->size;
-        stats->metadata_committed += s->meta_committed;
-        size_t busy_counts = (size_t)(s->base - (char *)s->page_busy);
-        if (s->has_page_busy) stats->metadata_committed += busy_counts;
-        if (s->has_given_at)
-            stats->metadata_committed += (size_t)((char *)s->page_busy - (char *)s->given_at);
-        for (size_t i = 0; i < s->pages;) {
-            size_t from = _dmi_bits_find(s->committed, i, s->pages, false);
-            if (from == s->pages) break;
-            size_t to = _dmi_bits_find(s->committed, from, s->pages, true);
-            stats->uncommitted_ranges++;
-            if ((to - from) << _dmi_page_shift >= DMI_LARGE_UCR)
-                stats->segment_virtual -= (to - from) << _dmi_page_shift;
-            i = to;
+/* Pages that were free at some moment of this call, and are a part of something else by now. */
+static void gap(dmi_visitor *visitor, dmi_segment *segment, size_t first, size_t pages) {
+    dmi_account account;
+    _dmi_account_free(segment, first, pages, &account);
+    stats_visitor *v = (stats_visitor *)(void *)visitor;
+    add(v->heap, v->stats, &account);
+    if (v->detail) *reason(v->heap, v->stats, DMI_RUN_FREE, account.bytes) += account.reclaimable;
+}
+
+/* Maximal ranges of clear bits; *large: pages in those of at least `least` pages, which is 128 or more. */
+static size_t clear_ranges(const dmi_bits *map, size_t pages, size_t least, size_t *large) {
+    size_t ranges = 0, length = 0;
+    uint64_t before = 0; /* the last bit of the word before was clear */
+    *large = 0;
+    for (size_t w = 0; w < _dmi_bits_words(pages); w++) {
+        uint64_t word = atomic_load_explicit(&map[w], memory_order_relaxed);
+        uint64_t clear = ~word & _dmi_bits_mask(w, 0, pages);
+        ranges += (size_t)__builtin_popcountll(clear & ~(clear << 1 | before));
+        before = clear >> 63;
+        if (clear == UINT64_MAX) {
+            length += 64;
+            continue;
         }
-        if (resident) {
-            int64_t bytes = _dmi_os_resident(s->base, s->size);
-            if (bytes > 0) stats->resident += (uint64_t)bytes;
-        }
+        length += (size_t)__builtin_ctzll(~clear);
+        if (length >= least) *large += length;
+        length = clear >> 63 ? (size_t)__builtin_clzll(~clear) : 0;
     }
+    if (length >= least) *large += length;
+    return ranges;
 }
 
-static void virtuals(dmi_heap *heap, dmi_stats *stats, bool detail, bool resident) {
+static void segment_seen(dmi_visitor *visitor, dmi_segment *s) {
+    dmi_stats *stats = ((stats_visitor *)(void *)visitor)->stats;
+    stats->segments++;
+    stats->segment_reserved += s->size;
+    stats->metadata_committed += s->meta_committed;
+    size_t busy_counts = (size_t)(s->base - (char *)s->page_busy), large, least;
+    if (s->has_page_busy) stats->metadata_committed += busy_counts;
+    if (s->has_given_at)
+        stats->metadata_committed += (size_t)((char *)s->page_busy - (char *)s->given_at);
+    least = DMI_LARGE_UCR >> _dmi_page_shift;
+    stats->uncommitted_ranges += clear_ranges(s->committed, s->pages, least, &large);
+    stats->segment_virtual += s->size - ((uint64_t)large << _dmi_page_shift);
+}
+
+/* Asked from the OS, which takes its time: without the lock. */
+static void resident(dmi_heap *heap, dmi_stats *stats) {
+    _dmi_lock(&heap->lock);
+    heap->space.visitors++; /* no segment goes */
+    for (dmi_segment *s = heap->space.segments; s; s = s->next) {
+        _dmi_unlock(&heap->lock);
+        int64_t bytes = _dmi_os_resident(s->base, s->size);
+        if (bytes > 0) stats->resident += (uint64_t)bytes;
+        _dmi_lock(&heap->lock);
+    }
+    heap->space.visitors--; /* what was put off waits for the next pass */
+    _dmi_unlock(&heap->lock);
+}
+
+static void virtuals(dmi_heap *heap, dmi_stats *stats, bool detail, bool ask) {
     dmi_run *lists[2] = {heap->space.virtuals, heap->space.kept};
     for (int kept = 0; kept < 2; kept++)
         for (dmi_run *run = lists[kept]; run; run = run->next) {
@@ -94,8 +121,8 @@ static void virtuals(dmi_heap *heap, dmi_stats *stats, bool detail, bool residen
             add(heap, stats, &account);
             stats->virtual_committed += account.bytes;
             stats->virtual_blocks += !kept;
-            if (detail) *reason(heap, stats, run) += account.reclaimable;
-            if (resident) {
+            if (detail) *reason(heap, stats, run->kind, account.bytes) += account.reclaimable;
+            if (ask) {
                 int64_t bytes = _dmi_os_resident(run->segment->base, run->segment->size);
                 if (bytes > 0) stats->resident += (uint64_t)bytes;
             }
@@ -137,15 +164,19 @@ static void properties(dmi_heap *heap, dmi_stats *stats) {
 }
 
 /* heap->pass is held. */
-static void collect(dmi_heap *heap, dmi_stats *stats, bool detail, bool resident) {
-    stats_visitor v = {.visitor = {.run = visit, .lock = detail ? DMI_VISIT_TAKE : DMI_VISIT_LOCK},
+static void collect(dmi_heap *heap, dmi_stats *stats, bool detail, bool ask) {
+    stats_visitor v = {.visitor = {.run = visit,
+                                   .segment = segment_seen,
+                                   .gap = gap,
+                                   .lock = detail ? DMI_VISIT_TAKE : DMI_VISIT_LOCK},
+                       .heap = heap,
                        .stats = stats,
                        .detail = detail};
+    if (ask) resident(heap, stats);
     _dmi_heap_visit(heap, &v.visitor);
     stats->segment_committed = stats->committed;
     _dmi_lock(&heap->lock);
-    segments(heap, stats, resident);
-    virtuals(heap, stats, detail, resident);
+    virtuals(heap, stats, detail, ask);
     ledger(heap, stats);
     properties(heap, stats);
     _dmi_unlock(&heap->lock);

@@ -1,19 +1,35 @@
-/* walk.c - every range of a heap, by segment and address. */
+/* walk.c - every range of a heap, by address: the one walker, whoever reads the memory.
+ *
+ * Places (segments and virtual blocks) are gone through from the lowest address up, runs by page, blocks by
+ * address. A walk can begin at any address, so that it may be cut into chunks between which the heap
+ * lives on: what begins below is left out, and what reaches from below is cut.
+ */
+#include "walk.h"
+
 #include "account.h"
 
 #include <errno.h>
 #include <string.h>
 
+#define PLACES 32
+
 typedef struct walker {
-    dmi_heap *heap;
+    dmi_image image;
     dmi_visit visit; /* NULL: into the array */
     void *argument;
     dmi_range *out;
     size_t capacity, count;
+    bool chunk;    /* stop before a run that may not fit */
+    bool cut;      /* it did: from says where */
+    uint64_t from; /* the walk begins here; then, where the next chunk does */
+    uint64_t base; /* of the place in work */
     const dmi_segment *segment;
     dmi_range pending; /* an uncommitted range that may go on; size 0: none */
+    uint32_t reason;   /* why the policy keeps a free page of the run in work */
     int stopped;
 } walker;
+
+/* ---- giving out ---------------------------------------------------------------------------------------- */
 
 static void put(walker *w, const dmi_range *range) {
     if (w->visit) {
@@ -29,39 +45,44 @@ static void flush(walker *w) {
     w->pending.size = 0;
 }
 
-static void emit(walker *w, const char *address, size_t size, dmi_range_kind kind,
-                 dmi_range_state state, uint32_t bucket) {
+static void emit(walker *w, uint64_t address, uint64_t size, dmi_range_kind kind,
+                 dmi_range_state state, uint32_t bucket, uint32_t flags) {
+    if (address < w->from) {
+        uint64_t below = w->from - address;
+        /* A busy block that reaches from below was not there when the last chunk ended. */
+        if (below >= size || state == DMI_STATE_BUSY) return;
+        address += below;
+        size -= below;
+    }
     if (size == 0 || w->stopped) return;
     if (state == DMI_STATE_UNCOMMITTED) {
-        if (w->pending.size && w->pending.address + w->pending.size == (uintptr_t)address) {
+        if (w->pending.size && w->pending.address + w->pending.size == address) {
             w->pending.size += size;
             return;
         }
-        flush(w);
-        w->pending = (dmi_range){.address = (uintptr_t)address,
-                                 .size = size,
-                                 .kind = DMI_RANGE_UNCOMMITTED,
-                                 .state = DMI_STATE_UNCOMMITTED,
-                                 .segment = (uintptr_t)w->segment->base};
-        return;
+        kind = DMI_RANGE_UNCOMMITTED;
+        bucket = flags = 0;
     }
     flush(w);
-    dmi_range range = {.address = (uintptr_t)address,
+    dmi_range range = {.address = address,
                        .size = size,
                        .kind = (uint32_t)kind,
                        .state = (uint32_t)state,
                        .bucket = bucket,
-                       .segment = (uintptr_t)w->segment->base};
-    put(w, &range);
+                       .flags = flags,
+                       .segment = w->base};
+    if (state == DMI_STATE_UNCOMMITTED) w->pending = range;
+    else put(w, &range);
 }
 
-/* A range that nobody uses: in parts, by what its pages are. */
-static void emit_free(walker *w, const char *from, size_t size, dmi_range_kind kind,
-                      dmi_range_state state, uint32_t bucket) {
+/* A range that nobody uses: in parts, by what its pages are. reason: why it is kept where it is
+ * committed. */
+static void emit_free(walker *w, uint64_t from, uint64_t size, dmi_range_kind kind,
+                      dmi_range_state state, uint32_t bucket, uint32_t reason) {
     const dmi_segment *s = w->segment;
-    const char *end = from + size;
+    uint64_t end = from + size;
     while (from < end) {
-        size_t page = (size_t)(from - s->base) >> _dmi_page_shift;
+        size_t page = (size_t)(from - w->base) >> _dmi_page_shift;
         bool committed = _dmi_bits_get(s->committed, page);
         bool offered = committed && _dmi_bits_get(s->offered, page);
         size_t last = _dmi_bits_find(s->committed, page, s->pages, !committed);
@@ -69,15 +90,103 @@ static void emit_free(walker *w, const char *from, size_t size, dmi_range_kind k
             size_t other = _dmi_bits_find(s->offered, page, s->pages, !offered);
             if (other < last) last = other;
         }
-        const char *stop = s->base + (last << _dmi_page_shift);
+        uint64_t stop = w->base + ((uint64_t)last << _dmi_page_shift);
         if (stop > end) stop = end;
-        emit(w, from, (size_t)(stop - from), kind,
+        emit(w, from, stop - from, kind,
              !committed ? DMI_STATE_UNCOMMITTED
              : offered  ? DMI_STATE_OFFERED
                         : state,
-             bucket);
+             bucket, offered ? DMI_REASON_offered : reason);
         from = stop;
     }
+}
+
+static void emit_overhead(walker *w, uint64_t from, uint64_t size, uint32_t flags) {
+    emit_free(w, from, size, DMI_RANGE_OVERHEAD, DMI_STATE_OVERHEAD, 0,
+              DMI_REASON_overhead | flags);
+}
+
+/* Why a free page stays that holds no byte of a busy block. */
+static uint32_t page_reason(const walker *w, size_t page) {
+    return _dmi_bits_get(w->segment->refused, page) ? DMI_REASON_refused : w->reason;
+}
+
+static uint64_t run_base(const walker *w, const dmi_run *run) {
+    return w->base + ((uint64_t)run->first << _dmi_page_shift);
+}
+
+/* ---- subsegments ------------------------------------------------------------------------------------------ */
+
+typedef struct lfh_walk {
+    const dmi_run *run;
+    dmi_blockmap map;
+    size_t pinned;
+    bool alike; /* every free block is kept for the same reason: pinned */
+    uint8_t reasons[DMI_RUN_PAGES_MAX];
+} lfh_walk;
+
+static bool is_free(const lfh_walk *l, size_t i) {
+    return i >= l->run->carved || _dmi_map_get(&l->map, i) || i == l->pinned;
+}
+
+/* Of the pages that a free block lies on the first that it does not share tells. */
+static uint32_t block_reason(const lfh_walk *l, size_t i) {
+    size_t size = l->run->block_size;
+    size_t first = i * size >> _dmi_page_shift, last = ((i + 1) * size - 1) >> _dmi_page_shift;
+    if (i == l->pinned) return DMI_REASON_in_flight;
+    for (; first < last && l->reasons[first] == DMI_REASON_pinned; first++) {
+    }
+    return l->reasons[first];
+}
+
+static void page_reasons(const walker *w, lfh_walk *l) {
+    uint64_t pages[2], without[2] = {0, 0};
+    size_t n = _dmi_lfh_free_pages(l->run, &l->map, l->pinned, pages);
+    l->alike = n == 0 && l->pinned == SIZE_MAX;
+    memset(l->reasons, DMI_REASON_pinned, l->run->pages);
+    if (l->alike) return;
+    if (l->pinned != SIZE_MAX) {
+        dmi_blockmap all = l->map;
+        all.word[l->pinned / 64] |= UINT64_C(1) << (l->pinned % 64);
+        (void)_dmi_lfh_free_pages(l->run, &all, SIZE_MAX, without);
+    }
+    for (size_t p = 0; p < l->run->pages; p++) {
+        if ((pages[p / 64] >> (p % 64)) & 1)
+            l->reasons[p] = (uint8_t)page_reason(w, l->run->first + p);
+        else if ((without[p / 64] >> (p % 64)) & 1) l->reasons[p] = DMI_REASON_in_flight;
+    }
+}
+
+/* Every block of a run whose pages are all usable, straight into the array. False: there is none, or
+ * not enough room in it. */
+static bool fill_lfh(walker *w, const lfh_walk *l) {
+    const dmi_run *run = l->run;
+    if (w->visit || run_base(w, run) < w->from) return false;
+    if (w->capacity < run->capacity || w->count > w->capacity - run->capacity) return false;
+    flush(w);
+    if (w->count > w->capacity - run->capacity) return false;
+    dmi_range *out = w->out + w->count;
+    uint64_t address = run_base(w, run);
+    uint32_t size = run->block_size;
+    _Static_assert(DMI_STATE_FREE == DMI_STATE_BUSY + 1, "the bit of the map is the difference");
+    _Static_assert(DMI_REASON_pinned == 1, "the bit of the map is the reason");
+    for (size_t i = 0; i < run->capacity; i++, address += size) {
+        uint32_t free_block = i >= run->carved || _dmi_map_get(&l->map, i);
+        out[i] = (dmi_range){.address = address,
+                             .size = size,
+                             .kind = DMI_RANGE_LFH,
+                             .state = DMI_STATE_BUSY + free_block,
+                             .bucket = size,
+                             .flags = free_block,
+                             .segment = w->base};
+    }
+    for (size_t i = 0; !l->alike && i < run->capacity; i++) {
+        if (!is_free(l, i)) continue;
+        out[i].state = DMI_STATE_FREE;
+        out[i].flags = block_reason(l, i);
+    }
+    w->count += run->capacity;
+    return true;
 }
 
 static bool all_usable(const dmi_run *run) {
@@ -86,133 +195,226 @@ static bool all_usable(const dmi_run *run) {
            _dmi_bits_count(s->offered, run->first, run->pages) == 0;
 }
 
-/* Every block of a run whose pages are all usable, straight into the array. False: there is none, or
- * not enough room in it. */
-static bool fill_lfh(walker *w, const dmi_run *run, const dmi_blockmap *map, size_t pinned) {
-    if (w->visit || w->capacity < run->capacity || w->count > w->capacity - run->capacity)
-        return false;
-    flush(w);
-    if (w->count > w->capacity - run->capacity) return false;
-    dmi_range *out = w->out + w->count;
-    uint64_t address = (uintptr_t)_dmi_run_base(run), segment = (uintptr_t)w->segment->base;
-    uint32_t size = run->block_size;
-    _Static_assert(DMI_STATE_FREE == DMI_STATE_BUSY + 1, "the bit of the map is the difference");
-    for (size_t i = 0; i < run->capacity; i++, address += size) {
-        uint32_t is_free = i >= run->carved || _dmi_map_get(map, i);
-        out[i] = (dmi_range){.address = address,
-                             .size = size,
-                             .kind = DMI_RANGE_LFH,
-                             .state = DMI_STATE_BUSY + is_free,
-                             .bucket = size,
-                             .segment = segment};
+static void walk_lfh(walker *w, const dmi_run *run) {
+    lfh_walk l = {.run = run, .pinned = SIZE_MAX};
+    const char *memory = _dmi_image_memory(&w->image, run);
+    uint64_t base = run_base(w, run), size = run->block_size, used = run->capacity * size;
+    if (!memory || !_dmi_lfh_free_map_in(run, memory, true, &l.map, &l.pinned, NULL)) {
+        emit_overhead(w, base, _dmi_run_size(run), DMI_RANGE_DAMAGED);
+        return;
     }
-    if (pinned != SIZE_MAX) out[pinned].state = DMI_STATE_FREE;
-    w->count += run->capacity;
-    return true;
-}
-
-static void walk_lfh(walker *w, dmi_run *run) {
-    dmi_blockmap map;
-    size_t pinned = SIZE_MAX;
-    const void *bad;
-    bool whole = all_usable(run);
-    if (!_dmi_lfh_free_map(run, true, &map, &pinned, &bad)) memset(&map, 0, sizeof map);
-    bool filled = whole && fill_lfh(w, run, &map, pinned);
+    if (l.pinned >= run->carved) l.pinned = SIZE_MAX;
+    page_reasons(w, &l);
+    bool filled = all_usable(run) && fill_lfh(w, &l);
     for (size_t i = 0; !filled && i < run->capacity; i++) {
-        char *block = _dmi_lfh_block(run, i);
-        if (i < run->carved && !_dmi_map_get(&map, i) && i != pinned)
-            emit(w, block, run->block_size, DMI_RANGE_LFH, DMI_STATE_BUSY, run->block_size);
-        else emit_free(w, block, run->block_size, DMI_RANGE_LFH, DMI_STATE_FREE, run->block_size);
+        if (is_free(&l, i))
+            emit_free(w, base + i * size, size, DMI_RANGE_LFH, DMI_STATE_FREE, run->block_size,
+                      block_reason(&l, i));
+        else emit(w, base + i * size, size, DMI_RANGE_LFH, DMI_STATE_BUSY, run->block_size, 0);
     }
-    size_t used = (size_t)run->capacity * run->block_size;
-    emit_free(w, _dmi_run_base(run) + used, _dmi_run_size(run) - used, DMI_RANGE_OVERHEAD,
-              DMI_STATE_OVERHEAD, 0);
+    emit_overhead(w, base + used, _dmi_run_size(run) - used, 0);
 }
 
-static void walk_list(walker *w, dmi_run *run) {
-    char *base = _dmi_run_base(run);
-    size_t tail = w->heap->tail;
-    emit(w, base, 8, DMI_RANGE_OVERHEAD, DMI_STATE_OVERHEAD, 0);
-    for (dmi_tag *tag = _dmi_region_first(run); tag && _dmi_tag_sound(tag);
-         tag = _dmi_region_next(run, tag)) {
-        char *payload = (char *)tag + DMI_LIST_TAG;
-        size_t size = _dmi_tag_bytes(tag) - DMI_LIST_TAG;
-        emit(w, (char *)tag, DMI_LIST_TAG, DMI_RANGE_OVERHEAD, DMI_STATE_OVERHEAD, 0);
-        if (tag->flags & DMI_TAG_BUSY) {
-            emit(w, payload, size - tail, DMI_RANGE_LIST, DMI_STATE_BUSY, 0);
-            emit(w, payload + size - tail, tail, DMI_RANGE_OVERHEAD, DMI_STATE_OVERHEAD, 0);
+/* ---- other runs ------------------------------------------------------------------------------------------- */
+
+/* A free back-end block goes but for the pages with its tag and links; where that is all of it, it is
+ * pinned. end: behind it, with the closing gap of the region if it is the last. */
+static uint32_t list_reason(const walker *w, size_t page, size_t offset, size_t end) {
+    size_t first = _dmi_pages(offset + sizeof(dmi_free_block)), last = end >> _dmi_page_shift;
+    for (; first < last; first++)
+        if (_dmi_page_usable(w->segment, page + first)) return page_reason(w, page + first);
+    return DMI_REASON_pinned;
+}
+
+static void walk_list(walker *w, const dmi_run *run) {
+    const char *memory = _dmi_image_memory(&w->image, run);
+    uint64_t base = run_base(w, run), tail = w->image.heap->tail;
+    size_t offset = 8, end = _dmi_run_size(run) - 8;
+    emit_overhead(w, base, 8, memory ? 0 : DMI_RANGE_DAMAGED);
+    while (memory && offset < end) {
+        dmi_tag tag;
+        if (!_dmi_page_usable(run->segment, run->first + (offset >> _dmi_page_shift))) break;
+        memcpy(&tag, memory + offset, sizeof tag);
+        size_t bytes = _dmi_tag_bytes(&tag), payload = bytes - DMI_LIST_TAG;
+        if (!_dmi_tag_sound_at(&tag, w->image.key, base + offset) || bytes > end - offset) break;
+        emit(w, base + offset, DMI_LIST_TAG, DMI_RANGE_OVERHEAD, DMI_STATE_OVERHEAD, 0,
+             DMI_REASON_overhead);
+        offset += DMI_LIST_TAG;
+        if (tag.flags & DMI_TAG_BUSY) {
+            emit(w, base + offset, payload - tail, DMI_RANGE_LIST, DMI_STATE_BUSY, 0, 0);
+            emit(w, base + offset + payload - tail, tail, DMI_RANGE_OVERHEAD, DMI_STATE_OVERHEAD, 0,
+                 DMI_REASON_overhead);
         } else {
-            emit_free(w, payload, size, DMI_RANGE_LIST, DMI_STATE_FREE, 0);
+            size_t last = offset + payload + (tag.flags & DMI_TAG_LAST ? 8 : 0);
+            emit_free(w, base + offset, payload, DMI_RANGE_LIST, DMI_STATE_FREE, 0,
+                      list_reason(w, run->first, offset - DMI_LIST_TAG, last));
         }
+        offset += payload;
+        if (tag.flags & DMI_TAG_LAST) break;
     }
-    emit_free(w, base + _dmi_run_size(run) - 8, 8, DMI_RANGE_OVERHEAD, DMI_STATE_OVERHEAD, 0);
+    /* All that is left is the closing gap, if the tags were sound. */
+    emit_overhead(w, base + offset, end + 8 - offset, offset == end ? 0 : DMI_RANGE_DAMAGED);
 }
 
-static void walk_run(walker *w, dmi_run *run) {
-    char *base = _dmi_run_base(run);
-    size_t size = _dmi_run_size(run), tail = w->heap->tail;
+static void walk_pages(walker *w, const dmi_run *run) {
+    size_t end = run->first + (size_t)run->pages;
+    for (size_t page = run->first; page < end;) {
+        bool refused = _dmi_bits_get(w->segment->refused, page);
+        size_t last = _dmi_bits_find(w->segment->refused, page, end, !refused);
+        emit_free(w, w->base + ((uint64_t)page << _dmi_page_shift),
+                  (uint64_t)(last - page) << _dmi_page_shift, DMI_RANGE_PAGES, DMI_STATE_FREE, 0,
+                  page_reason(w, page));
+        page = last;
+    }
+}
+
+static void walk_run(walker *w, const dmi_run *run) {
+    uint64_t base = run_base(w, run), size = _dmi_run_size(run), tail = w->image.heap->tail;
+    w->reason = _dmi_reason(&w->image.heap->engine.policy, run->kind, size);
     switch (run->kind) {
     case DMI_RUN_LFH: walk_lfh(w, run); break;
     case DMI_RUN_LIST: walk_list(w, run); break;
     case DMI_RUN_LARGE:
-        emit(w, base, size - tail, DMI_RANGE_PAGES, DMI_STATE_BUSY, 0);
-        emit(w, base + size - tail, tail, DMI_RANGE_OVERHEAD, DMI_STATE_OVERHEAD, 0);
+        emit(w, base, size - tail, DMI_RANGE_PAGES, DMI_STATE_BUSY, 0, 0);
+        emit(w, base + size - tail, tail, DMI_RANGE_OVERHEAD, DMI_STATE_OVERHEAD, 0,
+             DMI_REASON_overhead);
         break;
-    default: emit_free(w, base, size, DMI_RANGE_PAGES, DMI_STATE_FREE, 0); break;
+    default: walk_pages(w, run); break;
     }
 }
 
-static void walk_virtual(walker *w, dmi_run *run) {
-    size_t size = run->segment->size, tail = w->heap->tail;
-    w->segment = run->segment;
-    if (run->flags & DMI_RUN_KEPT) {
-        emit(w, run->segment->base, size, DMI_RANGE_VIRTUAL,
-             run->segment->has_given_at ? DMI_STATE_OFFERED : DMI_STATE_FREE, 0);
+/* ---- places ------------------------------------------------------------------------------------------------ */
+
+static bool full(const walker *w) { return w->chunk && w->capacity - w->count < DMI_WALK_CHUNK; }
+
+/* The run that covers a page. The inside of a free run that came to be since the last chunk is not in
+ * the page map: its last page is. NULL: nothing that makes sense up to *next. */
+static const dmi_run *covering(walker *w, size_t page, size_t *next) {
+    const dmi_run *run = NULL;
+    size_t at = page;
+    while (at < w->segment->pages && !(run = _dmi_image_run(&w->image, at))) at++;
+    *next = !run ? w->segment->pages : run->first > page ? run->first : run->first + run->pages;
+    return run && run->first <= page ? run : NULL;
+}
+
+static void walk_segment(walker *w, const dmi_place *place) {
+    w->base = place->base;
+    w->segment = _dmi_image_segment(&w->image, place->at);
+    if (!w->segment || w->segment->size != place->size ||
+        (uintptr_t)w->segment->base != place->base) {
+        emit(w, place->base, place->size, DMI_RANGE_OVERHEAD, DMI_STATE_OVERHEAD, 0,
+             DMI_REASON_overhead | DMI_RANGE_DAMAGED);
         return;
     }
-    emit(w, run->segment->base, size - tail, DMI_RANGE_VIRTUAL, DMI_STATE_BUSY, 0);
-    emit(w, run->segment->base + size - tail, tail, DMI_RANGE_OVERHEAD, DMI_STATE_OVERHEAD, 0);
+    size_t page = w->from > place->base ? (size_t)(w->from - place->base) >> _dmi_page_shift : 0;
+    while (page < w->segment->pages && !w->stopped) {
+        uint64_t base = place->base + ((uint64_t)page << _dmi_page_shift);
+        size_t next;
+        if (base > w->from) w->from = base; /* whatever a run claims, it cannot reach back */
+        if (full(w)) {
+            w->from = base;
+            w->cut = true;
+            break;
+        }
+        const dmi_run *run = covering(w, page, &next);
+        if (!run)
+            emit_overhead(w, base, (uint64_t)(next - page) << _dmi_page_shift, DMI_RANGE_DAMAGED);
+        else {
+            /* A thread may have an operation in flight: its lists are read as a taker reads them. */
+            if (run->kind == DMI_RUN_LFH && !w->image.copies)
+                _dmi_cache_take_run(run->cache, (dmi_run *)(uintptr_t)run);
+            walk_run(w, run);
+        }
+        page = next;
+    }
+    flush(w);
 }
 
-static int walk(void *handle, walker *to) {
+static void walk_virtual(walker *w, const dmi_place *place) {
+    const dmi_run *run = _dmi_image_virtual(&w->image, place->at);
+    uint64_t size = place->size, tail = w->image.heap->tail;
+    w->base = place->base;
+    if (!run) {
+        emit(w, w->base, size, DMI_RANGE_OVERHEAD, DMI_STATE_OVERHEAD, 0,
+             DMI_REASON_overhead | DMI_RANGE_DAMAGED);
+    } else if (!(run->flags & DMI_RUN_KEPT)) {
+        emit(w, w->base, size - tail, DMI_RANGE_VIRTUAL, DMI_STATE_BUSY, 0, 0);
+        emit(w, w->base + size - tail, tail, DMI_RANGE_OVERHEAD, DMI_STATE_OVERHEAD, 0,
+             DMI_REASON_overhead);
+    } else if (run->segment->has_given_at) {
+        emit(w, w->base, size, DMI_RANGE_VIRTUAL, DMI_STATE_OFFERED, 0, DMI_REASON_offered);
+    } else {
+        emit(w, w->base, size, DMI_RANGE_VIRTUAL, DMI_STATE_FREE, 0,
+             _dmi_reason(&w->image.heap->engine.policy, run->kind, size));
+    }
+}
+
+static void walk_heap(walker *w) {
+    dmi_place places[PLACES];
+    bool more = true;
+    while (more && !w->stopped) {
+        size_t n = _dmi_image_places(&w->image, w->from, places, PLACES, &more);
+        for (size_t i = 0; i < n && !w->stopped; i++) {
+            if (full(w)) return;
+            if (places[i].is_virtual) walk_virtual(w, &places[i]);
+            else walk_segment(w, &places[i]);
+            if (w->cut) return;
+            w->from = places[i].base + places[i].size;
+        }
+    }
+    if (!w->stopped) w->from = UINT64_MAX;
+}
+
+int _dmi_walk_image(dmi_image *image, dmi_visit visit, void *argument) {
+    walker w = {.image = *image, .visit = visit, .argument = argument};
+    walk_heap(&w);
+    return w.stopped;
+}
+
+/* ---- this process --------------------------------------------------------------------------------------------- */
+
+static int walk_own(void *handle, walker *w) {
     dmi_heap *heap = _dmi_heap_resolve(handle);
     if (!heap) return -1;
-    walker w = *to;
-    w.heap = heap;
+    _dmi_image_open_own(&w->image);
     _dmi_lock(&heap->pass);
     if (!_dmi_heap_freeze(heap)) {
         _dmi_unlock(&heap->pass);
         errno = ENOTSUP;
         return -1;
     }
-    for (dmi_segment *s = heap->space.segments; s; s = s->next) {
-        w.segment = s;
-        for (size_t page = 0; page < s->pages && !w.stopped;) {
-            dmi_run *run = _dmi_segment_run(s, page);
-            page += run->pages;
-            if (run->kind == DMI_RUN_LFH) _dmi_cache_take_run(run->cache, run);
-            walk_run(&w, run);
-        }
-        flush(&w);
-    }
-    for (dmi_run *run = heap->space.virtuals; run; run = run->next) walk_virtual(&w, run);
-    for (dmi_run *run = heap->space.kept; run; run = run->next) walk_virtual(&w, run);
+    if (_dmi_image_heap(&w->image, (uintptr_t)heap)) walk_heap(w);
     _dmi_heap_thaw(heap);
     _dmi_unlock(&heap->pass);
-    to->count = w.count;
-    return w.stopped;
+    return w->stopped;
 }
 
 int dmi_heap_walk(void *handle, dmi_visit visit, void *argument) {
     walker w = {.visit = visit, .argument = argument};
-    return walk(handle, &w);
+    return walk_own(handle, &w);
 }
 
 int dmi_heap_walk_array(void *handle, dmi_range *out, size_t capacity, size_t *count) {
     walker w = {.out = out, .capacity = capacity};
-    int failed = walk(handle, &w);
+    int failed = walk_own(handle, &w);
     *count = w.count;
     return failed;
+}
+
+int dmi_heap_walk_chunk(void *handle, uint64_t *from, dmi_range *out, size_t capacity,
+                        size_t *count) {
+    walker w = {.out = out, .capacity = capacity, .chunk = true, .from = *from};
+    *count = 0;
+    if (capacity < DMI_WALK_CHUNK) {
+        errno = EINVAL;
+        return -1;
+    }
+    if (*from == UINT64_MAX) return 0;
+    int failed = walk_own(handle, &w);
+    if (failed) return failed;
+    *count = w.count;
+    *from = w.from;
+    return 0;
 }
 
 /* ---- segments ------------------------------------------------------------------------------------------ */

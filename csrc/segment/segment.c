@@ -5,7 +5,6 @@
 #include <string.h>
 
 #define FIRST_SEGMENT ((size_t)2 << 20)
-#define LARGEST_SEGMENT ((size_t)64 << 20)
 
 size_t _dmi_page;
 unsigned _dmi_page_shift;
@@ -205,7 +204,7 @@ static bool segment_grow(dmi_space *space, size_t pages, size_t align_pages) {
         want = (space->max_reserved - space->reserved) & ~(_dmi_page - 1);
     for (; want >= need && want; want = want / 2 & ~(_dmi_page - 1)) {
         if (segment_create(space, want >> _dmi_page_shift)) {
-            if (space->next_segment < LARGEST_SEGMENT) space->next_segment *= 2;
+            if (space->next_segment < DMI_SEGMENT_LARGEST) space->next_segment *= 2;
             return true;
         }
         if (want == need) break;

@@ -15,6 +15,7 @@
 #include "pagemap.h"
 #include "run.h"
 
+#define DMI_SEGMENT_LARGEST ((size_t)64 << 20) /* bytes of user pages */
 #define DMI_BINS 192 /* free runs by pages: 64 exact, then 8 for each doubling */
 
 typedef struct dmi_segment dmi_segment;

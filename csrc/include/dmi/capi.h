@@ -70,7 +70,9 @@
     X(int, dmi_heap_pins, (void *heap, dmi_pin *out, size_t capacity, size_t *count))              \
     X(int, dmi_address_regions,                                                                    \
       (uint64_t pid, dmi_region * out, size_t capacity, size_t *count, uint64_t *total))           \
-    X(int, dmi_address_summary, (uint64_t pid, dmi_address_tables * tables))
+    X(int, dmi_address_summary, (uint64_t pid, dmi_address_tables * tables))               \
+    X(int, dmi_heap_walk_chunk,                                                                    \
+      (void *heap, uint64_t *from, dmi_range *out, size_t capacity, size_t *count))
 /* clang-format on */
 
 #define DMI_CAPI_FIELD(result, name, parameters) result(*name##_) parameters;
@@ -183,6 +185,7 @@ static inline const dmi_capi *dmi_capi_get(void) {
 #define dmi_heap_pins (dmi_capi_get()->dmi_heap_pins_)
 #define dmi_address_regions (dmi_capi_get()->dmi_address_regions_)
 #define dmi_address_summary (dmi_capi_get()->dmi_address_summary_)
+#define dmi_heap_walk_chunk (dmi_capi_get()->dmi_heap_walk_chunk_)
 
 #endif /* DMI_CAPI_LINKED */
 #endif

@@ -207,15 +207,21 @@ typedef enum dmi_range_state {
 
 typedef struct dmi_range {
     uint64_t address;
-    uint64_t size;   /* bytes */
-    uint32_t kind;   /* dmi_range_kind */
-    uint32_t state;  /* dmi_range_state */
-    uint32_t bucket; /* block size of the bucket for LFH, else 0 */
-    uint32_t flags;
+    uint64_t size;    /* bytes */
+    uint32_t kind;    /* dmi_range_kind */
+    uint32_t state;   /* dmi_range_state */
+    uint32_t bucket;  /* block size of the bucket for LFH, else 0 */
+    uint32_t flags;   /* see DMI_RANGE_REASON, DMI_RANGE_DAMAGED */
     uint64_t segment; /* base of the segment or virtual block it lies in */
 } dmi_range;
 
-/* Call visit for every range of the heap, by segment and address, without gap or overlap: the sizes sum
+/* Why a range is retained: its place in DMI_REASONS, counted from 1; 0 when it is busy or uncommitted. A free
+ * block that lies on several pages has the reason of the first one that it shares with no busy block. */
+#define DMI_RANGE_REASON(flags) ((flags)&0xffu)
+/* What lies there makes no sense (see dmi_heap_validate): it is reported as overhead. */
+#define DMI_RANGE_DAMAGED 0x100u
+
+/* Call visit for every range of the heap, by address, each segment without gap or overlap: the sizes sum
  * to reserved. A free block that lies partly on uncommitted pages is reported in parts. visit runs with
  * the heap's locks held: it must not allocate from or free to this heap; it returns 0 to go on.
  * Returns 0, or what visit returned when it stopped the walk. */
@@ -251,6 +257,15 @@ DMI_API int dmi_heap_validate(void *heap, dmi_fault *fault);
 /* The same ranges as dmi_heap_walk, into an array: faster than a call for each. *count is how many there
  * are, which may exceed capacity; then those beyond it were left out. */
 DMI_API int dmi_heap_walk_array(void *heap, dmi_range *out, size_t capacity, size_t *count);
+
+/* The same in parts, so that the heap's locks are held for a part only: the ranges from address *from on (0
+ * at first) that come in whole runs and fit; *from becomes where the next call goes on, UINT64_MAX when
+ * that was all. capacity is DMI_WALK_CHUNK at least. Each part is consistent in itself; a block that is
+ * busy from the first call to the last is reported exactly once; addresses rise from call to call. What
+ * changed in between may be missing, never twice there; an uncommitted range may be cut in two. */
+#define DMI_WALK_CHUNK 20480
+DMI_API int dmi_heap_walk_chunk(void *heap, uint64_t *from, dmi_range *out, size_t capacity,
+                                size_t *count);
 
 typedef struct dmi_pin {
     uint64_t address, size; /* a busy block and its usable bytes */

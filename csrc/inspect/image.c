@@ -1,0 +1,288 @@
+/* image.c - the structs of a heap through a reader, each checked before it is used. */
+#include "image.h"
+
+#include "layout.h"
+
+#include <errno.h>
+#include <string.h>
+
+static int read_own(void *context, uint64_t address, void *to, size_t size) {
+    (void)context;
+    memcpy(to, (const void *)(uintptr_t)address, size);
+    return 0;
+}
+const dmi_reader _dmi_reader_own = {.read = read_own};
+
+/* The struct at that address: itself, or a copy of it. */
+static const void *fetch(const dmi_image *image, uint64_t address, void *copy, size_t size) {
+    if (!image->copies) return (const void *)(uintptr_t)address;
+    if (address % 8 || address > UINT64_MAX - size) return NULL;
+    return image->reader->read(image->reader->context, address, copy, size) ? NULL : copy;
+}
+
+static bool word_at(const dmi_image *image, uint64_t address, uint64_t *word) {
+    const uint64_t *found = fetch(image, address, word, sizeof *word);
+    if (!found) return false;
+    *word = *found;
+    return true;
+}
+
+static uint64_t at(const void *pointer) { return (uintptr_t)pointer; }
+
+/* ---- opening -------------------------------------------------------------------------------------- */
+
+void _dmi_image_open_own(dmi_image *image) {
+    memset(image, 0, sizeof *image);
+    image->reader = &_dmi_reader_own;
+    image->heaps = at(_dmi_heaps);
+    image->key = _dmi_key;
+}
+
+int _dmi_image_open(dmi_image *image, const dmi_reader *reader, dmi_copies *copies, uint64_t root) {
+    dmi_layout layout;
+    uint64_t page = 0;
+    memset(image, 0, sizeof *image);
+    image->reader = reader;
+    image->copies = copies;
+    int error = reader->read(reader->context, root, &layout, sizeof layout);
+    if (error) return error;
+    image->differs = _dmi_layout_differs(&layout);
+    if (image->differs) return ENOTSUP;
+    if (!word_at(image, at(layout.page), &page) ||
+        !word_at(image, at(layout.pagemap), &image->table) ||
+        !word_at(image, at(layout.key), &image->key) ||
+        !word_at(image, at(layout.heaps), &image->heaps))
+        return EFAULT;
+    if (page == 0) image->heaps = 0; /* it never made a heap */
+    else if (_dmi_space_setup() || page != _dmi_page) {
+        image->differs = "page";
+        return ENOTSUP;
+    }
+    return 0;
+}
+
+/* ---- lists from outside ----------------------------------------------------------------------------- */
+
+/* A list that leads back into itself would never end: the element seen last at a power of two is kept, and
+ * met again (Brent). */
+typedef struct chain {
+    uint64_t kept;
+    size_t steps, limit;
+} chain;
+
+static bool goes_on(chain *c, uint64_t address) {
+    if (address == 0 || address == c->kept) return false;
+    if (c->steps++ == c->limit) {
+        c->kept = address;
+        c->limit = c->limit * 2 + 1;
+    }
+    return true;
+}
+
+int _dmi_image_heaps(dmi_image *image, int (*visit)(void *argument, uint64_t address),
+                     void *argument) {
+    chain c = {0};
+    int result = 0;
+    for (uint64_t heap = image->heaps; !result && goes_on(&c, heap);) {
+        uint64_t next;
+        if (!word_at(image, heap + offsetof(dmi_heap, next), &next)) break;
+        result = visit(argument, heap);
+        heap = next;
+    }
+    return result;
+}
+
+const dmi_heap *_dmi_image_heap(dmi_image *image, uint64_t address) {
+    dmi_copies *copies = image->copies;
+    const dmi_heap *heap = fetch(image, address, copies ? &copies->heap : NULL, sizeof *heap);
+    image->heap = NULL;
+    image->segment = NULL;
+    image->leaf = 0;
+    if (!heap || (heap->tail != 0 && heap->tail != sizeof(uint64_t)) ||
+        heap->engine.policy.when > DMI_WHEN_PRESSURE)
+        return NULL;
+    image->heap = heap;
+    image->heap_at = address;
+    image->space_at = address + offsetof(dmi_heap, space);
+    return heap;
+}
+
+/* ---- places ------------------------------------------------------------------------------------------ */
+
+static bool sane(const dmi_image *image, const dmi_segment *s, uint64_t address) {
+    uint64_t base = at(s->base);
+    return at(s->space) == image->space_at && s->pages != 0 &&
+           s->size == s->pages << _dmi_page_shift && s->size >> _dmi_page_shift == s->pages &&
+           base % _dmi_page == 0 && base <= UINT64_MAX - s->size &&
+           base + s->size <= (uint64_t)DMI_SLICES << DMI_SLICE_SHIFT &&
+           (address == 0 || base > address);
+}
+
+typedef struct gathering {
+    dmi_place *out;
+    size_t capacity, count;
+    uint64_t from;
+    bool more;
+} gathering;
+
+static void insert(gathering *g, dmi_place place) {
+    if (place.base + place.size <= g->from) return;
+    size_t i = g->count;
+    if (i == g->capacity) {
+        g->more = true;
+        if (g->out[i - 1].base <= place.base) return;
+        i--;
+    } else {
+        g->count++;
+    }
+    for (; i && g->out[i - 1].base > place.base; i--) g->out[i] = g->out[i - 1];
+    g->out[i] = place;
+}
+
+static void gather_segments(dmi_image *image, gathering *g) {
+    chain c = {0};
+    dmi_segment copy;
+    for (uint64_t next = at(image->heap->space.segments); goes_on(&c, next);) {
+        const dmi_segment *s = fetch(image, next, &copy, sizeof copy);
+        if (!s) return;
+        if (sane(image, s, next) && at(s->reservation) == next)
+            insert(g, (dmi_place){.base = at(s->base), .size = s->size, .at = next});
+        next = at(s->next);
+    }
+}
+
+static void gather_virtuals(dmi_image *image, gathering *g, uint64_t first) {
+    chain c = {0};
+    dmi_run copy;
+    dmi_segment segment;
+    for (uint64_t next = first; goes_on(&c, next);) {
+        const dmi_run *run = fetch(image, next, &copy, sizeof copy);
+        if (!run) return;
+        const dmi_segment *s = fetch(image, at(run->segment), &segment, sizeof segment);
+        if (s && run->kind == DMI_RUN_VIRTUAL && sane(image, s, 0))
+            insert(g, (dmi_place){
+                          .base = at(s->base), .size = s->size, .at = next, .is_virtual = true});
+        next = at(run->next);
+    }
+}
+
+size_t _dmi_image_places(dmi_image *image, uint64_t from, dmi_place *out, size_t capacity,
+                         bool *more) {
+    gathering g = {.out = out, .capacity = capacity, .from = from};
+    gather_segments(image, &g);
+    gather_virtuals(image, &g, at(image->heap->space.virtuals));
+    gather_virtuals(image, &g, at(image->heap->space.kept));
+    size_t kept = 0;
+    for (size_t i = 0; i < g.count; i++)
+        if (kept == 0 || out[i].base >= out[kept - 1].base + out[kept - 1].size)
+            out[kept++] = out[i];
+    *more = g.more;
+    return kept;
+}
+
+/* ---- segments ---------------------------------------------------------------------------------------- */
+
+static bool bitmap(dmi_image *image, dmi_bits **map, dmi_bits *copy, uint64_t low, uint64_t high,
+                   size_t pages) {
+    uint64_t from = at(*map);
+    size_t bytes = _dmi_bits_words(pages) * sizeof(uint64_t);
+    if (from < low || from % 8 || from > high || high - from < bytes) return false;
+    if (image->reader->read(image->reader->context, from, (void *)copy, bytes)) return false;
+    *map = copy;
+    return true;
+}
+
+const dmi_segment *_dmi_image_segment(dmi_image *image, uint64_t address) {
+    dmi_copies *copies = image->copies;
+    const dmi_segment *s = fetch(image, address, copies ? &copies->segment : NULL, sizeof *s);
+    image->segment = NULL;
+    image->leaf = 0;
+    if (!s || !sane(image, s, address) || at(s->reservation) != address ||
+        s->size > DMI_SEGMENT_LARGEST)
+        return NULL;
+    uint64_t low = address + sizeof *s, high = at(s->base), runs = at(s->runs);
+    if (runs < low || runs > high || (runs - address) % sizeof(dmi_run) ||
+        s->runs_used > (high - runs) / sizeof(dmi_run))
+        return NULL;
+    if (copies) {
+        dmi_segment *copy = &copies->segment;
+        copy->space = &copies->heap.space;
+        if (!bitmap(image, &copy->committed, copies->committed, low, high, s->pages) ||
+            !bitmap(image, &copy->offered, copies->offered, low, high, s->pages) ||
+            !bitmap(image, &copy->refused, copies->refused, low, high, s->pages))
+            return NULL;
+        /* Nobody asks for these, and they lead nowhere. */
+        copy->aged = copy->touched = copy->soft = NULL;
+        copy->given_at = copy->page_busy = NULL;
+    }
+    image->segment = s;
+    image->segment_at = address;
+    return s;
+}
+
+/* ---- runs ---------------------------------------------------------------------------------------------- */
+
+static uint64_t lookup(dmi_image *image, uint64_t address) {
+    if (!image->copies) return at(_dmi_pagemap_find((const void *)(uintptr_t)address));
+    uint64_t slice = address >> DMI_SLICE_SHIFT, run;
+    if (slice >= DMI_SLICES) return 0;
+    if (!image->leaf || image->slice != slice) {
+        image->leaf = 0;
+        if (!word_at(image, image->table + slice * 8, &image->leaf) || !image->leaf) return 0;
+        image->slice = slice;
+    }
+    return word_at(image, image->leaf + (address >> DMI_UNIT_SHIFT) * 8, &run) ? run : 0;
+}
+
+static bool sane_blocks(const dmi_run *run) {
+    size_t size = _dmi_run_size(run);
+    if (run->kind == DMI_RUN_LIST) return size <= DMI_IMAGE_RUN;
+    if (run->kind != DMI_RUN_LFH) return true;
+    return run->pages <= DMI_RUN_PAGES_MAX && run->capacity <= DMI_RUN_BLOCKS_MAX &&
+           run->block_size >= 16 && run->block_size % 16 == 0 && run->carved <= run->capacity &&
+           run->parked <= run->carved && (size_t)run->capacity * run->block_size <= size;
+}
+
+const dmi_run *_dmi_image_run(dmi_image *image, size_t page) {
+    const dmi_segment *s = image->segment;
+    uint64_t found = lookup(image, at(s->base) + ((uint64_t)page << _dmi_page_shift));
+    uint64_t offset = found - at(s->runs);
+    if (found < at(s->runs) || offset % sizeof(dmi_run) || offset / sizeof(dmi_run) >= s->runs_used)
+        return NULL;
+    dmi_copies *copies = image->copies;
+    const dmi_run *run = fetch(image, found, copies ? &copies->run : NULL, sizeof *run);
+    if (!run || at(run->segment) != image->segment_at) return NULL;
+    if (copies) copies->run.segment = &copies->segment;
+    if (run->kind == DMI_RUN_NONE || run->kind >= DMI_RUN_VIRTUAL || run->pages == 0 ||
+        run->first > page || run->first + (uint64_t)run->pages > s->pages ||
+        page - run->first >= run->pages || !sane_blocks(run))
+        return NULL;
+    return run;
+}
+
+const dmi_run *_dmi_image_virtual(dmi_image *image, uint64_t address) {
+    dmi_copies *copies = image->copies;
+    const dmi_run *run = fetch(image, address, copies ? &copies->virtual_run : NULL, sizeof *run);
+    if (!run || run->kind != DMI_RUN_VIRTUAL) return NULL;
+    const dmi_segment *s =
+        fetch(image, at(run->segment), copies ? &copies->virtual_segment : NULL, sizeof *s);
+    if (!s || !sane(image, s, 0)) return NULL;
+    if (copies) copies->virtual_run.segment = &copies->virtual_segment;
+    return run;
+}
+
+const char *_dmi_image_memory(dmi_image *image, const dmi_run *run) {
+    if (!image->copies) return _dmi_run_base(run);
+    const dmi_segment *s = run->segment;
+    char *memory = image->copies->memory;
+    uint64_t base = at(s->base) + ((uint64_t)run->first << _dmi_page_shift);
+    for (size_t p = 0; p < run->pages;) {
+        size_t first = p;
+        while (p < run->pages && _dmi_page_usable(s, run->first + p)) p++;
+        size_t from = first << _dmi_page_shift, size = (p - first) << _dmi_page_shift;
+        if (size && image->reader->read(image->reader->context, base + from, memory + from, size))
+            return NULL;
+        if (size == 0) p++;
+    }
+    return memory;
+}

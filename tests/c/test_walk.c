@@ -1,0 +1,340 @@
+/* test_walk.c - the walker: the same through every reader, whatever an image holds, in chunks, and beside
+ * threads at work. */
+#include <errno.h>
+
+#include "heaps.h"
+#include "images.h"
+
+/* A heap with everything in it: blocks of buckets, half of them free, blocks of the back end, large and
+ * virtual ones, given-back and offered pages. */
+static void *sample(const char *policy, uint32_t flags, uint64_t seed, size_t steps) {
+    static heaps_block table[700];
+    void *heap = heaps_create(policy, flags);
+    memset(table, 0, sizeof table);
+    for (size_t i = 0; i < steps; i++) (void)heaps_step(heap, table, 700, &seed);
+    for (size_t i = 0; i < 3; i++) ENSURE(dmi_heap_malloc(heap, (size_t)20 << 20));
+    for (size_t i = 0; i < 700; i += 2) {
+        dmi_heap_free(heap, table[i].at);
+        table[i].at = NULL;
+    }
+    ENSURE_EQ(dmi_heap_advance(heap, 5), 0);
+    return heap;
+}
+
+typedef struct list {
+    dmi_range *ranges;
+    size_t count, capacity;
+} list;
+
+static int collect(void *argument, const dmi_range *range) {
+    list *l = argument;
+    if (l->count == l->capacity) {
+        l->capacity = l->capacity * 2 + 100;
+        l->ranges = realloc(l->ranges, l->capacity * sizeof *l->ranges);
+        ENSURE(l->ranges);
+    }
+    l->ranges[l->count++] = *range;
+    return 0;
+}
+
+static list walk_own(void *heap) {
+    list l = {0};
+    ENSURE_EQ(dmi_heap_walk(heap, collect, &l), 0);
+    return l;
+}
+
+static void same(const list *a, const list *b) {
+    ENSURE_EQ(a->count, b->count);
+    for (size_t i = 0; i < a->count; i++)
+        ENSURE(memcmp(&a->ranges[i], &b->ranges[i], sizeof *a->ranges) == 0);
+}
+
+static const char *const policies[] = {"never", "lazy", "eager", "lazy:how=decommit",
+                                       "lazy:how=offer"};
+
+TEST_EACH_PAGE(an_image_shows_what_the_process_shows) {
+    for (size_t i = 0; i < sizeof policies / sizeof *policies; i++) {
+        void *heap = sample(policies[i], i == 0 ? DMI_HEAP_HARDENED : 0, i + 1, 3000);
+        list own = walk_own(heap), first = {0}, second = {0};
+        ENSURE(own.count > 100);
+        images_image *image = images_new();
+        dmi_heap *record = _dmi_heap_resolve(heap);
+        /* Once read through from this process, then from the copy alone. */
+        ENSURE_EQ(images_walk(image, record, collect, &first), 0);
+        image->closed = true;
+        ENSURE_EQ(images_walk(image, record, collect, &second), 0);
+        same(&own, &first);
+        same(&own, &second);
+        images_delete(image);
+        free(own.ranges);
+        free(first.ranges);
+        free(second.ranges);
+    }
+}
+
+TEST_EACH_PAGE(what_keeps_a_byte_is_told_for_every_range) {
+    for (size_t i = 0; i < sizeof policies / sizeof *policies; i++) {
+        void *heap = sample(policies[i], 0, i + 11, 2000);
+        dmi_stats s = heaps_check(heap);
+        list own = walk_own(heap);
+        uint64_t sums[32] = {0}, retained = 0;
+        for (size_t k = 0; k < own.count; k++) {
+            const dmi_range *r = &own.ranges[k];
+            uint32_t reason = DMI_RANGE_REASON(r->flags);
+            ENSURE(reason <= DMI_REASON_overhead && !(r->flags & DMI_RANGE_DAMAGED));
+            ENSURE_EQ(reason == 0, r->state == DMI_STATE_BUSY || r->state == DMI_STATE_UNCOMMITTED);
+            sums[reason] += r->size;
+            if (reason) retained += r->size;
+        }
+        ENSURE_EQ(retained, s.committed - s.busy);
+        ENSURE_EQ(sums[DMI_REASON_overhead], s.overhead);
+        ENSURE_EQ(sums[DMI_REASON_offered], s.offered);
+        /* A block that shares one of its pages counts as a whole for one reason. */
+        uint64_t reclaimable = s.reclaimable + s.reason_in_flight;
+        uint64_t told = retained - sums[DMI_REASON_overhead] - sums[DMI_REASON_offered] -
+                        sums[DMI_REASON_pinned];
+        ENSURE(told >= reclaimable && (told == 0) == (reclaimable == 0));
+        free(own.ranges);
+    }
+}
+
+TEST_EACH_PAGE(chunks_make_the_whole_walk) {
+    void *heap = sample("never", 0, 5, 4000);
+    for (size_t i = 0; i < 60000; i++) ENSURE(dmi_heap_malloc(heap, i % 5 ? 16 : 48));
+    list own = walk_own(heap);
+    dmi_range *out = malloc(DMI_WALK_CHUNK * sizeof *out);
+    uint64_t from = 0;
+    size_t seen = 0, count, calls = 0;
+    ENSURE(out && dmi_heap_walk_chunk(heap, &from, out, DMI_WALK_CHUNK - 1, &count) == -1);
+    ENSURE_EQ(errno, EINVAL);
+    while (from != UINT64_MAX) {
+        ENSURE_EQ(dmi_heap_walk_chunk(heap, &from, out, DMI_WALK_CHUNK, &count), 0);
+        for (size_t i = 0; i < count; i++) {
+            const dmi_range *whole = &own.ranges[seen];
+            ENSURE_EQ(out[i].address, whole->address);
+            ENSURE_EQ(out[i].state, whole->state);
+            if (out[i].size < whole->size) { /* cut where the chunk ended */
+                ENSURE(i == count - 1 && out[i].state == DMI_STATE_UNCOMMITTED);
+                own.ranges[seen].address += out[i].size;
+                own.ranges[seen].size -= out[i].size;
+                continue;
+            }
+            ENSURE(memcmp(&out[i], whole, sizeof *out) == 0);
+            seen++;
+        }
+        calls++;
+    }
+    ENSURE_EQ(seen, own.count);
+    ENSURE(calls > 3);
+    ENSURE_EQ(dmi_heap_walk_chunk(heap, &from, out, DMI_WALK_CHUNK, &count), 0);
+    ENSURE_EQ(count, 0);
+    free(out);
+    free(own.ranges);
+}
+
+/* ---- images that somebody damaged ---------------------------------------------------------------------- */
+
+typedef struct order {
+    uint64_t next, ranges, damaged;
+} order;
+
+static int in_order(void *argument, const dmi_range *range) {
+    order *o = argument;
+    ENSURE(range->size > 0 && range->address >= o->next);
+    ENSURE(range->address + range->size > range->address);
+    ENSURE(range->kind >= DMI_RANGE_LFH && range->kind <= DMI_RANGE_OVERHEAD);
+    ENSURE(range->state >= DMI_STATE_BUSY && range->state <= DMI_STATE_OVERHEAD);
+    o->next = range->address + range->size;
+    o->damaged += (range->flags & DMI_RANGE_DAMAGED) != 0;
+    ENSURE(++o->ranges < 20000000);
+    return 0;
+}
+
+TEST_EACH_PAGE(no_damage_to_an_image_leads_the_walk_astray) {
+    void *heap = sample("lazy:how=decommit", 0, 9, 1500);
+    (void)sample("never", 0, 10, 500);
+    images_image *image = images_new();
+    dmi_heap *record = _dmi_heap_resolve(heap);
+    order whole = {0};
+    ENSURE_EQ(images_walk(image, record, in_order, &whole), 0);
+    ENSURE(whole.ranges > 300 && whole.damaged == 0);
+    image->closed = true;
+    const char *times = getenv("DMI_FUZZ");
+    uint64_t seed = 12345, damaged = 0, refused = 0;
+    for (size_t i = 0; i < (times ? strtoull(times, NULL, 0) : 1500); i++) {
+        images_damage(image, &seed);
+        order found = {0};
+        image->reads = 0;
+        if (images_walk(image, record, in_order, &found) || found.ranges == 0) refused++;
+        ENSURE(image->reads < 5000000);
+        damaged += found.damaged != 0;
+        images_repair(image);
+    }
+    ENSURE(damaged && refused);
+    order again = {0};
+    ENSURE_EQ(images_walk(image, record, in_order, &again), 0);
+    ENSURE_EQ(again.ranges, whole.ranges);
+    images_delete(image);
+}
+
+TEST_EACH_PAGE(another_layout_is_refused_by_name) {
+    (void)heaps_create("never", 0);
+    images_image *image = images_new();
+    static dmi_layout other;
+    dmi_image opened;
+    other = dmi_layout_root;
+    ENSURE_EQ(_dmi_image_open(&opened, &image->reader, image->copies, (uintptr_t)&other), 0);
+    other.fields[12].offset += 8;
+    ENSURE_EQ(_dmi_image_open(&opened, &image->reader, image->copies, (uintptr_t)&other), 0);
+    images_delete(image); /* the first look is what the image keeps */
+    image = images_new();
+    ENSURE_EQ(_dmi_image_open(&opened, &image->reader, image->copies, (uintptr_t)&other), ENOTSUP);
+    ENSURE(strcmp(opened.differs, "segment.space") == 0);
+    images_delete(image);
+    for (size_t i = 0; i < dmi_layout_root.field_count; i++) /* every entry was filled in */
+        ENSURE(dmi_layout_root.fields[i].name[0] && dmi_layout_root.fields[i].size);
+}
+
+/* ---- beside threads ---------------------------------------------------------------------------------------- */
+
+enum { THREADS = 4, STABLE = 3000, SLOTS = 400, SHARED = 64 };
+
+static struct {
+    void *heap;
+    _Atomic bool stop;
+    _Atomic int ready;
+    _Atomic(void *) shared[SHARED]; /* blocks that change hands */
+    struct {
+        void *at[STABLE];
+    } stable[THREADS];
+} busy;
+
+static void churn(void *argument) {
+    size_t me = (size_t)(uintptr_t)argument;
+    uint64_t seed = me + 77;
+    void **slots = calloc(SLOTS, sizeof *slots);
+    ENSURE(slots);
+    for (size_t i = 0; i < STABLE; i++) {
+        size_t size = i % 300 == 0 ? 200000 : test_random(&seed) % (i % 7 ? 300 : 5000);
+        busy.stable[me].at[i] = dmi_heap_malloc(busy.heap, size);
+        ENSURE(busy.stable[me].at[i]);
+        if (i % 2) dmi_heap_free(busy.heap, dmi_heap_malloc(busy.heap, size));
+    }
+    busy.ready++;
+    while (!busy.stop) {
+        uint64_t r = test_random(&seed);
+        void **slot = &slots[(r >> 8) % SLOTS];
+        if (*slot && r % 3 == 0) *slot = atomic_exchange(&busy.shared[(r >> 20) % SHARED], *slot);
+        dmi_heap_free(busy.heap, *slot);
+        size_t size = r % 64 == 1   ? 100000 + r % 1000000
+                      : r % 64 == 2 ? ((size_t)17 << 20)
+                      : r % 64 < 20 ? 5000 + r % 20000
+                                    : (r >> 32) % 400;
+        *slot = dmi_heap_malloc(busy.heap, size);
+        ENSURE(*slot);
+        memset(*slot, 0, size < 64 ? size : 64);
+        if (r % 4096 == 3) /* now and then all of it, so that whole runs come and go */
+            for (size_t i = 0; i < SLOTS; i++) {
+                dmi_heap_free(busy.heap, slots[i]);
+                slots[i] = NULL;
+            }
+    }
+    for (size_t i = 0; i < SLOTS; i++) dmi_heap_free(busy.heap, slots[i]);
+    free(slots);
+}
+
+/* Every block that lives throughout is there, once, busy, and with its size. */
+static void all_there(const dmi_range *ranges, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        ENSURE(!(ranges[i].flags & DMI_RANGE_DAMAGED) && ranges[i].size);
+        if (i) ENSURE(ranges[i].address >= ranges[i - 1].address + ranges[i - 1].size);
+    }
+    for (size_t t = 0; t < THREADS; t++)
+        for (size_t i = 0; i < STABLE; i++) {
+            uint64_t address = (uintptr_t)busy.stable[t].at[i];
+            size_t low = 0, high = count;
+            while (high - low > 1) {
+                size_t middle = low + (high - low) / 2;
+                if (ranges[middle].address <= address) low = middle;
+                else high = middle;
+            }
+            ENSURE_EQ(ranges[low].address, address);
+            ENSURE_EQ(ranges[low].state, DMI_STATE_BUSY);
+            ENSURE_EQ(ranges[low].size, dmi_usable_size(busy.stable[t].at[i]));
+        }
+}
+
+static size_t in_chunks(dmi_range *out, size_t capacity) {
+    uint64_t from = 0;
+    size_t total = 0, count;
+    while (from != UINT64_MAX) {
+        ENSURE(capacity - total >= DMI_WALK_CHUNK);
+        ENSURE_EQ(dmi_heap_walk_chunk(busy.heap, &from, out + total, DMI_WALK_CHUNK, &count), 0);
+        total += count;
+    }
+    return total;
+}
+
+static void closes(uint32_t what) {
+    dmi_stats s = {.size = sizeof s};
+    ENSURE_EQ(dmi_heap_stats(busy.heap, &s, what), 0);
+    ENSURE_EQ(s.reserved, s.uncommitted + s.committed);
+    ENSURE_EQ(s.committed,
+              s.busy + s.free_lfh + s.free_list + s.free_pages + s.offered + s.overhead);
+    ENSURE_EQ(s.reserved, s.segment_reserved + s.virtual_committed);
+    ENSURE_EQ(s.committed, s.segment_committed + s.virtual_committed);
+    ENSURE(s.busy_blocks >= THREADS * STABLE);
+    if (what) ENSURE_EQ(s.free_lfh + s.free_list + s.free_pages, s.reclaimable + s.pinned);
+}
+
+static void look_beside_threads(const char *text, unsigned milliseconds) {
+    dmi_policy policy = heaps_policy(text);
+    dmi_heap_options options = {.size = sizeof options, .policy = &policy};
+    memset(&busy, 0, sizeof busy);
+    busy.heap = dmi_heap_create(&options);
+    test_thread *threads[THREADS];
+    for (size_t i = 0; i < THREADS; i++)
+        threads[i] = test_thread_start(churn, (void *)(uintptr_t)i);
+    while (busy.ready < THREADS) test_yield();
+    size_t capacity = 400000, count = 0;
+    dmi_range *out = malloc(capacity * sizeof *out);
+    ENSURE(out);
+    uint64_t until = _dmi_os_clock() + (uint64_t)milliseconds * 1000000, seed = 4, rounds = 0;
+    while (_dmi_os_clock() < until) {
+        ENSURE_EQ(dmi_heap_walk_array(busy.heap, out, capacity, &count), 0);
+        ENSURE(count <= capacity);
+        all_there(out, count);
+        all_there(out, in_chunks(out, capacity));
+        for (size_t i = 0; i < 20; i++) closes(i % 10 ? 0 : DMI_STATS_DETAIL);
+        for (size_t i = 0; i < 100; i++) {
+            dmi_found found = {.size = sizeof found};
+            char *block = busy.stable[test_random(&seed) % THREADS].at[test_random(&seed) % STABLE];
+            size_t usable = dmi_usable_size(block);
+            ENSURE_EQ(dmi_find(block + test_random(&seed) % usable, &found), 0);
+            ENSURE_EQ(found.range.address, (uintptr_t)block);
+            ENSURE_EQ(found.range.state, DMI_STATE_BUSY);
+            ENSURE_EQ(found.range.size, usable);
+        }
+        dmi_fault fault = {.size = sizeof fault};
+        if (dmi_heap_validate(busy.heap, &fault))
+            test_failed(__FILE__, __LINE__, "%s", fault.message);
+        rounds++;
+    }
+    busy.stop = true;
+    for (size_t i = 0; i < THREADS; i++) test_thread_join(threads[i]);
+    for (size_t i = 0; i < SHARED; i++) dmi_heap_free(busy.heap, busy.shared[i]);
+    CHECK(rounds > 0);
+    (void)heaps_check;
+    closes(DMI_STATS_DETAIL);
+    free(out);
+    CHECK_EQ(dmi_heap_destroy(busy.heap), 0);
+}
+
+TEST(looking_beside_four_threads_misses_and_doubles_nothing) {
+    const char *milliseconds = getenv("DMI_WALK_MS");
+    unsigned each = milliseconds ? (unsigned)strtoul(milliseconds, NULL, 0) : 700;
+    look_beside_threads("never", each);
+    look_beside_threads("lazy:delay=0.01", each);
+    look_beside_threads("eager", each);
+    look_beside_threads("lazy:delay=0.01:how=decommit", each);
+}
