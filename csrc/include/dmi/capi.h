@@ -70,7 +70,7 @@
     X(int, dmi_heap_pins, (void *heap, dmi_pin *out, size_t capacity, size_t *count))              \
     X(int, dmi_address_regions,                                                                    \
       (uint64_t pid, dmi_region * out, size_t capacity, size_t *count, uint64_t *total))           \
-    X(int, dmi_address_summary, (uint64_t pid, dmi_address_tables * tables))               \
+    X(int, dmi_address_summary, (uint64_t pid, dmi_address_tables * tables))                       \
     X(int, dmi_heap_walk_chunk,                                                                    \
       (void *heap, uint64_t *from, dmi_range *out, size_t capacity, size_t *count))
 /* clang-format on */
