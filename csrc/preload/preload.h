@@ -5,6 +5,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 /* What the world sees of this library; everything else is hidden. */
 #define DMI_DOOR __attribute__((visibility("default")))
@@ -24,11 +25,20 @@ typedef struct dmi_preload_wish {
 } dmi_preload_wish;
 extern dmi_preload_wish _dmi_preload_wish;
 
-/* Set by the signal's handler, acted upon by the next slow path. */
-extern _Atomic bool _dmi_preload_asked;
-/* Write the `!heap -s` text of all heaps to standard error, if it was asked for. Call without locks. */
+/* What a signal's handler or a fork left to be done; 0 nearly always, and slow paths look. */
+#define DMI_ASKED 1u /* for a summary */
+#define DMI_START 2u /* the thread that writes it: this is a fork child */
+extern _Atomic uint32_t _dmi_preload_asked;
+static inline bool _dmi_preload_take(uint32_t bit) {
+    return atomic_fetch_and_explicit(&_dmi_preload_asked, ~bit, memory_order_acquire) & bit;
+}
+/* Do it, as far as it is not for the thread. Call without locks. */
 void _dmi_preload_answer(void);
-/* The same at any time; why ends the heading. */
+/* Let this signal ask for a summary, unless the program has a use for it. Once, before there are threads. */
+void _dmi_preload_listen(int number);
+/* Write the `!heap -s` text of all heaps to standard error; why ends the heading. Call without locks. */
 void _dmi_preload_summary(const char *why);
+/* The same if a signal asked for it; when it returns, all that was asked for before is written. */
+void _dmi_preload_settle(void);
 
 #endif

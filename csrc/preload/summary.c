@@ -1,7 +1,6 @@
-/* summary.c - `!heap -s` for all heaps, written at exit or when a signal asked for it.
+/* summary.c - `!heap -s` for all heaps, written at exit or when listen.c was asked for it.
  *
- * The text is what dmi.summary() gives (dmi/windbg/_format.py); a test holds the two together. The signal's
- * handler only sets a flag.
+ * The text is what dmi.summary() gives (dmi/windbg/_format.py); a test holds the two together.
  */
 #include "preload.h"
 
@@ -13,7 +12,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,8 +27,6 @@
 
 #define HEAPS 4096
 #define KIB(bytes) ((bytes) / 1024)
-
-_Atomic bool _dmi_preload_asked;
 
 /* ---- where it goes ------------------------------------------------------------------------------------- */
 
@@ -110,15 +106,9 @@ static void row(page *out, void *handle, const dmi_stats *s, int width) {
         put(out, "    Lock contention %" PRIu64 "\n", s->lock_contention);
 }
 
-void _dmi_preload_summary(const char *why) {
-    static dmi_lock lock; /* of what is static below, and so that two texts do not mix */
-    static _Atomic pid_t holder;
+static void write_all(const char *why) {
     static void *handles[HEAPS];
     static page out;
-    int saved = errno;
-    /* A lock that was held when this process was forked is held by nobody. */
-    if (!_dmi_lock_try(&lock) && atomic_load(&holder) == getpid()) _dmi_lock(&lock);
-    atomic_store(&holder, getpid());
     out.file = descriptor();
     out.used = 0;
     size_t count = dmi_heap_list(handles, HEAPS), shown = count < HEAPS ? count : HEAPS;
@@ -139,32 +129,35 @@ void _dmi_preload_summary(const char *why) {
     rule(&out, width);
     if (shown < count) put(&out, "dmi: and %zu more heaps\n", count - shown);
     flush(&out);
+}
+
+/* One text at a time. */
+static dmi_lock lock;
+static _Atomic pid_t holder;
+
+static void enter(void) {
+    /* A lock that was held when this process was forked is held by nobody. */
+    if (!_dmi_lock_try(&lock) && atomic_load(&holder) == getpid()) _dmi_lock(&lock);
+    atomic_store(&holder, getpid());
+}
+
+void _dmi_preload_summary(const char *why) {
+    int saved = errno;
+    enter();
+    write_all(why);
+    _dmi_unlock(&lock);
+    errno = saved;
+}
+
+void _dmi_preload_settle(void) {
+    int saved = errno;
+    enter();
+    if (_dmi_preload_take(DMI_ASKED)) write_all("on a signal");
     _dmi_unlock(&lock);
     errno = saved;
 }
 
 /* ---- when ----------------------------------------------------------------------------------------------- */
-
-void _dmi_preload_answer(void) {
-    if (atomic_exchange_explicit(&_dmi_preload_asked, false, memory_order_relaxed))
-        _dmi_preload_summary("on a signal");
-}
-
-static void on_signal(int number) {
-    (void)number;
-    atomic_store_explicit(&_dmi_preload_asked, true, memory_order_relaxed);
-}
-
-/* A program that has a use for the signal keeps it. */
-static void listen_to(int number) {
-    struct sigaction now, ours;
-    if (sigaction(number, NULL, &now) || now.sa_handler != SIG_DFL) return;
-    memset(&ours, 0, sizeof ours);
-    ours.sa_handler = on_signal;
-    ours.sa_flags = SA_RESTART;
-    (void)sigemptyset(&ours.sa_mask);
-    (void)sigaction(number, &ours, NULL);
-}
 
 /* One copy of the core in a process: the one that malloc leads to. */
 static bool serves(void) {
@@ -182,9 +175,10 @@ __attribute__((constructor)) static void at_start(void) {
     (void)_dmi_default_heap();
     if (!serves()) _dmi_os_message(idle, sizeof idle - 1);
     if (_dmi_preload_wish.at_exit || _dmi_preload_wish.signal) keep_stderr();
-    if (_dmi_preload_wish.signal) listen_to(_dmi_preload_wish.signal);
+    if (_dmi_preload_wish.signal) _dmi_preload_listen(_dmi_preload_wish.signal);
 }
 
 __attribute__((destructor)) static void at_exit(void) {
+    if (_dmi_preload_wish.signal) _dmi_preload_settle();
     if (_dmi_preload_wish.at_exit) _dmi_preload_summary("at exit");
 }

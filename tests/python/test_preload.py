@@ -9,6 +9,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
@@ -19,7 +21,7 @@ import dmi
 from dmi import windbg
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     Build = Callable[..., Path]
 
@@ -277,6 +279,94 @@ def test_a_summary_on_a_signal(build: Build) -> None:
     )
     table(heading + first, "on a signal")
     table(heading + last, "at exit")
+
+
+@contextmanager
+def asleep(program: Path, how: str, options: str) -> Iterator[Sleeper]:
+    """tests/preload/asleep.c in its sleep."""
+    environment = {**os.environ, "LD_PRELOAD": dmi.get_preload_path(), "DMI_OPTIONS": options}
+    with subprocess.Popen(
+        [program, how],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            pid, threads = map(int, process.stdout.readline().split())
+            yield Sleeper(process, pid, threads)
+        finally:
+            process.kill()
+
+
+@dataclass
+class Sleeper:
+    process: subprocess.Popen[str]
+    pid: int
+    threads: int
+
+    def answer(self) -> str:
+        """What a signal makes it write; the time limit of the test ends the wait for nothing."""
+        os.kill(self.pid, signal.SIGUSR2)
+        assert self.process.stderr is not None
+        lines = [self.process.stderr.readline()]
+        while sum(line.startswith("---") for line in lines) < 2:
+            lines.append(self.process.stderr.readline())
+        assert f"process {self.pid}, " in lines[0]
+        return "".join(lines)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("how", ["pause", "read", "locked", "parent", "child", "busy"])
+def test_a_sleeping_program_answers_a_signal(build: Build, how: str) -> None:
+    with asleep(build("asleep.c"), how, "summary=SIGUSR2") as sleeper:
+        for _ in range(3):
+            (row,) = table(sleeper.answer(), "on a signal").rows
+            assert row.committed_kib > 0
+
+
+@pytest.mark.timeout(60)
+def test_signals_in_a_burst_are_answered_and_texts_do_not_mix(build: Build) -> None:
+    with asleep(build("asleep.c"), "busy", "summary=SIGUSR2") as sleeper:
+        for _ in range(2000):
+            os.kill(sleeper.pid, signal.SIGUSR2)
+        for _ in range(5):
+            table(sleeper.answer(), "on a signal")
+
+
+def test_only_a_chosen_signal_costs_a_thread(build: Build) -> None:
+    program = build("asleep.c")
+    with asleep(program, "pause", "summary=exit,scavenger=off") as sleeper:
+        assert sleeper.threads == 1
+    with asleep(program, "pause", "summary=SIGUSR2,scavenger=off") as sleeper:
+        assert sleeper.threads == 2
+
+
+def test_a_program_that_uses_the_signal_keeps_it_and_gets_no_thread(build: Build) -> None:
+    ignoring = ["env", "--ignore-signal=SIGUSR2", str(build("asleep.c")), "pause"]
+    environment = {"LD_PRELOAD": dmi.get_preload_path(), "DMI_OPTIONS": "summary=SIGUSR2"}
+    with subprocess.Popen(
+        ignoring, env=os.environ | environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        pid, threads = map(int, process.stdout.readline().split())
+        os.kill(pid, signal.SIGUSR2)
+        assert threads == 1
+        process.terminate()
+        assert process.wait() == -signal.SIGTERM
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="no unshare")
+def test_without_a_signal_namespaces_can_be_left() -> None:
+    plain = subprocess.run(["unshare", "-U", "true"], capture_output=True, check=False)
+    if plain.returncode:
+        pytest.skip("no user namespaces here")
+    succeeded("unshare", "-U", "true", options="decommit=lazy:delay=0")
+    refused = preloaded("unshare", "-U", "true", options="summary=SIGUSR2")
+    assert refused.returncode != 0
+    assert "unshare failed" in refused.stderr
 
 
 def test_fragmentation_lines_are_those_of_the_python_package(build: Build) -> None:
