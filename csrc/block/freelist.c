@@ -327,3 +327,20 @@ dmi_list_state _dmi_freelist_check(const dmi_run *run, const void *p) {
     }
     return DMI_LIST_INTERIOR;
 }
+
+/* How far to look back for a tag before the region is walked from its start. */
+#define LOOK_BACK 4096
+
+const dmi_tag *_dmi_freelist_holding(const dmi_run *run, const void *address) {
+    const char *base = _dmi_run_base(run), *at = address;
+    size_t offset = (size_t)(at - base);
+    if (offset >= 8 && offset < _dmi_run_size(run) - 8) {
+        const char *p = base + ((offset - 8) & ~(size_t)15) + 8;
+        for (; p >= base + 8 && at - p < LOOK_BACK; p -= 16)
+            if (tag_here(run, p) && neighbours_agree(run, tag_at(p)))
+                return at < block_end(tag_at(p)) ? tag_at(p) : NULL;
+    }
+    for (dmi_tag *tag = _dmi_region_first(run); tag && _dmi_tag_sound(tag); tag = after(tag))
+        if (at < block_end(tag)) return at < (const char *)tag ? NULL : tag;
+    return NULL;
+}

@@ -61,6 +61,9 @@ typedef enum dmi_list_state {
 /* What payload is. Walks the region from its start only when the tag at payload is not sound. */
 dmi_list_state _dmi_freelist_check(const dmi_run *run, const void *payload);
 
+/* The tag of the block that this address of the region lies in, NULL: none that is sound. */
+const dmi_tag *_dmi_freelist_holding(const dmi_run *run, const void *address);
+
 /* Walk a region: the first tag, and the next one (NULL behind the last; *bad set when it is damaged). */
 dmi_tag *_dmi_region_first(const dmi_run *run);
 dmi_tag *_dmi_region_next(const dmi_run *run, dmi_tag *tag);

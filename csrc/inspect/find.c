@@ -20,51 +20,80 @@ static uint32_t page_state(const dmi_segment *segment, const char *address, uint
     return _dmi_bits_get(segment->offered, page) ? DMI_STATE_OFFERED : otherwise;
 }
 
+/* The first word of a block that may be in use at this moment. */
+__attribute__((no_sanitize("thread"), noinline)) static uintptr_t peek(const char *block) {
+    return *(const volatile uintptr_t *)(const void *)block;
+}
+
+typedef enum lfh_answer { LFH_BUSY, LFH_FREE, LFH_ASK } lfh_answer;
+
+/* A free block lies on a page that went, or begins with a link, which is written before the block enters its
+ * list: what begins otherwise is busy, and no list is walked for it. The cache is locked, its thread may be
+ * at work. */
+static lfh_answer by_first_word(const dmi_run *run, size_t index) {
+    size_t size = run->block_size, first = index * size >> _dmi_page_shift;
+    size_t last = ((index + 1) * size - 1) >> _dmi_page_shift;
+    if (index >= run->carved) return LFH_FREE;
+    for (size_t p = first; p <= last; p++)
+        if (!_dmi_page_usable(run->segment, run->first + p)) return LFH_FREE;
+    uintptr_t word = peek(_dmi_lfh_block(run, index));
+    size_t offset = word - (uintptr_t)_dmi_run_base(run);
+    if (word != 0 && (offset >= run->carved * size || offset % size)) return LFH_BUSY;
+    return LFH_ASK;
+}
+
+static bool listed(const dmi_run *run, size_t index) {
+    dmi_blockmap map;
+    size_t pinned = SIZE_MAX;
+    return !_dmi_lfh_free_map(run, true, &map, &pinned, NULL) || _dmi_map_get(&map, index) ||
+           index == pinned;
+}
+
 /* The run is still this heap's subsegment: false when it is not, or cannot be had; then *again tells which. */
 static bool find_lfh(dmi_run *run, const char *address, dmi_range *range, bool *again) {
-    dmi_cache *cache = _dmi_cache_lock_of(run, true);
-    *again = cache || !atomic_load_explicit(&run->cache, memory_order_relaxed);
-    if (!cache) return false;
-    if (run->kind != DMI_RUN_LFH || _dmi_pagemap_get(address) != run) {
+    for (bool take = false;; take = true) {
+        dmi_cache *cache = _dmi_cache_lock_of(run, take);
+        *again = cache || !atomic_load_explicit(&run->cache, memory_order_relaxed);
+        if (!cache) return false;
+        if (run->kind != DMI_RUN_LFH || _dmi_pagemap_get(address) != run) {
+            _dmi_unlock(cache->lock);
+            return false;
+        }
+        size_t index = _dmi_lfh_index(run, address);
+        if (index >= run->capacity) {
+            size_t used = (size_t)run->capacity * run->block_size;
+            fill(range, _dmi_run_base(run) + used, _dmi_run_size(run) - used, DMI_RANGE_OVERHEAD,
+                 DMI_STATE_OVERHEAD, run->segment);
+            _dmi_unlock(cache->lock);
+            return true;
+        }
+        lfh_answer answer = by_first_word(run, index);
+        if (answer == LFH_ASK && take) {
+            _dmi_cache_take_run(cache, run);
+            answer = listed(run, index) ? LFH_FREE : LFH_BUSY;
+        }
+        if (answer != LFH_ASK) {
+            fill(range, _dmi_lfh_block(run, index), run->block_size, DMI_RANGE_LFH,
+                 answer == LFH_BUSY ? DMI_STATE_BUSY
+                                    : page_state(run->segment, address, DMI_STATE_FREE),
+                 run->segment);
+            range->bucket = run->block_size;
+        }
         _dmi_unlock(cache->lock);
-        return false;
+        if (answer != LFH_ASK) return true;
     }
-    size_t index = _dmi_lfh_index(run, address);
-    if (index >= run->capacity) {
-        size_t used = (size_t)run->capacity * run->block_size;
-        fill(range, _dmi_run_base(run) + used, _dmi_run_size(run) - used, DMI_RANGE_OVERHEAD,
-             DMI_STATE_OVERHEAD, run->segment);
-    } else {
-        _dmi_cache_take_run(cache, run);
-        dmi_blockmap map;
-        size_t pinned = SIZE_MAX;
-        bool busy = index < run->carved && _dmi_lfh_free_map(run, true, &map, &pinned, NULL) &&
-                    !_dmi_map_get(&map, index) && index != pinned;
-        char *block = _dmi_lfh_block(run, index);
-        fill(range, block, run->block_size, DMI_RANGE_LFH,
-             busy ? DMI_STATE_BUSY : page_state(run->segment, address, DMI_STATE_FREE),
-             run->segment);
-        range->bucket = run->block_size;
-    }
-    _dmi_unlock(cache->lock);
-    return true;
 }
 
 static void find_list(const dmi_heap *heap, const dmi_run *run, const char *address,
                       dmi_range *range) {
     fill(range, address, 0, DMI_RANGE_OVERHEAD, DMI_STATE_OVERHEAD, run->segment);
-    for (dmi_tag *tag = _dmi_region_first(run); tag && _dmi_tag_sound(tag);
-         tag = _dmi_region_next(run, tag)) {
-        char *payload = (char *)tag + DMI_LIST_TAG;
-        if (address >= (char *)tag + _dmi_tag_bytes(tag)) continue;
-        if (address < payload) return;
-        bool busy = tag->flags & DMI_TAG_BUSY;
-        fill(range, payload, _dmi_tag_bytes(tag) - DMI_LIST_TAG - (busy ? heap->tail : 0),
-             DMI_RANGE_LIST,
-             busy ? DMI_STATE_BUSY : page_state(run->segment, address, DMI_STATE_FREE),
-             run->segment);
-        return;
-    }
+    const dmi_tag *tag = _dmi_freelist_holding(run, address);
+    const char *payload = (const char *)tag + DMI_LIST_TAG;
+    if (!tag || address < payload) return;
+    bool busy = tag->flags & DMI_TAG_BUSY;
+    fill(range, payload, _dmi_tag_bytes(tag) - DMI_LIST_TAG - (busy ? heap->tail : 0),
+         DMI_RANGE_LIST, busy ? DMI_STATE_BUSY : page_state(run->segment, address, DMI_STATE_FREE),
+         run->segment);
 }
 
 static void find_virtual(const dmi_heap *heap, const dmi_run *run, dmi_range *range) {
@@ -94,10 +123,9 @@ static int search_heap(dmi_heap *heap, void *argument) {
             }
     for (dmi_segment *segment = heap->space.segments; segment && !found; segment = segment->next) {
         if (s->address < segment->base || s->address >= segment->base + segment->size) continue;
-        for (size_t page = 0; page < segment->pages;) {
+        for (size_t page = (size_t)(s->address - segment->base) >> _dmi_page_shift;; page--) {
             dmi_run *run = _dmi_segment_run(segment, page);
-            page += run->pages;
-            if (s->address >= _dmi_run_base(run) + _dmi_run_size(run)) continue;
+            if (run->kind == DMI_RUN_NONE && page) continue;
             fill(&s->found->range, _dmi_run_base(run), _dmi_run_size(run), DMI_RANGE_PAGES,
                  page_state(segment, s->address, DMI_STATE_FREE), segment);
             break;
