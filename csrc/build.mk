@@ -12,7 +12,7 @@ CORE_WINDOWS := $(filter-out csrc/os/linux%.c csrc/os/fake%.c,$(CORE_ALL))
 TESTS_ALL := $(filter-out test_main,$(patsubst tests/c/%.c,%,$(sort $(wildcard tests/c/test_*.c))))
 # What one system only has is tested there only.
 TESTS ?= $(filter-out test_os_windows,$(TESTS_ALL))
-TESTS_WINDOWS := $(filter-out test_os_linux,$(TESTS)) test_os_windows
+TESTS_WINDOWS := $(filter-out %_linux,$(TESTS)) test_os_windows
 TEST_SUPPORT := csrc/os/fake.c csrc/os/fake_world.c tests/c/test_main.c
 
 C_WARNINGS := -Wall -Wextra -Wshadow -Wconversion

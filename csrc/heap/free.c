@@ -201,16 +201,17 @@ static int owns_segment(dmi_heap *heap, void *argument) {
     return found;
 }
 
-int _dmi_check(dmi_heap *heap, const void *block, dmi_run **where) {
-    dmi_run *run = _dmi_pagemap_find(block);
-    *where = run;
-    if (run->kind == DMI_RUN_NONE) {
-        if (heap && owns_virtual(heap, &block)) return DMI_FAULT_INTERIOR;
-        if (heap && owns_segment(heap, &block)) return DMI_FAULT_FREE;
-        if (_dmi_heaps_each(owns_virtual, &block) || _dmi_heaps_each(owns_segment, &block))
-            return DMI_FAULT_OTHER_HEAP;
-        return DMI_FAULT_FOREIGN;
-    }
+/* No run covers it: the inside of a virtual block or of a free run, or foreign. */
+static int check_unmapped(dmi_heap *heap, const void *block) {
+    if (heap && owns_virtual(heap, &block)) return DMI_FAULT_INTERIOR;
+    if (heap && owns_segment(heap, &block)) return DMI_FAULT_FREE;
+    if (_dmi_heaps_each(owns_virtual, &block) || _dmi_heaps_each(owns_segment, &block))
+        return DMI_FAULT_OTHER_HEAP;
+    return DMI_FAULT_FOREIGN;
+}
+
+/* Segments are held: what the page map names stays a descriptor. */
+static int check_run(dmi_heap *heap, const void *block, dmi_run *run) {
     dmi_heap *owner = _dmi_heap_of_run(run);
     if (heap && owner != heap) return DMI_FAULT_OTHER_HEAP;
     if (run->kind != DMI_RUN_LFH) {
@@ -226,6 +227,15 @@ int _dmi_check(dmi_heap *heap, const void *block, dmi_run **where) {
     if (!on_usable_pages(run, index)) return DMI_FAULT_FREE;
     if (marked(block) && is_free(run, index)) return DMI_FAULT_FREE;
     return DMI_OK;
+}
+
+int _dmi_check(dmi_heap *heap, const void *block, dmi_run **where) {
+    _dmi_segments_hold();
+    dmi_run *run = *where = _dmi_pagemap_find(block);
+    bool none = run->kind == DMI_RUN_NONE;
+    int fault = none ? DMI_OK : check_run(heap, block, run);
+    _dmi_segments_let_go();
+    return none ? check_unmapped(heap, block) : fault;
 }
 
 int dmi_heap_check(void *handle, const void *block) {

@@ -213,6 +213,7 @@ static void fork_parent(void) {
 /* The other threads are gone; one operation of each may have been cut off at any instruction. What it
  * held stays busy for ever; everything else is counted afresh from the lists. */
 static void fork_child(void) {
+    _dmi_segments_forget_holders();
     unlock_heaps(); /* bringing the runs in order gives some of them back; there is no other thread */
     for (dmi_thread *t = _dmi_threads(); t; t = t->next) {
         if (t == record || t->state == DMI_THREAD_ABANDONED) continue;

@@ -241,6 +241,9 @@ void _dmi_segments_hold(void) {
     atomic_fetch_add_explicit(&holders, 1, memory_order_seq_cst);
     atomic_thread_fence(memory_order_seq_cst);
 }
+void _dmi_segments_forget_holders(void) {
+    atomic_store_explicit(&holders, 0, memory_order_relaxed);
+}
 void _dmi_segments_let_go(void) { atomic_fetch_sub_explicit(&holders, 1, memory_order_release); }
 
 /* Take a free segment off the page map, unless somebody may have read it there already: whoever holds from

@@ -107,6 +107,8 @@ bool _dmi_run_resize(dmi_space *space, dmi_run *run, size_t pages);
  * without a lock. No lock is needed; keep it short. */
 void _dmi_segments_hold(void);
 void _dmi_segments_let_go(void);
+/* Fork child: whoever held is gone. */
+void _dmi_segments_forget_holders(void);
 /* Release segments that are one free run without a committed page; the first one stays unless all is
  * true. Those that somebody visits or holds wait for the next time. Returns how many. */
 size_t _dmi_segments_release(dmi_space *space, bool all);
