@@ -7,6 +7,7 @@ _RangeFields: TypeAlias = tuple[int, int, int, int, int, int, int]
 RANGE_BYTES: Final[int]
 STATS_TABLE: Final[tuple[tuple[str, str, str], ...]]
 REASONS_TABLE: Final[tuple[tuple[str, str, str], ...]]
+AGES_TABLE: Final[tuple[tuple[str, str, str], ...]]
 
 def version() -> str: ...
 def metadata_committed() -> int: ...

@@ -30,6 +30,9 @@ cdef extern from *:
     #define DMI_PY_REASON(name, doc) {#name, "B", doc},
     static const dmi_field dmi_py_stats[] = {DMI_STATS(DMI_PY_STAT)};
     static const dmi_field dmi_py_reasons[] = {DMI_REASONS(DMI_PY_REASON)};
+    #define DMI_PY_AGE(name, bound, doc) {#name, "B", doc},
+    static const dmi_field dmi_py_ages[] = {DMI_AGES(DMI_PY_AGE)};
+    #define DMI_PY_AGES (sizeof dmi_py_ages / sizeof *dmi_py_ages)
     #define DMI_PY_STATS (sizeof dmi_py_stats / sizeof *dmi_py_stats)
     #define DMI_PY_REASONS (sizeof dmi_py_reasons / sizeof *dmi_py_reasons)
     """
@@ -39,8 +42,10 @@ cdef extern from *:
         const char *doc
     dmi_field dmi_py_stats[]
     dmi_field dmi_py_reasons[]
+    dmi_field dmi_py_ages[]
     size_t DMI_PY_STATS
     size_t DMI_PY_REASONS
+    size_t DMI_PY_AGES
 
 cdef extern from "Python.h":
     object PyLong_FromVoidPtr(void *p)
@@ -49,18 +54,15 @@ cdef extern from "Python.h":
 RANGE_BYTES = sizeof(cdmi.dmi_range)
 
 
-def _table(which):
-    """((name, unit, documentation), ...) of the counters ("stats") or the reasons ("reasons")."""
-    cdef size_t i
-    if which == "stats":
-        return tuple((dmi_py_stats[i].name.decode(), dmi_py_stats[i].unit.decode(),
-                      dmi_py_stats[i].doc.decode()) for i in range(DMI_PY_STATS))
-    return tuple((dmi_py_reasons[i].name.decode(), dmi_py_reasons[i].unit.decode(),
-                  dmi_py_reasons[i].doc.decode()) for i in range(DMI_PY_REASONS))
+cdef tuple table(const dmi_field *fields, size_t count):
+    return tuple([(fields[i].name.decode(), fields[i].unit.decode(), fields[i].doc.decode())
+                  for i in range(count)])
 
 
-STATS_TABLE = _table("stats")
-REASONS_TABLE = _table("reasons")
+# ((name, unit, documentation), ...) of the counters, the reasons, the ages.
+STATS_TABLE = table(dmi_py_stats, DMI_PY_STATS)
+REASONS_TABLE = table(dmi_py_reasons, DMI_PY_REASONS)
+AGES_TABLE = table(dmi_py_ages, DMI_PY_AGES)
 
 
 # ---- the process -----------------------------------------------------------------------------
@@ -149,7 +151,7 @@ def address_regions(pid):
 
 
 def stats_fields(HeapCore heap not None, bint detail, bint resident):
-    """All counters, then all reasons, in the order of the tables."""
+    """All counters, then all reasons, then all ages, in the order of the tables."""
     cdef cdmi.dmi_stats stats
     cdef PyThreadState *state
     cdef uint32_t what = 0
@@ -169,7 +171,7 @@ def stats_fields(HeapCore heap not None, bint detail, bint resident):
     if failed:
         raise HeapError(f"{heap_name(heap._handle)}: no statistics: "
                         f"{strerror(error).decode()}")
-    return [fields[i] for i in range(1, DMI_PY_STATS + DMI_PY_REASONS + 1)]
+    return [fields[i] for i in range(1, DMI_PY_STATS + DMI_PY_REASONS + DMI_PY_AGES + 1)]
 
 
 def walk_ranges(HeapCore heap not None):

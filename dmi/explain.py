@@ -49,15 +49,17 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Figures in the order of the table, then the reasons for every retained byte.
+    """Figures in the order of the table, the reasons for every retained byte, ages of free pages.
 
-    The values of reasons sum to retained. str() gives a text for people, as_dict() one for JSON.
+    The values of reasons sum to retained, those of ages to reclaimable. str() gives a text for
+    people, as_dict() one for JSON.
     """
 
     heap: str
     policy: str
     figures: tuple[Figure, ...]
     reasons: tuple[Figure, ...]
+    ages: tuple[Figure, ...]
 
     def __str__(self) -> str:
         return "\n".join(self._lines())
@@ -69,13 +71,18 @@ class Explanation:
             yield f"  {figure.name:{width}} {_show(figure):>20}  {figure.meaning}"
             if figure.formula:
                 yield f"  {'':{width}} {'':20}  = {figure.formula}"
-        retained = sum(int(figure.value or 0) for figure in self.reasons)
-        yield f"why {retained:,} bytes are retained"
-        for figure in self.reasons:
-            if figure.value:
-                share = 100 * figure.value / retained
-                label = f"{figure.name:{width}} {_show(figure):>20}"
-                yield f"  {label}  {share:5.1f} %  {figure.meaning}"
+        for rows, title in (
+            (self.reasons, "why {:,} bytes are retained"),
+            (self.ages, "for how long, at least, {:,} reclaimable bytes have been free"),
+        ):
+            total = sum(int(figure.value or 0) for figure in rows)
+            if rows is self.reasons or total:
+                yield title.format(total)
+            for figure in rows:
+                if figure.value:
+                    share = 100 * figure.value / total
+                    label = f"{figure.name:{width}} {_show(figure):>20}"
+                    yield f"  {label}  {share:5.1f} %  {figure.meaning}"
 
     def as_dict(self) -> dict[str, Any]:
         """The same for JSON."""
@@ -88,6 +95,7 @@ class Explanation:
             "decommit": self.policy,
             "figures": [row(figure) for figure in self.figures],
             "reasons": [row(figure) for figure in self.reasons],
+            "ages": [row(figure) for figure in self.ages],
         }
 
 
@@ -111,9 +119,13 @@ def explain(heap: str, policy: str, stats: HeapStats) -> Explanation:
         Figure(name, getattr(stats, name), unit, meaning, FORMULAS[name])
         for name, (unit, meaning) in MEANINGS.items()
     ]
-    values = stats.reasons or {}
-    reasons = tuple(
-        Figure(name, values.get(name, 0), "bytes", text, "")
-        for name, _unit, text in _inspect.REASONS_TABLE
+    reasons, ages = (
+        tuple(
+            Figure(name, (values or {}).get(name, 0), "bytes", text, "") for name, _, text in table
+        )
+        for values, table in (
+            (stats.reasons, _inspect.REASONS_TABLE),
+            (stats.ages, _inspect.AGES_TABLE),
+        )
     )
-    return Explanation(heap, policy, tuple(figures), reasons)
+    return Explanation(heap, policy, tuple(figures), reasons, ages)

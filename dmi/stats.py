@@ -43,7 +43,12 @@ class HeapStats:
         reserved  = uncommitted + committed
         committed = busy + free_lfh + free_list + free_pages + offered + overhead
 
-    reclaimable, pinned, page_bound, resident and reasons need stats(detail=True), else None.
+    reclaimable, pinned, page_bound, resident, reasons and ages need stats(detail=True), else None.
+
+    ages tells for how long the reclaimable bytes have been known to be free, and sums to
+    reclaimable. They are lower bounds: a page is as old as the first look (a pass of the policy, or
+    a stats(detail=True)) of those in a row that found it free; pages in no block, also as old as
+    the last free beside them. "unseen" is what no look has found free before.
     """
 
     reserved: int
@@ -85,6 +90,7 @@ class HeapStats:
     page_bound: int | None
     resident: int | None
     reasons: Mapping[str, int] | None = None
+    ages: Mapping[str, int] | None = None
 
     # ---- derived -----------------------------------------------------------------------------
 
@@ -142,6 +148,8 @@ class HeapStats:
             )
         if self.reasons is not None:
             sums.append(("retained", self.retained, sum(self.reasons.values())))
+        if self.ages is not None and self.reclaimable is not None:
+            sums.append(("reclaimable", self.reclaimable, sum(self.ages.values())))
         for name, stated, summed in sums:
             if stated != summed:
                 raise HeapError(
@@ -154,19 +162,22 @@ class HeapStats:
 
     @classmethod
     def from_native(cls, values: Sequence[int], *, detail: bool) -> HeapStats:
-        """From the library's counters, which are followed by its reasons."""
+        """From the library's counters, which are followed by its reasons and its ages."""
         counters: dict[str, Any] = dict(zip(NAMES, values, strict=False))
         if not detail:
             counters.update(dict.fromkeys(DETAIL))
             return cls(**counters)
-        reasons = dict(zip(REASONS, values[len(NAMES) :], strict=True))
-        return cls(**counters, reasons=MappingProxyType(reasons))
+        rest = values[len(NAMES) :]
+        reasons = dict(zip(REASONS, rest[: len(REASONS)], strict=True))
+        ages = dict(zip(AGES, rest[len(REASONS) :], strict=True))
+        return cls(**counters, reasons=MappingProxyType(reasons), ages=MappingProxyType(ages))
 
     def as_dict(self) -> dict[str, Any]:
-        """Counters, derived figures and reasons by name, ready for JSON."""
+        """Counters, derived figures, reasons and ages by name, ready for JSON."""
         values: dict[str, Any] = {name: getattr(self, name) for name in NAMES}
         values.update({name: getattr(self, name) for name in DERIVED})
         values["reasons"] = None if self.reasons is None else dict(self.reasons)
+        values["ages"] = None if self.ages is None else dict(self.ages)
         return values
 
     @classmethod
@@ -185,10 +196,13 @@ class HeapStats:
         for name, value in known.items():
             if not (isinstance(value, int) or (value is None and name in DETAIL)):
                 raise ValueError(f"{name} must be an int, not {value!r}")
-        reasons = values.get("reasons")
-        if reasons is not None:
-            reasons = MappingProxyType({str(k): int(v) for k, v in dict(reasons).items()})
-        return cls(**known, reasons=reasons)
+        tables: dict[str, Any] = {}
+        for table in ("reasons", "ages"):
+            rows = values.get(table)
+            if rows is not None:
+                rows = MappingProxyType({str(k): int(v) for k, v in dict(rows).items()})
+            tables[table] = rows
+        return cls(**known, **tables)
 
     def to_json(self, *, indent: int | None = None) -> str:
         """as_dict() as JSON text."""
@@ -204,19 +218,22 @@ class HeapStats:
 
     @staticmethod
     def describe(name: str) -> tuple[str, str]:
-        """(unit, meaning) of a counter or a reason. KeyError for any other name."""
+        """(unit, meaning) of a counter, a reason or an age. KeyError for any other name."""
         return DOCUMENTATION[name]
 
 
 NAMES = tuple(row[0] for row in _inspect.STATS_TABLE)
 REASONS = tuple(row[0] for row in _inspect.REASONS_TABLE)
+AGES = tuple(row[0] for row in _inspect.AGES_TABLE)
 UNITS = {"B": "bytes", "n": "count", "b": "0 or 1", "x": "flag bits"}
 # "pinned", "offered" and "overhead" are counters and reasons; the counter's meaning stands first.
 DOCUMENTATION = {
     name: (UNITS[unit], text)
-    for name, unit, text in (*_inspect.REASONS_TABLE, *_inspect.STATS_TABLE)
+    for name, unit, text in (*_inspect.AGES_TABLE, *_inspect.REASONS_TABLE, *_inspect.STATS_TABLE)
 }
-_DECLARED = tuple(field.name for field in fields(HeapStats) if field.name != "reasons")
+_DECLARED = tuple(
+    field.name for field in fields(HeapStats) if field.name not in ("reasons", "ages")
+)
 if _DECLARED != NAMES:  # pragma: no cover - a build that mixes two versions
     raise ImportError(
         "dmi's Python and C parts are of different versions: "

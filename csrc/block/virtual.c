@@ -130,7 +130,7 @@ void _dmi_virtual_drop(dmi_space *space, dmi_run *run) {
 void _dmi_virtual_keep(dmi_space *space, dmi_run *run) {
     unlink_from(&space->virtuals, run);
     run->flags |= DMI_RUN_KEPT;
-    run->freed_at = atomic_load_explicit(&space->now, memory_order_relaxed);
+    run->freed_at = _dmi_space_clock(space);
     link_into(&space->kept, run);
 }
 

@@ -21,6 +21,7 @@ void _dmi_sweep_init(dmi_sweep *sweep, const dmi_engine *engine, dmi_pass_kind k
     sweep->how = engine->how;
     sweep->limit = limit;
     sweep->found = sweep->given = sweep->refused = 0;
+    sweep->since = atomic_load_explicit(&engine->space->now, memory_order_relaxed);
     sweep->waiting = false;
     sweep->count = 0;
 }
@@ -92,12 +93,14 @@ static uint64_t deal(dmi_sweep *sweep, dmi_segment *segment, size_t first, size_
                 stop = _dmi_bits_find(segment->aged, from, stop, !aged);
                 if (!aged) {
                     _dmi_bits_put(segment->aged, from, stop - from, true);
+                    _dmi_pages_found_free(segment, from, stop - from, sweep->since);
                     sweep->found += (uint64_t)(stop - from) << _dmi_page_shift;
                 } else {
                     (void)give(sweep, segment, from, stop - from);
                 }
             } else {
                 size_t keep = room(sweep, stop - from);
+                _dmi_pages_found_free(segment, from, keep, sweep->since);
                 if (keep < stop - from) (void)give(sweep, segment, from + keep, stop - from - keep);
             }
             from = stop;
@@ -144,8 +147,10 @@ void _dmi_sweep_backend(dmi_sweep *sweep) {
     deal_lists(sweep);
     /* Smallest first: where only a part may stay, the large ranges go, which takes the fewest calls. */
     for (size_t bin = 0; bin < DMI_BINS; bin++)
-        for (dmi_run *run = space->bins[bin]; run; run = run->next)
+        for (dmi_run *run = space->bins[bin]; run; run = run->next) {
+            sweep->since = run->freed_at;
             space->free_committed -= deal(sweep, run->segment, run->first, run->pages);
+        }
     deal_kept(sweep);
     if (sweep->kind != DMI_PASS_COUNT && sweep->how != DMI_HOW_OFFER)
         (void)_dmi_segments_release(space, false);
@@ -228,11 +233,7 @@ static void give_pages(dmi_sweep *sweep, dmi_run *run, const dmi_blockmap *map, 
     }
 }
 
-static void forget_age(dmi_run *run) {
-    if (_dmi_bits_find(run->segment->aged, run->first, run->first + run->pages, true) <
-        run->first + run->pages)
-        _dmi_bits_put(run->segment->aged, run->first, run->pages, false);
-}
+static void forget_age(dmi_run *run) { _dmi_pages_forget(run->segment, run->first, run->pages); }
 
 /* Did anything happen to the run since the last pass? A digest, so an answer that now and then is wrong:
  * it only decides how old a free page is taken to be, never whether it is free. */
@@ -289,7 +290,7 @@ void _dmi_sweep_run(dmi_sweep *sweep, dmi_run *run) {
         bool is_free = (pages[p / 64] >> (p % 64)) & 1, go = false;
         bool aged = is_free && (rests || _dmi_bits_get(segment->aged, page));
         if (!is_free) {
-            if (known) _dmi_bits_put(segment->aged, page, 1, false);
+            if (known || _dmi_page_free_since(segment, page)) _dmi_pages_forget(segment, page, 1);
             continue;
         }
         if (_dmi_bits_get(segment->refused, page) && sweep->kind != DMI_PASS_ALL) {
@@ -305,7 +306,10 @@ void _dmi_sweep_run(dmi_sweep *sweep, dmi_run *run) {
             go = !stays(sweep, 1);
         }
         left |= !go;
-        if (!go) continue;
+        if (!go) {
+            _dmi_pages_found_free(segment, page, 1, sweep->since);
+            continue;
+        }
         chosen[p / 64] |= UINT64_C(1) << (p % 64);
         any = true;
     }

@@ -46,6 +46,7 @@ typedef struct dmi_sweep {
     uint64_t found;   /* bytes of free pages left standing so far */
     uint64_t given;   /* bytes given back so far */
     uint64_t refused; /* of found: the OS refused them before */
+    uint64_t since;   /* when the free pages in hand became free at the latest, ns */
     bool waiting;     /* some run was not at rest: another pass will find more */
     /* ranges of one cache's runs, flushed before its lock is let go */
     size_t count;

@@ -121,6 +121,7 @@ static dmi_heap *create_locked(const dmi_heap_options *options) {
     dmi_how how = _dmi_policy_how(&policy);
     _dmi_space_init(&heap->space, how == DMI_HOW_DECOMMIT ? DMI_OS_STRICT : DMI_OS_LAZY,
                     options->flags & DMI_HEAP_HUGE_PAGES, heap->label, options->max_size);
+    heap->space.manual = options->flags & DMI_HEAP_MANUAL_CLOCK;
     _dmi_freelist_init(&heap->list, &heap->space);
     _dmi_engine_init(&heap->engine, &heap->space, &heap->list, &policy);
     _dmi_cache_init(&heap->shared, heap, NULL, &heap->shared_lock);

@@ -58,6 +58,7 @@ static void lfh_detail(const dmi_run *run, dmi_account *out, size_t tail_from) {
     } else {
         memcpy(without, pages, sizeof pages);
     }
+    memcpy(out->pages, pages, sizeof pages);
     size_t usable = usable_pages(run->segment, run->first, run->pages);
     out->page_bound = (uint64_t)(usable - all) << _dmi_page_shift;
     out->reclaimable = (uint64_t)n << _dmi_page_shift;

@@ -23,6 +23,7 @@ typedef struct dmi_account {
     uint64_t refused; /* of reclaimable: pages the OS refused to take */
     /* detail */
     uint64_t reclaimable, in_flight, page_bound;
+    uint64_t pages[2]; /* LFH: a bit for each page of the run that is free and may go */
 } dmi_account;
 
 /* detail: an LFH run must be taken or at rest. */

@@ -1,5 +1,5 @@
 /* stats.c - the counters of a heap, derived from the state of its runs; trim's report. */
-#include "account.h"
+#include "ages.h"
 
 #include <errno.h>
 #include <string.h>
@@ -49,8 +49,9 @@ static void visit(dmi_visitor *visitor, dmi_heap *heap, dmi_cache *cache, dmi_ru
     bool detail = v->detail && (!cache || visitor->taken);
     _dmi_account_run(heap, run, detail, &account);
     add(heap, v->stats, &account);
-    if (detail)
-        *reason(heap, v->stats, run->kind, account.bytes) += account.reclaimable - account.refused;
+    if (!detail) return;
+    *reason(heap, v->stats, run->kind, account.bytes) += account.reclaimable - account.refused;
+    _dmi_ages_run(run, &account, v->stats);
 }
 
 /* Pages that were free at some moment of this call, and are a part of something else by now. */
@@ -59,7 +60,9 @@ static void gap(dmi_visitor *visitor, dmi_segment *segment, size_t first, size_t
     _dmi_account_free(segment, first, pages, &account);
     stats_visitor *v = (stats_visitor *)(void *)visitor;
     add(v->heap, v->stats, &account);
-    if (v->detail) *reason(v->heap, v->stats, DMI_RUN_FREE, account.bytes) += account.reclaimable;
+    if (!v->detail) return;
+    *reason(v->heap, v->stats, DMI_RUN_FREE, account.bytes) += account.reclaimable;
+    v->stats->age_unseen += account.reclaimable;
 }
 
 /* Maximal ranges of clear bits; *large: pages in those of at least `least` pages, which is 128 or more. */
@@ -121,7 +124,10 @@ static void virtuals(dmi_heap *heap, dmi_stats *stats, bool detail, bool ask) {
             add(heap, stats, &account);
             stats->virtual_committed += account.bytes;
             stats->virtual_blocks += !kept;
-            if (detail) *reason(heap, stats, run->kind, account.bytes) += account.reclaimable;
+            if (detail) {
+                *reason(heap, stats, run->kind, account.bytes) += account.reclaimable;
+                _dmi_ages_virtual(run, &account, stats);
+            }
             if (ask) {
                 int64_t bytes = _dmi_os_resident(run->segment->base, run->segment->size);
                 if (bytes > 0) stats->resident += (uint64_t)bytes;
@@ -200,6 +206,7 @@ int dmi_heap_stats(void *handle, dmi_stats *out, uint32_t what) {
     dmi_stats stats;
     memset(&stats, 0, sizeof stats);
     _dmi_lock(&heap->pass);
+    if (what & DMI_STATS_DETAIL) (void)_dmi_heap_clock(heap);
     collect(heap, &stats, what & DMI_STATS_DETAIL, what & DMI_STATS_RESIDENT);
     _dmi_unlock(&heap->pass);
     stats.size = out->size < sizeof stats ? out->size : sizeof stats;

@@ -2,14 +2,23 @@
 #include "segment.h"
 
 #include <errno.h>
+#include <string.h>
 
 static void add(_Atomic uint64_t *counter, uint64_t n) {
     atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
 }
 
-static uint16_t sixteenths(const dmi_segment *segment) {
-    uint64_t now = atomic_load_explicit(&segment->space->now, memory_order_relaxed);
-    return (uint16_t)(now / 62500000);
+uint64_t _dmi_space_clock(dmi_space *space) {
+    if (space->manual) return atomic_load_explicit(&space->now, memory_order_relaxed);
+    uint64_t now = _dmi_os_clock();
+    atomic_store_explicit(&space->now, now, memory_order_relaxed);
+    return now;
+}
+
+/* A time as given_at has it. */
+static uint32_t sixteenths(uint64_t ns) {
+    uint32_t at = (uint32_t)(ns / 62500000);
+    return at ? at : 1;
 }
 
 /* Ledger of pages that become committed: first time, again, or again within a second. */
@@ -27,10 +36,10 @@ static void note_commit(dmi_segment *segment, size_t first, size_t count) {
     add(&ledger->recommit_bytes, again << _dmi_page_shift);
     if (!segment->has_given_at) return;
     size_t churn = 0;
-    uint16_t now = sixteenths(segment);
+    uint32_t now = sixteenths(_dmi_space_clock(segment->space));
     for (size_t i = first; i < first + count; i++) {
-        uint16_t at = segment->given_at[i]; /* 0: never */
-        if (at && (uint16_t)(now - at) <= 16) churn++;
+        uint32_t at = segment->given_at[i]; /* 0: never */
+        if (at && now - at <= 16) churn++;
     }
     if (churn) add(&ledger->recommit_churn_bytes, churn << _dmi_page_shift);
 }
@@ -134,16 +143,35 @@ int _dmi_pages_commit(dmi_segment *segment, size_t first, size_t count) {
         add(&segment->space->ledger.unoffer_bytes, (to - from) << _dmi_page_shift);
         i = to;
     }
-    _dmi_bits_put(segment->aged, first, count, false);
+    _dmi_pages_forget(segment, first, count);
     return 0;
 }
 
-/* Without room for the times only the churn figure suffers, so a failure here is not one. */
+/* Without room for the times only the figures of churn and age suffer, so a failure here is not one. */
 static void need_given_at(dmi_segment *segment) {
     size_t bytes = (size_t)((char *)segment->page_busy - (char *)segment->given_at);
     if (!segment->has_given_at &&
         _dmi_os_commit(segment->given_at, bytes, segment->space->mode) == 0)
         segment->has_given_at = true;
+}
+
+void _dmi_pages_found_free(dmi_segment *segment, size_t first, size_t count, uint64_t since) {
+    size_t end = first + count;
+    need_given_at(segment);
+    if (!segment->has_given_at) return;
+    for (size_t i = first; (i = _dmi_bits_find(segment->committed, i, end, true)) < end; i++)
+        if (!segment->given_at[i]) segment->given_at[i] = sixteenths(since);
+}
+
+void _dmi_pages_forget(dmi_segment *segment, size_t first, size_t count) {
+    size_t end = first + count;
+    _dmi_bits_put(segment->aged, first, count, false);
+    if (!segment->has_given_at) return;
+    while ((first = _dmi_bits_find(segment->committed, first, end, true)) < end) {
+        size_t stop = _dmi_bits_find(segment->committed, first, end, false);
+        memset(segment->given_at + first, 0, (stop - first) * sizeof *segment->given_at);
+        first = stop;
+    }
 }
 
 int _dmi_segment_need_page_busy(dmi_segment *segment) {
@@ -175,8 +203,8 @@ void _dmi_pages_note_decommit(dmi_segment *segment, size_t first, size_t count, 
     add(&segment->space->ledger.decommit_bytes, gone << _dmi_page_shift);
     need_given_at(segment);
     if (segment->has_given_at) {
-        uint16_t now = sixteenths(segment);
-        for (size_t i = first; i < first + count; i++) segment->given_at[i] = now ? now : 1;
+        uint32_t now = sixteenths(_dmi_space_clock(segment->space));
+        for (size_t i = first; i < first + count; i++) segment->given_at[i] = now;
     }
 }
 

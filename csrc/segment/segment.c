@@ -142,7 +142,8 @@ static size_t align_up(size_t n, size_t to) { return (n + to - 1) & ~(to - 1); }
 static size_t meta_size(size_t pages, size_t *runs_at) {
     size_t bitmaps = BITMAPS * _dmi_bits_words(pages) * sizeof(uint64_t);
     *runs_at = align_up(sizeof(dmi_segment) + bitmaps, 128);
-    size_t counters = 2 * align_up(pages * sizeof(uint16_t), _dmi_page);
+    size_t counters = align_up(pages * sizeof(uint16_t), _dmi_page) +
+                      align_up(pages * sizeof(uint32_t), _dmi_page);
     return align_up(*runs_at + (pages + 1) * sizeof(dmi_run), _dmi_page) + counters;
 }
 
@@ -176,7 +177,7 @@ static dmi_segment *segment_create(dmi_space *space, size_t pages) {
     segment->refused = bits + 5 * words;
     segment->page_busy = (uint16_t *)(void *)(segment->base - align_up(pages * 2, _dmi_page));
     segment->given_at =
-        (uint16_t *)(void *)((char *)segment->page_busy - align_up(pages * 2, _dmi_page));
+        (uint32_t *)(void *)((char *)segment->page_busy - align_up(pages * 4, _dmi_page));
     segment->runs = (dmi_run *)(void *)(reservation + runs_at);
     dmi_run *run = descriptor(segment); /* its page is committed: cannot fail */
     run->kind = DMI_RUN_FREE;
@@ -222,10 +223,11 @@ static void segment_release(dmi_space *space, dmi_segment *segment) {
     space->reserved -= segment->size;
     _dmi_pagemap_remove(segment->base, segment->size);
     _dmi_segment_recount_cuts(segment, false);
-    size_t counters = align_up(segment->pages * 2, _dmi_page);
+    size_t counts = (size_t)(segment->base - (char *)segment->page_busy);
+    size_t times = (size_t)((char *)segment->page_busy - (char *)segment->given_at);
     size_t user = _dmi_bits_count(segment->committed, 0, segment->pages) << _dmi_page_shift;
-    _dmi_os_uncount(segment->meta_committed + user + (segment->has_given_at ? counters : 0) +
-                    (segment->has_page_busy ? counters : 0));
+    _dmi_os_uncount(segment->meta_committed + user + (segment->has_given_at ? times : 0) +
+                    (segment->has_page_busy ? counts : 0));
     (void)_dmi_os_release(segment->reservation, segment->reserved);
 }
 
@@ -335,7 +337,7 @@ dmi_run *_dmi_run_alloc(dmi_space *space, size_t pages, size_t align_pages, dmi_
     run->flags = 0;
     run->next = run->prev = NULL;
     _dmi_bits_put(segment->refused, run->first, pages, false);
-    _dmi_bits_put(segment->aged, run->first, pages, false);
+    _dmi_pages_forget(segment, run->first, pages);
     _dmi_pagemap_set(_dmi_run_base(run), _dmi_run_size(run), run);
     return run;
 fail:
@@ -355,7 +357,7 @@ dmi_run *_dmi_run_free(dmi_space *space, dmi_run *run) {
     _dmi_pagemap_set(_dmi_run_base(run), _dmi_run_size(run), &_dmi_no_run);
     space->free_committed += _dmi_run_committed(run);
     atomic_store_explicit(&run->owner, DMI_OWNER_NONE, memory_order_relaxed);
-    _dmi_bits_put(segment->aged, first, run->pages, false);
+    _dmi_pages_forget(segment, first, run->pages);
     if (first > 0) {
         dmi_run *left = _dmi_segment_run(segment, first - 1);
         if (left->kind == DMI_RUN_FREE) {
@@ -375,7 +377,7 @@ dmi_run *_dmi_run_free(dmi_space *space, dmi_run *run) {
             descriptor_free(right);
         }
     }
-    free_piece(run, first, end - first, atomic_load_explicit(&space->now, memory_order_relaxed));
+    free_piece(run, first, end - first, _dmi_space_clock(space));
     run->flags = 0;
     run->head = NULL;
     map_free(run);
@@ -415,7 +417,7 @@ bool _dmi_run_resize(dmi_space *space, dmi_run *run, size_t pages) {
     }
     run->pages = (uint32_t)pages;
     _dmi_bits_put(segment->refused, end, more, false);
-    _dmi_bits_put(segment->aged, end, more, false);
+    _dmi_pages_forget(segment, end, more);
     _dmi_pagemap_set(segment->base + (end << _dmi_page_shift), more << _dmi_page_shift, run);
     return true;
 }

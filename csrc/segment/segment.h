@@ -36,7 +36,8 @@ struct dmi_segment {
     dmi_bits *touched;     /* the page was committed at some time */
     dmi_bits *soft;        /* uncommitted by a discard although the space is strict (VMA limit) */
     dmi_bits *refused;     /* free, but the OS refused to take it; cleared when it is used again */
-    uint16_t *given_at;    /* when a page was decommitted, 1/16 s, mod 2^16 */
+    uint32_t *given_at;    /* 1/16 s, 0 for never: when an uncommitted page was decommitted; when a
+                              committed one was found free first, with no look since that did not */
     uint16_t *page_busy;   /* eager: busy blocks that overlap each page */
     _Atomic int64_t cuts;  /* pieces that strict decommits cut its mapping into, less one */
     bool has_given_at, has_page_busy;
@@ -55,6 +56,7 @@ typedef struct dmi_ledger {
 struct dmi_space {
     dmi_os_mode mode;
     bool huge;
+    bool manual;           /* now is set by hand; else it is the OS's clock */
     const char *name;      /* label of the mappings */
     uint64_t max_reserved; /* 0: no bound */
     uint64_t reserved;     /* segments and virtual blocks */
@@ -70,7 +72,7 @@ struct dmi_space {
     uint64_t virtual_meta;   /* metadata bytes of virtual blocks */
     unsigned visitors;       /* who walks over the segments and lets the lock go in between */
     bool release_due;        /* a release was put off for their sake */
-    _Atomic uint64_t now;    /* the heap's clock, ns, as of its last slow path */
+    _Atomic uint64_t now;    /* the heap's clock, ns, when somebody asked for it last */
     dmi_ledger ledger;
 };
 
@@ -91,6 +93,9 @@ static inline char *_dmi_run_base(const dmi_run *run) {
 static inline size_t _dmi_run_size(const dmi_run *run) {
     return (size_t)run->pages << _dmi_page_shift;
 }
+
+/* The heap's clock now, ns. No lock is needed. */
+uint64_t _dmi_space_clock(dmi_space *space);
 
 /* ---- runs -------------------------------------------------------------------------------------- */
 
@@ -132,6 +137,11 @@ void _dmi_set_map_limit(uint64_t most);
 void _dmi_segment_recount_cuts(dmi_segment *segment, bool strict);
 /* Offer one range of committed pages. */
 int _dmi_pages_offer(dmi_segment *segment, size_t first, size_t count);
+/* A look (a pass, a walk for statistics) found these pages free: those of them that are committed and were
+ * not found free before are taken to be free since then (ns of the heap's clock). */
+void _dmi_pages_found_free(dmi_segment *segment, size_t first, size_t count, uint64_t since);
+/* They are in use, or may have been since the last look: what is known about their age is void. */
+void _dmi_pages_forget(dmi_segment *segment, size_t first, size_t count);
 /* Give a page of the segment's busy counters a home. 0 or ENOMEM. */
 int _dmi_segment_need_page_busy(dmi_segment *segment);
 
@@ -140,6 +150,10 @@ int _dmi_segment_open_metadata(dmi_segment *segment);
 
 static inline bool _dmi_page_usable(const dmi_segment *s, size_t page) {
     return _dmi_bits_get(s->committed, page) && !_dmi_bits_get(s->offered, page);
+}
+/* Since when looks have found a committed page free, 1/16 s; 0: the last one did not, or there was none. */
+static inline uint32_t _dmi_page_free_since(const dmi_segment *s, size_t page) {
+    return s->has_given_at && _dmi_bits_get(s->committed, page) ? s->given_at[page] : 0;
 }
 static inline size_t _dmi_run_committed(const dmi_run *run) {
     return _dmi_bits_count(run->segment->committed, run->first, run->pages) << _dmi_page_shift;

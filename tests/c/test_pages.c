@@ -38,6 +38,7 @@ TEST_EACH_PAGE(the_ledger_tells_first_again_and_soon_again) {
     dmi_space space;
     ENSURE_EQ(_dmi_space_setup(), 0);
     _dmi_space_init(&space, DMI_OS_STRICT, false, NULL, 0);
+    space.manual = true;
     atomic_store(&space.now, UINT64_C(10000000000));
     dmi_run *run = _dmi_run_alloc(&space, 10, 1, DMI_RUN_LARGE, true, NULL);
     dmi_segment *s = run->segment;

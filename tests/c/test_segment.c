@@ -97,6 +97,7 @@ static void random_runs(dmi_os_mode mode, uint64_t seed, unsigned long steps, bo
     for (floors_step = 0; floors_step < steps; floors_step++) {
         slot *s = &slots[test_random(&seed) % SLOTS];
         uint64_t kind = test_random(&seed) % 32;
+        space.manual = true;
         atomic_store(&space.now, floors_step * 10000000u);
         if (failures && test_random(&seed) % 4 == 0) {
             floors_no_undo = test_random(&seed) % 2;

@@ -48,14 +48,17 @@ def table(name: str) -> list[tuple[str, ...]]:
 def test_the_class_follows_the_header() -> None:
     counters = table("DMI_STATS")
     declared = [field.name for field in dataclasses.fields(dmi.HeapStats)]
-    assert declared == [row[0] for row in counters] + ["reasons"]
+    assert declared == [row[0] for row in counters] + ["reasons", "ages"]
     units = {"B": "bytes", "n": "count", "b": "0 or 1", "x": "flag bits"}
     for name, unit, doc in counters:
         assert dmi.HeapStats.describe(name) == (units[unit], doc)
     with dmi.Heap() as heap:
-        reasons = heap.stats(detail=True).reasons
+        reasons, ages = heap.stats(detail=True).reasons, heap.stats(detail=True).ages
         assert reasons is not None
+        assert ages is not None
         assert list(reasons) == [row[0] for row in table("DMI_REASONS")]
+        assert list(ages) == [row[0] for row in table("DMI_AGES")]
+        assert dmi.HeapStats.describe("older") == ("bytes", "256 s or more")
     with pytest.raises(KeyError):
         dmi.HeapStats.describe("speed")
 
@@ -219,7 +222,7 @@ def test_explain_names_every_number_and_every_reason(churned: dmi.Heap) -> None:
     stats = churned.stats(detail=True)
     named = {figure.name: figure for figure in explanation.figures}
     for name, value in stats.as_dict().items():
-        if name not in ("reasons", "resident"):
+        if name not in ("reasons", "ages", "resident"):
             assert named[name].value == value, name
             assert name in text
     assert sum(int(reason.value or 0) for reason in explanation.reasons) == stats.retained

@@ -10,6 +10,7 @@
  * and of what is kept without being used:
  *     retained  = committed - busy                 (= the sum of the reasons, with detail)
  *     free_lfh + free_list + free_pages = reclaimable + pinned          (with detail)
+ *     reclaimable = the sum of the ages                                 (with detail)
  */
 #ifndef DMI_STATS_H
 #define DMI_STATS_H
@@ -74,13 +75,29 @@
     X(refused, "the OS refused to take it (locked, VMA limit)")                                    \
     X(overhead, "tags, tails and gaps")
 
+/* For how long the reclaimable bytes have been free, with detail; they sum to reclaimable. Known are lower
+ * bounds only, since no free writes down its time: a page is as old as the first look (a pass of the policy,
+ * a stats with detail) of those in a row that found it free, a free run also as old as the last free that
+ * made it larger. X(name, upper bound in 1/16 s, "documentation"). */
+#define DMI_AGES(X)                                                                                \
+    X(unseen, 0, "no look has found it free before")                                               \
+    X(under_250ms, 4, "found free first less than 0.25 s ago")                                     \
+    X(under_1s, 16, "found free first 0.25 s ago or more, less than 1 s")                          \
+    X(under_4s, 64, "1 s or more, less than 4 s")                                                  \
+    X(under_16s, 256, "4 s or more, less than 16 s")                                               \
+    X(under_64s, 1024, "16 s or more, less than 64 s")                                             \
+    X(under_256s, 4096, "64 s or more, less than 256 s")                                           \
+    X(older, UINT32_MAX, "256 s or more")
+
 #define DMI_STATS_FIELD(name, unit, doc) uint64_t name;
 #define DMI_REASON_FIELD(name, doc) uint64_t reason_##name;
+#define DMI_AGE_FIELD(name, bound, doc) uint64_t age_##name;
 
 typedef struct dmi_stats {
     uint64_t size; /* set by the caller: sizeof(dmi_stats); fields beyond it are not written */
     DMI_STATS(DMI_STATS_FIELD)
     DMI_REASONS(DMI_REASON_FIELD)
+    DMI_AGES(DMI_AGE_FIELD)
 } dmi_stats;
 
 #endif

@@ -1,0 +1,13 @@
+/* ages.h - floor 6: for how long free pages have been known to be free. */
+#ifndef DMI_AGES_H
+#define DMI_AGES_H
+
+#include "account.h"
+
+/* Add the ages of a run's reclaimable bytes to the stats, and let this be a look. The run was accounted
+ * with detail, under the same locks. */
+void _dmi_ages_run(const dmi_run *run, const dmi_account *account, dmi_stats *stats);
+/* The same for a virtual block. Heap locked. */
+void _dmi_ages_virtual(const dmi_run *run, const dmi_account *account, dmi_stats *stats);
+
+#endif
