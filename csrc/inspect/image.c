@@ -213,7 +213,8 @@ const dmi_segment *_dmi_image_segment(dmi_image *image, uint64_t address) {
             return NULL;
         /* Nobody asks for these, and they lead nowhere. */
         copy->aged = copy->touched = copy->soft = NULL;
-        copy->given_at = copy->page_busy = NULL;
+        copy->given_at = NULL;
+        copy->page_busy = NULL;
     }
     image->segment = s;
     image->segment_at = address;

@@ -92,6 +92,8 @@ static void segment_seen(dmi_visitor *visitor, dmi_segment *s) {
     stats->segments++;
     stats->segment_reserved += s->size;
     stats->metadata_committed += s->meta_committed;
+    /* The times that a look notes need their place before it is counted. */
+    if (((stats_visitor *)(void *)visitor)->detail) _dmi_pages_found_free(s, 0, 0, 0);
     size_t busy_counts = (size_t)(s->base - (char *)s->page_busy), large, least;
     if (s->has_page_busy) stats->metadata_committed += busy_counts;
     if (s->has_given_at)
