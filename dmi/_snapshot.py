@@ -1,7 +1,9 @@
 """Snapshots: the heaps of a process and what stands around them at one moment, as small JSON.
 
-A snapshot file is what dmi.diagnose and `dmi doctor` read. The blocks, where asked for, lie beside
-it in a compressed file of the same name with ``.blocks`` behind it.
+A snapshot file is what dmi.diagnose, `dmi doctor` and `dmi heap` read. The blocks, where asked for,
+lie beside it in a compressed file of the same name with ``.blocks`` behind it. The preload library
+writes the same files for programs of any kind (`dmi run --snapshot`, csrc/preload/snapshot.c); it
+leaves the address space as ``smaps``, lines of the kernel's, and load() makes the summary of them.
 """
 
 from __future__ import annotations
@@ -13,19 +15,17 @@ import zlib
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
-from dmi import _inspect, heap
+from dmi import _inspect, heap, windbg
 from dmi._layers import glibc_malloc, physical_memory
-from dmi.address import NotSupportedError, address_summary
+from dmi.address import NotSupportedError, address_summary, summarise
 from dmi.errors import HeapError
 from dmi.stats import HeapStats
 from dmi.walk import HeapWalk, HistogramRow, Segment
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-
-    from dmi import windbg
 
 __all__ = ["HeapSnapshot", "Snapshot", "snapshot"]
 
@@ -39,6 +39,7 @@ MAX_BLOCKS: Final = 1 << 29
 _MAGIC: Final = b"DMIBLK01"
 # No zlib stream holds more; what claims to is damaged.
 _MAX_RATIO: Final = 1100
+_PIECE: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,7 @@ class Snapshot:
     outside  allocators that are not dmi: {"name", "busy", "committed"}, bytes
     address  `!address -summary` as a dict, None where it could not be had
     process  {"committed", "resident"}, bytes
+    program  the name of the program, as the system has it
 
     The heaps are looked at one after the other while other threads go on.
     """
@@ -92,6 +94,7 @@ class Snapshot:
     outside: tuple[Mapping[str, Any], ...] = ()
     address: Mapping[str, Any] | None = None
     process: Mapping[str, int] | None = None
+    program: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON, without the blocks."""
@@ -101,6 +104,7 @@ class Snapshot:
             "label": self.label,
             "time": self.time,
             "pid": self.pid,
+            "program": self.program,
             "page_size": self.page_size,
             "heaps": [each.as_dict() for each in self.heaps],
             "outside": [dict(each) for each in self.outside],
@@ -128,9 +132,8 @@ class Snapshot:
         ValueError, naming the file, for anything else.
         """
         source = Path(path)
-        with source.open("rb") as file:
-            data = file.read(MAX_JSON + 1)
-        if len(data) > MAX_JSON:
+        data = windbg.read_bytes(source, MAX_JSON)
+        if data is None:
             raise ValueError(f"{source}: larger than {MAX_JSON >> 20} MiB")
         try:
             values = json.loads(data)
@@ -156,20 +159,38 @@ class Snapshot:
         if values.get("format", FORMAT) != FORMAT or version != VERSION:
             raise ValueError(f"of format {values.get('format')!r}, version {version!r}")
         outside = _list(values, "outside", optional=True)
-        if not all(isinstance(each, dict) for each in outside):
-            raise ValueError("outside must hold objects")
+        for each in outside:
+            if not isinstance(each, dict):
+                raise ValueError("outside must hold objects")
+            _size(each, "busy", None)
+            _size(each, "committed", None)
+        page = _size(values, "page_size", 4096)
+        heaps = tuple(
+            _heap(entry, walk) for entry, walk in zip(_list(values, "heaps"), walks, strict=True)
+        )
+        address = _typed(values, "address", (dict, type(None)), None)
+        process = _typed(values, "process", (dict, type(None)), None)
+        if address is None and (smaps := _typed(values, "smaps", str, "")):
+            summary = summarise(
+                _Mappings(smaps, page),
+                [
+                    (segment.address, segment.reserved)
+                    for each in heaps
+                    for segment in each.segments
+                ],
+            )
+            address = summary.as_dict()
+            process = {"committed": summary.committed, **(process or {})}
         return cls(
             _typed(values, "label", str, ""),
             float(_typed(values, "time", (int, float), 0.0)),
             _size(values, "pid", 0),
-            _size(values, "page_size", 4096),
-            tuple(
-                _heap(entry, walk)
-                for entry, walk in zip(_list(values, "heaps"), walks, strict=True)
-            ),
+            page,
+            heaps,
             tuple(outside),
-            _typed(values, "address", (dict, type(None)), None),
-            _typed(values, "process", (dict, type(None)), None),
+            address,
+            process,
+            _typed(values, "program", str, ""),
         )
 
 
@@ -200,9 +221,13 @@ def snapshot(blocks: bool = False, *, label: str = "") -> Snapshot:
         address = summary.as_dict()
         process = {"committed": summary.committed, "resident": physical_memory().get("Rss", 0)}
     page = os.sysconf("SC_PAGE_SIZE")
+    program = ""
+    with suppress(OSError):
+        program = Path("/proc/self/comm").read_bytes().decode("utf-8", "replace").rstrip("\n")
     return Snapshot(
-        label, time.time(), os.getpid(), page, taken, tuple(outside), address, process or None
-    )
+        label, time.time(), os.getpid(), page, taken, tuple(outside), address, process or None,
+        program,
+    )  # fmt: skip
 
 
 def _taken(heaps: Iterable[heap.Heap], blocks: bool) -> Iterable[HeapSnapshot]:
@@ -230,7 +255,7 @@ def _typed(values: Mapping[str, Any], name: str, kinds: Any, default: Any) -> An
     return value
 
 
-def _size(values: Mapping[str, Any], name: str, default: int) -> int:
+def _size(values: Mapping[str, Any], name: str, default: int | None) -> int:
     value: int = _typed(values, name, int, default)
     if not 0 <= value < 1 << 64:
         raise ValueError(f"{name} must not be {value!r:.40}")
@@ -293,26 +318,85 @@ def _heap(entry: Any, walk: HeapWalk | None) -> HeapSnapshot:
     )
 
 
+class _Mappings:
+    """The mappings of a process that is gone, as the preload library wrote them down: a source for
+    the address summary that has the kernel's text and nothing else."""
+
+    def __init__(self, text: str, page: int) -> None:
+        self._text = text
+        self.page = page
+
+    def maps(self) -> str:
+        return self._text
+
+    def read(self, address: int, size: int) -> None:
+        return None
+
+    def present(self, address: int, pages: int) -> None:
+        return None
+
+    def stack_pointers(self) -> list[int]:
+        return []
+
+    def elf_span(self, path: str) -> None:
+        # A file of that name on this machine may be another one.
+        return None
+
+
 def _read_blocks(path: Path, counts: list[int]) -> list[HeapWalk | None]:
     """The walks in a file of blocks, one for each count that is not 0."""
     expected = sum(counts) * _inspect.RANGE_BYTES
     if expected > (path.stat().st_size + 1) * _MAX_RATIO:
         raise ValueError(f"{path.name} is shorter than its {sum(counts)} ranges")
+    walks: list[HeapWalk | None] = []
     with path.open("rb") as file:
         if file.read(len(_MAGIC)) != _MAGIC:
             raise ValueError(f"{path.name} holds no blocks")
-        unpacker = zlib.decompressobj()
+        stream = _Unpacked(file)
         try:
-            data = unpacker.decompress(file.read(), expected + 1)
+            walks = [stream.walk(count) if count else None for count in counts]
+            ended = not stream.take(1) and stream.complete
         except zlib.error as error:
             raise ValueError(f"{path.name} is damaged: {error}") from None
-    if len(data) != expected:
+    if not ended:
         raise ValueError(f"{path.name} does not hold the {sum(counts)} ranges it should")
-    walks: list[HeapWalk | None] = []
-    at = 0
-    view = memoryview(data)
-    for count in counts:
-        size = count * _inspect.RANGE_BYTES
-        walks.append(HeapWalk(view[at : at + size]).checked() if count else None)
-        at += size
     return walks
+
+
+class _Unpacked:
+    """The records of a file of blocks, unpacked piece by piece: a stream that promises gigabytes is
+    found out by its first megabyte, because ranges do not overlap."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._unpacker = zlib.decompressobj()
+
+    @property
+    def complete(self) -> bool:
+        """The stream ended where its format says, with the right checksum, and the file with it."""
+        return self._unpacker.eof and not self._unpacker.unused_data and not self._file.read(1)
+
+    def take(self, most: int) -> bytes:
+        """Up to that many bytes, fewer at the end only."""
+        pieces: list[bytes] = []
+        while most and not self._unpacker.eof:
+            packed = self._unpacker.unconsumed_tail or self._file.read(_PIECE)
+            piece = self._unpacker.decompress(packed, most)
+            if not packed and not piece:
+                break
+            pieces.append(piece)
+            most -= len(piece)
+        return b"".join(pieces)
+
+    def walk(self, count: int) -> HeapWalk:
+        records = bytearray()
+        left = count * _inspect.RANGE_BYTES
+        while left:
+            piece = self.take(min(left, _PIECE // _inspect.RANGE_BYTES * _inspect.RANGE_BYTES))
+            if len(piece) % _inspect.RANGE_BYTES or not piece:
+                raise ValueError(f"a heap's {count} ranges end too early")
+            # With the last one before, so that the seam is looked at too.
+            HeapWalk(bytes(records[-_inspect.RANGE_BYTES :]) + piece).checked()
+            records += piece
+            left -= len(piece)
+        return HeapWalk(memoryview(records).toreadonly())

@@ -194,13 +194,17 @@ class HeapStats:
             name: values.get(name, None if name in DETAIL else 0) for name in NAMES
         }
         for name, value in known.items():
-            if not (isinstance(value, int) or (value is None and name in DETAIL)):
-                raise ValueError(f"{name} must be an int, not {value!r}")
+            if not (_is_count(value) or (value is None and name in DETAIL)):
+                raise ValueError(f"{name} must be an int of 64 bits, not {value!r:.40}")
         tables: dict[str, Any] = {}
         for table in ("reasons", "ages"):
             rows = values.get(table)
             if rows is not None:
-                rows = MappingProxyType({str(k): int(v) for k, v in dict(rows).items()})
+                rows = dict(rows)
+                for name, value in rows.items():
+                    if not (isinstance(name, str) and _is_count(value)):
+                        raise ValueError(f"{table} holds bytes, not {name!r:.40}: {value!r:.40}")
+                rows = MappingProxyType(rows)
             tables[table] = rows
         return cls(**known, **tables)
 
@@ -220,6 +224,10 @@ class HeapStats:
     def describe(name: str) -> tuple[str, str]:
         """(unit, meaning) of a counter, a reason or an age. KeyError for any other name."""
         return DOCUMENTATION[name]
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < 1 << 64
 
 
 NAMES = tuple(row[0] for row in _inspect.STATS_TABLE)

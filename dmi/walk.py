@@ -6,6 +6,8 @@ import struct
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress, count
+from operator import add, gt, ne
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args, overload
 
 from dmi import _inspect
@@ -34,6 +36,7 @@ _RECORD = struct.Struct("=QQIIIIQ")
 # The same as 64-bit words: address, size, kind and state, bucket and flags, segment.
 _WORDS = 5
 _LOW = 0xFFFFFFFF
+_MOST = 1 << 64
 if _RECORD.size != _inspect.RANGE_BYTES:  # pragma: no cover - a build that mixes two versions
     raise ImportError("dmi's Python and C parts are of different versions; install it again")
 
@@ -152,14 +155,27 @@ class HeapWalk(Sequence[Range]):
         return found
 
     def checked(self) -> HeapWalk:
-        """This walk, when its ranges are of known kinds and states; ValueError when not.
+        """This walk, when its ranges are of known kinds and states, have a size, and lie segment by
+        segment one behind the other; ValueError when not.
 
         For records that come from outside: every other use takes them for sound.
         """
-        words = self._records.cast("Q") if len(self) else []
+        if not len(self):
+            return self
+        words = self._records.cast("Q")
         for both in set(words[2::_WORDS]):
             if not (1 <= both & _LOW <= len(KINDS) and 1 <= both >> 32 <= len(STATES)):
                 raise ValueError("a range of unknown kind or state")
+        starts, sizes, segments = words[0::_WORDS], words[1::_WORDS], words[4::_WORDS]
+        ends = list(map(add, starts, sizes))
+        if not all(sizes) or max(ends) > _MOST:
+            raise ValueError("a range without a size, or beyond what can be addressed")
+        begun = list(compress(count(1), map(ne, segments, segments[1:])))
+        if len({segments[0], *(segments[number] for number in begun)}) != 1 + len(begun):
+            raise ValueError("ranges of a segment that do not follow each other")
+        back = compress(count(1), map(gt, ends, starts[1:]))
+        if not set(begun).issuperset(back):
+            raise ValueError("ranges that overlap")
         return self
 
     def select(
@@ -190,9 +206,9 @@ class HeapWalk(Sequence[Range]):
         busy_word = STATES.index("busy") + 1
         pairs = Counter(zip(words[1::_WORDS], words[2::_WORDS], strict=True))
         counts: Counter[int] = Counter()
-        for (size, both), count in pairs.items():
+        for (size, both), number in pairs.items():
             if both >> 32 == busy_word:
-                counts[size] += count
+                counts[size] += number
         busy = sum(size * count for size, count in counts.items())
         rows = [
             HistogramRow(size, count, size * count, 100.0 * size * count / busy)

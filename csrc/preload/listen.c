@@ -1,4 +1,4 @@
-/* listen.c - a signal asks for a summary: the handler sets a word and wakes a thread, which writes it.
+/* listen.c - a signal asks for a summary or a snapshot: its handler sets a word and wakes a thread.
  *
  * The thread exists only when DMI_OPTIONS names a signal. It must then be there all the time, for a program
  * may sleep for ever and a signal handler cannot start a thread; so with this option, and only with
@@ -19,13 +19,14 @@
 _Atomic uint32_t _dmi_preload_asked;
 
 static _Atomic pid_t listener; /* the process whose thread it is */
+static int asks_summary, asks_snapshot;
 
 static void *listen_on(void *unused) {
     (void)unused;
     (void)pthread_setname_np(pthread_self(), "dmi-summary");
     for (;;) {
         uint32_t word = atomic_load_explicit(&_dmi_preload_asked, memory_order_relaxed);
-        if (word & DMI_ASKED) _dmi_preload_settle();
+        if (word & DMI_ASKED) _dmi_preload_write(0, NULL);
         else _dmi_os_wait(&_dmi_preload_asked, word, UINT64_MAX);
     }
     return NULL;
@@ -55,12 +56,13 @@ void _dmi_preload_answer(void) {
     if (_dmi_preload_take(DMI_START)) start();
     if (atomic_load_explicit(&listener, memory_order_relaxed) == getpid()) return;
     if (atomic_load_explicit(&_dmi_preload_asked, memory_order_relaxed) & DMI_ASKED)
-        _dmi_preload_settle();
+        _dmi_preload_try_write();
 }
 
 static void on_signal(int number) {
-    (void)number;
-    atomic_fetch_or_explicit(&_dmi_preload_asked, DMI_ASKED, memory_order_release);
+    uint32_t what = number == asks_summary ? DMI_ASKED_SUMMARY : 0;
+    if (number == asks_snapshot) what |= DMI_ASKED_SNAPSHOT;
+    atomic_fetch_or_explicit(&_dmi_preload_asked, what, memory_order_release);
     _dmi_os_wake(&_dmi_preload_asked, true); /* one system call */
 }
 
@@ -68,14 +70,22 @@ static void after_fork(void) {
     atomic_store_explicit(&_dmi_preload_asked, DMI_START, memory_order_relaxed);
 }
 
-void _dmi_preload_listen(int number) {
+static bool take_signal(int number) {
     struct sigaction now, ours;
-    if (sigaction(number, NULL, &now) || now.sa_handler != SIG_DFL) return;
+    if (!number || sigaction(number, NULL, &now) || now.sa_handler != SIG_DFL) return false;
     memset(&ours, 0, sizeof ours);
     ours.sa_handler = on_signal;
     ours.sa_flags = SA_RESTART | SA_ONSTACK;
     (void)sigemptyset(&ours.sa_mask);
-    if (sigaction(number, &ours, NULL)) return;
+    return sigaction(number, &ours, NULL) == 0;
+}
+
+void _dmi_preload_listen(int summary, int snapshot) {
+    asks_summary = summary;
+    asks_snapshot = snapshot;
+    bool any = take_signal(summary);
+    if (snapshot != summary) any |= take_signal(snapshot);
+    if (!any) return;
     (void)pthread_atfork(NULL, NULL, after_fork);
     start();
 }

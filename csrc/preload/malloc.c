@@ -226,4 +226,4 @@ DMI_DOOR struct mallinfo mallinfo(void) {
     return info;
 }
 
-DMI_DOOR void malloc_stats(void) { _dmi_preload_summary("on request"); }
+DMI_DOOR void malloc_stats(void) { _dmi_preload_write(DMI_ASKED_SUMMARY, "on request"); }

@@ -18,6 +18,7 @@
 
 #define VARIABLE "DMI_OPTIONS"
 #define LONGEST 1024
+#define WHENS "exit, SIGUSR1, SIGUSR2, SIGHUP, SIGQUIT, SIGURG, SIGWINCH"
 
 dmi_preload_wish _dmi_preload_wish;
 
@@ -64,17 +65,58 @@ static const struct {
 } signals[] = {{"SIGUSR1", SIGUSR1}, {"SIGUSR2", SIGUSR2}, {"SIGHUP", SIGHUP},
                {"SIGQUIT", SIGQUIT}, {"SIGURG", SIGURG},   {"SIGWINCH", SIGWINCH}};
 
+/* 0 when it is the name of no signal that may be asked with. */
+static int signal_of(const char *value) {
+    for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
+        if (!strcmp(value, signals[i].name)) return signals[i].number;
+    return 0;
+}
+
 static bool set_summary(const char *value) {
     if (!strcmp(value, "exit")) {
         _dmi_preload_wish.at_exit = true;
         return true;
     }
-    for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
-        if (!strcmp(value, signals[i].name)) {
-            _dmi_preload_wish.signal = signals[i].number;
-            return true;
+    int number = signal_of(value);
+    if (number) _dmi_preload_wish.signal = number;
+    return number != 0;
+}
+
+/* FILE[:blocks][:at=WHEN]...[:only=PID], taken apart in place. */
+static bool set_snapshot(const char *value) {
+    char *file = text + (value - text), *rest = strchr(file, ':');
+    memset(&_dmi_preload_wish.snapshot, 0, sizeof _dmi_preload_wish.snapshot);
+    bool timed = false;
+    while (rest) {
+        *rest++ = 0;
+        char *part = rest;
+        rest = strchr(part, ':');
+        size_t length = rest ? (size_t)(rest - part) : strlen(part);
+        char word[32];
+        if (length >= sizeof word) return false;
+        memcpy(word, part, length);
+        word[length] = 0;
+        if (!strcmp(word, "blocks")) {
+            _dmi_preload_wish.snapshot.blocks = true;
+        } else if (!strcmp(word, "at=exit")) {
+            _dmi_preload_wish.snapshot.at_exit = timed = true;
+        } else if (!strncmp(word, "at=", 3) && signal_of(word + 3)) {
+            _dmi_preload_wish.snapshot.signal = signal_of(word + 3);
+            timed = true;
+        } else if (!strncmp(word, "only=", 5) && word[5] >= '1' && word[5] <= '9') {
+            char *end;
+            _dmi_preload_wish.snapshot.only = strtol(word + 5, &end, 10);
+            if (*end) return false;
+        } else {
+            return false;
         }
-    return false;
+    }
+    for (const char *at = file; (at = strchr(at, '%')); at += 2)
+        if (at[1] != 'p' && at[1] != 'n' && at[1] != '%') return false;
+    if (!*file) return false;
+    if (!timed) _dmi_preload_wish.snapshot.at_exit = true;
+    _dmi_preload_wish.snapshot.file = file;
+    return true;
 }
 
 static bool switched(const char *value, bool *on) {
@@ -104,12 +146,16 @@ static const struct {
 } keys[] = {
     {"decommit", "a policy, such as lazy:delay=0.5", set_decommit},
     {"name", "any text without a comma", set_name},
-    {"summary", "exit, SIGUSR1, SIGUSR2, SIGHUP, SIGQUIT, SIGURG, SIGWINCH", set_summary},
+    {"summary", WHENS, set_summary},
+    {"snapshot",
+     "FILE (%p process, %n number, %% percent), then :blocks, :at=WHEN, :only=PID; WHEN is one "
+     "of " WHENS,
+     set_snapshot},
     {"scavenger", "on, off", set_scavenger},
     {"hardened", "on, off", set_hardened},
     {"huge", "on, off", set_huge},
 };
-#define KEY_NAMES "decommit, name, summary, scavenger, hardened, huge"
+#define KEY_NAMES "decommit, name, summary, scavenger, hardened, huge, snapshot"
 
 /* Takes the pair apart in place. */
 static void apply(char *pair) {

@@ -18,27 +18,49 @@ struct dmi_run;
 void *_dmi_preload_malloc_slow(size_t size);
 void _dmi_preload_free_slow(void *block, struct dmi_run *run);
 
-/* What DMI_OPTIONS says about summaries. */
+/* What DMI_OPTIONS says about summaries and snapshots. */
 typedef struct dmi_preload_wish {
     bool at_exit;
     int signal; /* 0: none */
+    struct {
+        const char *file; /* NULL: none */
+        bool blocks, at_exit;
+        int signal;
+        long only; /* the process, by number; 0: whoever reads the options */
+    } snapshot;
 } dmi_preload_wish;
 extern dmi_preload_wish _dmi_preload_wish;
 
 /* What a signal's handler or a fork left to be done; 0 nearly always, and slow paths look. */
-#define DMI_ASKED 1u /* for a summary */
-#define DMI_START 2u /* the thread that writes it: this is a fork child */
+#define DMI_ASKED_SUMMARY 1u
+#define DMI_ASKED_SNAPSHOT 2u
+#define DMI_ASKED (DMI_ASKED_SUMMARY | DMI_ASKED_SNAPSHOT)
+#define DMI_START 4u /* the thread that answers: this is a fork child */
 extern _Atomic uint32_t _dmi_preload_asked;
-static inline bool _dmi_preload_take(uint32_t bit) {
-    return atomic_fetch_and_explicit(&_dmi_preload_asked, ~bit, memory_order_acquire) & bit;
+static inline uint32_t _dmi_preload_take(uint32_t bits) {
+    return atomic_fetch_and_explicit(&_dmi_preload_asked, ~bits, memory_order_acquire) & bits;
 }
 /* Do it, as far as it is not for the thread. Call without locks. */
 void _dmi_preload_answer(void);
-/* Let this signal ask for a summary, unless the program has a use for it. Once, before there are threads. */
-void _dmi_preload_listen(int number);
-/* Write the `!heap -s` text of all heaps to standard error; why ends the heading. Call without locks. */
+/* Let these signals (0: none) ask for summaries and snapshots, unless the program has a use for them. Once,
+ * before there are threads. */
+void _dmi_preload_listen(int summary, int snapshot);
+
+/* moment.c: write what signals asked for, and DMI_ASKED_* besides; why says on what occasion that is. When it
+ * returns, all that was asked for before is written. Call without locks. */
+void _dmi_preload_write(uint32_t besides, const char *why);
+/* Only what signals asked for, and nothing if somebody else is writing. */
+void _dmi_preload_try_write(void);
+
+/* The `!heap -s` text of all heaps to standard error; why ends the heading. For moment.c. */
 void _dmi_preload_summary(const char *why);
-/* The same if a signal asked for it; when it returns, all that was asked for before is written. */
-void _dmi_preload_settle(void);
+/* Standard error as it was at the start, even if the program closed it meanwhile. */
+void _dmi_preload_keep_stderr(void);
+int _dmi_preload_stderr(void);
+
+/* Remember where the program started: relative names mean that. */
+void _dmi_snapshot_start(void);
+/* Write a snapshot where the options say. For moment.c. why: plain ASCII. */
+void _dmi_preload_snapshot(const char *why);
 
 #endif

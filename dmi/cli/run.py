@@ -4,6 +4,12 @@ The library is preloaded (LD_PRELOAD), the options travel in DMI_OPTIONS. Python
 objects in pools of their own, which no malloc sees: they run with PYTHONMALLOC=malloc, so that
 every object is seen, unless PYTHONMALLOC is set already. The exit status is the program's; 127 when
 it is not found, 126 when it cannot be started.
+
+--snapshot FILE writes what dmi.snapshot().save(FILE) writes, for `dmi heap` and `dmi doctor`, of
+the program itself and not of those that it starts. In FILE %p stands for the number of the process
+(then every process writes one), %n for the number of the snapshot, %% for a per cent sign. It is
+written when the program ends by itself, not when it is killed or calls _exit(), as some shells do;
+with --at SIGNAL whenever the program gets that signal, as in kill -USR2 PID.
 """
 
 from __future__ import annotations
@@ -14,8 +20,12 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dmi
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 NAME = "run"
 HELP = "run a program on dmi"
@@ -30,7 +40,8 @@ WHENS = ("exit", "SIGUSR1", "SIGUSR2", "SIGHUP", "SIGQUIT", "SIGURG", "SIGWINCH"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     parser.usage = (
-        "dmi run [--decommit POLICY] [--name NAME] [--summary[=WHEN]] -- PROGRAM [ARGUMENT ...]"
+        "dmi run [--decommit POLICY] [--name NAME] [--summary[=WHEN]] [--snapshot FILE [--blocks] "
+        "[--at WHEN]...] -- PROGRAM [ARGUMENT ...]"
     )
     parser.add_argument("--decommit", metavar="POLICY", help="such as lazy:delay=0.5")
     parser.add_argument("--name", help="of the default heap")
@@ -41,6 +52,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         choices=WHENS,
         metavar="WHEN",
         help=f"print `!heap -s` to standard error: {', '.join(WHENS)}; exit without WHEN",
+    )
+    parser.add_argument("--snapshot", metavar="FILE", help="write a snapshot when the program ends")
+    parser.add_argument(
+        "--blocks", action="store_true", help="with every block, in FILE.blocks, for `dmi heap -h`"
+    )
+    parser.add_argument(
+        "--at",
+        action="append",
+        choices=WHENS,
+        metavar="WHEN",
+        help="when to write the snapshot, instead of at the end; may be given several times: exit "
+        "or a signal, as with --summary",
     )
     parser.add_argument("program", metavar="PROGRAM")
     parser.add_argument("arguments", metavar="ARGUMENT", nargs=argparse.REMAINDER)
@@ -58,7 +81,34 @@ def options(args: argparse.Namespace, inherited: str) -> str:
         if not value or "," in value:
             raise ValueError(f"--{key} must be text without a comma, not {value!r}")
         parts.append(f"{key}={value}")
+    if args.snapshot is not None:
+        parts.append(snapshot_option(args.snapshot, args.blocks, args.at or ()))
+    elif args.blocks or args.at:
+        raise ValueError("--blocks and --at need --snapshot FILE")
     return ",".join(parts)
+
+
+def snapshot_option(name: str, blocks: bool, moments: Iterable[str]) -> str:
+    """snapshot=... for DMI_OPTIONS. ValueError for a name that cannot be written to."""
+    path = Path.cwd() / name
+    if not name or name.endswith("/") or path.is_dir():
+        raise ValueError(f"--snapshot must name a file, not {name!r}")
+    if any(mark in str(path) for mark in ",:"):
+        raise ValueError(f"--snapshot: a path without comma and colon is needed, not {str(path)!r}")
+    if odd := re.search(r"%(?![pn%])", re.sub(r"%[pn%]", "", name)):
+        raise ValueError(
+            f"--snapshot: %p, %n and %% may stand in FILE, not {name[odd.start() :]!r}"
+        )
+    signals = {moment for moment in moments if moment != "exit"}
+    if len(signals) > 1:
+        raise ValueError("--at: one signal and exit, not " + ", ".join(sorted(signals)))
+    if not (path.parent.is_dir() or "%" in str(path.parent)):
+        raise ValueError(f"--snapshot: there is no directory {path.parent}")
+    parts = [str(path), *(["blocks"] if blocks else []), *(f"at={moment}" for moment in moments)]
+    # The number stays the same when this process becomes the program.
+    if "%p" not in name:
+        parts.append(f"only={os.getpid()}")
+    return "snapshot=" + ":".join(parts)
 
 
 def is_python(program: str) -> bool:

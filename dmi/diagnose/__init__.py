@@ -127,20 +127,27 @@ def from_replay(
 def states_of_file(path: str | os.PathLike[str]) -> list[State]:
     """The moments that a file holds: a WinDbg log, a JSON snapshot, or a JSON list of them."""
     name = Path(path)
-    with name.open("rb") as file:
-        data = file.read(windbg.MAX_FILE + 1)
-    if len(data) > windbg.MAX_FILE:
+    data = windbg.read_bytes(name, windbg.MAX_FILE)
+    if data is None:
         raise ValueError(f"{name}: larger than {windbg.MAX_FILE >> 20} MiB")
     text = windbg.decode(data)
     try:
         if _JSON.match(text):
             given = json.loads(text)
-            states = [state_of(part) for part in (given if isinstance(given, list) else [given])]
+            states = [_state(part) for part in (given if isinstance(given, list) else [given])]
         else:
             states = states_of_log(windbg.parse(text))
         return [_titled(states[0], name.stem)] if len(states) == 1 else states
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{name}: {error}") from error
+
+
+def _state(given: Any) -> State:
+    if isinstance(given, dict) and given.get("format") == "dmi-snapshot":
+        from dmi._snapshot import Snapshot  # loads the native part, which logs can do without
+
+        return state_of(Snapshot.from_dict(given))
+    return state_of(given)
 
 
 def _titled(state: State, label: str) -> State:

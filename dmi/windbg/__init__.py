@@ -66,6 +66,7 @@ __all__ = [
     "parse",
     "percent",
     "read",
+    "read_bytes",
 ]
 
 MAX_FILE: Final = 256 << 20
@@ -82,8 +83,23 @@ def decode(data: bytes) -> str:
 
 def read(path: str | os.PathLike[str]) -> Log:
     """Parse a log file. Raises OSError, or ParseError also for a file above MAX_FILE."""
-    with Path(path).open("rb") as file:
-        data = file.read(MAX_FILE + 1)
-    if len(data) > MAX_FILE:
+    data = read_bytes(path, MAX_FILE)
+    if data is None:
         raise ParseError(f"the file is larger than {MAX_FILE >> 20} MiB")
     return parse(decode(data))
+
+
+def read_bytes(path: str | os.PathLike[str], most: int) -> bytes | None:
+    """The bytes of a file or pipe; None when there are more than ``most``. Raises OSError.
+
+    Memory is taken for what is there, not for what may be.
+    """
+    pieces: list[bytes] = []
+    left = most
+    with Path(path).open("rb") as file:
+        while piece := file.read(min(left + 1, 1 << 20)):
+            left -= len(piece)
+            if left < 0:
+                return None
+            pieces.append(piece)
+    return b"".join(pieces)

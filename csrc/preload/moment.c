@@ -1,0 +1,94 @@
+/* moment.c - when summaries and snapshots are written: at exit, or when listen.c was asked; one at a time.
+ */
+#include "preload.h"
+
+#include "../heap/heap.h"
+#include "../segment/pagemap.h"
+
+#include <dmi/dmi.h>
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+/* Held while something is written, so that a process does not end in the middle of it, and across a fork. */
+static dmi_lock lock;
+
+static void write_all(uint32_t what, const char *why) {
+    if (what & DMI_ASKED_SUMMARY) _dmi_preload_summary(why);
+    if (what & DMI_ASKED_SNAPSHOT) _dmi_preload_snapshot(why);
+}
+
+/* Locked. */
+static void write_locked(uint32_t besides, const char *why) {
+    static const struct timespec now;
+    sigset_t every, before, beyond;
+    int saved = errno, cancel;
+    /* A write beyond the limit of file sizes would be the end of the program. */
+    (void)sigfillset(&every);
+    (void)pthread_sigmask(SIG_SETMASK, &every, &before);
+    (void)pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
+    write_all(_dmi_preload_take(DMI_ASKED), "on a signal");
+    write_all(besides, why);
+    if (!sigismember(&before, SIGXFSZ)) {
+        (void)sigemptyset(&beyond);
+        (void)sigaddset(&beyond, SIGXFSZ);
+        while (sigtimedwait(&beyond, NULL, &now) < 0 && errno == EINTR) {
+        }
+    }
+    (void)pthread_setcancelstate(cancel, &cancel);
+    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
+    errno = saved;
+}
+
+void _dmi_preload_write(uint32_t besides, const char *why) {
+    _dmi_lock(&lock);
+    write_locked(besides, why);
+    _dmi_unlock(&lock);
+}
+
+void _dmi_preload_try_write(void) {
+    if (!_dmi_lock_try(&lock)) return;
+    write_locked(0, NULL);
+    _dmi_unlock(&lock);
+}
+
+static void before_fork(void) { _dmi_lock(&lock); }
+static void after_fork(void) { _dmi_unlock(&lock); }
+
+/* ---- the ends of the program ---------------------------------------------------------------------------- */
+
+/* One copy of the core in a process: the one that malloc leads to. */
+static bool serves(void) {
+    void *volatile block = malloc(1);
+    bool ours = _dmi_pagemap_get(block) != &_dmi_no_run;
+    free(block);
+    return ours;
+}
+
+__attribute__((constructor)) static void at_start(void) {
+    static const char idle[] = "dmi: libdmi_malloc.so serves no allocation here: another malloc "
+                               "comes first (it has to be preloaded, before others)\n";
+    _dmi_preload_options();
+    /* From here on any pointer can be looked up, even if nothing was allocated yet. */
+    (void)_dmi_default_heap();
+    if (!serves()) _dmi_os_message(idle, sizeof idle - 1);
+    dmi_preload_wish *wish = &_dmi_preload_wish;
+    /* What is meant for another process is not for this one. */
+    if (wish->snapshot.only && wish->snapshot.only != (long)getpid()) wish->snapshot.file = NULL;
+    if (!wish->snapshot.file) wish->snapshot.signal = 0;
+    if (wish->at_exit || wish->signal || wish->snapshot.file) _dmi_preload_keep_stderr();
+    (void)pthread_atfork(before_fork, after_fork, after_fork);
+    _dmi_snapshot_start();
+    _dmi_preload_listen(wish->signal, wish->snapshot.signal);
+}
+
+__attribute__((destructor)) static void at_exit(void) {
+    const dmi_preload_wish *wish = &_dmi_preload_wish;
+    uint32_t what = wish->at_exit ? DMI_ASKED_SUMMARY : 0;
+    if (wish->snapshot.file && wish->snapshot.at_exit) what |= DMI_ASKED_SNAPSHOT;
+    if (what || wish->signal || wish->snapshot.signal) _dmi_preload_write(what, "at exit");
+}

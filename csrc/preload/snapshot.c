@@ -1,0 +1,322 @@
+/* snapshot.c - the heaps of the process as dmi.snapshot() saves them: JSON, and the blocks beside it.
+ *
+ * Nothing is allocated from a heap, and nothing waits for a reader: files are written under another name
+ * and renamed when they are whole. Blocks go to their file as the walk meets them. What Python would
+ * work out about the address space is left to whoever loads the file: it holds the lines of smaps
+ * that matter (dmi/_snapshot.py).
+ */
+#include "pack.h"
+#include "preload.h"
+#include "tally.h"
+
+#include "../os/os.h"
+
+#include <dmi/dmi.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#define HEAPS 4096
+#define FIRST_OWN 100 /* descriptors from here on are not those that a program closes blindly */
+#define SIDE ".blocks"
+#define MAGIC "DMIBLK01" /* dmi/_snapshot.py */
+
+/* ---- where it goes ------------------------------------------------------------------------------------- */
+
+static char pattern[PATH_MAX];
+static pid_t home;
+static unsigned number;
+
+void _dmi_snapshot_start(void) {
+    const char *file = _dmi_preload_wish.snapshot.file;
+    size_t length = 0;
+    home = getpid();
+    if (!file) return;
+    /* Programs change their directory. */
+    if (file[0] != '/' && getcwd(pattern, sizeof pattern - 1)) {
+        length = strlen(pattern);
+        if (length > 1) pattern[length++] = '/';
+    }
+    for (size_t i = 0; file[i] && length < sizeof pattern - 1; i++) pattern[length++] = file[i];
+    pattern[length] = 0;
+}
+
+/* The pattern, %p the process, %n the number of this snapshot, and what is to stand behind it. */
+static bool make_name(char *name, const char *behind) {
+    size_t length = 0;
+    for (const char *at = pattern; *at && length < PATH_MAX; at++) {
+        if (*at != '%') {
+            name[length++] = *at;
+            continue;
+        }
+        at++;
+        int n = *at == 'p'   ? snprintf(name + length, PATH_MAX - length, "%ld", (long)getpid())
+                : *at == 'n' ? snprintf(name + length, PATH_MAX - length, "%u", number)
+                             : snprintf(name + length, PATH_MAX - length, "%c", *at);
+        length += n > 0 ? (size_t)n : 0;
+    }
+    if (length + strlen(behind) >= PATH_MAX) {
+        name[PATH_MAX - 1] = 0;
+        errno = ENAMETOOLONG;
+        return false;
+    }
+    memcpy(name + length, behind, strlen(behind) + 1);
+    return true;
+}
+
+static int create(const char *path) {
+    int file = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (file < 0) return -1;
+    int moved = fcntl(file, F_DUPFD_CLOEXEC, FIRST_OWN);
+    if (moved >= 0) {
+        (void)close(file);
+        file = moved;
+    }
+    return file;
+}
+
+typedef struct target {
+    char whole[PATH_MAX], part[PATH_MAX];
+    dmi_writer out;
+    bool open;
+} target;
+
+static bool target_open(target *to, const char *behind) {
+    char part[32];
+    (void)snprintf(part, sizeof part, "%s.part", behind);
+    to->open = false;
+    if (!make_name(to->whole, behind) || !make_name(to->part, part)) return false;
+    int file = create(to->part);
+    if (file < 0) return false;
+    _dmi_writer_begin(&to->out, file);
+    to->open = true;
+    return true;
+}
+
+static bool target_close(target *to, bool keep) {
+    if (!to->open) return false;
+    _dmi_writer_flush(&to->out);
+    int error = to->out.error;
+    if (close(to->out.file) && !error && errno != EINTR) error = errno;
+    keep = keep && !error;
+    if (keep && rename(to->part, to->whole)) {
+        error = errno;
+        keep = false;
+    }
+    if (!keep) (void)unlink(to->part);
+    errno = error;
+    return keep;
+}
+
+/* ---- what it says -------------------------------------------------------------------------------------- */
+
+typedef struct walk {
+    dmi_tally tally;
+    dmi_packer *packer; /* NULL: no blocks wanted */
+    uint64_t ranges;
+} walk;
+
+static int visit(void *argument, const dmi_range *range) {
+    walk *w = argument;
+    if (range->state == DMI_STATE_BUSY) _dmi_tally_add(&w->tally, range->size);
+    if (w->packer) _dmi_pack_range(w->packer, range);
+    w->ranges++;
+    return 0;
+}
+
+static void put_stats(dmi_writer *out, const dmi_stats *stats) {
+    _dmi_writer_put(out, "\"stats\":{");
+#define PUT(name, unit, doc) _dmi_writer_put(out, "\"" #name "\":%" PRIu64 ",", stats->name);
+    DMI_STATS(PUT)
+#undef PUT
+    _dmi_writer_put(out, "\"reasons\":{");
+    const char *comma = "";
+#define PUT(name, doc)                                                                             \
+    _dmi_writer_put(out, "%s\"" #name "\":%" PRIu64, comma, stats->reason_##name);                 \
+    comma = ",";
+    DMI_REASONS(PUT)
+#undef PUT
+    _dmi_writer_put(out, "},\"ages\":{");
+    comma = "";
+#define PUT(name, bound, doc)                                                                      \
+    _dmi_writer_put(out, "%s\"" #name "\":%" PRIu64, comma, stats->age_##name);                    \
+    comma = ",";
+    DMI_AGES(PUT)
+#undef PUT
+    _dmi_writer_put(out, "}}");
+}
+
+static void put_segments(dmi_writer *out, void *handle) {
+    size_t capacity = 0, count;
+    dmi_segment_info *found = NULL;
+    /* Segments may come while they are counted. */
+    while ((count = dmi_heap_segments(handle, found, capacity)) > capacity) {
+        if (found) (void)munmap(found, capacity * sizeof *found);
+        capacity = count + 64;
+        found = mmap(NULL, capacity * sizeof *found, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (found == MAP_FAILED) return;
+    }
+    for (size_t i = 0; i < count; i++)
+        _dmi_writer_put(out, "%s[%" PRIu64 ",%" PRIu64 ",%" PRIu64 ",%" PRIu64 ",%s]", i ? "," : "",
+                        found[i].address, found[i].reserved, found[i].committed,
+                        found[i].uncommitted_ranges, found[i].is_virtual ? "true" : "false");
+    if (found) (void)munmap(found, capacity * sizeof *found);
+}
+
+/* False when the heap was destroyed meanwhile, and nothing was written. */
+static bool put_heap(dmi_writer *out, void *handle, dmi_packer *packer, bool first) {
+    dmi_heap_info info = {.size = sizeof info};
+    dmi_stats stats = {.size = sizeof stats};
+    char policy[160] = "";
+    walk w = {.packer = packer};
+    if (dmi_heap_get_info(handle, &info) ||
+        dmi_heap_stats(handle, &stats, DMI_STATS_DETAIL | DMI_STATS_RESIDENT))
+        return false;
+    (void)dmi_policy_format(&info.policy, policy, sizeof policy);
+    _dmi_tally_begin(&w.tally);
+    errno = 0;
+    bool walked = dmi_heap_walk(handle, visit, &w) == 0;
+    if (!walked && errno != ENOTSUP) {
+        _dmi_tally_end(&w.tally);
+        return false;
+    }
+    _dmi_writer_put(out, "%s{\"handle\":%" PRIuPTR ",\"name\":\"", first ? "" : ",",
+                    (uintptr_t)handle);
+    _dmi_writer_json(out, info.name, strlen(info.name));
+    _dmi_writer_put(out, "\",\"decommit\":\"%s\",", policy);
+    put_stats(out, &stats);
+    _dmi_writer_put(out, ",\"segments\":[");
+    put_segments(out, handle);
+    _dmi_writer_put(out, "],\"histogram\":[");
+    _dmi_tally_sort(&w.tally);
+    for (size_t i = 0; i < w.tally.used && !w.tally.failed; i++)
+        _dmi_writer_put(out, "%s[%" PRIu64 ",%" PRIu64 "]", i ? "," : "", w.tally.rows[i].size,
+                        w.tally.rows[i].count);
+    _dmi_tally_end(&w.tally);
+    if (packer && walked) _dmi_writer_put(out, "],\"blocks\":%" PRIu64 "}", w.ranges);
+    else _dmi_writer_put(out, "],\"blocks\":null}");
+    return true;
+}
+
+static bool wanted(const char *line) {
+    /* The first line of a mapping begins with its address, in lower case; all others with a name. */
+    return (*line >= '0' && *line <= '9') || (*line >= 'a' && *line <= 'f') ||
+           !strncmp(line, "Rss:", 4) || !strncmp(line, "Swap:", 5) || !strncmp(line, "VmFlags:", 8);
+}
+
+/* The inside of a JSON string: the mappings, and of each what it holds in memory. */
+static void put_mappings(dmi_writer *out) {
+    static char text[2 * PATH_MAX];
+    int file = open("/proc/self/smaps", O_RDONLY | O_CLOEXEC);
+    if (file < 0) return;
+    size_t have = 0;
+    for (;;) {
+        ssize_t n = read(file, text + have, sizeof text - have);
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) break;
+        have += (size_t)n;
+        char *line = text, *end;
+        while ((end = memchr(line, '\n', have))) {
+            size_t length = (size_t)(end + 1 - line);
+            if (wanted(line)) _dmi_writer_json(out, line, length);
+            line += length;
+            have -= length;
+        }
+        /* A line that the whole buffer does not hold is none of the kernel's. */
+        if (have == sizeof text) break;
+        memmove(text, line, have);
+    }
+    (void)close(file);
+}
+
+static uint64_t resident(void) {
+    int64_t bytes = _dmi_os_process_resident();
+    return bytes > 0 ? (uint64_t)bytes : 0;
+}
+
+static void put_program(dmi_writer *out) {
+    char name[64];
+    int length = _dmi_os_read_file("/proc/self/comm", name, sizeof name);
+    if (length > 0) _dmi_writer_json(out, name, strcspn(name, "\n"));
+}
+
+static void put_snapshot(dmi_writer *out, dmi_packer *packer, const char *why) {
+    static void *handles[HEAPS];
+    struct timespec now = {0};
+    (void)clock_gettime(CLOCK_REALTIME, &now);
+    _dmi_writer_put(out,
+                    "{\"format\":\"dmi-snapshot\",\"version\":1,\"label\":\"\",\"time\":%lld.%06ld,"
+                    "\"pid\":%ld,\"page_size\":%zu,\"why\":\"%s\",\"program\":\"",
+                    (long long)now.tv_sec, now.tv_nsec / 1000, (long)getpid(), _dmi_os_page_size(),
+                    why);
+    put_program(out);
+    _dmi_writer_put(out, "\",\"heaps\":[");
+    size_t count = dmi_heap_list(handles, HEAPS);
+    if (count > HEAPS) count = HEAPS;
+    bool first = true;
+    for (size_t i = 0; i < count; i++)
+        if (put_heap(out, handles[i], packer, first)) first = false;
+    _dmi_writer_put(out,
+                    "],\"outside\":[],\"address\":null,\"process\":{\"resident\":%" PRIu64
+                    "},\"smaps\":\"",
+                    resident());
+    put_mappings(out);
+    _dmi_writer_put(out, "\"}\n");
+}
+
+/* ---- the whole ------------------------------------------------------------------------------------------ */
+
+static bool mine(void) {
+    pid_t self = getpid();
+    long only = _dmi_preload_wish.snapshot.only;
+    if (only) return self == (pid_t)only;
+    /* With one name for all, children of a fork would write over what their parent wrote. */
+    return self == home || strstr(pattern, "%p");
+}
+
+static void complain(const char *path, int error) {
+    dmi_writer out;
+    _dmi_writer_begin(&out, _dmi_preload_stderr());
+    _dmi_writer_put(&out, "dmi: snapshot: ");
+    _dmi_writer_bytes(&out, path, strlen(path));
+    _dmi_writer_put(&out, ": %s\n", strerror(error));
+    _dmi_writer_flush(&out);
+}
+
+void _dmi_preload_snapshot(const char *why) {
+    static target json, side;
+    static dmi_packer packer;
+    bool blocks = _dmi_preload_wish.snapshot.blocks;
+    if (!_dmi_preload_wish.snapshot.file || !mine()) return;
+    number++;
+    if (!target_open(&json, "")) {
+        complain(json.whole, errno);
+        return;
+    }
+    if (blocks && !target_open(&side, SIDE)) {
+        complain(side.whole, errno);
+        (void)target_close(&json, false);
+        return;
+    }
+    if (blocks) {
+        _dmi_writer_bytes(&side.out, MAGIC, sizeof MAGIC - 1);
+        _dmi_pack_begin(&packer, &side.out);
+    }
+    put_snapshot(&json.out, blocks ? &packer : NULL, why);
+    if (blocks) _dmi_pack_end(&packer);
+    /* The blocks first: a snapshot that is there has them. */
+    if (blocks && !target_close(&side, true)) {
+        complain(side.whole, errno);
+        (void)target_close(&json, false);
+    } else if (!target_close(&json, true)) {
+        complain(json.whole, errno);
+    }
+}

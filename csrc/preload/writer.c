@@ -1,0 +1,75 @@
+/* writer.c - text and bytes to a descriptor, through a fixed buffer, without allocating. */
+#include "writer.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#define LONGEST 256
+
+void _dmi_writer_begin(dmi_writer *out, int file) {
+    out->used = 0;
+    out->file = file;
+    out->error = 0;
+}
+
+void _dmi_writer_flush(dmi_writer *out) {
+    for (size_t at = 0; at < out->used && !out->error;) {
+        ssize_t n = write(out->file, out->bytes + at, out->used - at);
+        if (n > 0) at += (size_t)n;
+        else if (n == 0) out->error = EIO;
+        else if (errno != EINTR) out->error = errno;
+    }
+    out->used = 0;
+}
+
+void _dmi_writer_bytes(dmi_writer *out, const void *bytes, size_t size) {
+    const char *from = bytes;
+    while (size) {
+        if (out->used == sizeof out->bytes) _dmi_writer_flush(out);
+        size_t n = sizeof out->bytes - out->used;
+        if (n > size) n = size;
+        memcpy(out->bytes + out->used, from, n);
+        out->used += n;
+        from += n;
+        size -= n;
+    }
+}
+
+void _dmi_writer_put(dmi_writer *out, const char *format, ...) {
+    if (sizeof out->bytes - out->used < LONGEST) _dmi_writer_flush(out);
+    va_list arguments;
+    va_start(arguments, format);
+    int n = vsnprintf(out->bytes + out->used, LONGEST, format, arguments);
+    va_end(arguments);
+    if (n > 0) out->used += n < LONGEST ? (size_t)n : LONGEST - 1;
+}
+
+/* Bytes of the UTF-8 character that begins here; 0 when none does. */
+static size_t character(const unsigned char *at, size_t left) {
+    if (at[0] < 0x80) return 1;
+    size_t size = at[0] >= 0xf0 ? 4 : at[0] >= 0xe0 ? 3 : 2;
+    if (at[0] < 0xc2 || at[0] > 0xf4 || size > left) return 0;
+    for (size_t i = 1; i < size; i++)
+        if ((at[i] & 0xc0) != 0x80) return 0;
+    /* Too long a form, surrogates, beyond the last character. */
+    if ((at[0] == 0xe0 && at[1] < 0xa0) || (at[0] == 0xed && at[1] > 0x9f)) return 0;
+    if ((at[0] == 0xf0 && at[1] < 0x90) || (at[0] == 0xf4 && at[1] > 0x8f)) return 0;
+    return size;
+}
+
+void _dmi_writer_json(dmi_writer *out, const char *text, size_t size) {
+    const unsigned char *at = (const unsigned char *)text;
+    while (size) {
+        size_t n = character(at, size);
+        if (n == 0) _dmi_writer_put(out, "\\ufffd");
+        else if (*at < ' ' || *at == 0x7f) _dmi_writer_put(out, "\\u%04x", *at);
+        else if (*at == '"' || *at == '\\') _dmi_writer_put(out, "\\%c", *at);
+        else _dmi_writer_bytes(out, at, n);
+        if (n == 0) n = 1;
+        at += n;
+        size -= n;
+    }
+}

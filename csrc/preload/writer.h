@@ -1,0 +1,24 @@
+/* writer.h - text and bytes to a descriptor, through a fixed buffer: nothing is allocated. */
+#ifndef DMI_WRITER_H
+#define DMI_WRITER_H
+
+#include <stddef.h>
+
+/* Static, or on the stack of a thread that has room. No lock: the caller has one. */
+typedef struct dmi_writer {
+    char bytes[4096];
+    size_t used;
+    int file;
+    int error; /* errno of the first write that failed; what follows is dropped */
+} dmi_writer;
+
+void _dmi_writer_begin(dmi_writer *out, int file);
+void _dmi_writer_flush(dmi_writer *out);
+void _dmi_writer_bytes(dmi_writer *out, const void *bytes, size_t size);
+/* At most 255 bytes a call; no floating point, for which some C libraries allocate. */
+__attribute__((format(printf, 2, 3))) void _dmi_writer_put(dmi_writer *out, const char *format,
+                                                           ...);
+/* The inside of a JSON string, without its quotes: what is no UTF-8 becomes U+FFFD. */
+void _dmi_writer_json(dmi_writer *out, const char *text, size_t size);
+
+#endif
