@@ -21,9 +21,13 @@ cdef class HeapCore:
     # Blocks that came from and did not go back through this object: what is busy beyond them is
     # other code's. The other code may pass blocks on, so it is never more than a lower bound.
     cdef uint64_t _blocks
+    # A heap made elsewhere, not the default one: held while there are Block objects of it.
+    cdef bint _view
+    cdef uint64_t _objects
     cdef object __weakref__
 
     cdef uint64_t strangers(self) noexcept
+    cdef int refuse(self, uint64_t others) except -1
     cdef PyThreadState *enter(self) except? NULL
     cdef void leave(self, PyThreadState *state) noexcept
     cdef int need(self) except -1

@@ -9,7 +9,7 @@ made with thread_safe=False, whose only lock the GIL is.
 
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.pycapsule cimport PyCapsule_New
-from libc.errno cimport EINVAL, ENOMEM, errno
+from libc.errno cimport EBUSY, EINVAL, ENOMEM, errno
 from libc.stdint cimport uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset, strerror
 
@@ -96,9 +96,27 @@ _C_API = PyCapsule_New(<void *>&dmi_py_capi, DMI_CAPI_NAME, NULL)
 
 # ---- heaps -----------------------------------------------------------------------------------
 
+# In whose name a heap is held: by the object that made it; by Blocks of one made elsewhere.
+cdef const char *OWNER = "dmi.Heap"
+cdef const char *BLOCKS = "dmi.Block"
+
+
 cdef inline void block_gone(HeapCore heap) noexcept:
     if heap._blocks:
         heap._blocks -= 1
+
+
+cdef inline void object_made(HeapCore heap) noexcept:
+    heap._objects += 1
+    if heap._view and heap._objects == 1:
+        cdmi.dmi_heap_hold(heap._handle, BLOCKS)
+
+
+cdef inline void object_gone(HeapCore heap) noexcept:
+    block_gone(heap)
+    heap._objects -= 1
+    if heap._view and heap._objects == 0:
+        cdmi.dmi_heap_unhold(heap._handle, BLOCKS)
 
 
 cdef class HeapCore:
@@ -137,6 +155,7 @@ cdef class HeapCore:
             raise OSError(error, f"no new heap: {reason}")
         self._handle = handle
         self._owner = True
+        cdmi.dmi_heap_hold(handle, OWNER)
         self._max_size = max_size
         self._no_serialize = flags & cdmi.DMI_HEAP_NO_SERIALIZE != 0
 
@@ -150,14 +169,17 @@ cdef class HeapCore:
         if cdmi.dmi_heap_get_info(<void *><uintptr_t>handle, &info) != 0:
             raise HeapError(f"heap {handle:#x} was destroyed", fault="stale heap")
         self._handle = <void *><uintptr_t>handle
+        self._view = not info.is_default
         self._max_size = info.max_size
         self._no_serialize = info.flags & cdmi.DMI_HEAP_NO_SERIALIZE != 0
 
     def __dealloc__(self):
-        # At exit as at any other time: nothing but the library is touched here. A heap in which
-        # other code has blocks outlives its object; dmi.heaps() still lists it.
-        if self._owner and self._handle != <void *>UNOPENED and self.strangers() == 0:
-            cdmi.dmi_heap_destroy(self._handle)
+        # At exit as at any other time: nothing but the library is touched here. A heap that other
+        # code holds or has blocks in outlives its object; dmi.heaps() still lists it.
+        if self._owner and self._handle != <void *>UNOPENED:
+            cdmi.dmi_heap_unhold(self._handle, OWNER)
+            if self.strangers() == 0:
+                cdmi.dmi_heap_destroy(self._handle)
 
     cdef uint64_t strangers(self) noexcept:
         """Busy blocks that did not come from this object: of C extensions, NumPy, cffi."""
@@ -178,7 +200,7 @@ cdef class HeapCore:
     def close(self, bint force=False):
         """Destroy the heap with all its blocks. BufferError while a Block has a live buffer.
 
-        HeapError while blocks live that other code allocated, unless force is true.
+        HeapError while other code holds it or has blocks in it, unless force is true.
         """
         cdef int failed
         cdef uint64_t others
@@ -191,19 +213,44 @@ cdef class HeapCore:
                               f"exported: {self._exports}")
         if self._inside:
             raise HeapError(f"{heap_name(self._handle)}: another thread is inside")
-        if not force:
+        if force:
+            failed = cdmi.dmi_heap_destroy_force(self._handle)
+        else:
             others = self.strangers()
             if others:
-                raise HeapError(
-                    f"{heap_name(self._handle)} cannot be destroyed: {others} of its busy blocks "
-                    "belong to other code (a C extension, NumPy or cffi); free them first, or "
-                    "destroy(force=True) if nothing will touch them again")
-        failed = cdmi.dmi_heap_destroy(self._handle)
+                self.refuse(others)
+            cdmi.dmi_heap_unhold(self._handle, OWNER)
+            failed = cdmi.dmi_heap_destroy(self._handle)
         if failed:
             error = errno
+            if cdmi.dmi_heap_hold(self._handle, OWNER) == 0 and error == EBUSY:
+                self.refuse(0)
             raise HeapError(f"{heap_name(self._handle)} cannot be destroyed: "
                             f"{strerror(error).decode()}")
         self._owner = False
+
+    cdef int refuse(self, uint64_t others) except -1:
+        """Say why the heap is not destroyed: holders, and busy blocks of others."""
+        reasons = [f"{who} holds it" + (f" {times} times" if times > 1 else "")
+                   for who, times in self.holders().items() if who != OWNER.decode()]
+        if others:
+            reasons.append(f"{others} of its busy blocks belong to other code (a C extension, "
+                           "NumPy or cffi)")
+        raise HeapError(f"{heap_name(self._handle)} cannot be destroyed: {'; '.join(reasons)}. "
+                        "Free them first, or destroy(force=True) if nothing will touch them again")
+
+    def holders(self):
+        """{name: times} of all who keep the heap from being destroyed; "dmi.Heap" is the object
+        that made it, "dmi.Block" the Blocks of one made elsewhere."""
+        cdef char who[64]
+        cdef uint64_t holds = 0
+        cdef size_t i = 0
+        self.need()
+        found = {}
+        while cdmi.dmi_heap_holder(self._handle, i, who, sizeof(who), &holds) == 0:
+            found[(<bytes>who).decode("utf-8", "replace")] = holds
+            i += 1
+        return found
 
     cdef PyThreadState *enter(self) except? NULL:
         """Go into the library for long: without the GIL if other threads may use the heap."""
@@ -354,6 +401,23 @@ cdef class HeapCore:
         self.check(address)
         return cdmi.dmi_usable_size(self.fast_address(address, "address"))
 
+    def hand_over(self, address, /):
+        """Leave a raw block to other code: from now on it is not this object's.
+
+        It keeps destroy() from taking the heap, until the other code frees it. HeapError if it is
+        no busy block of this heap.
+        """
+        self.check(address)
+        block_gone(self)
+
+    def take_over(self, address, /):
+        """Take a raw block of other code's: from now on it is this object's, like one of malloc().
+
+        HeapError if it is no busy block of this heap.
+        """
+        self.check(address)
+        self._blocks += 1
+
     # ---- blocks ------------------------------------------------------------------------------
 
     def alloc(self, size, *, align=None):
@@ -429,6 +493,7 @@ cdef Block make_block(HeapCore heap, size_t size, size_t align, bint zero):
     block._address = address
     block._size = size
     block._align = align
+    object_made(heap)
     return block
 
 
@@ -458,7 +523,7 @@ cdef class Block:
             return
         fault = cdmi.dmi_heap_free_checked(self._heap._handle, self._address)
         if not fault:
-            block_gone(self._heap)
+            object_gone(self._heap)
         # An overflow found here must not pass in silence; a heap that is gone took the block along.
         if fault and fault != cdmi.DMI_FAULT_STALE_HEAP and Py_IsInitialized():
             self._report(fault)
@@ -545,7 +610,7 @@ cdef class Block:
         self._address = NULL
         if fault:
             raise fault_error("free", self._heap._handle, address, fault)
-        block_gone(self._heap)
+        object_gone(self._heap)
 
     def resize(self, size):
         """Make the block size bytes; it may move, its alignment and first bytes stay.

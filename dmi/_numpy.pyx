@@ -32,8 +32,11 @@ cdef struct Handler:
     char name[127]
     uint8_t version
     Allocator allocator
-    # Behind what NumPy reads: the heap's object, which lives as long as any array needs it.
+    # Behind what NumPy reads: the heap's object, which lives as long as any array needs it, and
+    # how many blocks the arrays have.
     PyObject *heap
+    void *handle
+    long long blocks
 
 cdef enum:
     HANDLER_VERSION = 1
@@ -45,16 +48,51 @@ ctypedef PyObject *(*SetHandler)(PyObject *handler) except NULL
 ctypedef PyObject *(*GetHandler)() except NULL
 
 
+cdef extern from *:
+    """
+    /* Arrays come and go on any thread, with the GIL or without. */
+    static inline long long dmi_np_add(long long *count, long long n) {
+        return __atomic_add_fetch(count, n, __ATOMIC_RELAXED);
+    }
+    """
+    long long dmi_np_add(long long *count, long long n) noexcept nogil
+
+
+# In whose name the heap is held while arrays have blocks of it.
+cdef const char *WHO = "dmi.numpy"
+
+
+cdef inline void *counted(Handler *handler, void *block) noexcept nogil:
+    if block != NULL and dmi_np_add(&handler.blocks, 1) == 1:
+        cdmi.dmi_heap_hold(handler.handle, WHO)
+    return block
+
+
 cdef void *handler_malloc(void *ctx, size_t size) noexcept nogil:
-    return cdmi.dmi_heap_malloc_checked(ctx, size if size else 1)
+    cdef Handler *handler = <Handler *>ctx
+    return counted(handler, cdmi.dmi_heap_malloc_checked(handler.handle, size if size else 1))
+
+
+cdef void *handler_calloc(void *ctx, size_t count, size_t size) noexcept nogil:
+    cdef Handler *handler = <Handler *>ctx
+    return counted(handler, cdmi.dmi_heap_calloc(handler.handle, count, size))
+
+
+cdef void *handler_realloc(void *ctx, void *block, size_t size) noexcept nogil:
+    cdef Handler *handler = <Handler *>ctx
+    cdef void *moved = cdmi.dmi_heap_realloc(handler.handle, block, size)
+    return counted(handler, moved) if block == NULL else moved
 
 
 cdef void handler_free(void *ctx, void *block, size_t size) noexcept nogil:
     # The size is what the array believes; the heap knows better.
+    cdef Handler *handler = <Handler *>ctx
     cdef int fault
     if block == NULL:
         return
-    fault = cdmi.dmi_heap_free_checked(ctx, block)
+    fault = cdmi.dmi_heap_free_checked(handler.handle, block)
+    if not fault and dmi_np_add(&handler.blocks, -1) == 0:
+        cdmi.dmi_heap_unhold(handler.handle, WHO)
     if fault and fault != cdmi.DMI_FAULT_STALE_HEAP and Py_IsInitialized():
         report(block, fault)
 
@@ -99,10 +137,11 @@ def make_handler(heap):
         raise MemoryError("no memory for a handler")
     memcpy(handler.name, b"dmi", 4)
     handler.version = HANDLER_VERSION
-    handler.allocator.ctx = <void *><uintptr_t>heap.handle
+    handler.handle = <void *><uintptr_t>heap.handle
+    handler.allocator.ctx = handler
     handler.allocator.malloc = handler_malloc
-    handler.allocator.calloc = cdmi.dmi_heap_calloc
-    handler.allocator.realloc = cdmi.dmi_heap_realloc
+    handler.allocator.calloc = handler_calloc
+    handler.allocator.realloc = handler_realloc
     handler.allocator.free = handler_free
     try:
         capsule = PyCapsule_New(handler, "mem_handler", NULL)

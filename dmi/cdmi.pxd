@@ -63,6 +63,10 @@ cdef extern from "dmi/capi.h" nogil:
 
     void *dmi_heap_create(const dmi_heap_options *options)
     int dmi_heap_destroy(void *heap)
+    int dmi_heap_destroy_force(void *heap)
+    int dmi_heap_hold(void *heap, const char *who)
+    int dmi_heap_unhold(void *heap, const char *who)
+    int dmi_heap_holder(void *heap, size_t index, char *who, size_t size, uint64_t *holds)
     void *dmi_heap_default()
     size_t dmi_heap_list(void **handles, size_t capacity)
     int dmi_heap_valid(void *heap)

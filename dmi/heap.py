@@ -117,9 +117,10 @@ class Heap(HeapCore):
         """Destroy the heap with all its blocks; once more does nothing.
 
         BufferError while a buffer of one of its Blocks is exported; HeapError for the process
-        default heap, for a heap made elsewhere, while another thread is inside, and while blocks
-        live that did not come from this object: those of C extensions, NumPy and cffi. force=True
-        takes those along, for callers who know that nothing will touch them again.
+        default heap, for a heap made elsewhere, while another thread is inside, while somebody
+        holds it (holders()), and while blocks are busy that did not come from this object: those of
+        C extensions, NumPy and cffi. force=True takes those along, for callers who know that
+        nothing will touch them again.
         """
         self.close(force)
 

@@ -69,8 +69,8 @@ int _dmi_heaps_each(int (*visit)(dmi_heap *, void *), void *argument) {
     return result;
 }
 
-void _dmi_heaps_fork_lock(void) { _dmi_lock(&registry); }
-void _dmi_heaps_fork_unlock(void) { _dmi_unlock(&registry); }
+void _dmi_heaps_lock(void) { _dmi_lock(&registry); }
+void _dmi_heaps_unlock(void) { _dmi_unlock(&registry); }
 
 /* ---- creation -------------------------------------------------------------------------------------- */
 
@@ -194,12 +194,16 @@ void *dmi_heap_default(void) {
 
 /* ---- the end --------------------------------------------------------------------------------------- */
 
-int dmi_heap_destroy(void *handle) {
+static int destroy(void *handle, bool force) {
     _dmi_lock(&registry);
     dmi_heap *heap = _dmi_heap_resolve(handle);
-    if (!heap || heap == _dmi_default) {
+    int refused = !heap                            ? EINVAL
+                  : heap == _dmi_default           ? EPERM
+                  : !force && _dmi_heap_held(heap) ? EBUSY
+                                                   : 0;
+    if (refused) {
         _dmi_unlock(&registry);
-        errno = heap ? EPERM : EINVAL;
+        errno = refused;
         return -1;
     }
     heap->live = false; /* from here on the handle is stale */
@@ -234,6 +238,9 @@ int dmi_heap_destroy(void *handle) {
     _dmi_unlock(&registry);
     return 0;
 }
+
+int dmi_heap_destroy(void *handle) { return destroy(handle, false); }
+int dmi_heap_destroy_force(void *handle) { return destroy(handle, true); }
 
 /* ---- looking --------------------------------------------------------------------------------------- */
 

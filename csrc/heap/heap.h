@@ -86,8 +86,12 @@ struct dmi_heap {
     _Atomic bool armed;         /* something happened since a pass found nothing to wait for */
     _Atomic uint64_t next_pass; /* heap clock, ns; UINT64_MAX: none */
     uint64_t manual_now;
-    dmi_thread *frozen; /* newest record when the heap was frozen */
-    dmi_cache *caches;  /* of threads */
+    struct {
+        char who[48];
+        uint64_t holds;          /* 0: free */
+    } holders[DMI_HEAP_HOLDERS]; /* under the registry's lock */
+    dmi_thread *frozen;          /* newest record when the heap was frozen */
+    dmi_cache *caches;           /* of threads */
     dmi_cache shared;
     dmi_heap *next, *prev; /* registry, oldest first */
     char name[48];
@@ -117,14 +121,18 @@ dmi_heap *_dmi_heap_resolve(void *handle);
 /* Visit live heaps with the registry locked; visit returns non-zero to stop. */
 int _dmi_heaps_each(int (*visit)(dmi_heap *, void *), void *argument);
 uint64_t _dmi_heap_clock(dmi_heap *heap);
-/* The registry of heaps around fork, and visiting them while it is locked. */
-void _dmi_heaps_fork_lock(void);
-void _dmi_heaps_fork_unlock(void);
+/* The registry of heaps, for fork and for hold.c, and visiting them while it is locked. */
+void _dmi_heaps_lock(void);
+void _dmi_heaps_unlock(void);
 int _dmi_heaps_each_locked(int (*visit)(dmi_heap *, void *), void *argument);
 /* Count every LFH run afresh from its lists (fork child). */
 int _dmi_heap_recount(dmi_heap *heap, void *unused);
 /* Options for the default heap, before it is made (preload). */
 void _dmi_default_options(const dmi_heap_options *options);
+
+/* ---- hold.c ---- */
+/* Does anybody hold it? The registry is locked. */
+bool _dmi_heap_held(const dmi_heap *heap);
 
 /* ---- thread.c ---- */
 /* The record of this thread; NULL: it has none and gets none (too early, too late, no memory). */

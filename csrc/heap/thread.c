@@ -180,7 +180,7 @@ static int unlock_heap(dmi_heap *heap, void *unused) {
 
 static void fork_prepare(void) {
     _dmi_scavenger_stop();
-    _dmi_heaps_fork_lock();
+    _dmi_heaps_lock();
     (void)_dmi_heaps_each_locked(lock_pass,
                                  NULL); /* nobody takes the registry of heaps inside one */
     _dmi_lock(&registry);
@@ -201,7 +201,7 @@ static void unlock_threads(void) {
     for (dmi_thread *t = _dmi_threads(); t; t = t->next) _dmi_unlock(&t->lock);
     _dmi_unlock(&registry);
     (void)_dmi_heaps_each_locked(unlock_pass, NULL);
-    _dmi_heaps_fork_unlock();
+    _dmi_heaps_unlock();
     _dmi_scavenger_resume();
 }
 

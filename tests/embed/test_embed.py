@@ -23,10 +23,18 @@ pytestmark = pytest.mark.long
 
 
 def run(
-    *command: str | Path, check: bool = True, cwd: Path | None = None
+    *command: str | Path,
+    check: bool = True,
+    cwd: Path | None = None,
+    env: dict[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [str(word) for word in command], check=False, capture_output=True, text=True, cwd=cwd
+        [str(word) for word in command],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=os.environ | (env or {}),
     )
     if check and done.returncode:
         raise AssertionError(f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}")
@@ -177,7 +185,29 @@ def test_extensions_and_python_share_one_list_of_heaps(examples: Site) -> None:
     """)
 
 
-def test_a_heap_with_blocks_of_another_extension_is_not_destroyed(examples: Site) -> None:
+def test_heaps_of_all_are_in_the_table_of_a_snapshot(examples: Site) -> None:
+    examples.run("""
+        import dmi, embed_c, embed_cpp
+        mine = dmi.Heap(name="python")
+        kept = mine.alloc(100_000)
+        embed_c.put(b"x" * 50_000)
+        embed_cpp.add(5)
+        dmi.snapshot().save("three.json")
+        print(*(f"{handle:016x}" for handle in (mine.handle, embed_c.handle(), embed_cpp.handle())))
+    """)
+    handles = examples.run("""
+        import json
+        heaps = {heap["name"]: heap for heap in json.load(open("three.json"))["heaps"]}
+        print(*(f"{heaps[name]['handle']:016x}" for name in ("python", "embed_c", "embed_cpp")))
+    """).stdout.split()
+    done = run(examples.folder / "venv" / "bin" / "dmi", "heap", "-s", "three.json",
+               cwd=examples.folder)  # fmt: skip
+    assert len(handles) == 3
+    for handle in handles:
+        assert handle in done.stdout, done.stdout
+
+
+def test_a_heap_that_another_extension_holds_is_not_destroyed(examples: Site) -> None:
     done = examples.run("""
         import dmi, embed_c
         heap = dmi.Heap(name="lent")
@@ -185,6 +215,11 @@ def test_a_heap_with_blocks_of_another_extension_is_not_destroyed(examples: Site
         block = embed_c.borrow(heap.handle)
         try:
             heap.destroy()
+        except dmi.HeapError as error:
+            print(error)
+        try:
+            with heap:
+                pass
         except dmi.HeapError as error:
             print(error)
         embed_c.give_back(block)
@@ -195,10 +230,77 @@ def test_a_heap_with_blocks_of_another_extension_is_not_destroyed(examples: Site
         except dmi.HeapError as error:
             print(error)
     """)
-    refused, closed, foreign = done.stdout.splitlines()
-    assert "(lent) cannot be destroyed: 1 of its busy blocks belong to other code" in refused
+    refused, again, closed, foreign = done.stdout.splitlines()
+    assert "(lent) cannot be destroyed: embed_c holds it; 1 of its busy blocks" in refused
+    assert again == refused
     assert closed == "True"
     assert "(embed_c) belongs to somebody else" in foreign
+
+
+def test_an_extension_cannot_destroy_what_others_hold(examples: Site) -> None:
+    examples.run("""
+        import dmi, embed_c, embed_cpp
+        # Another extension, then Python, has a block in the heap of the first one.
+        block = embed_c.borrow(embed_cpp.handle())
+        kept = dmi.Heap.from_handle(embed_cpp.handle()).alloc(100)
+        view = memoryview(kept)
+        for who in ("embed_c", "dmi.Block"):
+            try:
+                embed_cpp.close()
+            except RuntimeError as error:
+                assert f"held by {who}" in str(error), error
+            else:
+                raise AssertionError(who)
+            if who == "embed_c":
+                embed_c.give_back(block)
+        view[99] = 1
+        del view, kept
+        embed_cpp.close()
+        assert "embed_cpp" not in [heap.name for heap in dmi.heaps()]
+        # And a heap of Python's by C code that has no business with it.
+        heap = dmi.Heap()
+        try:
+            embed_c.destroy(heap.handle)
+        except RuntimeError as error:
+            assert "held by dmi.Heap" in str(error), error
+        else:
+            raise AssertionError
+    """)
+
+
+def test_blocks_of_an_extension_that_does_not_hold_are_seen(site: Site) -> None:
+    extension(site, "careless", installed_header(site))
+    examples = """
+        import careless, dmi
+        heap = dmi.Heap(name="lent")
+        heap.malloc(10)
+        block = careless.allocate(heap.handle)
+        try:
+            heap.destroy()
+        except dmi.HeapError as error:
+            assert "(lent) cannot be destroyed: 1 of its busy blocks belong to" in str(error), error
+        else:
+            raise AssertionError
+        careless.free(block)
+        heap.destroy()
+    """
+    site.run(examples)
+
+
+def test_interpreters_are_served_or_refused_by_name(site: Site) -> None:
+    """The tests of the tree do it for the Python that runs them; here it is every one."""
+    run(site.python, "-m", "pip", "-q", "--disable-pip-version-check", "install", "pytest>=8")
+    run(site.python, "-c", INTERPRETERS.format(tests=ROOT / "tests" / "python"), cwd=site.folder)
+
+
+INTERPRETERS = """
+import importlib.util
+spec = importlib.util.spec_from_file_location("package", "{tests}/test_package.py")
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+for program in (module.SHARED_GIL, module.OWN_GIL):
+    module.test_other_interpreters_are_served_or_refused_by_name(program)
+"""
 
 
 # ---- the table -----------------------------------------------------------------------------------
@@ -213,7 +315,20 @@ static PyObject *works(PyObject *self, PyObject *unused) {
     dmi_free(block);
     return PyLong_FromSize_t(usable);
 }
-static PyMethodDef methods[] = {{"works", works, METH_NOARGS, NULL}, {NULL, NULL, 0, NULL}};
+static PyObject *allocate(PyObject *self, PyObject *heap) {
+    (void)self;
+    return PyLong_FromVoidPtr(dmi_heap_malloc(PyLong_AsVoidPtr(heap), 100));
+}
+static PyObject *release(PyObject *self, PyObject *block) {
+    (void)self;
+    dmi_free(PyLong_AsVoidPtr(block));
+    Py_RETURN_NONE;
+}
+static PyMethodDef methods[] = {
+    {"works", works, METH_NOARGS, NULL},
+    {"allocate", allocate, METH_O, NULL},
+    {"free", release, METH_O, NULL},
+    {NULL, NULL, 0, NULL}};
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT, "NAME", NULL, -1, methods, NULL, NULL, NULL, NULL};
 PyMODINIT_FUNC PyInit_NAME(void) {
@@ -262,10 +377,8 @@ def test_an_extension_with_an_older_table_works(site: Site) -> None:
 
 def test_an_extension_with_a_newer_table_is_refused_with_both_versions(site: Site) -> None:
     text = installed_header(site)
-    last = "dmi_pin *out, size_t capacity, size_t *count))\n"
-    assert text.count(last) == 1
-    longer = last.rstrip() + " \\\n    X(int, dmi_later, (void *heap))\n"
-    newer = text.replace("/* clang-format on */", "", 1).replace(last, longer)
+    end = text.index("/* clang-format on */")
+    newer = text[:end].rstrip() + " \\\n    X(int, dmi_later, (void *heap))\n" + text[end:]
     newer = newer.replace(
         "#include <dmi/dmi.h>",
         '#include <dmi/dmi.h>\n#undef DMI_VERSION\n#define DMI_VERSION "7.8.9"',
@@ -296,6 +409,126 @@ def test_a_forgotten_import_says_so(site: Site) -> None:
     done = site.run("import forgetful; forgetful.works()", check=False)
     assert done.returncode == -6
     assert "called before dmi_import() succeeded" in done.stderr
+
+
+# ---- cymem ---------------------------------------------------------------------------------------
+
+# One module, built against cymem and against dmi; what differs is the line that cimports.
+POOLS = """
+# cython: language_level=3
+CIMPORT
+from libc.stdlib cimport calloc, free as c_free
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+
+cdef struct Node:
+    int value
+    Node *next
+
+cdef size_t handed, returned
+
+cdef void *counting_malloc(size_t size) noexcept:
+    global handed
+    handed += 1
+    return PyMem_Malloc(size)
+
+cdef void counting_free(void *block) noexcept:
+    global returned
+    returned += 1
+    PyMem_Free(block)
+
+cdef class List:
+    cdef Pool mem
+    cdef Node *first
+
+    def __cinit__(self, Pool mem=None):
+        self.mem = Pool() if mem is None else mem
+        self.first = NULL
+
+    def push(self, int value):
+        cdef Node *node = <Node *>self.mem.alloc(1, sizeof(Node))
+        assert node.value == 0 and node.next == NULL
+        node.value = value
+        node.next = self.first
+        self.first = node
+
+    def pop(self):
+        cdef Node *node = self.first
+        value = node.value
+        self.first = node.next
+        self.mem.free(node)
+        return value
+
+def use(Pool mem):
+    cdef List made = List(mem)
+    cdef int *numbers = <int *>mem.alloc(10, sizeof(int))
+    cdef size_t i
+    for i in range(10):
+        numbers[i] = i
+    numbers = <int *>mem.realloc(numbers, 1000 * sizeof(int))
+    for i in range(1000):
+        assert numbers[i] == (i if i < 10 else 0)
+    for i in range(100):
+        made.push(i)
+    assert [made.pop() for i in range(50)] == list(range(99, 49, -1))
+    assert len(mem.addresses) == 51 and mem.size == sum(mem.addresses.values())
+    assert mem.size == 1000 * sizeof(int) + 50 * sizeof(Node)
+    assert mem.addresses[<size_t>numbers] == 1000 * sizeof(int)
+    owned = object()
+    assert mem.own_pyref(owned) is None and mem.refs == [owned]
+    for wrong, error in ((KeyError, 0), (ValueError, 1)):
+        try:
+            if error:
+                mem.realloc(<void *>made, 10)
+            else:
+                mem.free(<void *>made)
+        except wrong:
+            pass
+        else:
+            raise AssertionError(wrong)
+
+def main():
+    global handed, returned
+    use(Pool())
+    cdef Pool mem = Pool(WrapMalloc(counting_malloc), WrapFree(counting_free))
+    use(mem)
+    assert handed > 100 and returned >= 50
+    assert mem.pymalloc.malloc == counting_malloc and mem.pyfree.free == counting_free
+    del mem
+    assert handed == returned, (handed, returned)
+    mem = Pool(pymalloc=WrapMalloc(counting_malloc), pyfree=WrapFree(counting_free))
+    mem.alloc(1, 100)
+    mem = None
+    assert handed == returned, (handed, returned)
+    cdef Address address = Address(10, sizeof(double))
+    cdef double *numbers = <double *>address.ptr
+    assert address.addr == <size_t>numbers and numbers[9] == 0
+    numbers[9] = 1
+    address = None
+    cdef PyMalloc with_malloc = Default_Malloc
+    cdef PyFree with_free = Default_Free
+    with_free.free(with_malloc.malloc(100))
+    try:
+        Pool().alloc(<size_t>1 << 62, 1)
+    except MemoryError:
+        pass
+    else:
+        raise AssertionError
+"""
+
+
+@pytest.mark.parametrize("package", ["cymem.cymem", "dmi.pool"])
+def test_a_user_of_cymem_changes_two_lines(site: Site, package: str) -> None:
+    name = package.replace(".", "_") + "_user"
+    folder = site.folder / name
+    folder.mkdir()
+    if package.startswith("cymem"):
+        site.pip("install", "cymem>=2")
+    names = "Address, Pool, PyFree, PyMalloc, WrapFree, WrapMalloc"
+    lines = f"from {package} cimport {names}\nfrom {package} import Default_Free, Default_Malloc"
+    (folder / f"{name}.pyx").write_text(POOLS.replace("CIMPORT", lines))
+    run(site.python, "-m", "Cython.Build.Cythonize", "-i", f"{name}.pyx", cwd=folder,
+        env={"CFLAGS": f"-I{site.ask('dmi.get_include()')}"})  # fmt: skip
+    run(site.python, "-c", f"import {name}; {name}.main()", cwd=folder)
 
 
 # ---- programs ------------------------------------------------------------------------------------

@@ -72,7 +72,12 @@
       (uint64_t pid, dmi_region * out, size_t capacity, size_t *count, uint64_t *total))           \
     X(int, dmi_address_summary, (uint64_t pid, dmi_address_tables * tables))                       \
     X(int, dmi_heap_walk_chunk,                                                                    \
-      (void *heap, uint64_t *from, dmi_range *out, size_t capacity, size_t *count))
+      (void *heap, uint64_t *from, dmi_range *out, size_t capacity, size_t *count))                \
+    X(int, dmi_heap_destroy_force, (void *heap))                                                   \
+    X(int, dmi_heap_hold, (void *heap, const char *who))                                           \
+    X(int, dmi_heap_unhold, (void *heap, const char *who))                                         \
+    X(int, dmi_heap_holder,                                                                        \
+      (void *heap, size_t index, char *who, size_t size, uint64_t *holds))
 /* clang-format on */
 
 #define DMI_CAPI_FIELD(result, name, parameters) result(*name##_) parameters;
@@ -186,6 +191,10 @@ static inline const dmi_capi *dmi_capi_get(void) {
 #define dmi_address_regions (dmi_capi_get()->dmi_address_regions_)
 #define dmi_address_summary (dmi_capi_get()->dmi_address_summary_)
 #define dmi_heap_walk_chunk (dmi_capi_get()->dmi_heap_walk_chunk_)
+#define dmi_heap_destroy_force (dmi_capi_get()->dmi_heap_destroy_force_)
+#define dmi_heap_hold (dmi_capi_get()->dmi_heap_hold_)
+#define dmi_heap_unhold (dmi_capi_get()->dmi_heap_unhold_)
+#define dmi_heap_holder (dmi_capi_get()->dmi_heap_holder_)
 
 #endif /* DMI_CAPI_LINKED */
 #endif

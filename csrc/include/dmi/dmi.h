@@ -96,9 +96,22 @@ typedef struct dmi_heap_options {
 
 /* Create a heap. options may be NULL. Errors: EINVAL, ENOMEM, EMFILE (too many heaps). */
 DMI_API void *dmi_heap_create(const dmi_heap_options *options);
-/* Destroy a heap with all its blocks. EINVAL for a stale handle, EPERM for the default heap. The caller
- * sees to it that no thread is inside the heap or uses its blocks. */
+/* Destroy a heap with all its blocks. EINVAL for a stale handle, EPERM for the default heap, EBUSY while
+ * somebody holds it (below). The caller sees to it that no thread is inside the heap. */
 DMI_API int dmi_heap_destroy(void *heap);
+/* The same whoever holds it, for callers who know that nobody will touch its blocks again. */
+DMI_API int dmi_heap_destroy_force(void *heap);
+
+/* Keep a heap from being destroyed, and say in whose name: who puts blocks into a heap that he did not
+ * create holds it as long as he has any. The name, at most 47 bytes, is what a refusal shows. Holds of a
+ * name are counted; beyond DMI_HEAP_HOLDERS names the rest is held by "others". From any thread.
+ * Errors: EINVAL for a stale handle or an empty name; of dmi_heap_unhold also ENOENT: not held by him. */
+#define DMI_HEAP_HOLDERS 16
+DMI_API int dmi_heap_hold(void *heap, const char *who);
+DMI_API int dmi_heap_unhold(void *heap, const char *who);
+/* The holder of that index, from 0 on without gaps: his name, cut to size, and how often he holds.
+ * EINVAL for a stale handle, ENOENT beyond the last. who and holds may be NULL. */
+DMI_API int dmi_heap_holder(void *heap, size_t index, char *who, size_t size, uint64_t *holds);
 /* The process default heap; made at the first call. */
 DMI_API void *dmi_heap_default(void);
 /* Fill handles with the live heaps, oldest first; returns how many there are (may exceed capacity). */

@@ -11,7 +11,9 @@
 #include <limits>
 #include <memory_resource>
 #include <new>
+#include <string>
 #include <system_error>
+#include <utility>
 
 #include <cerrno>
 
@@ -31,7 +33,8 @@ inline void *allocate(void *heap, std::size_t bytes, std::size_t align) {
 
 } // namespace detail
 
-// A heap that lives as long as this object. The containers on it must go first.
+// A heap that lives as long as this object. The containers on it must go first; while others hold it
+// (dmi_heap_hold) it stays, and somebody else must destroy it.
 class heap {
   public:
     // std::system_error with the errno of dmi_heap_create.
@@ -57,8 +60,40 @@ class heap {
 
     void *handle() const noexcept { return handle_; }
 
+    // Destroy it now. std::system_error with EBUSY, naming one who holds it, leaves it as it is.
+    void destroy() {
+        if (handle_ == nullptr) return;
+        if (dmi_heap_destroy(handle_) != 0) {
+            int error = errno;
+            char who[48];
+            std::string what = "dmi::heap";
+            if (error == EBUSY && dmi_heap_holder(handle_, 0, who, sizeof who, nullptr) == 0)
+                what += std::string(" held by ") + who;
+            throw std::system_error(error, std::generic_category(), what);
+        }
+        handle_ = nullptr;
+    }
+
   private:
     void *handle_;
+};
+
+// Keeps a heap that somebody else made from being destroyed as long as this object lives: for whoever
+// has blocks or containers there. The name is copied; it is what a refusal to destroy shows.
+class hold {
+  public:
+    // std::system_error with EINVAL for a heap that is gone.
+    hold(void *heap, std::string who) : heap_(heap), who_(std::move(who)) {
+        if (dmi_heap_hold(heap_, who_.c_str()) != 0)
+            throw std::system_error(errno, std::generic_category(), "dmi::hold");
+    }
+    ~hold() { dmi_heap_unhold(heap_, who_.c_str()); }
+    hold(const hold &) = delete;
+    hold &operator=(const hold &) = delete;
+
+  private:
+    void *heap_;
+    std::string who_;
 };
 
 // For std::pmr containers. Two resources are equal when they name the same heap.

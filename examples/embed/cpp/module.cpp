@@ -50,6 +50,18 @@ PyObject *clear(PyObject *, PyObject *) {
     Py_RETURN_NONE;
 }
 
+// Whoever else has blocks in this heap holds it, and is named.
+PyObject *close(PyObject *self, PyObject *unused) {
+    Py_XDECREF(clear(self, unused));
+    try {
+        all->heap.destroy();
+    } catch (const std::system_error &error) {
+        PyErr_SetString(PyExc_RuntimeError, error.what());
+        return nullptr;
+    }
+    Py_RETURN_NONE;
+}
+
 PyObject *handle(PyObject *, PyObject *) {
     return PyLong_FromVoidPtr(all->heap.handle());
 }
@@ -58,6 +70,7 @@ PyMethodDef methods[] = {
     {"count", count, METH_O, "count(word) -> how often it was seen"},
     {"add", add, METH_O, "add(number) -> the sum of all"},
     {"clear", clear, METH_NOARGS, "clear(): forget all words and numbers"},
+    {"close", close, METH_NOARGS, "close(): end the heap; RuntimeError while somebody holds it"},
     {"handle", handle, METH_NOARGS, "handle() -> the heap's handle"},
     {nullptr, nullptr, 0, nullptr},
 };
