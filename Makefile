@@ -10,8 +10,6 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 NATIVE := setup.py pyproject.toml $(wildcard dmi/*.pyx dmi/*.pxd) dmi/_version.py \
 	$(shell find csrc -name '*.[ch]')
 
-EXTENSIONS := $(basename $(notdir $(wildcard dmi/*.pyx)))
-
 RECORDING ?= examples/redis-peak.dmi.zst
 POLICIES ?= never,eager,lazy,threshold
 
