@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import random
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -120,3 +122,95 @@ def test_no_delay_is_needed_by_hand_when_a_scavenger_is_there() -> None:
         assert stats.committed < retained
         for pointer in left:
             heap.free(pointer)
+
+
+LOADED_LATE = "libanl.so.1"  # a part of glibc that nothing here uses
+
+
+@pytest.mark.timeout(300)
+def test_a_hundred_thousand_ranges_leave_the_program_its_mappings() -> None:
+    """Strict decommit of every other page: more ranges than Linux allows mappings."""
+    limit = int(Path("/proc/sys/vm/max_map_count").read_text())
+    wanted, pairs = 100_000, 100_100
+    if limit > 2 * wanted:
+        pytest.skip(f"vm.max_map_count is {limit}: nothing to fall back from")
+    with dmi.Heap("never:how=decommit", clock="manual", name="split") as heap:
+        pages = [heap.malloc(mmap.PAGESIZE) for _ in range(2 * pairs)]
+        pages.sort()
+        for page in pages[::2]:
+            heap.free(page)
+        before = len(MAPS.read_text().splitlines())
+        report = heap.trim()
+        stats = heap.stats(detail=True)
+        stats.check()
+        assert stats.uncommitted_ranges >= wanted
+        assert report.decommitted >= wanted * mmap.PAGESIZE
+        # It says what it fell back to, and the kernel says the same.
+        assert stats.refused_calls > 0
+        assert stats.decommit_refused_bytes > 0
+        assert writable(ranges(heap)) == stats.committed + stats.decommit_refused_bytes
+        explained = {figure.name: figure for figure in heap.explain().figures}
+        assert explained["decommit_refused_bytes"].value == stats.decommit_refused_bytes
+        assert "VMA limit" in explained["decommit_refused_bytes"].meaning
+        # What was refused is discarded all the same: nobody's memory is held for it.
+        assert stats.resident is not None
+        assert stats.resident <= stats.committed
+        # Half of the limit is the program's: it starts threads and loads libraries.
+        now = len(MAPS.read_text().splitlines())
+        assert 10_000 < now - before <= limit // 2 + 100
+        assert LOADED_LATE not in MAPS.read_text()
+        ctypes.CDLL(LOADED_LATE)
+        assert LOADED_LATE in MAPS.read_text()
+        seen: list[int] = []
+        threads = [threading.Thread(target=seen.append, args=(n,)) for n in range(20)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(seen) == list(range(20))
+        # And all of it can be used again.
+        again = [heap.malloc(mmap.PAGESIZE) for _ in range(pairs)]
+        for page in again:
+            ctypes.memset(page, 1, mmap.PAGESIZE)
+        heap.validate()
+        stats = heap.stats()
+        assert stats.busy >= 2 * pairs * mmap.PAGESIZE
+        assert writable(ranges(heap)) == stats.committed + stats.decommit_refused_bytes
+        for page in pages[1::2] + again:
+            heap.free(page)
+    assert len(MAPS.read_text().splitlines()) < before
+
+
+def kernel_resident(heap: dmi.Heap) -> int:
+    """Rss of the heap's ranges, from smaps."""
+    wanted, total, inside = ranges(heap), 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        first = line.split(maxsplit=1)[0]
+        if "-" in first:
+            low, high = (int(end, 16) for end in first.split("-"))
+            inside = any(low < a + n and a < high for a, n in wanted)
+        elif inside and first == "Rss:":
+            total += int(line.split()[1]) * 1024
+    return total
+
+
+@pytest.mark.parametrize("how", ["discard", "decommit", "offer"])
+def test_trim_reports_what_the_kernel_sees(how: str) -> None:
+    """Of pages that were all touched, each that trim gives back leaves physical memory."""
+    with dmi.Heap(f"never:how={how}", clock="manual") as heap:
+        chance = random.Random(6)
+        blocks = []
+        for _ in range(20_000):
+            size = chance.choice((100, 1500, 6000, 40_000))
+            blocks.append(heap.malloc(size))
+            ctypes.memset(blocks[-1], 1, size)
+        chance.shuffle(blocks)
+        for block in blocks[2000:]:
+            heap.free(block)
+        before = kernel_resident(heap)
+        report = heap.trim()
+        fallen = before - kernel_resident(heap)
+        assert report.decommitted > 100 << 20
+        # Metadata lies in the same mappings; trim writes some.
+        assert abs(fallen - report.decommitted) < 2 << 20
+        assert abs(report.confirmed - report.decommitted) < 1 << 20
