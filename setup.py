@@ -39,7 +39,7 @@ COMPILE_ARGS = [
 ]
 # No landing pads: each is an instruction on every malloc and free.
 PRELOAD_ARGS = ["-fcf-protection=none"] if platform.machine() == "x86_64" else []
-LINK_ARGS = ["-pthread", "-Wl,-z,nodelete", "-Wl,-z,now", "-Wl,--no-undefined"]
+LINK_ARGS = ["-pthread", "-ldl", "-Wl,-z,nodelete", "-Wl,-z,now", "-Wl,--no-undefined"]
 
 
 def core_sources() -> list[str]:

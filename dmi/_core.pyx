@@ -9,7 +9,7 @@ made with thread_safe=False, whose only lock the GIL is.
 
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.pycapsule cimport PyCapsule_New
-from libc.errno cimport EBUSY, EINVAL, ENOMEM, errno
+from libc.errno cimport EBUSY, EEXIST, EINVAL, ENOMEM, errno
 from libc.stdint cimport uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset, strerror
 
@@ -152,6 +152,8 @@ cdef class HeapCore:
                 raise ValueError(f"the options of the heap were refused: {reason}")
             if error == ENOTSUP:
                 raise OSError(error, f"no new heap: {_NO_PRESSURE}")
+            if error == EEXIST:
+                raise OSError(error, "no new heap: another copy of dmi serves this process")
             raise OSError(error, f"no new heap: {reason}")
         self._handle = handle
         self._owner = True

@@ -141,6 +141,10 @@ static bool setup(void) {
         errno = ENOMEM;
         return false;
     }
+    if (_dmi_os_is_second_copy()) {
+        errno = EEXIST;
+        return false;
+    }
     (void)_dmi_threads_setup();
     return true;
 }

@@ -134,6 +134,10 @@ int _dmi_os_at_fork(void (*prepare)(void), void (*parent)(void), void (*child)(v
 int _dmi_os_thread_start(void (*body)(void));
 void _dmi_os_thread_join(void);
 
+/* Whether another copy of this code, in another file, serves this process; the first call that finds one names
+ * both on standard error. (Windows: always false; there a DLL is found by its name.) */
+bool _dmi_os_is_second_copy(void);
+
 /* What this process did, since the start. Counted in os.c for every backend. */
 typedef struct dmi_os_counters {
     uint64_t reserve_calls, commit_calls, decommit_calls, offer_calls, release_calls;

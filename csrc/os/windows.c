@@ -354,6 +354,8 @@ static int windows_read_file(const char *path, char *buffer, size_t size) {
     return -1;
 }
 
+bool _dmi_os_is_second_copy(void) { return false; }
+
 static bool windows_strict_default(void) { return true; }
 
 const dmi_os_backend _dmi_os_native = {

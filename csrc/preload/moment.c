@@ -11,6 +11,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -75,6 +76,10 @@ __attribute__((constructor)) static void at_start(void) {
     _dmi_preload_options();
     /* From here on any pointer can be looked up, even if nothing was allocated yet. */
     (void)_dmi_default_heap();
+    if (_dmi_os_is_second_copy()) { /* the options are for the one that serves */
+        memset(&_dmi_preload_wish, 0, sizeof _dmi_preload_wish);
+        return;
+    }
     if (!serves()) _dmi_os_message(idle, sizeof idle - 1);
     dmi_preload_wish *wish = &_dmi_preload_wish;
     /* What is meant for another process is not for this one. */

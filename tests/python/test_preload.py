@@ -3,6 +3,7 @@ options, summaries."""
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -166,6 +167,133 @@ def test_a_library_that_is_not_preloaded_says_that_it_serves_nothing() -> None:
         "dmi: libdmi_malloc.so serves no allocation here: another malloc comes first "
         "(it has to be preloaded, before others)\n"
     )
+
+
+# ---- one copy of the core ------------------------------------------------------------------------
+
+LIBRARY = Path(dmi.get_include()).parent / "libdmi.so"
+EEXIST = errno.EEXIST
+
+
+@dataclass
+class Copies:
+    """Files that hold the core: two equal ones, and the one that is made to be preloaded."""
+
+    a: Path
+    b: Path
+    program: Path
+    preload: Path = Path(dmi.get_preload_path())
+
+    def load(self, *words: str, preload: bool = False) -> tuple[list[tuple[int, int]], list[str]]:
+        """What tests/preload/copies.c says of each, and the lines on standard error. Words are
+        l:a, g:b and so on."""
+        files = [f"{word[:2]}{getattr(self, word[2:])}" for word in words]
+        environment = {
+            k: v for k, v in os.environ.items() if k not in ("LD_PRELOAD", "DMI_OPTIONS")
+        }
+        if preload:
+            environment["LD_PRELOAD"] = str(self.preload)
+        done = subprocess.run(
+            [self.program, *files], env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        said = [line.split() for line in done.stdout.splitlines()]
+        return [(int(error), int(heaps)) for error, heaps in said], done.stderr.splitlines()
+
+    def refused(self, second: str, first: str) -> list[str]:
+        line = "dmi: {} is a second copy of dmi in this process and makes no heap: {} serves it"
+        return [line.format(getattr(self, second), getattr(self, first))]
+
+
+@pytest.fixture
+def copies(build: Build, tmp_path: Path) -> Copies:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        shutil.copy(LIBRARY, tmp_path / name)
+    return Copies(
+        tmp_path / "a" / LIBRARY.name, tmp_path / "b" / LIBRARY.name, build("copies.c", "-ldl")
+    )
+
+
+def test_a_file_loaded_twice_is_one_copy(copies: Copies) -> None:
+    for second in ("l:a", "g:a", "d:a"):
+        assert copies.load("l:a", second) == ([(0, 2), (0, 3)], [])
+
+
+@pytest.mark.parametrize("how", ["l", "g", "d"])
+def test_of_two_files_loaded_privately_the_first_serves(copies: Copies, how: str) -> None:
+    """The loader keeps them apart, so each must look for the other itself, at load."""
+    assert copies.load("l:a", f"{how}:b", "l:a") == (
+        [(0, 2), (EEXIST, 0), (0, 3)], copies.refused("b", "a"),
+    )  # fmt: skip
+
+
+def test_a_copy_that_all_can_see_serves(copies: Copies) -> None:
+    """The others are idle, as every library that was linked against them: nothing to say at load,
+    and an error for whoever reaches for one all the same."""
+    assert copies.load("g:a", "l:b") == ([(0, 2), (EEXIST, 0)], copies.refused("b", "a"))
+
+
+def test_the_preloaded_copy_serves_whatever_is_loaded(copies: Copies) -> None:
+    assert copies.load(preload=True) == ([], [])
+    for how in "lg":
+        said, lines = copies.load(f"{how}:a", "l:preload", preload=True)
+        assert said == [(EEXIST, 0), (0, 2)]
+        assert lines == copies.refused("a", "preload")
+
+
+def test_the_preload_library_beside_one_that_serves(copies: Copies) -> None:
+    for how in "lg":
+        said, lines = copies.load(f"{how}:a", "l:preload")
+        assert said == [(0, 2), (EEXIST, 0)]
+        assert lines == copies.refused("preload", "a")
+
+
+@pytest.mark.parametrize("on_dmi", [False, True])
+def test_a_program_that_is_linked_has_one_list_of_heaps(
+    build: Build, copies: Copies, on_dmi: bool
+) -> None:
+    """Its own library comes before private ones, and after a preloaded one."""
+    folder = LIBRARY.parent
+    linked = build(
+        "copies.c", "-Wl,--no-as-needed", f"-L{folder}", "-ldmi", f"-Wl,-rpath,{folder}", "-ldl",
+        target="linked",
+    )  # fmt: skip
+    there = Copies(copies.a, LIBRARY, linked)
+    said, lines = there.load("l:b", "l:a", preload=on_dmi)
+    assert said == ([(EEXIST, 0), (EEXIST, 0)] if on_dmi else [(0, 2), (EEXIST, 0)])
+    serves = "preload" if on_dmi else "b"
+    assert lines == [
+        line for name in ("b", "a") if name != serves for line in there.refused(name, serves)
+    ]
+
+
+def import_after(library: Path) -> subprocess.CompletedProcess[str]:
+    """Python loads a copy privately, then dmi, which makes a heap."""
+    script = (
+        f"import ctypes; library = ctypes.CDLL({str(library)!r})\n"
+        "import dmi, errno\n"
+        "try: dmi.Heap(name='mine'); print(len(dmi.heaps()) == library.dmi_heap_list(None, 0))\n"
+        "except OSError as error: print(errno.errorcode[error.errno], error)\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
+    return subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_python_takes_the_library_that_is_there(copies: Copies) -> None:
+    done = import_after(copies.a)
+    assert (done.stdout, done.stderr) == ("True\n", "")
+
+
+def test_python_says_why_it_makes_no_heap(copies: Copies) -> None:
+    done = import_after(copies.preload)
+    assert done.stdout.startswith("EEXIST ")
+    assert "another copy of dmi serves this process" in done.stdout
+    said = done.stderr.splitlines()
+    assert said[0].startswith("dmi: libdmi_malloc.so serves no allocation here")
+    assert said[1:] == Copies(copies.a, LIBRARY, copies.program).refused("b", "preload")
 
 
 def test_a_foreign_pointer_ends_the_program_with_a_message(build: Build) -> None:

@@ -94,7 +94,8 @@ typedef struct dmi_heap_options {
     uint32_t lfh_total;       /* total allocations of a size that activate its bucket; 0: 256 */
 } dmi_heap_options;
 
-/* Create a heap. options may be NULL. Errors: EINVAL, ENOMEM, EMFILE (too many heaps). */
+/* Create a heap. options may be NULL. Errors: EINVAL, ENOMEM, EMFILE (too many heaps), EEXIST (this library is
+ * a second copy in its process, and another one serves; said on standard error as well). */
 DMI_API void *dmi_heap_create(const dmi_heap_options *options);
 /* Destroy a heap with all its blocks. EINVAL for a stale handle, EPERM for the default heap, EBUSY while
  * somebody holds it (below). The caller sees to it that no thread is inside the heap. */
@@ -112,7 +113,7 @@ DMI_API int dmi_heap_unhold(void *heap, const char *who);
 /* The holder of that index, from 0 on without gaps: his name, cut to size, and how often he holds.
  * EINVAL for a stale handle, ENOENT beyond the last. who and holds may be NULL. */
 DMI_API int dmi_heap_holder(void *heap, size_t index, char *who, size_t size, uint64_t *holds);
-/* The process default heap; made at the first call. */
+/* The process default heap; made at the first call. NULL and errno as from dmi_heap_create. */
 DMI_API void *dmi_heap_default(void);
 /* Fill handles with the live heaps, oldest first; returns how many there are (may exceed capacity). */
 DMI_API size_t dmi_heap_list(void **handles, size_t capacity);
