@@ -126,7 +126,7 @@ cdef class HeapCore:
         self._handle = <void *>UNOPENED
 
     def open(self, bytes name, size_t max_size, uint32_t flags, tuple policy not None,
-             uint32_t lfh_live=0, uint32_t lfh_total=0):
+             uint32_t lfh_live=0, uint32_t lfh_total=0, double huge_split=0):
         """Make a new heap. Once for an object."""
         cdef cdmi.dmi_heap_options options
         cdef cdmi.dmi_policy native
@@ -142,6 +142,7 @@ cdef class HeapCore:
         options.policy = &native
         options.lfh_live = lfh_live
         options.lfh_total = lfh_total
+        options.huge_split = huge_split
         cdef void *handle = cdmi.dmi_heap_create(&options)
         if handle == NULL:
             error = errno
@@ -288,7 +289,7 @@ cdef class HeapCore:
         return self._handle == <void *>UNOPENED or not cdmi.dmi_heap_valid(self._handle)
 
     def info(self):
-        """(name, flags, max_size, is_default, clock, policy fields)."""
+        """(name, flags, max_size, is_default, clock, policy fields, huge_split)."""
         cdef cdmi.dmi_heap_info info
         self.need()
         memset(&info, 0, sizeof(info))
@@ -297,7 +298,7 @@ cdef class HeapCore:
             raise HeapError(f"heap {<uintptr_t>self._handle:#x} was destroyed",
                             fault="stale heap")
         return (info.name.decode("utf-8", "replace"), info.flags, info.max_size,
-                bool(info.is_default), info.clock, policy_to_tuple(&info.policy))
+                bool(info.is_default), info.clock, policy_to_tuple(&info.policy), info.huge_split)
 
     # ---- raw addresses -----------------------------------------------------------------------
 

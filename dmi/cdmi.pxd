@@ -60,6 +60,7 @@ cdef extern from "dmi/capi.h" nogil:
         const dmi_policy *policy
         uint32_t lfh_live
         uint32_t lfh_total
+        double huge_split
 
     void *dmi_heap_create(const dmi_heap_options *options)
     int dmi_heap_destroy(void *heap)
@@ -80,6 +81,7 @@ cdef extern from "dmi/capi.h" nogil:
         char name[48]
         double clock
         dmi_policy policy
+        double huge_split
 
     int dmi_heap_get_info(void *heap, dmi_heap_info *info)
 

@@ -52,6 +52,9 @@ class Heap(HeapCore):
     hardened     put a guard behind each block, so that an overflow is found when it is freed
     clock        "os", or "manual": time passes only through advance(), so that a run repeats
     thread_safe  False promises that one thread at a time uses the heap
+    huge_pages   let the system back the heap with transparent huge pages of 2 MiB, where it has them
+    huge_split   with huge_pages: the share of such 2 MiB that must be free before their huge page is
+                 split and the free part goes back (above 0, up to 1)
 
     alloc() and calloc() make Blocks, which look after themselves; malloc() and free() deal in raw
     addresses, are faster, and refuse what is not theirs with HeapError.
@@ -79,21 +82,35 @@ class Heap(HeapCore):
         hardened: bool = False,
         clock: Literal["os", "manual"] = "os",
         thread_safe: bool = True,
+        huge_pages: bool = False,
+        huge_split: float = 0.25,
     ) -> None:
         policy = Decommit.of(decommit)
-        for argument, value in (("lfh", lfh), ("hardened", hardened), ("thread_safe", thread_safe)):
+        for argument, value in (
+            ("lfh", lfh),
+            ("hardened", hardened),
+            ("thread_safe", thread_safe),
+            ("huge_pages", huge_pages),
+        ):
             if not isinstance(value, bool):
                 raise TypeError(f"{argument} must be True or False, not {type(value).__name__}")
         if not isinstance(clock, str):
             raise TypeError(f"clock must be 'os' or 'manual', not {type(clock).__name__}")
         if clock not in ("os", "manual"):
             raise ValueError(f"clock must be 'os' or 'manual', not {clock!r}")
+        if isinstance(huge_split, bool) or not isinstance(huge_split, (int, float)):
+            raise TypeError(f"huge_split must be a number, not {type(huge_split).__name__}")
+        if not 0 < huge_split <= 1:
+            raise ValueError(f"huge_split must be above 0 and at most 1, not {huge_split}")
         flags = 0
         flags |= 0 if lfh else _core.HEAP_NO_LFH
         flags |= _core.HEAP_HARDENED if hardened else 0
         flags |= _core.HEAP_MANUAL_CLOCK if clock == "manual" else 0
         flags |= 0 if thread_safe else _core.HEAP_NO_SERIALIZE
-        self.open(_name_bytes(name), _max_size(max_size), flags, policy.native())
+        flags |= _core.HEAP_HUGE_PAGES if huge_pages else 0
+        self.open(
+            _name_bytes(name), _max_size(max_size), flags, policy.native(), huge_split=huge_split
+        )
         _known[self.handle] = self
 
     @classmethod
@@ -200,6 +217,16 @@ class Heap(HeapCore):
     def thread_safe(self) -> bool:
         """False when the maker promised that one thread at a time uses the heap."""
         return not self.info()[1] & _core.HEAP_NO_SERIALIZE
+
+    @property
+    def huge_pages(self) -> bool:
+        """True when huge pages were asked for; whether the system gives any is another matter."""
+        return bool(self.info()[1] & _core.HEAP_HUGE_PAGES)
+
+    @property
+    def huge_split(self) -> float:
+        """The share of 2 MiB that must be free before their huge page is split."""
+        return self.info()[6]
 
     @property
     def is_default(self) -> bool:

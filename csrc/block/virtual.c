@@ -61,6 +61,7 @@ dmi_run *_dmi_virtual_alloc(dmi_space *space, size_t size, size_t align, bool *z
     size_t bytes = (size + _dmi_page - 1) & ~(_dmi_page - 1);
     if (bytes < size) return NULL;
     if (align < _dmi_os_granularity()) align = _dmi_os_granularity();
+    if (space->huge && align < DMI_HUGE) align = DMI_HUGE;
     dmi_run *run = reuse(space, bytes, align);
     *zero = run == NULL;
     if (run) return run;
@@ -152,7 +153,8 @@ static bool move(dmi_space *space, dmi_run *run, size_t bytes) {
     dmi_segment *segment = run->segment;
     char *from = segment->base;
     size_t old = segment->size, more = bytes - old;
-    char *to = _dmi_os_reserve(bytes, _dmi_os_granularity(), space->mode, space->huge, space->name);
+    size_t align = space->huge ? DMI_HUGE : _dmi_os_granularity();
+    char *to = _dmi_os_reserve(bytes, align, space->mode, space->huge, space->name);
     if (!to) return false;
     if (_dmi_os_commit(to + old, more, space->mode)) {
         (void)_dmi_os_release(to, bytes);

@@ -34,6 +34,56 @@ static bool give(dmi_sweep *sweep, dmi_segment *segment, size_t first, size_t pa
     return error == 0;
 }
 
+/* These pages are due, but their unit is whole. */
+static void hold(dmi_sweep *sweep, dmi_segment *segment, size_t first, size_t pages) {
+    uint64_t bytes = (uint64_t)pages << _dmi_page_shift;
+    _dmi_bits_put(segment->held, first, pages, true);
+    _dmi_bits_put(segment->aged, first, pages, true);
+    _dmi_pages_found_free(segment, first, pages, sweep->since);
+    sweep->found += bytes;
+    sweep->refused += bytes;
+}
+
+/* The free pages [from, stop) of the back end: from the first on, how many are alike in that they wait for
+ * something that no pass but a trim changes, or do not? */
+static size_t alike(const dmi_segment *segment, size_t from, size_t stop, bool *stuck) {
+    *stuck = _dmi_bits_get(segment->refused, from);
+    stop = _dmi_bits_find(segment->refused, from, stop, !*stuck);
+    if (*stuck || !segment->units) return stop;
+    size_t unit_end = ((from >> _dmi_unit_shift()) + 1) << _dmi_unit_shift();
+    if (stop > unit_end) stop = unit_end;
+    if (!_dmi_unit_whole(segment, from)) return stop;
+    *stuck = _dmi_bits_get(segment->held, from);
+    return _dmi_bits_find(segment->held, from, stop, !*stuck);
+}
+
+/* Give back what lies in split units of a range, hold the rest. */
+static void give_or_hold(dmi_sweep *sweep, dmi_segment *segment, size_t first, size_t pages) {
+    size_t end = first + pages;
+    while (segment->units && first < end) {
+        bool whole = _dmi_unit_whole(segment, first);
+        size_t to = first;
+        do to = ((to >> _dmi_unit_shift()) + 1) << _dmi_unit_shift();
+        while (to < end && _dmi_unit_whole(segment, to) == whole);
+        if (to > end) to = end;
+        if (whole) hold(sweep, segment, first, to - first);
+        else (void)give(sweep, segment, first, to - first);
+        first = to;
+    }
+    if (first < end) (void)give(sweep, segment, first, end - first);
+}
+
+/* Of a range of free pages, what was held and need not be any more. */
+static void give_held(dmi_sweep *sweep, dmi_segment *segment, size_t first, size_t end) {
+    while (segment->units && (first = _dmi_bits_find(segment->held, first, end, true)) < end) {
+        size_t to = _dmi_bits_find(segment->held, first, end, false);
+        size_t unit_end = ((first >> _dmi_unit_shift()) + 1) << _dmi_unit_shift();
+        if (to > unit_end) to = unit_end;
+        if (!_dmi_unit_whole(segment, first)) (void)give(sweep, segment, first, to - first);
+        first = to;
+    }
+}
+
 /* What was offered goes at once when the policy, or a trim, does not offer: it was free long enough then. */
 static void give_offered(dmi_sweep *sweep, dmi_segment *segment, size_t first, size_t end) {
     if (sweep->how == DMI_HOW_OFFER || sweep->kind == DMI_PASS_COUNT) return;
@@ -44,18 +94,21 @@ static void give_offered(dmi_sweep *sweep, dmi_segment *segment, size_t first, s
     }
 }
 
+/* Pages that stay because they cannot go count for no limit. */
+static uint64_t left_standing(const dmi_sweep *sweep) { return sweep->found - sweep->refused; }
+
 /* May `pages` more stay under the limit? */
 static bool stays(dmi_sweep *sweep, size_t pages) {
     uint64_t bytes = (uint64_t)pages << _dmi_page_shift;
     if (sweep->kind == DMI_PASS_ALL) return false;
-    if (sweep->kind == DMI_PASS_LIMIT && sweep->found + bytes > sweep->limit) return false;
+    if (sweep->kind == DMI_PASS_LIMIT && left_standing(sweep) + bytes > sweep->limit) return false;
     sweep->found += bytes;
     return true;
 }
 
 /* How many of `pages` may stay under the limit; one range may be all there is, and must not go at a stroke. */
 static size_t room(dmi_sweep *sweep, size_t pages) {
-    uint64_t left = sweep->limit > sweep->found ? sweep->limit - sweep->found : 0;
+    uint64_t left = sweep->limit > left_standing(sweep) ? sweep->limit - left_standing(sweep) : 0;
     size_t keep = pages;
     if (sweep->kind == DMI_PASS_LIMIT && left >> _dmi_page_shift < pages)
         keep = (size_t)(left >> _dmi_page_shift);
@@ -80,9 +133,14 @@ static uint64_t deal(dmi_sweep *sweep, dmi_segment *segment, size_t first, size_
                 continue;
             }
             size_t stop = _dmi_bits_find(segment->offered, from, to, true);
-            bool refused = _dmi_bits_get(segment->refused, from);
-            stop = _dmi_bits_find(segment->refused, from, stop, !refused);
-            if (refused && sweep->kind != DMI_PASS_ALL) {
+            if (sweep->kind == DMI_PASS_HELD) {
+                give_held(sweep, segment, from, stop);
+                from = stop;
+                continue;
+            }
+            bool stuck;
+            stop = alike(segment, from, stop, &stuck);
+            if (stuck && sweep->kind != DMI_PASS_ALL) {
                 sweep->found += (uint64_t)(stop - from) << _dmi_page_shift;
                 sweep->refused += (uint64_t)(stop - from) << _dmi_page_shift;
                 from = stop;
@@ -96,12 +154,13 @@ static uint64_t deal(dmi_sweep *sweep, dmi_segment *segment, size_t first, size_
                     _dmi_pages_found_free(segment, from, stop - from, sweep->since);
                     sweep->found += (uint64_t)(stop - from) << _dmi_page_shift;
                 } else {
-                    (void)give(sweep, segment, from, stop - from);
+                    give_or_hold(sweep, segment, from, stop - from);
                 }
             } else {
                 size_t keep = room(sweep, stop - from);
                 _dmi_pages_found_free(segment, from, keep, sweep->since);
-                if (keep < stop - from) (void)give(sweep, segment, from + keep, stop - from - keep);
+                if (keep < stop - from)
+                    give_or_hold(sweep, segment, from + keep, stop - from - keep);
             }
             from = stop;
         }
@@ -151,6 +210,7 @@ void _dmi_sweep_backend(dmi_sweep *sweep) {
             sweep->since = run->freed_at;
             space->free_committed -= deal(sweep, run->segment, run->first, run->pages);
         }
+    if (sweep->kind == DMI_PASS_HELD) return;
     deal_kept(sweep);
     if (sweep->kind != DMI_PASS_COUNT && sweep->how != DMI_HOW_OFFER)
         (void)_dmi_segments_release(space, false);
@@ -247,12 +307,37 @@ static bool cold(dmi_run *run) {
     return same;
 }
 
+/* Of the run's free pages, those that were held for units that are split by now. */
+static void sweep_held(dmi_sweep *sweep, dmi_run *run) {
+    dmi_segment *segment = run->segment;
+    dmi_blockmap map;
+    size_t pinned;
+    uint64_t pages[2], chosen[2] = {0, 0};
+    if (_dmi_bits_find(segment->held, run->first, run->first + run->pages, true) ==
+        run->first + run->pages)
+        return;
+    if (!_dmi_lfh_free_map(run, false, &map, &pinned, NULL)) return;
+    if (_dmi_lfh_free_pages(run, &map, pinned, pages) == 0) return;
+    for (size_t p = 0; p < run->pages; p++)
+        if ((pages[p / 64] >> (p % 64)) & 1 && _dmi_bits_get(segment->held, run->first + p) &&
+            !_dmi_unit_whole(segment, run->first + p))
+            chosen[p / 64] |= UINT64_C(1) << (p % 64);
+    if (!(chosen[0] | chosen[1])) return;
+    bool rested = cold(run);
+    give_pages(sweep, run, &map, pinned, chosen);
+    if (rested) (void)cold(run); /* parking moved the head: that was no event */
+}
+
 /* Finding the free pages means walking the free list, which costs a cache miss a block. So a run is
  * walked once it rests: what is free in a run that nothing happened to for a whole interval has been
  * free for that long. One that is never at rest is walked at every second pass, and its pages age by the
  * aged bits, which hold what was free at the last walk. */
 void _dmi_sweep_run(dmi_sweep *sweep, dmi_run *run) {
     dmi_segment *segment = run->segment;
+    if (sweep->kind == DMI_PASS_HELD) {
+        sweep_held(sweep, run);
+        return;
+    }
     give_offered(sweep, segment, run->first, run->first + run->pages);
     int64_t busy = (int64_t)_dmi_lfh_busy(run) - run->taken_count;
     int64_t committed = (int64_t)_dmi_run_committed(run);
@@ -269,7 +354,14 @@ void _dmi_sweep_run(dmi_sweep *sweep, dmi_run *run) {
         sweep->waiting = true;
         return;
     }
-    if (run->flags & DMI_RUN_DONE && sweep->kind != DMI_PASS_ALL) return;
+    if (run->flags & DMI_RUN_DONE && sweep->kind != DMI_PASS_ALL) {
+        if (segment->units) {
+            uint64_t held = _dmi_bits_count(segment->held, run->first, run->pages);
+            sweep->found += held << _dmi_page_shift;
+            sweep->refused += held << _dmi_page_shift;
+        }
+        return;
+    }
     size_t known = _dmi_bits_count(segment->aged, run->first, run->pages);
     if (sweep->kind == DMI_PASS_COUNT && rests && known) {
         sweep->found += (uint64_t)known << _dmi_page_shift;
@@ -293,7 +385,9 @@ void _dmi_sweep_run(dmi_sweep *sweep, dmi_run *run) {
             if (known || _dmi_page_free_since(segment, page)) _dmi_pages_forget(segment, page, 1);
             continue;
         }
-        if (_dmi_bits_get(segment->refused, page) && sweep->kind != DMI_PASS_ALL) {
+        if (sweep->kind != DMI_PASS_ALL &&
+            (_dmi_bits_get(segment->refused, page) ||
+             (_dmi_unit_whole(segment, page) && _dmi_bits_get(segment->held, page)))) {
             sweep->found += _dmi_page;
             sweep->refused += _dmi_page;
         } else if (sweep->kind == DMI_PASS_AGE || sweep->kind == DMI_PASS_COUNT) {
@@ -308,6 +402,10 @@ void _dmi_sweep_run(dmi_sweep *sweep, dmi_run *run) {
         left |= !go;
         if (!go) {
             _dmi_pages_found_free(segment, page, 1, sweep->since);
+            continue;
+        }
+        if (_dmi_unit_whole(segment, page)) {
+            hold(sweep, segment, page, 1);
             continue;
         }
         chosen[p / 64] |= UINT64_C(1) << (p % 64);
@@ -348,6 +446,7 @@ void _dmi_engine_freed_run(const dmi_engine *engine, dmi_run *run) {
     dmi_sweep sweep;
     _dmi_sweep_init(&sweep, engine, DMI_PASS_ALL, 0);
     engine->space->free_committed -= deal(&sweep, segment, run->first, run->pages);
+    if (segment->units) _dmi_units_drop(&sweep, run);
     if (run->pages == segment->pages) (void)_dmi_segments_release(engine->space, false);
 }
 
@@ -394,7 +493,13 @@ void _dmi_engine_count_block(const dmi_engine *engine, dmi_run *run, const void 
     pages_of(run, _dmi_lfh_index(run, block), &first, &last);
     for (size_t p = first; p <= last; p++) {
         busy[p] = (uint16_t)(busy[p] + n);
+        if (n > 0 && run->segment->units)
+            _dmi_bits_put(run->segment->held, run->first + p, 1, false);
         if (n < 0 && busy[p] == 0) {
+            if (_dmi_unit_whole(run->segment, run->first + p)) {
+                _dmi_bits_put(run->segment->held, run->first + p, 1, true);
+                continue;
+            }
             pages[p / 64] |= UINT64_C(1) << (p % 64);
             any = true;
         }
@@ -434,6 +539,10 @@ double _dmi_engine_interval(const dmi_engine *engine) {
     case DMI_WHEN_DECAY: return engine->policy.half_life / DMI_DECAY_RATE;
     case DMI_WHEN_BUDGET: return 0.1; /* so that retained passes its share for that long only */
     case DMI_WHEN_PRESSURE: return 1.0;
+    case DMI_WHEN_EAGER:
+    case DMI_WHEN_THRESHOLD:
+        /* They act at once, but a unit is judged as a whole. */
+        return engine->space->huge ? 1.0 : -1;
     default: return -1;
     }
 }

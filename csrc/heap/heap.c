@@ -77,7 +77,8 @@ void _dmi_heaps_unlock(void) { _dmi_unlock(&registry); }
 static bool valid(const dmi_heap_options *options) {
     const uint32_t known = DMI_HEAP_NO_LFH | DMI_HEAP_HARDENED | DMI_HEAP_MANUAL_CLOCK |
                            DMI_HEAP_NO_SERIALIZE | DMI_HEAP_HUGE_PAGES;
-    if (options->size < sizeof *options || options->flags & ~known) return false;
+    if (options->flags & ~known) return false;
+    if (!(options->huge_split >= 0 && options->huge_split <= 1)) return false;
     return !options->policy || _dmi_policy_check(options->policy, NULL, 0) == 0;
 }
 
@@ -122,6 +123,7 @@ static dmi_heap *create_locked(const dmi_heap_options *options) {
     _dmi_space_init(&heap->space, how == DMI_HOW_DECOMMIT ? DMI_OS_STRICT : DMI_OS_LAZY,
                     options->flags & DMI_HEAP_HUGE_PAGES, heap->label, options->max_size);
     heap->space.manual = options->flags & DMI_HEAP_MANUAL_CLOCK;
+    if (options->huge_split > 0) _dmi_space_set_split(&heap->space, options->huge_split);
     _dmi_freelist_init(&heap->list, &heap->space);
     _dmi_engine_init(&heap->engine, &heap->space, &heap->list, &policy);
     _dmi_cache_init(&heap->shared, heap, NULL, &heap->shared_lock);
@@ -150,8 +152,15 @@ static bool setup(void) {
 }
 
 void *dmi_heap_create(const dmi_heap_options *options) {
-    static const dmi_heap_options none = {.size = sizeof none};
-    if (!options) options = &none;
+    /* Older callers know fewer fields. */
+    dmi_heap_options given = {.size = sizeof given};
+    if (options && options->size < offsetof(dmi_heap_options, huge_split)) {
+        errno = EINVAL;
+        return NULL;
+    }
+    if (options)
+        memcpy(&given, options, options->size < sizeof given ? options->size : sizeof given);
+    options = &given;
     if (!valid(options)) {
         errno = EINVAL;
         return NULL;
@@ -269,7 +278,7 @@ size_t dmi_heap_list(void **handles, size_t capacity) {
 int dmi_heap_get_info(void *handle, dmi_heap_info *info) {
     dmi_heap *heap = _dmi_heap_resolve(handle);
     if (!heap) return -1;
-    if (info->size < sizeof *info) {
+    if (info->size < offsetof(dmi_heap_info, huge_split)) {
         errno = EINVAL;
         return -1;
     }
@@ -280,6 +289,8 @@ int dmi_heap_get_info(void *handle, dmi_heap_info *info) {
     memcpy(info->name, heap->name, sizeof info->name);
     info->clock = (double)_dmi_heap_clock(heap) / 1e9;
     info->policy = heap->engine.policy;
+    if (info->size >= sizeof *info)
+        info->huge_split = heap->space.huge_split;
     return 0;
 }
 

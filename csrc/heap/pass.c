@@ -7,18 +7,59 @@
 #include "../decommit/pressure.h"
 
 static void sweep_run(dmi_visitor *visitor, dmi_heap *heap, dmi_cache *cache, dmi_run *run) {
+    (void)heap;
+    if (visitor->sweep->kind == DMI_PASS_HELD)
+        _dmi_units_forget(run->segment, run->first, run->pages);
     if (!cache || !visitor->taken) return;
     (void)_dmi_lfh_collect(run, true);
     _dmi_sweep_run(visitor->sweep, run);
-    (void)heap;
 }
 
-void _dmi_heap_pass(dmi_heap *heap, dmi_sweep *sweep) {
+static void pass_once(dmi_heap *heap, dmi_sweep *sweep) {
     dmi_visitor visitor = {.run = sweep_run, .lock = DMI_VISIT_TAKE, .sweep = sweep};
     _dmi_heap_visit(heap, &visitor);
     _dmi_lock(&heap->lock);
     _dmi_sweep_backend(sweep);
     _dmi_unlock(&heap->lock);
+}
+
+/* Breaking a huge page takes the kernel longer than anybody should wait for the heap's lock. Visitors keep
+ * the segments where they are. Called and returns with the lock held. */
+static void break_units(dmi_heap *heap) {
+    for (dmi_segment *s = heap->space.segments; s; s = s->next) {
+        size_t unit = 0;
+        while ((unit = _dmi_bits_find(s->opening, unit, s->units, true)) < s->units) {
+            _dmi_unlock(&heap->lock);
+            _dmi_unit_break(s, unit++);
+            _dmi_lock(&heap->lock);
+        }
+    }
+}
+
+/* What the sweep held back because of huge pages: judge their units, and give back what that sets free. */
+static void pass_units(dmi_heap *heap, dmi_sweep *sweep) {
+    if (!heap->space.huge || sweep->kind == DMI_PASS_COUNT) return;
+    _dmi_lock(&heap->lock);
+    if (_dmi_units_judge(sweep)) {
+        heap->space.visitors++;
+        break_units(heap);
+        _dmi_unlock(&heap->lock);
+        dmi_sweep again;
+        _dmi_sweep_init(&again, sweep->engine, DMI_PASS_HELD, 0);
+        again.how = sweep->how;
+        pass_once(heap, &again);
+        sweep->given += again.given;
+        _dmi_lock(&heap->lock);
+        _dmi_units_settle(&heap->space);
+        heap->space.visitors--;
+        if (sweep->how != DMI_HOW_OFFER) (void)_dmi_segments_release(&heap->space, false);
+    }
+    _dmi_unlock(&heap->lock);
+}
+
+void _dmi_heap_pass(dmi_heap *heap, dmi_sweep *sweep) {
+    pass_once(heap, sweep);
+    pass_units(heap, sweep);
 }
 
 /* ---- schedule ------------------------------------------------------------------------------------------ */
@@ -52,10 +93,11 @@ static bool run_policy(dmi_heap *heap) {
         _dmi_sweep_init(&sweep, engine, DMI_PASS_COUNT, 0);
         _dmi_heap_pass(heap, &sweep);
         bool waiting = sweep.waiting;
-        uint64_t found = sweep.found, limit = _dmi_engine_decay_limit(engine, found);
+        uint64_t found = sweep.found - sweep.refused; /* what cannot go is under no curve */
+        uint64_t limit = _dmi_engine_decay_limit(engine, found);
         _dmi_sweep_init(&sweep, engine, DMI_PASS_LIMIT, limit);
         if (found > limit) _dmi_heap_pass(heap, &sweep);
-        return waiting || found > sweep.refused;
+        return waiting || found > 0;
     case DMI_WHEN_BUDGET:
         _dmi_sweep_init(&sweep, engine, DMI_PASS_LIMIT,
                         (uint64_t)(engine->policy.ratio * (double)_dmi_heap_busy(heap)));
@@ -67,6 +109,11 @@ static bool run_policy(dmi_heap *heap) {
         _dmi_sweep_init(&sweep, engine, DMI_PASS_ALL, 0);
         _dmi_heap_pass(heap, &sweep);
         return sweep.waiting;
+    case DMI_WHEN_EAGER:
+    case DMI_WHEN_THRESHOLD:
+        _dmi_sweep_init(&sweep, engine, DMI_PASS_HELD, 0);
+        pass_units(heap, &sweep);
+        return false;
     default: return false;
     }
 }
@@ -227,6 +274,8 @@ static int convert(dmi_heap *heap, dmi_os_mode to) {
         }
     }
     heap->space.mode = to;
+    for (dmi_segment *s = heap->space.segments; s; s = s->next)
+        if (s->units) _dmi_units_advise(s);
     return 0;
 }
 

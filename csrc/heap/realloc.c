@@ -64,7 +64,11 @@ static void *resize(dmi_heap *heap, void *block, size_t size) {
         errno = ENOMEM;
         return NULL;
     }
-    if (in_place(owner, run, block, size)) return block;
+    if (in_place(owner, run, block, size)) {
+        /* What was cut off is free, and nothing else may happen to this heap. */
+        if (run->kind != DMI_RUN_LFH) _dmi_heap_tick(owner);
+        return block;
+    }
     if (run->kind == DMI_RUN_VIRTUAL) {
         void *moved = resize_virtual(owner, run, size);
         if (moved) return moved;

@@ -41,6 +41,10 @@ static size_t refused_pages(const dmi_run *run) {
     return _dmi_bits_count(run->segment->refused, run->first, run->pages);
 }
 
+static size_t held_pages(const dmi_run *run) {
+    return run->segment->units ? _dmi_bits_count(run->segment->held, run->first, run->pages) : 0;
+}
+
 static void lfh_detail(const dmi_run *run, dmi_account *out, size_t tail_from) {
     dmi_blockmap map;
     size_t pinned = SIZE_MAX;
@@ -180,6 +184,9 @@ void _dmi_account_run(const dmi_heap *heap, const dmi_run *run, bool detail, dmi
     if (detail) {
         out->refused = (uint64_t)refused_pages(run) << _dmi_page_shift;
         if (out->refused > out->reclaimable) out->refused = out->reclaimable;
+        out->held = (uint64_t)held_pages(run) << _dmi_page_shift;
+        if (out->held > out->reclaimable - out->refused)
+            out->held = out->reclaimable - out->refused;
     }
 }
 

@@ -21,6 +21,7 @@ typedef struct dmi_account {
     uint64_t busy_blocks, list_length;
     uint64_t soft;    /* uncommitted for dmi, writable for the OS */
     uint64_t refused; /* of reclaimable: pages the OS refused to take */
+    uint64_t held;    /* of the rest: the policy is done with them, their huge page is not */
     /* detail */
     uint64_t reclaimable, in_flight, page_bound;
     uint64_t pages[2]; /* LFH: a bit for each page of the run that is free and may go */

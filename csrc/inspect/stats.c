@@ -28,6 +28,7 @@ static void add(dmi_heap *heap, dmi_stats *stats, const dmi_account *a) {
     stats->page_bound += a->page_bound;
     stats->reason_in_flight += a->in_flight;
     stats->reason_refused += a->refused;
+    stats->reason_commit_granularity += a->held;
     (void)heap;
 }
 
@@ -50,7 +51,8 @@ static void visit(dmi_visitor *visitor, dmi_heap *heap, dmi_cache *cache, dmi_ru
     _dmi_account_run(heap, run, detail, &account);
     add(heap, v->stats, &account);
     if (!detail) return;
-    *reason(heap, v->stats, run->kind, account.bytes) += account.reclaimable - account.refused;
+    *reason(heap, v->stats, run->kind, account.bytes) +=
+        account.reclaimable - account.refused - account.held;
     _dmi_ages_run(run, &account, v->stats);
 }
 

@@ -22,8 +22,8 @@ typedef struct reservation {
     size_t host_size;
     size_t pages;
     size_t left; /* pages not released */
-    bool table;
-    unsigned char *states; /* dmi_fake_page, one a page */
+    bool table, huge;
+    unsigned char *states; /* dmi_fake_page, one a page; behind them their huge page advice */
     char *shadow;          /* what offered pages held; NULL until the first offer */
 } reservation;
 
@@ -35,7 +35,7 @@ static size_t page_size = 4096;
 static size_t limit;
 static bool strict;
 static size_t committed, offered;
-static uint64_t redundant;
+static uint64_t redundant, breaks;
 
 /* ---- misuse ---------------------------------------------------------------------------------- */
 
@@ -124,7 +124,7 @@ static void *enter_reservation(char *host_base, size_t host_size, size_t size, b
                          .pages = size / page_size,
                          .table = table};
     fresh.left = fresh.pages;
-    fresh.states = grab(fresh.pages);
+    fresh.states = grab(2 * fresh.pages);
     if (fresh.states == NULL) {
         HOST->release(host_base, host_size);
         return NULL;
@@ -142,7 +142,7 @@ static void *enter_reservation(char *host_base, size_t host_size, size_t size, b
 static void forget(reservation *r) {
     size_t size = r->pages * page_size;
     HOST->release(r->host_base, r->host_size);
-    HOST->release(r->states, host_rounded(r->pages));
+    HOST->release(r->states, host_rounded(2 * r->pages));
     if (r->shadow != NULL) HOST->release(r->shadow, size);
     *r = (reservation){.base = NULL};
     live_reservations--;
@@ -260,6 +260,11 @@ static void *fake_reserve(size_t size, size_t align, dmi_os_mode mode, bool huge
     size_t host_align = align > HOST->granularity() ? align : HOST->granularity();
     char *base = HOST->reserve(size, host_align, DMI_OS_STRICT, huge, name);
     base = enter_reservation(base, size, size, false);
+    if (base != NULL) {
+        reservation *r = find(base);
+        r->huge = huge;
+        memset(r->states + r->pages, huge, r->pages);
+    }
     _dmi_unlock(&lock);
     return base;
 }
@@ -332,8 +337,37 @@ static int fake_convert(void *address, size_t size, dmi_os_mode to) {
     for (size_t i = first; i < first + count; i++)
         if (r->states[i] != DMI_FAKE_UNCOMMITTED)
             _dmi_fake_misuse("convert", "page is committed", address, size);
+    memset(r->states + r->pages + first, r->huge, count); /* a fresh mapping is as the reservation was */
     _dmi_unlock(&lock);
     return 0;
+}
+
+static bool fake_has_huge(void) { return true; }
+
+static void fake_advise_huge(void *address, size_t size, bool huge) {
+    size_t first, count;
+    _dmi_lock(&lock);
+    reservation *r = find_range("advise_huge", address, size, &first, &count);
+    memset(r->states + r->pages + first, huge, count);
+    _dmi_unlock(&lock);
+}
+
+static void fake_break_huge(void *address, size_t size) {
+    size_t first, count;
+    _dmi_lock(&lock);
+    (void)find_range("break_huge", address, size, &first, &count);
+    breaks++;
+    _dmi_unlock(&lock);
+}
+
+static void fake_forget(void *address, size_t size) {
+    size_t first, count;
+    _dmi_lock(&lock);
+    reservation *r = find_range("forget", address, size, &first, &count);
+    for (size_t i = first; i < first + count; i++)
+        if (r->states[i] != DMI_FAKE_UNCOMMITTED)
+            _dmi_fake_misuse("forget", "page is committed", address, size);
+    _dmi_unlock(&lock);
 }
 
 static int fake_release(void *address, size_t size) {
@@ -439,6 +473,10 @@ const dmi_os_backend _dmi_fake_backend = {
     .offer = fake_offer,
     .unoffer = fake_unoffer,
     .convert = fake_convert,
+    .has_huge = fake_has_huge,
+    .advise_huge = fake_advise_huge,
+    .break_huge = fake_break_huge,
+    .forget = fake_forget,
     .release = fake_release,
     .remap = fake_remap,
     .move = fake_move,
@@ -472,7 +510,7 @@ void _dmi_fake_setup(size_t new_page_size, size_t memory_limit) {
         _dmi_fake_misuse("setup", "page size changes under live reservations", NULL, new_page_size);
     page_size = new_page_size;
     limit = memory_limit;
-    redundant = 0;
+    redundant = breaks = 0;
     _dmi_unlock(&lock);
     _dmi_fake_world_reset();
 }
@@ -493,6 +531,22 @@ dmi_fake_page _dmi_fake_state(const void *address) {
         state = (dmi_fake_page)r->states[(size_t)((const char *)address - r->base) / page_size];
     _dmi_unlock(&lock);
     return state;
+}
+
+bool _dmi_fake_huge(const void *address) {
+    _dmi_lock(&lock);
+    const reservation *r = find(address);
+    bool huge =
+        r != NULL && r->states[r->pages + (size_t)((const char *)address - r->base) / page_size];
+    _dmi_unlock(&lock);
+    return huge;
+}
+
+uint64_t _dmi_fake_breaks(void) {
+    _dmi_lock(&lock);
+    uint64_t calls = breaks;
+    _dmi_unlock(&lock);
+    return calls;
 }
 
 size_t _dmi_fake_committed(void) {

@@ -50,6 +50,10 @@ void _dmi_fake_clock_advance(uint64_t nanoseconds);
 
 /* The state of the page that holds address. */
 dmi_fake_page _dmi_fake_state(const void *address);
+/* May a huge page lie behind address? */
+bool _dmi_fake_huge(const void *address);
+/* Huge pages broken since setup. */
+uint64_t _dmi_fake_breaks(void);
 /* Bytes committed now, offered pages and tables included. */
 size_t _dmi_fake_committed(void);
 /* Bytes offered now. */

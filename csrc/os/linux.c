@@ -23,6 +23,9 @@
 #ifndef MADV_FREE
 #define MADV_FREE 8
 #endif
+#ifndef MADV_COLD
+#define MADV_COLD 20
+#endif
 #ifndef SYS_process_madvise
 #define SYS_process_madvise 440
 #endif
@@ -225,6 +228,34 @@ static int linux_convert(void *address, size_t size, dmi_os_mode to) {
                                     : replace(address, size, PROT_READ | PROT_WRITE, MAP_NORESERVE);
     errno = saved;
     return error;
+}
+
+static bool linux_has_huge(void) {
+    char text[64];
+    return read_file("/sys/kernel/mm/transparent_hugepage/enabled", text, sizeof text) &&
+           strstr(text, "[never]") == NULL;
+}
+
+static void linux_advise_huge(void *address, size_t size, bool huge) {
+    int saved = errno;
+    (void)madvise(address, size, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+    errno = saved;
+}
+
+/* MADV_DONTNEED of a part only takes that part out of the page table; the kernel keeps the whole huge
+ * page until it runs short of memory (measured: the cgroup's usage stays what it was). MADV_COLD of a
+ * part splits it at once, and one page is part enough. */
+static void linux_break_huge(void *address, size_t size) {
+    int saved = errno;
+    size_t page = linux_page_size();
+    (void)madvise(address, size < page ? size : page, MADV_COLD);
+    errno = saved;
+}
+
+static void linux_forget(void *address, size_t size) {
+    int saved = errno;
+    (void)madvise(address, size, MADV_DONTNEED);
+    errno = saved;
 }
 
 static int linux_offer(void *address, size_t size) {
@@ -471,6 +502,10 @@ const dmi_os_backend _dmi_os_native = {
     .offer = linux_offer,
     .unoffer = linux_unoffer,
     .convert = linux_convert,
+    .has_huge = linux_has_huge,
+    .advise_huge = linux_advise_huge,
+    .break_huge = linux_break_huge,
+    .forget = linux_forget,
     .release = linux_release,
     .remap = linux_remap,
     .move = linux_move,

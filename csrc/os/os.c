@@ -156,6 +156,23 @@ int _dmi_os_convert(void *address, size_t size, dmi_os_mode to) {
     return os->convert(address, size, to);
 }
 
+bool _dmi_os_has_huge(void) { return os->has_huge(); }
+
+void _dmi_os_advise_huge(void *address, size_t size, bool huge) {
+    require_range(address, size);
+    os->advise_huge(address, size, huge);
+}
+
+void _dmi_os_break_huge(void *address, size_t size) {
+    require_range(address, size);
+    os->break_huge(address, size);
+}
+
+void _dmi_os_forget(void *address, size_t size) {
+    require_range(address, size);
+    os->forget(address, size);
+}
+
 int _dmi_os_release(void *address, size_t size) {
     require_range(address, size);
     add(&counters.release_calls, 1);

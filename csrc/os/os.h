@@ -74,6 +74,16 @@ int _dmi_os_unoffer(void *address, size_t size);
  * than it has (Windows; Linux with vm.overcommit_memory = 2), so that a charge kept for nothing
  * hurts others. Read once. */
 bool _dmi_os_strict_default(void);
+/* Huge pages of 2 MiB. has: whether the OS backs ranges with them that ask for it. The others are not worth
+ * failing for and change no contents. advise: may the range, of a reservation made with huge = true, be
+ * backed by them from now on? break: one behind the range becomes small pages. Without that the kernel
+ * keeps all of a huge page of which a part was given back, though it no longer counts as resident. */
+bool _dmi_os_has_huge(void);
+void _dmi_os_advise_huge(void *address, size_t size, bool huge);
+void _dmi_os_break_huge(void *address, size_t size);
+/* Uncommitted pages of a LAZY range cost nothing, unless a huge page came with a neighbour's touch: forget
+ * what lies behind them. */
+void _dmi_os_forget(void *address, size_t size);
 /* Change the mode of a whole reservation's uncommitted part [address,size): LAZY to STRICT makes it
  * inaccessible, STRICT to LAZY makes it writable. Contents are zeroes after. */
 int _dmi_os_convert(void *address, size_t size, dmi_os_mode to);
@@ -171,6 +181,10 @@ typedef struct dmi_os_backend {
     int (*offer)(void *, size_t);
     int (*unoffer)(void *, size_t);
     int (*convert)(void *, size_t, dmi_os_mode);
+    bool (*has_huge)(void);
+    void (*advise_huge)(void *, size_t, bool);
+    void (*break_huge)(void *, size_t);
+    void (*forget)(void *, size_t);
     int (*release)(void *, size_t);
     void *(*remap)(void *, size_t, size_t, bool);
     int (*move)(void *, size_t, void *, size_t);

@@ -96,7 +96,7 @@ static void remember(const void *address, size_t size, const char *name) {
 static void *windows_reserve(size_t size, size_t align, dmi_os_mode mode, bool huge,
                              const char *name) {
     (void)mode;
-    (void)huge; /* large pages need a privilege and are never decommitted in part */
+    (void)huge;
     void *address;
     KEEPING_ERROR({
         if (align <= windows_granularity())
@@ -163,6 +163,18 @@ static int windows_convert(void *address, size_t size, dmi_os_mode to) {
     (void)size;
     (void)to;
     return 0; /* both modes are the same here */
+}
+
+/* Large pages need a privilege and are never decommitted in part. */
+static bool windows_has_huge(void) { return false; }
+static void windows_advise_huge(void *address, size_t size, bool huge) {
+    (void)address;
+    (void)size;
+    (void)huge;
+}
+static void windows_no_huge(void *address, size_t size) {
+    (void)address;
+    (void)size;
 }
 
 static int windows_release(void *address, size_t size) {
@@ -372,6 +384,10 @@ const dmi_os_backend _dmi_os_native = {
     .offer = windows_offer,
     .unoffer = windows_unoffer,
     .convert = windows_convert,
+    .has_huge = windows_has_huge,
+    .advise_huge = windows_advise_huge,
+    .break_huge = windows_no_huge,
+    .forget = windows_no_huge,
     .release = windows_release,
     .remap = windows_remap,
     .move = windows_move,

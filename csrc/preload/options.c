@@ -5,6 +5,7 @@
  */
 #include "preload.h"
 
+#include "../decommit/number.h"
 #include "../decommit/pressure.h"
 #include "../heap/heap.h"
 
@@ -140,6 +141,13 @@ static bool set_flag(const char *value, uint32_t flag) {
 static bool set_hardened(const char *value) { return set_flag(value, DMI_HEAP_HARDENED); }
 static bool set_huge(const char *value) { return set_flag(value, DMI_HEAP_HUGE_PAGES); }
 
+static bool set_huge_split(const char *value) {
+    double share;
+    if (!_dmi_number_read(value, strlen(value), &share) || !(share > 0 && share <= 1)) return false;
+    chosen.huge_split = share;
+    return true;
+}
+
 static const struct {
     const char *name, *accepted;
     bool (*set)(const char *value);
@@ -154,8 +162,9 @@ static const struct {
     {"scavenger", "on, off", set_scavenger},
     {"hardened", "on, off", set_hardened},
     {"huge", "on, off", set_huge},
+    {"huge_split", "a fraction above 0, up to 1", set_huge_split},
 };
-#define KEY_NAMES "decommit, name, summary, scavenger, hardened, huge, snapshot"
+#define KEY_NAMES "decommit, name, summary, scavenger, hardened, huge, huge_split, snapshot"
 
 /* Takes the pair apart in place. */
 static void apply(char *pair) {

@@ -93,13 +93,26 @@ static bool may_cut(int64_t more) {
 void _dmi_segment_recount_cuts(dmi_segment *s, bool strict) {
     int64_t cuts = 0;
     for (size_t i = 1; strict && i < s->pages; i++) cuts += writable(s, i) != writable(s, i - 1);
+    for (size_t u = 1; u < s->units; u++)
+        cuts += _dmi_bits_get(s->split, u) != _dmi_bits_get(s->split, u - 1);
     count_pieces(s, cuts - atomic_load_explicit(&s->cuts, memory_order_relaxed));
+}
+
+bool _dmi_segment_cut_unit(dmi_segment *s, size_t unit) {
+    bool split = _dmi_bits_get(s->split, unit);
+    int64_t more = 0;
+    if (unit > 0) more += _dmi_bits_get(s->split, unit - 1) == split ? 1 : -1;
+    if (unit + 1 < s->units) more += _dmi_bits_get(s->split, unit + 1) == split ? 1 : -1;
+    if (!may_cut(more)) return false;
+    count_pieces(s, more);
+    return true;
 }
 
 int _dmi_pages_commit(dmi_segment *segment, size_t first, size_t count) {
     size_t end = first + count;
     dmi_os_mode mode = segment->space->mode;
     _dmi_bits_put(segment->aged, first, count, false);
+    if (segment->units) _dmi_bits_put(segment->held, first, count, false);
     for (size_t i = first; i < end;) {
         size_t from = _dmi_bits_find(segment->committed, i, end, false);
         if (from == end) break;
@@ -166,6 +179,7 @@ void _dmi_pages_found_free(dmi_segment *segment, size_t first, size_t count, uin
 void _dmi_pages_forget(dmi_segment *segment, size_t first, size_t count) {
     size_t end = first + count;
     _dmi_bits_put(segment->aged, first, count, false);
+    if (segment->units) _dmi_bits_put(segment->held, first, count, false);
     if (!segment->has_given_at) return;
     while ((first = _dmi_bits_find(segment->committed, first, end, true)) < end) {
         size_t stop = _dmi_bits_find(segment->committed, first, end, false);
@@ -199,6 +213,7 @@ void _dmi_pages_note_decommit(dmi_segment *segment, size_t first, size_t count, 
     _dmi_bits_put(segment->offered, first, count, false);
     _dmi_bits_put(segment->aged, first, count, false);
     _dmi_bits_put(segment->refused, first, count, false);
+    if (segment->units) _dmi_bits_put(segment->held, first, count, false);
     add(&segment->space->ledger.decommit_calls, calls);
     add(&segment->space->ledger.decommit_bytes, gone << _dmi_page_shift);
     need_given_at(segment);
@@ -241,6 +256,7 @@ int _dmi_pages_offer(dmi_segment *segment, size_t first, size_t count) {
         return error;
     }
     size_t gone = _dmi_bits_put(segment->offered, first, count, true);
+    if (segment->units) _dmi_bits_put(segment->held, first, count, false);
     _dmi_bits_put(segment->aged, first, count, false);
     add(&segment->space->ledger.offer_calls, 1);
     add(&segment->space->ledger.offer_bytes, gone << _dmi_page_shift);

@@ -22,10 +22,18 @@ void _dmi_space_init(dmi_space *space, dmi_os_mode mode, bool huge, const char *
                      uint64_t max_reserved) {
     memset(space, 0, sizeof *space);
     space->mode = mode;
-    space->huge = huge;
+    space->huge = huge && _dmi_os_has_huge();
+    _dmi_space_set_split(space, DMI_HUGE_SPLIT);
     space->name = name;
     space->max_reserved = max_reserved;
     space->next_segment = FIRST_SEGMENT;
+}
+
+void _dmi_space_set_split(dmi_space *space, double share) {
+    double pages = share * (double)_dmi_unit_pages();
+    space->huge_split = share;
+    space->huge_need = (size_t)pages;
+    if ((double)space->huge_need < pages) space->huge_need++;
 }
 
 /* ---- bins --------------------------------------------------------------------------------------- */
@@ -138,9 +146,15 @@ static size_t align_up(size_t n, size_t to) { return (n + to - 1) & ~(to - 1); }
 
 #define BITMAPS 6
 
+static size_t whole_units(const dmi_space *space, size_t pages) {
+    return space->huge ? pages >> _dmi_unit_shift() : 0;
+}
+
 /* Bytes of metadata for a segment of that many pages; *runs_at: where descriptors begin. */
-static size_t meta_size(size_t pages, size_t *runs_at) {
-    size_t bitmaps = BITMAPS * _dmi_bits_words(pages) * sizeof(uint64_t);
+static size_t meta_size(const dmi_space *space, size_t pages, size_t *runs_at) {
+    size_t words = BITMAPS * _dmi_bits_words(pages), units = whole_units(space, pages);
+    if (units) words += _dmi_bits_words(pages) + 2 * _dmi_bits_words(units);
+    size_t bitmaps = words * sizeof(uint64_t);
     *runs_at = align_up(sizeof(dmi_segment) + bitmaps, 128);
     size_t counters = align_up(pages * sizeof(uint16_t), _dmi_page) +
                       align_up(pages * sizeof(uint32_t), _dmi_page);
@@ -148,10 +162,14 @@ static size_t meta_size(size_t pages, size_t *runs_at) {
 }
 
 static dmi_segment *segment_create(dmi_space *space, size_t pages) {
-    size_t runs_at, meta = meta_size(pages, &runs_at), size = pages << _dmi_page_shift;
+    size_t runs_at, meta = meta_size(space, pages, &runs_at), size = pages << _dmi_page_shift;
+    size_t units = whole_units(space, pages), align = _dmi_os_granularity();
     if (space->max_reserved && space->reserved + size > space->max_reserved) return NULL;
-    char *reservation =
-        _dmi_os_reserve(meta + size, _dmi_os_granularity(), space->mode, space->huge, space->name);
+    if (units) {
+        align = align > DMI_HUGE ? align : DMI_HUGE;
+        meta = align_up(meta, align);
+    }
+    char *reservation = _dmi_os_reserve(meta + size, align, space->mode, units != 0, space->name);
     if (!reservation) return NULL;
     size_t head = align_up(runs_at + sizeof(dmi_run), _dmi_page);
     if (_dmi_os_commit(reservation, head, space->mode)) goto fail;
@@ -175,6 +193,13 @@ static dmi_segment *segment_create(dmi_space *space, size_t pages) {
     segment->touched = bits + 3 * words;
     segment->soft = bits + 4 * words;
     segment->refused = bits + 5 * words;
+    segment->units = units;
+    if (units) {
+        segment->held = bits + 6 * words;
+        segment->split = bits + 7 * words;
+        segment->opening = segment->split + _dmi_bits_words(units);
+        _dmi_units_advise(segment);
+    }
     segment->page_busy = (uint16_t *)(void *)(segment->base - align_up(pages * 2, _dmi_page));
     segment->given_at =
         (uint32_t *)(void *)((char *)segment->page_busy - align_up(pages * 4, _dmi_page));
@@ -201,6 +226,7 @@ fail:
 static bool segment_grow(dmi_space *space, size_t pages, size_t align_pages) {
     size_t need = (pages + align_pages - 1) << _dmi_page_shift;
     size_t want = space->next_segment > need ? space->next_segment : need;
+    if (space->huge) want = align_up(want, DMI_HUGE);
     if (space->max_reserved && space->reserved + want > space->max_reserved)
         want = (space->max_reserved - space->reserved) & ~(_dmi_page - 1);
     for (; want >= need && want; want = want / 2 & ~(_dmi_page - 1)) {
@@ -222,6 +248,7 @@ static void segment_release(dmi_space *space, dmi_segment *segment) {
     space->segment_count--;
     space->reserved -= segment->size;
     _dmi_pagemap_remove(segment->base, segment->size);
+    if (segment->units) _dmi_bits_put(segment->split, 0, segment->units, false);
     _dmi_segment_recount_cuts(segment, false);
     size_t counts = (size_t)(segment->base - (char *)segment->page_busy);
     size_t times = (size_t)((char *)segment->page_busy - (char *)segment->given_at);

@@ -36,6 +36,10 @@ struct dmi_segment {
     dmi_bits *touched;     /* the page was committed at some time */
     dmi_bits *soft;        /* uncommitted by a discard although the space is strict (VMA limit) */
     dmi_bits *refused;     /* free, but the OS refused to take it; cleared when it is used again */
+    dmi_bits *held;        /* due to go, but its huge page stays whole (NULL: no huge pages) */
+    dmi_bits *split;       /* a bit a unit: broken, its pages come and go one by one */
+    dmi_bits *opening;     /* a bit a unit: split by the pass that runs now */
+    size_t units;          /* whole units of DMI_HUGE bytes from base; 0: no huge pages */
     uint32_t *given_at;    /* 1/16 s, 0 for never: when an uncommitted page was decommitted; when a
                               committed one was found free first, with no look since that did not */
     uint16_t *page_busy;   /* eager: busy blocks that overlap each page */
@@ -57,6 +61,8 @@ struct dmi_space {
     dmi_os_mode mode;
     bool huge;
     bool manual;           /* now is set by hand; else it is the OS's clock */
+    double huge_split;     /* share of a unit that must be free before it is split */
+    size_t huge_need;      /* the same in pages */
     const char *name;      /* label of the mappings */
     uint64_t max_reserved; /* 0: no bound */
     uint64_t reserved;     /* segments and virtual blocks */
@@ -83,6 +89,8 @@ extern unsigned _dmi_page_shift;
 int _dmi_space_setup(void);
 void _dmi_space_init(dmi_space *space, dmi_os_mode mode, bool huge, const char *name,
                      uint64_t max_reserved);
+/* The share of a unit, above 0 and up to 1, that must be free before it is split; before the first segment. */
+void _dmi_space_set_split(dmi_space *space, double share);
 /* Release every segment and virtual block. */
 void _dmi_space_release(dmi_space *space);
 
@@ -133,8 +141,10 @@ int _dmi_pages_decommit(dmi_segment *segment, size_t first, size_t count);
 /* At most this many pieces of mappings in the process (0: half of what the OS allows); beyond that, and where
  * the OS says ENOMEM, a decommit discards and marks the pages soft. */
 void _dmi_set_map_limit(uint64_t most);
-/* The segment's pages changed their kind otherwise (a change of mode, release): count afresh. */
+/* The segment's pages or units changed their kind otherwise (a change of mode, release): count afresh. */
 void _dmi_segment_recount_cuts(dmi_segment *segment, bool strict);
+/* Count the mappings that a unit's change between whole and split makes; false: too many. */
+bool _dmi_segment_cut_unit(dmi_segment *segment, size_t unit);
 /* Offer one range of committed pages. */
 int _dmi_pages_offer(dmi_segment *segment, size_t first, size_t count);
 /* A look (a pass, a walk for statistics) found these pages free: those of them that are committed and were
@@ -147,6 +157,42 @@ int _dmi_segment_need_page_busy(dmi_segment *segment);
 
 /* The space is to become LAZY: let the metadata that was never committed be writable. 0 or an errno. */
 int _dmi_segment_open_metadata(dmi_segment *segment);
+
+/* ---- huge pages: huge.c ---------------------------------------------------------------------------
+ * With the option the user pages begin at a multiple of DMI_HUGE, and each such unit is either whole, backed
+ * by one huge page if the system has one to spare, or split. Pages of a whole unit never go alone. */
+
+#define DMI_HUGE ((size_t)2 << 20)
+
+/* At least this share of a unit must be free before it is split. */
+#define DMI_HUGE_SPLIT 0.25
+static inline unsigned _dmi_unit_shift(void) { return 21 - _dmi_page_shift; }
+static inline size_t _dmi_unit_pages(void) { return (size_t)1 << _dmi_unit_shift(); }
+/* May this page not go alone? */
+static inline bool _dmi_unit_whole(const dmi_segment *s, size_t page) {
+    size_t unit = page >> _dmi_unit_shift();
+    return unit < s->units && !_dmi_bits_get(s->split, unit);
+}
+/* Is it due, and stays because its unit is whole? */
+static inline bool _dmi_page_held(const dmi_segment *s, size_t page) {
+    return s->units && _dmi_bits_get(s->held, page);
+}
+/* Tell the OS which units may be backed by huge pages. */
+void _dmi_units_advise(dmi_segment *segment);
+/* Mark a whole unit split and opening. False: no mappings are left for it. Heap locked. */
+bool _dmi_unit_split(dmi_segment *segment, size_t unit);
+/* Let the system know that a unit was split: afterwards its pages can go one by one. No lock, but the
+ * segment must stay. */
+void _dmi_unit_break(dmi_segment *segment, size_t unit);
+/* Let a split unit be whole again. empty: nothing in it is committed, and nobody can commit meanwhile. Heap
+ * locked. */
+void _dmi_unit_join(dmi_segment *segment, size_t unit, bool empty);
+/* Decommit units in which nothing is busy, and nobody can commit meanwhile. Returns the bytes that are no
+ * longer committed. Heap locked. */
+uint64_t _dmi_units_decommit(dmi_segment *segment, size_t unit, size_t count);
+/* A huge page may lie behind uncommitted pages too: forget what is behind those of [first, first+count) that
+ * lie in units which are opening. Whoever could commit them is locked out. */
+void _dmi_units_forget(dmi_segment *segment, size_t first, size_t count);
 
 static inline bool _dmi_page_usable(const dmi_segment *s, size_t page) {
     return _dmi_bits_get(s->committed, page) && !_dmi_bits_get(s->offered, page);

@@ -457,6 +457,10 @@ int main(int argc, char **argv) {
     dmi_policy policy;
     parse(fixed ? fixed : "lazy:delay=0.01", &policy);
     dmi_heap_options options = {.size = sizeof options, .name = "stress", .policy = &policy};
+    if (seed & 1) { /* half of all runs */
+        options.flags = DMI_HEAP_HUGE_PAGES;
+        options.huge_split = 0.05;
+    }
     heaps[0] = dmi_heap_default();
     heaps[1] = dmi_heap_create(&options);
     if (!heaps[0] || !heaps[1]) die("no heap");

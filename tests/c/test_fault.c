@@ -59,6 +59,7 @@ static void scenario(void *heap, const char *policy_text) {
 }
 
 static const char *policy_of_run;
+static uint32_t flags_of_run;
 
 static void every_call_fails_once(bool sticky, size_t stride) {
     uint64_t n = 1, calls = 0;
@@ -68,8 +69,9 @@ static void every_call_fails_once(bool sticky, size_t stride) {
     for (n = 1; again; n += stride) {
         floors_step = (unsigned long)n;
         dmi_policy policy = heaps_policy(policy_of_run);
-        dmi_heap_options options = {
-            .size = sizeof options, .flags = DMI_HEAP_MANUAL_CLOCK, .policy = &policy};
+        dmi_heap_options options = {.size = sizeof options,
+                                    .flags = DMI_HEAP_MANUAL_CLOCK | flags_of_run,
+                                    .policy = &policy};
         _dmi_os_fail_at(n, sticky);
         void *heap = dmi_heap_create(&options);
         if (heap) scenario(heap, policy_of_run);
@@ -102,6 +104,12 @@ FAULTS(lazy_decommit, "lazy:how=decommit")
 FAULTS(eager_decommit, "eager:how=decommit")
 FAULTS(lazy_offer, "lazy:how=offer")
 FAULTS(decay_discard, "decay")
+
+TEST_EACH_PAGE(huge_pages_once) {
+    flags_of_run = DMI_HEAP_HUGE_PAGES;
+    policy_of_run = "lazy";
+    every_call_fails_once(false, 1);
+}
 
 /* A limit of memory instead: what does not fit is refused, and fits again after frees. */
 TEST_EACH_PAGE(memory_runs_out_and_comes_back) {

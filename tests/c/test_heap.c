@@ -116,11 +116,13 @@ TEST_EACH_PAGE(the_waterfall_closes_after_every_step_of_a_random_run) {
     random_run("lazy", DMI_HEAP_HARDENED, 900, 71);
     random_run("lazy", DMI_HEAP_NO_LFH, 900, 72);
     ENSURE_EQ(_dmi_fake_redundant(), 0);
+    /* Here pages that are uncommitted go along with their unit, in one call. */
+    for (size_t i = 0; i < POLICIES; i++) random_run(policies[i], DMI_HEAP_HUGE_PAGES, 400, 80 + i);
 }
 
-TEST_EACH_PAGE(every_policy_can_follow_every_other_on_a_live_heap) {
+static void policies_follow(uint32_t flags) {
     uint64_t seed = 5;
-    void *heap = heaps_create("lazy", 0);
+    void *heap = heaps_create("lazy", flags);
     for (size_t from = 0; from < POLICIES; from++)
         for (size_t to = 0; to < POLICIES; to++) {
             dmi_policy a = heaps_policy(policies[from]), b = heaps_policy(policies[to]);
@@ -128,7 +130,9 @@ TEST_EACH_PAGE(every_policy_can_follow_every_other_on_a_live_heap) {
             for (int i = 0; i < 60; i++) ENSURE(heaps_step(heap, table, BLOCKS, &seed));
             ENSURE_EQ(dmi_heap_set_policy(heap, &b), 0);
             dmi_stats s = heaps_check(heap);
-            if (b.when == DMI_WHEN_EAGER && b.how != DMI_HOW_OFFER) ENSURE_EQ(s.reclaimable, 0);
+            if (b.when == DMI_WHEN_EAGER && b.how != DMI_HOW_OFFER)
+                ENSURE_EQ(s.reclaimable, s.reason_commit_granularity);
+            if (!flags) ENSURE_EQ(s.reason_commit_granularity, 0);
             dmi_heap_info info = {.size = sizeof info};
             ENSURE_EQ(dmi_heap_get_info(heap, &info), 0);
             ENSURE_EQ(info.policy.when, b.when);
@@ -142,6 +146,10 @@ TEST_EACH_PAGE(every_policy_can_follow_every_other_on_a_live_heap) {
     dmi_policy bad = {.size = sizeof bad, .when = 99};
     ENSURE(dmi_heap_set_policy(heap, &bad) == -1 && errno == EINVAL);
 }
+
+TEST_EACH_PAGE(every_policy_can_follow_every_other_on_a_live_heap) { policies_follow(0); }
+
+TEST_EACH_PAGE(and_with_huge_pages_too) { policies_follow(DMI_HEAP_HUGE_PAGES); }
 
 /* ---- policies, to the page ----------------------------------------------------------------------------- */
 

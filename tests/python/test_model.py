@@ -247,7 +247,19 @@ class Hardened(Model):
     guard = 16
 
 
-MACHINES = [Discard, Strict, NoFrontEnd, NoFrontEndStrict, Hardened]
+class HugePages(Model):
+    """Pages of 2 MiB that go together, or one by one once a quarter of them is free."""
+
+    options: ClassVar = {"huge_pages": True}
+
+
+class HugePagesSplitEarly(Model):
+    """Every unit that has a free page is split, and joined when it is full again."""
+
+    options: ClassVar = {"huge_pages": True, "huge_split": 0.001}
+
+
+MACHINES = [HugePages, HugePagesSplitEarly, Discard, Strict, NoFrontEnd, NoFrontEndStrict, Hardened]
 
 
 @pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.__name__)

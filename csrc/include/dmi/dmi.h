@@ -81,7 +81,7 @@ DMI_API int dmi_policy_format(const dmi_policy *policy, char *text, size_t text_
 #define DMI_HEAP_HARDENED 2u     /* a canary behind each block; overflow is found at free */
 #define DMI_HEAP_MANUAL_CLOCK 4u /* time passes only through dmi_heap_advance */
 #define DMI_HEAP_NO_SERIALIZE 8u /* the caller promises that one thread at a time uses the heap */
-#define DMI_HEAP_HUGE_PAGES 16u  /* let transparent huge pages back the segments */
+#define DMI_HEAP_HUGE_PAGES 16u  /* let transparent huge pages of 2 MiB back the segments */
 
 typedef struct dmi_heap_options {
     size_t size;
@@ -92,6 +92,9 @@ typedef struct dmi_heap_options {
     const dmi_policy *policy; /* NULL: lazy with defaults */
     uint32_t lfh_live;        /* live blocks of a size that activate its bucket; 0: 17 */
     uint32_t lfh_total;       /* total allocations of a size that activate its bucket; 0: 256 */
+    /* DMI_HEAP_HUGE_PAGES: the share of 2 MiB, above 0 and up to 1, that must be free before their huge page
+     * is split and the free part goes back; 0: 0.25 */
+    double huge_split;
 } dmi_heap_options;
 
 /* Create a heap. options may be NULL. Errors: EINVAL, ENOMEM, EMFILE (too many heaps), EEXIST (this library is
@@ -129,7 +132,9 @@ typedef struct dmi_heap_info {
     char name[48];
     double clock; /* the heap's own time, seconds since an arbitrary start */
     dmi_policy policy;
+    double huge_split; /* as in dmi_heap_options, the default put in */
 } dmi_heap_info;
+/* Fields beyond info->size are not written; it must reach huge_split. */
 DMI_API int dmi_heap_get_info(void *heap, dmi_heap_info *info);
 
 /* ---- allocation ------------------------------------------------------------------------------ */
