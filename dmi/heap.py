@@ -52,9 +52,9 @@ class Heap(HeapCore):
     hardened     put a guard behind each block, so that an overflow is found when it is freed
     clock        "os", or "manual": time passes only through advance(), so that a run repeats
     thread_safe  False promises that one thread at a time uses the heap
-    huge_pages   let the system back the heap with transparent huge pages of 2 MiB, where it has them
-    huge_split   with huge_pages: the share of such 2 MiB that must be free before their huge page is
-                 split and the free part goes back (above 0, up to 1)
+    huge_pages   let transparent huge pages of 2 MiB back the heap, where the system has them
+    huge_split   with huge_pages: the share of such 2 MiB that must be free before their huge page
+                 is split and the free part goes back (above 0, up to 1)
 
     alloc() and calloc() make Blocks, which look after themselves; malloc() and free() deal in raw
     addresses, are faster, and refuse what is not theirs with HeapError.

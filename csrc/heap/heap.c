@@ -289,8 +289,7 @@ int dmi_heap_get_info(void *handle, dmi_heap_info *info) {
     memcpy(info->name, heap->name, sizeof info->name);
     info->clock = (double)_dmi_heap_clock(heap) / 1e9;
     info->policy = heap->engine.policy;
-    if (info->size >= sizeof *info)
-        info->huge_split = heap->space.huge_split;
+    if (info->size >= sizeof *info) info->huge_split = heap->space.huge_split;
     return 0;
 }
 

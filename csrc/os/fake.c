@@ -337,7 +337,8 @@ static int fake_convert(void *address, size_t size, dmi_os_mode to) {
     for (size_t i = first; i < first + count; i++)
         if (r->states[i] != DMI_FAKE_UNCOMMITTED)
             _dmi_fake_misuse("convert", "page is committed", address, size);
-    memset(r->states + r->pages + first, r->huge, count); /* a fresh mapping is as the reservation was */
+    memset(r->states + r->pages + first, r->huge,
+           count); /* a fresh mapping is as the reservation was */
     _dmi_unlock(&lock);
     return 0;
 }

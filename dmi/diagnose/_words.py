@@ -55,7 +55,10 @@ _REASONS: Final[dict[str, tuple[str, str]]] = {
     "never": ("never", "the policy never gives anything back"),
     "block_threshold": ("threshold", "the free blocks are below the policy's block threshold"),
     "total_threshold": ("threshold", "the free total is below the policy's total threshold"),
-    "commit_granularity": ("granularity", "committed ahead of use and not handed out yet"),
+    "commit_granularity": (
+        "granularity",
+        "committed ahead of use, or on a huge page kept whole",
+    ),
     "offered": ("offered", "offered to the system, which has not taken it yet"),
     "refused": ("refused", "the system refused to take it: locked pages, or the limit of mappings"),
     "overhead": ("overhead", "tags, tails and gaps of the heap itself"),

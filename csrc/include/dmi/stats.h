@@ -70,7 +70,7 @@
     X(never, "the policy never gives back")                                                        \
     X(block_threshold, "the free block is below the block threshold")                              \
     X(total_threshold, "total free is below the total threshold")                                  \
-    X(commit_granularity, "committed ahead of use, or on a huge page that stays whole")            \
+    X(commit_granularity, "committed ahead of use, or on a huge page kept whole")                  \
     X(offered, "offered; the OS has the last word")                                                \
     X(refused, "the OS refused to take it (locked, VMA limit)")                                    \
     X(overhead, "tags, tails and gaps")
