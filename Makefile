@@ -20,6 +20,7 @@ help:
 	@echo "make demo          replay a recorded Redis under four policies"
 	@echo "make test          C tests and the fast Python tests"
 	@echo "make test-long     the Python tests that take longer"
+	@echo "make test-python-hard  the Python tests, purging at every chance"
 	@echo "make test-windows  the C tests as Windows programs, under Wine"
 	@echo "make lint          ruff, mypy, cython-lint, the floors, the import order"
 	@echo "make bench         benchmarks"
@@ -46,6 +47,16 @@ test-python: build
 	$(BIN)/python -m pytest -q -m "not long"
 test-long: build
 	$(BIN)/python -m pytest -q -m long
+
+# All of them once more, on a library that gives back all that is free in every slow path; it is built from a
+# copy of the tree, so that this one's stays what it is.
+HARD := build/hard
+.PHONY: test-python-hard
+test-python-hard:
+	mkdir -p $(HARD)
+	git ls-files -z | xargs -0 cp --parents -t $(HARD)
+	CFLAGS="$(CFLAGS) -DDMI_HARD_PURGE" $(MAKE) -C $(HARD) VENV=.venv build
+	cd $(HARD) && .venv/bin/python -m pytest -q -m "not long and not keeps"
 
 test-windows: test-c-windows
 

@@ -60,9 +60,12 @@ def native(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ModuleTy
 def synthetic_peak(base: int = 4 * MIB, factor: int = 6) -> dmi.trace.Trace:
     """A recording whose shape follows the article that this project began with.
 
-    Busy grows to `factor` times `base` bytes in ten seconds, while the blocks of the base are being
+    A service has run for a while: its first `base` bytes live, buffers of as many bytes were
+    freed, so that the free blocks are larger than a page on average; five seconds at `base`.
+    Then busy grows to `factor` times that in ten seconds, while the blocks of the base are being
     replaced, and comes back to it in the next ten; the free blocks left between the survivors are
-    smaller than a page on average. Ten nearly idle seconds follow.
+    smaller than a page. Ten nearly idle seconds follow. tests/python/test_bench_policies.py holds
+    it to that.
     """
     from dmi import trace
     from dmi.trace.format import OP_ALLOC, OP_FREE, OP_TIME
@@ -72,9 +75,9 @@ def synthetic_peak(base: int = 4 * MIB, factor: int = 6) -> dmi.trace.Trace:
     live: dict[int, int] = {}
     number = busy = 0
 
-    def allocate(owner: list[int]) -> None:
+    def allocate(owner: list[int], size: int = 0) -> None:
         nonlocal number, busy
-        size = min(max(8, round(rng.lognormvariate(6.2, 1.1))), 128 * 1024)
+        size = size or min(max(8, round(rng.lognormvariate(6.2, 1.1))), 128 * 1024)
         records.append((OP_ALLOC, 4, 0, number, size))
         live[number] = size
         owner.append(number)
@@ -95,22 +98,30 @@ def synthetic_peak(base: int = 4 * MIB, factor: int = 6) -> dmi.trace.Trace:
     new: list[int] = []
     while busy < base:
         allocate(old)
+    while busy < 2 * base:
+        allocate(new, rng.randint(16 * 1024, 128 * 1024))
+    while new:
+        free(new, len(new) - 1)
+    for tick in range(51):
+        free(old, rng.randrange(len(old)))
+        allocate(old)
+        clock(tick / 10)
     span = (factor - 1) * base
     while busy < factor * base:
         for _ in range(32):
             allocate(new)
         free(old, rng.randrange(len(old)))
         allocate(old)
-        clock(10 * min(1.0, (busy - base) / span))
+        clock(5 + 10 * min(1.0, (busy - base) / span))
     while new:
         for _ in range(min(32, len(new))):
             free(new, rng.randrange(len(new)))
-        clock(10 + 10 * (1 - max(0, busy - base) / span))
+        clock(15 + 10 * (1 - max(0, busy - base) / span))
     for tick in range(1, 101):
         for _ in range(10):
             free(old, rng.randrange(len(old)))
             allocate(old)
-        clock(20 + tick / 10)
+        clock(25 + tick / 10)
     return trace.check(trace.pack(records), objects=number, name="synthetic-peak")
 
 

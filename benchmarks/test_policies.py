@@ -41,7 +41,8 @@ def _state(sample: Sample) -> dict[str, int | None]:
     }
 
 
-def _memory(run: Run) -> dict[str, Any]:
+def memory(run: Run) -> dict[str, Any]:
+    """What stands in extra_info: bytes before, at and after the peak, and the ledger."""
     end = run.end.stats
     return {
         "decommit": run.decommit,
@@ -86,4 +87,4 @@ def test_replay(benchmark: BenchmarkFixture, recording: Recording, name: str, po
     run = dmi.replay(trace, decommit=policy)[policy]
     assert run.failed == 0
     benchmark.extra_info["events"] = trace.events
-    benchmark.extra_info["dmi"] = _memory(run)
+    benchmark.extra_info["dmi"] = memory(run)

@@ -46,6 +46,7 @@ def test_the_buckets_follow_one_another() -> None:
     assert ("unseen", *BOUNDS, "older") == AGES
 
 
+@pytest.mark.keeps
 def test_a_freed_run_has_the_age_of_its_free() -> None:
     with dmi.Heap("never", clock="manual") as heap:
         blocks = [heap.malloc(512 * 1024) for _ in range(6)]
@@ -69,6 +70,7 @@ def test_a_freed_run_has_the_age_of_its_free() -> None:
         assert ages(heap)["under_250ms"] == 512 * 1024
 
 
+@pytest.mark.keeps
 @pytest.mark.parametrize("policy", ["never", "threshold:total=1G", "budget:ratio=1000", "pressure"])
 def test_a_virtual_block_that_is_kept_has_the_age_of_its_free(policy: str) -> None:
     try:
@@ -141,6 +143,7 @@ def free_pages(heap: dmi.Heap) -> dict[int, int]:
     return {page: size for page, size in free.items() if page not in pinned}
 
 
+@pytest.mark.keeps
 @pytest.mark.parametrize("policy", ["budget:ratio=1000", "decay:half_life=1000", "lazy:delay=15"])
 def test_passes_are_looks(policy: str) -> None:
     """Nobody asks for statistics before the end."""
@@ -180,6 +183,7 @@ def test_every_policy_has_ages_that_sum(policy: str, how: str) -> None:
         ages(heap)
 
 
+@pytest.mark.keeps
 def test_ages_are_explained_and_survive_json() -> None:
     with dmi.Heap("never", clock="manual") as heap:
         heap.free(heap.malloc(1 << 20))

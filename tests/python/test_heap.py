@@ -455,6 +455,7 @@ def test_advance_wants_a_manual_clock_and_a_sane_time() -> None:
                 heap.advance(wrong)  # type: ignore[arg-type]
 
 
+@pytest.mark.keeps
 def test_trim_gives_back_what_the_system_confirms() -> None:
     with dmi.Heap("never") as heap:
         addresses = [heap.malloc(4000) for _ in range(2000)]

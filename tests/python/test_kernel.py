@@ -83,6 +83,7 @@ def test_strict_decommit_lowers_the_kernels_charge() -> None:
         assert high - charged() > size // 2
 
 
+@pytest.mark.keeps
 def test_discard_keeps_resident_below_committed_and_trim_below_its_claim() -> None:
     with dmi.Heap(decommit="never") as heap:
         left = fragmented(heap, 20000, 2)
@@ -127,6 +128,7 @@ def test_no_delay_is_needed_by_hand_when_a_scavenger_is_there() -> None:
 LOADED_LATE = "libanl.so.1"  # a part of glibc that nothing here uses
 
 
+@pytest.mark.keeps
 @pytest.mark.timeout(300)
 def test_a_hundred_thousand_ranges_leave_the_program_its_mappings() -> None:
     """Strict decommit of every other page: more ranges than Linux allows mappings."""
@@ -194,6 +196,7 @@ def kernel_resident(heap: dmi.Heap) -> int:
     return total
 
 
+@pytest.mark.keeps
 @pytest.mark.parametrize("how", ["discard", "decommit", "offer"])
 def test_trim_reports_what_the_kernel_sees(how: str) -> None:
     """Of pages that were all touched, each that trim gives back leaves physical memory."""

@@ -23,6 +23,7 @@ def part(layers: dmi.Layers, number: str, begins: str) -> _layers.Part:
     return next(each for each in layers[number].parts if each.name.startswith(begins))
 
 
+@pytest.mark.keeps
 def test_a_heap_stands_in_the_layer_of_custom_libraries() -> None:
     with dmi.Heap("never", name="hoard") as heap:
         blocks = [heap.malloc(4000) for _ in range(20_000)]

@@ -108,11 +108,13 @@ def pythons() -> list[str]:
     return found
 
 
+@pytest.mark.keeps
 def test_no_new_warning_at_a_fork_after_the_scavenger(pythons: list[str]) -> None:
     for python in pythons:
         assert run_until_quiet(python, FORKS) == (0, ""), python
 
 
+@pytest.mark.keeps
 def test_the_warning_is_there_to_be_seen(pythons: list[str]) -> None:
     """The same with a thread of the program's own: else the test above could not fail."""
     for python in pythons:

@@ -53,6 +53,7 @@ def test_pins_of_buckets_are_those_of_a_model(sizes: tuple[int, ...]) -> None:
         assert all(pin.size == heap.usable_size(pin.address) for pin in found)
 
 
+@pytest.mark.keeps
 @pytest.mark.parametrize("lfh", [True, False])
 def test_a_block_that_is_freed_lets_go_what_it_pinned(lfh: bool) -> None:
     rng = random.Random(9)

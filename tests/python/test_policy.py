@@ -209,6 +209,7 @@ def test_expand_refuses_gaps(text: str) -> None:
         dmi.expand(text)
 
 
+@pytest.mark.keeps
 @pytest.mark.parametrize("how", ["discard", "decommit"])
 def test_a_live_heap_changes_its_policy(how: str) -> None:
     with dmi.Heap("never", clock="manual") as heap:
@@ -229,6 +230,7 @@ def test_a_live_heap_changes_its_policy(how: str) -> None:
         heap.validate()
 
 
+@pytest.mark.keeps
 def test_lazy_waits_for_its_delay_and_no_longer() -> None:
     with dmi.Heap("lazy:delay=5", clock="manual") as heap:
         addresses = [heap.malloc(8000) for _ in range(1000)]
@@ -249,6 +251,7 @@ def test_eager_gives_back_at_once() -> None:
         assert heap.stats().committed < 1_000_000
 
 
+@pytest.mark.keeps
 def test_threshold_keeps_what_is_below_it() -> None:
     with dmi.Heap("threshold:block=4K:total=64K", clock="manual") as heap:
         addresses = [heap.malloc(8000) for _ in range(1000)]

@@ -90,6 +90,7 @@ OTHERS = ["never", "lazy:delay=0", "decay:half_life=0.01", "threshold", "budget"
 POLICIES = ["", "eager", *(pytest.param(policy, marks=pytest.mark.long) for policy in OTHERS)]
 
 
+@pytest.mark.keeps
 @pytest.mark.parametrize("policy", POLICIES)
 def test_every_function_of_the_family_keeps_its_contract(build: Build, policy: str) -> None:
     keeps = ["keeps"] if policy in ("", "never") else []

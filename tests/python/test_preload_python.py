@@ -104,6 +104,7 @@ print(json.dumps(dict(done=done, failed=int(state.failed), busy=heap.stats().bus
     assert facts_of(script) == {"done": 1, "failed": 0, "busy": 1}
 
 
+@pytest.mark.keeps
 def test_decommit_through_dmi_gives_back_what_python_freed() -> None:
     script = """
 import json, gc, dmi

@@ -64,6 +64,7 @@ def ask(child: subprocess.Popen[str]) -> int:
     return answer(child)
 
 
+@pytest.mark.keeps
 def test_the_pressure_file(tmp_path: Path) -> None:
     if not Path("/proc/pressure/memory").exists():
         pytest.skip("this kernel has no /proc/pressure/memory")

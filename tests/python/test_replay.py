@@ -103,6 +103,7 @@ def test_the_peak_is_exact_and_before_is_below_a_quarter(result: Replay) -> None
         assert run.end.recorded_rss == 1 << 20
 
 
+@pytest.mark.keeps
 def test_policies_differ_as_they_should(result: Replay) -> None:
     never, eager, lazy = result["never"], result["eager"], result["lazy"]
     assert never.end.stats.decommit_bytes == 0
@@ -124,6 +125,7 @@ def test_the_clock_is_the_recordings(result: Replay) -> None:
     assert len(idle) >= 50 * 5.5 / 9
 
 
+@pytest.mark.keeps
 def test_lazy_gives_back_after_its_delay_and_not_before() -> None:
     run = replay(peaked(), "lazy:delay=2", samples=100).runs[0]
     early = [s.stats.decommit_bytes for s in run.timeline if s.seconds < 3]

@@ -69,6 +69,7 @@ def test_without_blocks_nothing_lies_beside_it(heap: dmi.Heap, tmp_path: Path) -
         windbg.heap(dmi.Snapshot.load(tmp_path / "a.json"), "-flt s 10")
 
 
+@pytest.mark.keeps
 def test_the_doctor_reads_snapshots(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = [str(tmp_path / f"{name}.json") for name in ("before", "peak", "after")]
     with dmi.Heap("never", name="hoard") as heap:
