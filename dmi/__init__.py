@@ -21,7 +21,7 @@ from dmi.explain import Explanation
 from dmi.heap import Found, Heap, default_heap, find, heaps, metadata_committed, summary
 from dmi.policy import Decommit, expand
 from dmi.stats import HeapStats, TrimReport
-from dmi.walk import HeapWalk, HistogramRow, Mark, Pin, Range, Segment
+from dmi.walk import HeapWalk, HistogramRow, Mark, Pin, Range, Ranges, Segment
 
 if TYPE_CHECKING:
     from dmi import address, trace
@@ -42,6 +42,7 @@ __all__ = [
     "TrimReport",
     "HeapWalk",
     "Range",
+    "Ranges",
     "Segment",
     "HistogramRow",
     "Pin",

@@ -15,7 +15,9 @@ from dmi cimport cdmi
 from dmi._core cimport HeapCore, PyThreadState
 from dmi._faults cimport heap_name
 
+import mmap as _mmap
 import operator
+import sys
 
 from dmi._faults import FAULTS as _FAULTS
 from dmi.errors import HeapError
@@ -52,6 +54,8 @@ cdef extern from "Python.h":
 
 
 RANGE_BYTES = sizeof(cdmi.dmi_range)
+# Not in mmap; Linux 5.14 and later.
+MADV_POPULATE_WRITE = 23 if sys.platform == "linux" else None
 
 
 cdef tuple table(const dmi_field *fields, size_t count):
@@ -174,30 +178,66 @@ def stats_fields(HeapCore heap not None, bint detail, bint resident):
     return [fields[i] for i in range(1, DMI_PY_STATS + DMI_PY_REASONS + DMI_PY_AGES + 1)]
 
 
+def _room(size_t size):
+    """Memory for what a walk finds. Much of it comes in huge pages and is there beforehand: faults
+    cost more than the walk, and the heap would be held for each."""
+    if size < 4 << 20 or not hasattr(_mmap, "MAP_ANONYMOUS"):
+        return PyBytes_FromStringAndSize(NULL, size)
+    try:
+        room = _mmap.mmap(-1, size, flags=_mmap.MAP_PRIVATE | _mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError(f"no memory for a walk of {size} bytes") from error
+    for advice in (getattr(_mmap, "MADV_HUGEPAGE", None), MADV_POPULATE_WRITE):
+        if advice is not None:
+            try:
+                room.madvise(advice)
+            except (AttributeError, OSError):
+                pass  # this system has no such thing
+    return room
+
+
 def walk_ranges(HeapCore heap not None):
-    """Every range as an array of dmi_range, in bytes: by segment and address."""
+    """Every range as an array of dmi_range, in bytes: by address."""
     cdef PyThreadState *state
     cdef size_t needed, count = 0
-    cdef cdmi.dmi_range *out
-    cdef bytes array
+    cdef const unsigned char[::1] array
     cdef int failed, error
     counters = dict(zip((row[0] for row in STATS_TABLE), stats_fields(heap, False, False),
                         strict=False))
     needed = counters["busy_blocks"] + counters["list_length"] + 256
     while True:
         needed += needed // 8
-        array = PyBytes_FromStringAndSize(NULL, needed * sizeof(cdmi.dmi_range))
-        out = <cdmi.dmi_range *>PyBytes_AS_STRING(array)
+        room = _room(needed * sizeof(cdmi.dmi_range))
+        array = room
         state = heap.enter()
-        failed = cdmi.dmi_heap_walk_array(heap._handle, out, needed, &count)
+        failed = cdmi.dmi_heap_walk_array(
+            heap._handle, <cdmi.dmi_range *><uintptr_t>&array[0], needed, &count)
         error = errno
         heap.leave(state)
         if failed:
             raise HeapError(f"{heap_name(heap._handle)}: the walk failed: "
                             f"{strerror(error).decode()}")
         if count <= needed:
-            return memoryview(array)[:count * sizeof(cdmi.dmi_range)]
+            return memoryview(room)[:count * sizeof(cdmi.dmi_range)].toreadonly()
         needed = count
+
+
+def walk_chunk(HeapCore heap not None, uint64_t start, size_t capacity):
+    """(the ranges from address start on that fit, in bytes; where the next call goes on)."""
+    cdef PyThreadState *state
+    cdef size_t count = 0
+    cdef cdmi.dmi_range *out
+    cdef bytes array
+    cdef int failed, error
+    array = PyBytes_FromStringAndSize(NULL, capacity * sizeof(cdmi.dmi_range))
+    out = <cdmi.dmi_range *>PyBytes_AS_STRING(array)
+    state = heap.enter()
+    failed = cdmi.dmi_heap_walk_chunk(heap._handle, &start, out, capacity, &count)
+    error = errno
+    heap.leave(state)
+    if failed:
+        raise HeapError(f"{heap_name(heap._handle)}: the walk failed: {strerror(error).decode()}")
+    return memoryview(array)[:count * sizeof(cdmi.dmi_range)], start
 
 
 def pin_list(HeapCore heap not None, size_t top):

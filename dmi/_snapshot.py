@@ -22,7 +22,7 @@ from dmi._layers import glibc_malloc, physical_memory
 from dmi.address import NotSupportedError, address_summary, summarise
 from dmi.errors import HeapError
 from dmi.stats import HeapStats
-from dmi.walk import HeapWalk, HistogramRow, Segment
+from dmi.walk import HistogramRow, Ranges, Segment
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -52,7 +52,7 @@ class HeapSnapshot:
     stats: HeapStats
     segments: tuple[Segment, ...] = ()
     histogram: tuple[HistogramRow, ...] = ()
-    blocks: HeapWalk | None = None
+    blocks: Ranges | None = None
 
     def row(self) -> windbg.HeapRow:
         """The columns of `!heap -s`."""
@@ -141,7 +141,7 @@ class Snapshot:
                 raise ValueError("no JSON object")
             beside = source.with_name(source.name + SUFFIX)
             counts = [_count(entry) for entry in _list(values, "heaps")]
-            walks: list[HeapWalk | None] = [None] * len(counts)
+            walks: list[Ranges | None] = [None] * len(counts)
             if any(counts) and beside.is_file():
                 walks = _read_blocks(beside, counts)
             return cls._from_dict(values, walks)
@@ -154,7 +154,7 @@ class Snapshot:
         return cls._from_dict(values, [None] * len(_list(values, "heaps")))
 
     @classmethod
-    def _from_dict(cls, values: Mapping[str, Any], walks: list[HeapWalk | None]) -> Snapshot:
+    def _from_dict(cls, values: Mapping[str, Any], walks: list[Ranges | None]) -> Snapshot:
         version = values.get("version", VERSION)
         if values.get("format", FORMAT) != FORMAT or version != VERSION:
             raise ValueError(f"of format {values.get('format')!r}, version {version!r}")
@@ -233,7 +233,7 @@ def snapshot(blocks: bool = False, *, label: str = "") -> Snapshot:
 def _taken(heaps: Iterable[heap.Heap], blocks: bool) -> Iterable[HeapSnapshot]:
     for each in heaps:
         with suppress(HeapError):  # destroyed meanwhile
-            walk = each.walk()
+            walk = each.ranges()
             yield HeapSnapshot(
                 each.handle,
                 each.name,
@@ -293,7 +293,7 @@ def _count(entry: Any) -> int:
     return value
 
 
-def _heap(entry: Any, walk: HeapWalk | None) -> HeapSnapshot:
+def _heap(entry: Any, walk: Ranges | None) -> HeapSnapshot:
     if not isinstance(entry, dict):
         raise ValueError("a heap must be an object")
     stats = HeapStats.from_dict(_typed(entry, "stats", dict, None))
@@ -343,12 +343,12 @@ class _Mappings:
         return None
 
 
-def _read_blocks(path: Path, counts: list[int]) -> list[HeapWalk | None]:
+def _read_blocks(path: Path, counts: list[int]) -> list[Ranges | None]:
     """The walks in a file of blocks, one for each count that is not 0."""
     expected = sum(counts) * _inspect.RANGE_BYTES
     if expected > (path.stat().st_size + 1) * _MAX_RATIO:
         raise ValueError(f"{path.name} is shorter than its {sum(counts)} ranges")
-    walks: list[HeapWalk | None] = []
+    walks: list[Ranges | None] = []
     with path.open("rb") as file:
         if file.read(len(_MAGIC)) != _MAGIC:
             raise ValueError(f"{path.name} holds no blocks")
@@ -388,7 +388,7 @@ class _Unpacked:
             most -= len(piece)
         return b"".join(pieces)
 
-    def walk(self, count: int) -> HeapWalk:
+    def walk(self, count: int) -> Ranges:
         records = bytearray()
         left = count * _inspect.RANGE_BYTES
         while left:
@@ -396,7 +396,7 @@ class _Unpacked:
             if len(piece) % _inspect.RANGE_BYTES or not piece:
                 raise ValueError(f"a heap's {count} ranges end too early")
             # With the last one before, so that the seam is looked at too.
-            HeapWalk(bytes(records[-_inspect.RANGE_BYTES :]) + piece).checked()
+            Ranges(bytes(records[-_inspect.RANGE_BYTES :]) + piece).checked()
             records += piece
             left -= len(piece)
-        return HeapWalk(memoryview(records).toreadonly())
+        return Ranges(memoryview(records).toreadonly())

@@ -13,7 +13,7 @@ from dmi.errors import HeapError, SizeError
 from dmi.explain import Explanation, explain
 from dmi.policy import Decommit
 from dmi.stats import HeapStats, TrimReport
-from dmi.walk import HeapWalk, HistogramRow, Kind, Mark, Pin, Range, Segment, State
+from dmi.walk import HeapWalk, HistogramRow, Kind, Mark, Pin, Range, Ranges, Segment, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -293,12 +293,19 @@ class Heap(HeapCore):
     # ---- inspection --------------------------------------------------------------------------
 
     def walk(self) -> HeapWalk:
-        """Every range of the heap as it is now; their sizes sum to reserved."""
-        return HeapWalk(_inspect.walk_ranges(self))
+        """Every range of the heap, by address, read in parts as it is iterated: see HeapWalk.
+
+        Of a heap at rest their sizes sum to reserved.
+        """
+        return HeapWalk(self)
+
+    def ranges(self) -> Ranges:
+        """Every range of one moment as a sequence: 40 bytes for each, and the heap is held so long."""
+        return self.walk().ranges()
 
     def walk_array(self) -> NDArray[numpy.void]:
-        """The same as a NumPy structured array, see HeapWalk.array(); needs the extra ``numpy``."""
-        return self.walk().array()
+        """The same as a NumPy structured array, see Ranges.array(); needs the extra ``numpy``."""
+        return self.ranges().array()
 
     def segments(self) -> list[Segment]:
         """The segments, then the blocks mapped on their own."""
@@ -323,7 +330,7 @@ class Heap(HeapCore):
 
     def mark(self) -> Mark:
         """This moment, for blocks_since(): a walk, kept until the mark goes."""
-        return Mark(self.handle, self.walk())
+        return Mark(self.handle, self.ranges())
 
     def blocks_since(self, mark: Mark) -> list[Range]:
         """The busy blocks that were not there at the mark, by segment and address.
@@ -334,7 +341,7 @@ class Heap(HeapCore):
         """
         if mark.handle != self.handle:
             raise HeapError(f"the mark is of heap {mark.handle:#x}, not of {self.handle:#x}")
-        return self.walk().busy_since(mark.walk)
+        return self.ranges().busy_since(mark.walk)
 
     def validate(self) -> None:
         """Check every tag, list and counter; HeapError names the first fault and its address."""
@@ -433,7 +440,16 @@ def find(address: SupportsIndex) -> Found | None:
         return None
     handle, native = found
     where = Range.from_native(native)
-    return Found(Heap.from_handle(handle), *where, operator.index(address) - where.address)
+    return Found(
+        Heap.from_handle(handle),
+        where.address,
+        where.size,
+        where.kind,
+        where.state,
+        where.bucket,
+        where.segment,
+        operator.index(address) - where.address,
+    )
 
 
 def metadata_committed() -> int:

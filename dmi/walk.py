@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import compress, count
 from operator import add, gt, ne
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     import numpy
     from numpy.typing import NDArray
 
-__all__ = ["HeapWalk", "HistogramRow", "Mark", "Pin", "Range", "Segment"]
+    from dmi._core import HeapCore
+
+__all__ = ["HeapWalk", "HistogramRow", "Mark", "Pin", "Range", "Ranges", "Segment"]
 
 Kind = Literal["lfh", "list", "pages", "virtual", "uncommitted", "overhead"]
 State = Literal["busy", "free", "uncommitted", "offered", "overhead"]
@@ -33,10 +35,19 @@ STATE_CODES: dict[State, int] = {name: code for code, name in enumerate(STATES, 
 
 # struct dmi_range: address, size, kind, state, bucket, flags, segment.
 _RECORD = struct.Struct("=QQIIIIQ")
+# DMI_RANGE_REASON and DMI_RANGE_DAMAGED of dmi.h, by the value of flags.
+_DAMAGED = 0x100
+_REASON_BITS = 0xFF | _DAMAGED
+_REASONS: dict[int, str] = {
+    code: name for code, (name, _unit, _doc) in enumerate(_inspect.REASONS_TABLE, 1)
+} | {code | _DAMAGED: "damaged" for code in range(len(_inspect.REASONS_TABLE) + 1)}
 # The same as 64-bit words: address, size, kind and state, bucket and flags, segment.
 _WORDS = 5
 _LOW = 0xFFFFFFFF
 _MOST = 1 << 64
+# Ranges in a part of a lazy walk (DMI_WALK_CHUNK at least), and where the last one ends.
+_PART = 65536
+_END = 0xFFFFFFFFFFFFFFFF
 if _RECORD.size != _inspect.RANGE_BYTES:  # pragma: no cover - a build that mixes two versions
     raise ImportError("dmi's Python and C parts are of different versions; install it again")
 
@@ -50,6 +61,9 @@ class Range(NamedTuple):
     state          busy, free, uncommitted, offered, or overhead
     bucket         block size of the bucket in bytes, 0 when kind is not lfh
     segment        base of the segment or virtual block that it lies in
+    reason         why it is retained, one of the names of stats().reasons; "damaged" where nothing
+                   makes sense (see validate()); None when it is busy or uncommitted. A free block
+                   that lies on several pages has the reason of the first that it does not share.
     """
 
     address: int
@@ -58,6 +72,7 @@ class Range(NamedTuple):
     state: State
     bucket: int
     segment: int
+    reason: str | None = None
 
     @property
     def end(self) -> int:
@@ -67,8 +82,9 @@ class Range(NamedTuple):
     @classmethod
     def from_native(cls, native: _inspect._RangeFields) -> Range:
         """From the fields of the C struct."""
-        address, size, kind, state, bucket, _flags, segment = native
-        return cls(address, size, KINDS[kind - 1], STATES[state - 1], bucket, segment)
+        address, size, kind, state, bucket, flags, segment = native
+        reason = _REASONS.get(flags & _REASON_BITS)
+        return cls(address, size, KINDS[kind - 1], STATES[state - 1], bucket, segment, reason)
 
 
 class Segment(NamedTuple):
@@ -99,8 +115,109 @@ class HistogramRow:
     percent: float
 
 
-class HeapWalk(Sequence[Range]):
-    """Every range of a heap at one moment, by segment and address, without gap or overlap.
+class _Ranges(Iterable[Range]):
+    """What can be asked of ranges wherever they come from."""
+
+    __slots__ = ()
+
+    def _parts(self) -> Iterator[memoryview]:
+        """The ranges, one struct dmi_range after the other, in parts."""
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[Range]:
+        for records in self._parts():
+            yield from map(Range.from_native, _RECORD.iter_unpack(records))
+
+    def select(
+        self,
+        *,
+        state: State | None = None,
+        kind: Kind | None = None,
+        at_least: int = 0,
+        at_most: int | None = None,
+    ) -> Iterator[Range]:
+        """The ranges of one state, of one kind, of at_least to at_most bytes."""
+        if state is not None and state not in STATES:
+            raise ValueError(f"state must be one of {', '.join(STATES)}, not {state!r}")
+        if kind is not None and kind not in KINDS:
+            raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}")
+        for found in self:
+            if (
+                (state is None or found.state == state)
+                and (kind is None or found.kind == kind)
+                and found.size >= at_least
+                and (at_most is None or found.size <= at_most)
+            ):
+                yield found
+
+    def histogram(self) -> list[HistogramRow]:
+        """Busy blocks by size, the sizes that hold most bytes first (`!heap -stat`)."""
+        busy_word = STATES.index("busy") + 1
+        counts: Counter[int] = Counter()
+        for records in self._parts():
+            words = records.cast("Q") if records.nbytes else []
+            pairs = Counter(zip(words[1::_WORDS], words[2::_WORDS], strict=True))
+            for (size, both), count in pairs.items():
+                if both >> 32 == busy_word:
+                    counts[size] += count
+        busy = sum(size * count for size, count in counts.items())
+        rows = [
+            HistogramRow(size, count, size * count, 100.0 * size * count / busy)
+            for size, count in counts.items()
+        ]
+        return sorted(rows, key=lambda row: (-row.total, row.size))
+
+
+class HeapWalk(_Ranges):
+    """Every range of a heap, by address, read as it is gone through, in parts of bounded memory.
+
+    Each iteration walks the heap anew. The heap is held for a part at a time (up to 2.6 MB of
+    ranges, about a millisecond), so other threads work on in between: each part is consistent in
+    itself, a block that is busy from the first part to the last is met exactly once, addresses only
+    rise, and what changes between two parts may be missing. ranges() and Heap.walk_array() show one
+    moment, at the price of holding the heap for the whole walk and of 40 bytes for each range.
+    HeapError when the heap is destroyed meanwhile. Any thread may iterate.
+    """
+
+    __slots__ = ("_heap",)
+
+    def __init__(self, heap: HeapCore) -> None:
+        _inspect.walk_chunk(heap, _END, 0)  # no range; but a heap that was destroyed is refused
+        self._heap = heap
+
+    def _parts(self) -> Iterator[memoryview]:
+        start = 0
+        while start != _END:
+            records, start = _inspect.walk_chunk(self._heap, start, _PART)
+            yield records
+
+    def __iter__(self) -> Iterator[Range]:
+        # An uncommitted range may be cut where a part ends.
+        last: Range | None = None
+        for found in super().__iter__():
+            if (
+                last is not None
+                and last.state == found.state == "uncommitted"
+                and (last.end, last.segment) == (found.address, found.segment)
+            ):
+                last = last._replace(size=last.size + found.size)
+                continue
+            if last is not None:
+                yield last
+            last = found
+        if last is not None:
+            yield last
+
+    def __repr__(self) -> str:
+        return f"<dmi.HeapWalk of heap {self._heap.handle:#x}>"
+
+    def ranges(self) -> Ranges:
+        """Every range of one moment, copied."""
+        return Ranges(_inspect.walk_ranges(self._heap))
+
+
+class Ranges(_Ranges, Sequence[Range]):
+    """Every range of a heap at one moment, by address; without gap or overlap in each segment.
 
     A sequence that makes its Range objects as they are asked for. It is a copy: the heap goes on.
     """
@@ -129,8 +246,11 @@ class HeapWalk(Sequence[Range]):
     def __iter__(self) -> Iterator[Range]:
         return map(Range.from_native, _RECORD.iter_unpack(self._records))
 
+    def _parts(self) -> Iterator[memoryview]:
+        yield self._records
+
     def __repr__(self) -> str:
-        return f"<dmi.HeapWalk of {len(self)} ranges>"
+        return f"<dmi.Ranges: {len(self)}>"
 
     @property
     def records(self) -> memoryview:
@@ -154,7 +274,7 @@ class HeapWalk(Sequence[Range]):
         found.flags.writeable = False
         return found
 
-    def checked(self) -> HeapWalk:
+    def checked(self) -> Ranges:
         """This walk, when its ranges are of known kinds and states, have a size, and lie segment by
         segment one behind the other; ValueError when not.
 
@@ -178,44 +298,6 @@ class HeapWalk(Sequence[Range]):
             raise ValueError("ranges that overlap")
         return self
 
-    def select(
-        self,
-        *,
-        state: State | None = None,
-        kind: Kind | None = None,
-        at_least: int = 0,
-        at_most: int | None = None,
-    ) -> Iterator[Range]:
-        """The ranges of one state, of one kind, of at_least to at_most bytes."""
-        if state is not None and state not in STATES:
-            raise ValueError(f"state must be one of {', '.join(STATES)}, not {state!r}")
-        if kind is not None and kind not in KINDS:
-            raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}")
-        for found in self:
-            if (
-                (state is None or found.state == state)
-                and (kind is None or found.kind == kind)
-                and found.size >= at_least
-                and (at_most is None or found.size <= at_most)
-            ):
-                yield found
-
-    def histogram(self) -> list[HistogramRow]:
-        """Busy blocks by size, the sizes that hold most bytes first (`!heap -stat`)."""
-        words = self._records.cast("Q") if len(self) else []
-        busy_word = STATES.index("busy") + 1
-        pairs = Counter(zip(words[1::_WORDS], words[2::_WORDS], strict=True))
-        counts: Counter[int] = Counter()
-        for (size, both), number in pairs.items():
-            if both >> 32 == busy_word:
-                counts[size] += number
-        busy = sum(size * count for size, count in counts.items())
-        rows = [
-            HistogramRow(size, count, size * count, 100.0 * size * count / busy)
-            for size, count in counts.items()
-        ]
-        return sorted(rows, key=lambda row: (-row.total, row.size))
-
     def _busy(self) -> Iterator[tuple[int, int, int]]:
         """(number, address, size) of every busy block."""
         words = self._records.cast("Q") if len(self) else []
@@ -226,7 +308,7 @@ class HeapWalk(Sequence[Range]):
             if both >> 32 == code:
                 yield number, address, size
 
-    def busy_since(self, earlier: HeapWalk) -> list[Range]:
+    def busy_since(self, earlier: Ranges) -> list[Range]:
         """The busy blocks that were not busy, at that address and of that size, in ``earlier``."""
         known = {(address, size) for _, address, size in earlier._busy()}
         return [
@@ -239,4 +321,4 @@ class Mark:
     """A moment of a heap, for blocks_since(). It keeps a walk: 40 bytes for each range."""
 
     handle: int
-    walk: HeapWalk
+    walk: Ranges

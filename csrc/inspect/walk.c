@@ -288,7 +288,16 @@ static void walk_run(walker *w, const dmi_run *run) {
 
 /* ---- places ------------------------------------------------------------------------------------------------ */
 
-static bool full(const walker *w) { return w->chunk && w->capacity - w->count < DMI_WALK_CHUNK; }
+/* No more ranges than these come of one run: every block may be cut at every page. */
+static size_t most_ranges(const dmi_run *run) {
+    if (run && run->kind == DMI_RUN_LFH) return run->capacity + 2 * (size_t)run->pages + 4;
+    if (run && run->kind == DMI_RUN_LARGE) return 4;
+    return DMI_WALK_CHUNK;
+}
+
+static bool full(const walker *w, const dmi_run *run) {
+    return w->chunk && w->capacity - w->count < most_ranges(run);
+}
 
 /* The run that covers a page. The inside of a free run that came to be since the last chunk is not in
  * the page map: its last page is. NULL: nothing that makes sense up to *next. */
@@ -314,12 +323,11 @@ static void walk_segment(walker *w, const dmi_place *place) {
         uint64_t base = place->base + ((uint64_t)page << _dmi_page_shift);
         size_t next;
         if (base > w->from) w->from = base; /* whatever a run claims, it cannot reach back */
-        if (full(w)) {
-            w->from = base;
+        const dmi_run *run = covering(w, page, &next);
+        if (full(w, run)) {
             w->cut = true;
             break;
         }
-        const dmi_run *run = covering(w, page, &next);
         if (!run)
             emit_overhead(w, base, (uint64_t)(next - page) << _dmi_page_shift, DMI_RANGE_DAMAGED);
         else {
@@ -358,7 +366,7 @@ static void walk_heap(walker *w) {
     while (more && !w->stopped) {
         size_t n = _dmi_image_places(&w->image, w->from, places, PLACES, &more);
         for (size_t i = 0; i < n && !w->stopped; i++) {
-            if (full(w)) return;
+            if (places[i].is_virtual && w->chunk && w->capacity - w->count < 4) return;
             if (places[i].is_virtual) walk_virtual(w, &places[i]);
             else walk_segment(w, &places[i]);
             if (w->cut) return;
@@ -408,11 +416,11 @@ int dmi_heap_walk_chunk(void *handle, uint64_t *from, dmi_range *out, size_t cap
                         size_t *count) {
     walker w = {.out = out, .capacity = capacity, .chunk = true, .from = *from};
     *count = 0;
+    if (*from == UINT64_MAX) return 0;
     if (capacity < DMI_WALK_CHUNK) {
         errno = EINVAL;
         return -1;
     }
-    if (*from == UINT64_MAX) return 0;
     int failed = walk_own(handle, &w);
     if (failed) return failed;
     *count = w.count;

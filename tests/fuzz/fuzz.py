@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 import dmi
 from dmi import diagnose, windbg
 from dmi._snapshot import HeapSnapshot
-from dmi.walk import HeapWalk, Segment
+from dmi.walk import Ranges, Segment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -152,7 +152,7 @@ def small_snapshot() -> dmi.Snapshot:
         heaps.append(
             HeapSnapshot(
                 0x1000 * (number + 1), each.name, each.decommit, each.stats, segments,
-                each.histogram, HeapWalk(moved),
+                each.histogram, Ranges(moved),
             )
         )  # fmt: skip
     address = {

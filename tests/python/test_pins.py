@@ -97,7 +97,7 @@ def test_a_walk_as_an_array_has_the_same_ranges(heap: dmi.Heap) -> None:
     for address in blocks[::3]:
         heap.free(address)
     heap.trim()
-    array, walk = heap.walk_array(), heap.walk()
+    array, walk = heap.walk_array(), heap.ranges()
     assert array.dtype.itemsize == 40
     assert len(array) == len(walk)
     for row, found in zip(array.tolist(), walk, strict=True):

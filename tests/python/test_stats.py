@@ -167,7 +167,7 @@ def test_numbers_are_immutable(churned: dmi.Heap) -> None:
 
 
 def test_walk_tiles_the_reservation(churned: dmi.Heap) -> None:
-    walk = churned.walk()
+    walk = churned.ranges()
     stats = churned.stats()
     assert len(walk) == len(list(walk))
     assert walk[0] == next(iter(walk))
