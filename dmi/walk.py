@@ -157,13 +157,13 @@ class _Ranges(Iterable[Range]):
         for records in self._parts():
             words = records.cast("Q") if records.nbytes else []
             pairs = Counter(zip(words[1::_WORDS], words[2::_WORDS], strict=True))
-            for (size, both), count in pairs.items():
+            for (size, both), number in pairs.items():
                 if both >> 32 == busy_word:
-                    counts[size] += count
-        busy = sum(size * count for size, count in counts.items())
+                    counts[size] += number
+        busy = sum(size * number for size, number in counts.items())
         rows = [
-            HistogramRow(size, count, size * count, 100.0 * size * count / busy)
-            for size, count in counts.items()
+            HistogramRow(size, number, size * number, 100.0 * size * number / busy)
+            for size, number in counts.items()
         ]
         return sorted(rows, key=lambda row: (-row.total, row.size))
 
