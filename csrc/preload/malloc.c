@@ -226,4 +226,6 @@ DMI_DOOR struct mallinfo mallinfo(void) {
     return info;
 }
 
+ALIAS(mallinfo) struct mallinfo __libc_mallinfo(void);
+
 DMI_DOOR void malloc_stats(void) { _dmi_preload_write(DMI_ASKED_SUMMARY, "on request"); }

@@ -52,6 +52,7 @@ static bool set_decommit(const char *value) {
         return true;
     }
     chosen.policy = &policy;
+    _dmi_preload_wish.policy = true;
     return true;
 }
 

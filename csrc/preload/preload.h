@@ -20,6 +20,7 @@ void _dmi_preload_free_slow(void *block, struct dmi_run *run);
 
 /* What DMI_OPTIONS says about summaries and snapshots. */
 typedef struct dmi_preload_wish {
+    bool policy; /* it chose one */
     bool at_exit;
     int signal; /* 0: none */
     struct {
