@@ -171,6 +171,8 @@ static dmi_segment *segment_create(dmi_space *space, size_t pages) {
     }
     char *reservation = _dmi_os_reserve(meta + size, align, space->mode, units != 0, space->name);
     if (!reservation) return NULL;
+    /* Before the first touch, which would bring 2 MiB. */
+    if (units) _dmi_os_advise_huge(reservation, meta, false);
     size_t head = align_up(runs_at + sizeof(dmi_run), _dmi_page);
     if (_dmi_os_commit(reservation, head, space->mode)) goto fail;
     if (_dmi_pagemap_add(reservation + meta, size)) {

@@ -164,3 +164,20 @@ def test_the_kernel_really_has_the_memory_back() -> None:
     assert claimed >= 60 << 20
     # Charges are settled in batches of some pages a processor.
     assert back > claimed * 0.9
+
+
+@needs_huge
+def test_metadata_has_no_huge_pages() -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+    with dmi.Heap(huge_pages=True, clock="manual") as heap:
+        handle = dmi.ffi.cast("void *", heap.handle)
+        before = resident()
+        # In C nothing of a block is touched before its owner does it.
+        blocks = [dmi.lib.dmi_heap_malloc(handle, UNIT // 4) for _ in range(4 * 32)]
+        assert heap.stats().committed >= 32 * UNIT
+        assert len(heap.segments()) >= 4
+        assert resident() - before < UNIT
+        for block in blocks:
+            dmi.lib.dmi_heap_free(handle, block)
