@@ -98,20 +98,20 @@ def places() -> Iterator[Path]:
         return
     own: dict[str, str] = {}
     for line in Path("/proc/self/cgroup").read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        own.update(dict.fromkeys(controllers.split(","), path.lstrip("/")))
+        _, controllers, group = line.split(":", 2)
+        own.update(dict.fromkeys(controllers.split(","), group))
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         before, _, after = line.partition(" - ")
         kind, _, options = after.split(" ", 2)
-        if kind == "cgroup" and "memory" in options.split(","):
-            path = own.get("memory")
-        elif kind == "cgroup2":
+        if kind == "cgroup2":
             path = own.get("")
+        elif kind == "cgroup" and "memory" in options.split(","):
+            path = own.get("memory")
         else:
             continue
         if path is not None:
             root, point = before.split()[3:5]
-            inside = Path(point) / os.path.relpath(f"/{path}", root)
+            inside = Path(point) / os.path.relpath(path, root)
             # In version 2 a group with processes has no children that count memory.
             yield from (inside, inside.parent, Path(point))
 
