@@ -84,6 +84,24 @@ def test_less_than_the_share_stays_and_the_reason_says_so() -> None:
 
 
 @needs_huge
+def test_the_walk_and_the_numbers_give_the_same_reasons() -> None:
+    with dmi.Heap(huge_pages=True, clock="manual") as heap:
+        blocks = sorted(heap.malloc(4096) for _ in range(4000))
+        for block in blocks[::9]:
+            heap.free(block)
+        heap.free(heap.malloc(200_000))
+        heap.advance(10)
+        reasons = heap.stats(detail=True).reasons
+        assert reasons is not None
+        assert reasons["commit_granularity"] > 1 << 20
+        found = dict.fromkeys(reasons, 0)
+        for part in heap.walk():
+            if part.reason is not None:
+                found[part.reason] += part.size
+        assert found == reasons
+
+
+@needs_huge
 def test_huge_pages_come_go_whole_are_split_and_come_again() -> None:
     with dmi.Heap(huge_pages=True, clock="manual") as heap, dmi.Heap(clock="manual") as plain:
         quarters(plain, 4)
