@@ -74,7 +74,7 @@ TEST_EACH_PAGE(an_image_shows_what_the_process_shows) {
 
 TEST_EACH_PAGE(what_keeps_a_byte_is_told_for_every_range) {
     for (size_t i = 0; i < sizeof policies / sizeof *policies; i++) {
-        void *heap = sample(policies[i], 0, i + 11, 2000);
+        void *heap = sample(policies[i], i % 2 ? DMI_HEAP_HUGE_PAGES : 0, i + 11, 2000);
         dmi_stats s = heaps_check(heap);
         list own = walk_own(heap);
         uint64_t sums[32] = {0}, retained = 0;
@@ -152,7 +152,7 @@ static int in_order(void *argument, const dmi_range *range) {
 
 TEST_EACH_PAGE(no_damage_to_an_image_leads_the_walk_astray) {
     void *heap = sample("lazy:how=decommit", 0, 9, 1500);
-    (void)sample("never", 0, 10, 500);
+    (void)sample("lazy", DMI_HEAP_HUGE_PAGES, 10, 500);
     images_image *image = images_new();
     dmi_heap *record = _dmi_heap_resolve(heap);
     order whole = {0};

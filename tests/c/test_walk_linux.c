@@ -76,9 +76,9 @@ static bool equal(const taping *a, const taping *b) {
     return same;
 }
 
-static void fill(const char *policy, uint64_t seed) {
+static void fill(const char *policy, uint64_t seed, uint32_t flags) {
     static heaps_block table[500];
-    void *heap = heaps_create(policy, 0);
+    void *heap = heaps_create(policy, flags);
     memset(table, 0, sizeof table);
     for (size_t i = 0; i < 3000; i++) (void)heaps_step(heap, table, 500, &seed);
     ENSURE(dmi_heap_malloc(heap, (size_t)20 << 20));
@@ -87,9 +87,10 @@ static void fill(const char *policy, uint64_t seed) {
 }
 
 TEST_EACH_PAGE(a_child_that_stands_still_is_read_like_oneself) {
-    fill("never", 1);
-    fill("lazy", 2);
-    fill("lazy:how=decommit", 3);
+    fill("never", 1, 0);
+    fill("lazy", 2, 0);
+    fill("lazy:how=decommit", 3, 0);
+    fill("lazy", 7, DMI_HEAP_HUGE_PAGES);
     static taping here, there;
     pid_t child = fork();
     ENSURE(child >= 0);
@@ -108,9 +109,9 @@ TEST_EACH_PAGE(a_child_that_stands_still_is_read_like_oneself) {
 }
 
 TEST_EACH_PAGE(a_parent_at_rest_is_read_like_oneself) {
-    fill("eager", 4);
-    fill("lazy:how=offer", 5);
-    fill("decay:half_life=0.5", 6);
+    fill("eager", 4, 0);
+    fill("lazy:how=offer", 5, 0);
+    fill("decay:half_life=0.5", 6, 0);
     static taping here, there;
     pid_t child = fork();
     ENSURE(child >= 0);
