@@ -22,6 +22,8 @@ void _dmi_sweep_init(dmi_sweep *sweep, const dmi_engine *engine, dmi_pass_kind k
     sweep->limit = limit;
     sweep->found = sweep->given = sweep->refused = 0;
     sweep->since = atomic_load_explicit(&engine->space->now, memory_order_relaxed);
+    sweep->pause = NULL;
+    sweep->pause_argument = NULL;
     sweep->waiting = false;
     sweep->count = 0;
 }
@@ -201,15 +203,55 @@ static void deal_lists(dmi_sweep *sweep) {
     }
 }
 
+/* A free run, a slice at a time. True: the lock was let go, and whoever walks a list must begin again. What
+ * was formed while it was free to all is of this pass already (segment.c), and waits for the next. */
+static bool deal_run(dmi_sweep *sweep, dmi_run *run) {
+    dmi_space *space = sweep->space;
+    size_t first = run->first, pages = run->pages, done = 0;
+    uint64_t before = sweep->given;
+    bool let_go = false;
+    run->bias = space->pass;
+    while (done < pages) {
+        size_t count = sweep->pause && pages - done > DMI_SLICE ? DMI_SLICE : pages - done;
+        sweep->since = run->freed_at;
+        space->free_committed -= deal(sweep, run->segment, first + done, count);
+        done += count;
+        if (!sweep->pause || (sweep->given - before) >> _dmi_page_shift < DMI_SLICE) continue;
+        sweep->pause(sweep->pause_argument);
+        before = sweep->given;
+        let_go = true;
+        if (run->kind != DMI_RUN_FREE || run->first != first || run->pages != pages) break;
+    }
+    return let_go;
+}
+
+static void deal_runs(dmi_sweep *sweep) {
+    dmi_space *space = sweep->space;
+    uint64_t since_pause = sweep->given;
+    space->pass++;
+    /* Smallest first: where only a part may stay, the large ranges go, which takes the fewest calls. */
+    for (size_t bin = 0; bin < DMI_BINS; bin++) {
+        dmi_run *next;
+        for (dmi_run *run = space->bins[bin]; run; run = next) {
+            next = run->next;
+            if (run->bias == space->pass) continue;
+            bool let_go = deal_run(sweep, run);
+            if (!let_go && sweep->pause &&
+                (sweep->given - since_pause) >> _dmi_page_shift >= DMI_SLICE) {
+                sweep->pause(sweep->pause_argument);
+                let_go = true;
+            }
+            if (!let_go) continue;
+            since_pause = sweep->given;
+            next = space->bins[bin];
+        }
+    }
+}
+
 void _dmi_sweep_backend(dmi_sweep *sweep) {
     dmi_space *space = sweep->space;
     deal_lists(sweep);
-    /* Smallest first: where only a part may stay, the large ranges go, which takes the fewest calls. */
-    for (size_t bin = 0; bin < DMI_BINS; bin++)
-        for (dmi_run *run = space->bins[bin]; run; run = run->next) {
-            sweep->since = run->freed_at;
-            space->free_committed -= deal(sweep, run->segment, run->first, run->pages);
-        }
+    deal_runs(sweep);
     if (sweep->kind == DMI_PASS_HELD) return;
     deal_kept(sweep);
     if (sweep->kind != DMI_PASS_COUNT && sweep->how != DMI_HOW_OFFER)

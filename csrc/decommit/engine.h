@@ -22,6 +22,8 @@ typedef enum dmi_pass_kind {
 
 /* At least half of DMI_RUN_PAGES_MAX: the ranges of one run fit. */
 #define DMI_BATCH 64
+/* Pages of free runs that go before the heap's lock is let go for a moment. */
+#define DMI_SLICE 256
 /* decay: steps a half-life, and half-lives until the rest goes. */
 #define DMI_DECAY_RATE 4
 #define DMI_DECAY_STEPS (6 * DMI_DECAY_RATE)
@@ -48,7 +50,11 @@ typedef struct dmi_sweep {
     uint64_t given;   /* bytes given back so far */
     uint64_t refused; /* of found: the OS refused them before, or a huge page holds them */
     uint64_t since;   /* when the free pages in hand became free at the latest, ns */
-    bool waiting;     /* some run was not at rest: another pass will find more */
+    /* Lets others have the heap's lock for a moment; NULL: nobody waits for it long. Runs may come and go
+     * meanwhile, segments may not (space->visitors). */
+    void (*pause)(void *argument);
+    void *pause_argument;
+    bool waiting; /* some run was not at rest: another pass will find more */
     /* ranges of one cache's runs, flushed before its lock is let go */
     size_t count;
     struct {

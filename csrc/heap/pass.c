@@ -15,11 +15,31 @@ static void sweep_run(dmi_visitor *visitor, dmi_heap *heap, dmi_cache *cache, dm
     _dmi_sweep_run(visitor->sweep, run);
 }
 
+/* Whoever sleeps on the lock needs longer to wake up than it would be free: let it have that time. */
+#define WAKE_NS 500000
+
+static void let_others(void *argument) {
+    static _Atomic uint32_t nothing;
+    dmi_heap *heap = argument;
+    bool waited_for = atomic_load_explicit(&heap->lock.state, memory_order_relaxed) == 2;
+    _dmi_unlock(&heap->lock);
+    if (waited_for) _dmi_os_wait(&nothing, 0, WAKE_NS);
+    _dmi_lock(&heap->lock);
+}
+
 static void pass_once(dmi_heap *heap, dmi_sweep *sweep) {
     dmi_visitor visitor = {.run = sweep_run, .lock = DMI_VISIT_TAKE, .sweep = sweep};
     _dmi_heap_visit(heap, &visitor);
     _dmi_lock(&heap->lock);
+    heap->space.visitors++;
+    sweep->pause = let_others;
+    sweep->pause_argument = heap;
     _dmi_sweep_backend(sweep);
+    sweep->pause = NULL;
+    if (--heap->space.visitors == 0 && heap->space.release_due) {
+        heap->space.release_due = false;
+        (void)_dmi_segments_release(&heap->space, false);
+    }
     _dmi_unlock(&heap->lock);
 }
 

@@ -41,8 +41,9 @@ struct dmi_run {
     _Atomic uintptr_t owner; /* token of the owning thread, or DMI_OWNER_NONE */
     _Atomic int32_t used;    /* LFH: busy blocks plus bias; a free that makes it 0 goes slow.
                                 LIST: busy blocks */
-    int32_t bias;            /* LFH: see lfh.h. LIST: blocks, free ones included */
-    uint16_t block_size;     /* bytes */
+    int32_t bias;        /* LFH: see lfh.h. LIST: blocks, free ones included. FREE: the pass that
+                                dealt with it, or during which it was formed */
+    uint16_t block_size; /* bytes */
     uint16_t seen; /* a digest of head and counts as of the last pass: still the same, then cold */
     uint16_t capacity; /* blocks that fit */
     uint16_t carved;   /* blocks [0, carved) were linked once */

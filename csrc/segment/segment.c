@@ -312,10 +312,12 @@ size_t _dmi_segments_release(dmi_space *space, bool all) {
 
 /* ---- runs ------------------------------------------------------------------------------------------- */
 
-static dmi_run *free_piece(dmi_run *piece, size_t first, size_t pages, uint64_t freed_at) {
+static dmi_run *free_piece(dmi_run *piece, size_t first, size_t pages, int32_t pass,
+                           uint64_t freed_at) {
     piece->kind = DMI_RUN_FREE;
     piece->first = (uint32_t)first;
     piece->pages = (uint32_t)pages;
+    piece->bias = pass;
     piece->freed_at = freed_at;
     return piece;
 }
@@ -351,12 +353,12 @@ dmi_run *_dmi_run_alloc(dmi_space *space, size_t pages, size_t align_pages, dmi_
     bin_remove(space, run);
     space->free_committed -= had << _dmi_page_shift;
     if (before) {
-        free_piece(before, run->first, skip, run->freed_at);
+        free_piece(before, run->first, skip, run->bias, run->freed_at);
         map_free(before);
         bin_insert(space, before);
     }
     if (after) {
-        free_piece(after, run->first + skip + pages, rest, run->freed_at);
+        free_piece(after, run->first + skip + pages, rest, run->bias, run->freed_at);
         map_free(after);
         bin_insert(space, after);
     }
@@ -406,7 +408,7 @@ dmi_run *_dmi_run_free(dmi_space *space, dmi_run *run) {
             descriptor_free(right);
         }
     }
-    free_piece(run, first, end - first, _dmi_space_clock(space));
+    free_piece(run, first, end - first, space->pass, _dmi_space_clock(space));
     run->flags = 0;
     run->head = NULL;
     map_free(run);

@@ -72,6 +72,7 @@ struct dmi_space {
     size_t next_segment; /* bytes the next segment should have */
     dmi_run *bins[DMI_BINS];
     uint64_t bin_map[DMI_BINS / 64];
+    int32_t pass; /* number of the pass over the free runs that is, or was the last one */
     uint64_t free_committed; /* bytes of committed pages in free runs */
     dmi_run *virtuals;       /* busy virtual blocks, through next */
     dmi_run *kept;           /* freed ones the policy keeps, newest first */
