@@ -88,6 +88,7 @@ def sound(path: Path) -> dmi.Snapshot:
     return found
 
 
+@pytest.mark.keeps  # a block of a subsegment is there at the end
 def test_any_program_leaves_one_at_its_end(tmp_path: Path) -> None:
     if shutil.which("jq") is None:
         pytest.skip("no jq")
@@ -210,6 +211,7 @@ def test_without_p_in_the_name_only_the_program_writes(tmp_path: Path) -> None:
     assert not alone.exists()
 
 
+@pytest.mark.keeps  # what is written is too large for the limit
 @pytest.mark.parametrize(
     ("name", "limit", "reason"),
     [
