@@ -9,6 +9,8 @@ import re
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -257,12 +259,21 @@ def test_a_fork_after_the_scavenger_is_no_fork_of_a_threaded_process() -> None:
     assert output == f"{10_000 & 255}\n"
 
 
-SUITES = """json sqlite3 re threading fork1 gc multiprocessing_fork multiprocessing_spawn
-    multiprocessing_main_handling concurrent_futures"""
+COMPARED = "json sqlite3 re threading multiprocessing_main_handling"
+ONCE = "fork1 gc multiprocessing_fork multiprocessing_spawn concurrent_futures"
+"""These take minutes: they are run without dmi only where something failed with it."""
 
 
-def _suite(name: str, on_dmi: bool) -> set[str]:
-    """Run a suite of CPython's own; the tests that failed, or the status of one that broke off."""
+@dataclass(frozen=True)
+class Outcome:
+    """What a suite of CPython's own said: how many tests ran and were skipped, and which failed."""
+
+    ran: int
+    skipped: int
+    failed: frozenset[str]
+
+
+def _suite(name: str, on_dmi: bool) -> Outcome:
     environment = {k: v for k, v in os.environ.items() if k not in ("LD_PRELOAD", "DMI_OPTIONS")}
     environment["PYTHONMALLOC"] = "malloc"
     if on_dmi:
@@ -275,18 +286,40 @@ def _suite(name: str, on_dmi: bool) -> set[str]:
         timeout=1700,
         check=False,
     )
-    failed = re.findall(r"^(?:FAIL|ERROR): (.+)$", done.stdout + done.stderr, re.MULTILINE)
+    text = done.stdout + done.stderr
+    failed = frozenset(re.findall(r"^(?:FAIL|ERROR): (.+)$", text, re.MULTILINE))
     if done.returncode and not failed:
-        return {f"status {done.returncode}: {(done.stdout + done.stderr)[-3000:]}"}
-    return set(failed)
+        failed = frozenset({f"status {done.returncode}: {text[-3000:]}"})
+    return Outcome(
+        sum(map(int, re.findall(r"^Ran (\d+) tests? in", text, re.MULTILINE))),
+        sum(map(int, re.findall(r"^(?:OK|FAILED) \(.*?skipped=(\d+)", text, re.MULTILINE))),
+        failed,
+    )
+
+
+def _need(suite: str) -> None:
+    if importlib.util.find_spec(f"test.{suite}") is None:
+        pytest.skip(f"this Python comes without test.{suite}")
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("suite", [f"test_{name}" for name in SUITES.split()])
-def test_cpythons_own_suites_fail_nowhere_else(suite: str) -> None:
-    if importlib.util.find_spec(f"test.{suite}") is None:
-        pytest.skip(f"this Python comes without test.{suite}")
-    failed = _suite(suite, on_dmi=True)
+@pytest.mark.parametrize("suite", [f"test_{name}" for name in COMPARED.split()])
+def test_cpythons_own_suites_say_the_same_with_and_without(suite: str) -> None:
+    _need(suite)
+    with ThreadPoolExecutor(2) as pool:
+        ours, theirs = pool.map(_suite, (suite, suite), (True, False))
+    assert ours.ran > 0
+    assert (ours.ran, ours.skipped) == (theirs.ran, theirs.skipped)
     # Some fail on some machines whatever the allocator; those say nothing about this one.
-    assert not failed or not failed - _suite(suite, on_dmi=False)
+    assert not ours.failed - theirs.failed
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("suite", [f"test_{name}" for name in ONCE.split()])
+def test_cpythons_own_suites_fail_nowhere_else(suite: str) -> None:
+    _need(suite)
+    ours = _suite(suite, on_dmi=True)
+    assert ours.ran > 0
+    assert not ours.failed or not ours.failed - _suite(suite, on_dmi=False).failed
