@@ -1,4 +1,5 @@
 /* pages.c - committing and giving back single pages of a segment; the ledger of both. */
+#include "../os/lock.h"
 #include "segment.h"
 
 #include <errno.h>
@@ -162,10 +163,14 @@ int _dmi_pages_commit(dmi_segment *segment, size_t first, size_t count) {
 
 /* Without room for the times only the figures of churn and age suffer, so a failure here is not one. */
 static void need_given_at(dmi_segment *segment) {
+    static dmi_lock lock; /* whoever holds it holds a lock that a fork waits for, too */
+    if (segment->has_given_at) return;
     size_t bytes = (size_t)((char *)segment->page_busy - (char *)segment->given_at);
+    _dmi_lock(&lock);
     if (!segment->has_given_at &&
         _dmi_os_commit(segment->given_at, bytes, segment->space->mode) == 0)
         segment->has_given_at = true;
+    _dmi_unlock(&lock);
 }
 
 void _dmi_pages_found_free(dmi_segment *segment, size_t first, size_t count, uint64_t since) {

@@ -44,7 +44,8 @@ struct dmi_segment {
                               committed one was found free first, with no look since that did not */
     uint16_t *page_busy;   /* eager: busy blocks that overlap each page */
     _Atomic int64_t cuts;  /* pieces that strict decommits cut its mapping into, less one */
-    bool has_given_at, has_page_busy;
+    _Atomic bool has_given_at; /* whoever owns a run of it may ask for the times */
+    bool has_page_busy;
     dmi_run *runs;       /* descriptors */
     dmi_run *spare_runs; /* given-back descriptors, through next */
     size_t runs_used;

@@ -94,7 +94,7 @@ TEST_EACH_PAGE(what_is_left_of_two_megabytes_has_no_huge_page) {
 TEST_EACH_PAGE(a_unit_that_is_free_goes_whole_and_stays_whole) {
     static const char *const policies[] = {"lazy", "decay", "eager", "threshold", "budget:ratio=0"};
     for (size_t p = 0; p < sizeof policies / sizeof *policies; p++) {
-        floors_step = p;
+        floors_step = (unsigned long)p;
         void *heap = make(policies[p], 0);
         quarters(heap, 16);
         dmi_stats before = heaps_check(heap);
@@ -225,7 +225,7 @@ TEST_EACH_PAGE(pages_of_subsegments_are_judged_with_their_unit) {
     static const char *const policies[] = {
         "lazy", "decay", "eager", "budget:ratio=0", "lazy:how=decommit", "lazy:how=offer"};
     for (size_t p = 0; p < sizeof policies / sizeof *policies; p++) {
-        floors_step = p;
+        floors_step = (unsigned long)p;
         void *heap = make(policies[p], 0);
         size_t size = PAGE > 4096 ? 8192 : 4096;
         size_t count = small(heap, size, 5 * UNIT);
