@@ -45,7 +45,10 @@ demo: build
 test: test-c test-python
 test-python: build
 	$(BIN)/python -m pytest -q -m "not long"
-test-long: build
+$(VENV)/.long: $(VENV)/.installed
+	$(PIP) install -e ".[test,cluster]"
+	@touch $@
+test-long: $(VENV)/.long
 	$(BIN)/python -m pytest -q -m long
 
 # All of them once more, on a library that gives back all that is free in every slow path; it is built from a
