@@ -27,6 +27,8 @@ from dmi.walk import HistogramRow, Ranges, Segment
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from dmi.address import AddressSummary
+
 __all__ = ["HeapSnapshot", "Snapshot", "snapshot"]
 
 FORMAT: Final = "dmi-snapshot"
@@ -80,7 +82,9 @@ class Snapshot:
     heaps    dmi's heaps, oldest first
     outside  allocators that are not dmi: {"name", "busy", "committed"}, bytes
     address  `!address -summary` as a dict, None where it could not be had
-    process  {"committed", "resident"}, bytes
+    process  {"committed", "resident", "heaps", "metadata"}, bytes; heaps is what of committed lies
+             in the ranges of dmi's heaps as the kernel counts it, given-back pages of how=discard
+             included; metadata is what dmi keeps that belongs to no heap
     program  the name of the program, as the system has it
 
     The heaps are looked at one after the other while other threads go on.
@@ -180,7 +184,7 @@ class Snapshot:
                 ],
             )
             address = summary.as_dict()
-            process = {"committed": summary.committed, **(process or {})}
+            process = {**_commit(summary), **(process or {})}
         return cls(
             _typed(values, "label", str, ""),
             float(_typed(values, "time", (int, float), 0.0)),
@@ -219,7 +223,11 @@ def snapshot(blocks: bool = False, *, label: str = "") -> Snapshot:
     with suppress(NotSupportedError, OSError):
         summary = address_summary()
         address = summary.as_dict()
-        process = {"committed": summary.committed, "resident": physical_memory().get("Rss", 0)}
+        process = {
+            **_commit(summary),
+            "resident": physical_memory().get("Rss", 0),
+            "metadata": heap.metadata_committed(),
+        }
     page = os.sysconf("SC_PAGE_SIZE")
     program = ""
     with suppress(OSError):
@@ -228,6 +236,11 @@ def snapshot(blocks: bool = False, *, label: str = "") -> Snapshot:
         label, time.time(), os.getpid(), page, taken, tuple(outside), address, process or None,
         program,
     )  # fmt: skip
+
+
+def _commit(summary: AddressSummary) -> dict[str, int]:
+    heaps = sum(each.committed for each in summary.regions if each.usage == "HeapDmi")
+    return {"committed": summary.committed, "heaps": heaps}
 
 
 def _taken(heaps: Iterable[heap.Heap], blocks: bool) -> Iterable[HeapSnapshot]:

@@ -266,8 +266,8 @@ static void put_snapshot(dmi_writer *out, dmi_packer *packer, const char *why) {
         if (put_heap(out, handles[i], packer, first)) first = false;
     _dmi_writer_put(out,
                     "],\"outside\":[],\"address\":null,\"process\":{\"resident\":%" PRIu64
-                    "},\"smaps\":\"",
-                    resident());
+                    ",\"metadata\":%" PRIu64 "},\"smaps\":\"",
+                    resident(), dmi_metadata_committed());
     put_mappings(out);
     _dmi_writer_put(out, "\"}\n");
 }

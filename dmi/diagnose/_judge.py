@@ -211,12 +211,14 @@ def _rises(
 def _judge_process(states: Sequence[State], thresholds: Thresholds) -> Verdict | None:
     """Growth of the process that no heap accounts for; None when there is none or it is unknown."""
     first, last = states[0], states[-1]
-    for name in ("process_committed", "resident"):
-        levels = [getattr(state, name) for state in states]
-        if any(level is None for level in levels):
+    residents = [
+        None if state.resident is None else state.resident - state.total().committed
+        for state in states
+    ]
+    for levels in ([state.outside_heaps for state in states], residents):
+        rest = [level for level in levels if level is not None]
+        if len(rest) < len(levels):
             continue
-        heaps = [state.total().committed for state in states]
-        rest = [level - held for level, held in zip(levels, heaps, strict=True)]
         gain = rest[-1] - rest[0]
         peak = max(rest[1:-1], default=None)
         if gain <= thresholds.tolerance(max(rest[0], 0), peak):

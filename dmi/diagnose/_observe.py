@@ -6,7 +6,9 @@ or keys), a row or a table of `!heap -s`, a summary of `!address`, or a snapshot
     heaps    a list of statistics, or of {"handle", "name", "decommit", "stats": {...}}
     outside  a list of {"name", "busy", "committed"}: allocators that are not dmi (optional)
     address  AddressSummary.as_dict() (optional)
-    process  {"committed", "resident"} in bytes (optional)
+    process  {"committed", "resident", "heaps", "metadata"} in bytes (optional); heaps is what of
+             committed lies in the ranges of the heaps, as the system counts it, metadata what the
+             allocator keeps for all of them
     label    a title (optional)
 """
 
@@ -40,6 +42,7 @@ class Observation:
     decommit: str | None = None
     reasons: Mapping[str, int] = field(default_factory=dict)
     outside: bool = False
+    metadata: int = 0
 
     @property
     def retained(self) -> int:
@@ -70,8 +73,25 @@ class State:
     label: str = ""
     process_committed: int | None = None
     resident: int | None = None
+    heaps_committed: int | None = None
+    """What of process_committed lies in the heaps' ranges: more than they have committed where they
+    gave back pages without the charge for them."""
+    metadata: int = 0
+    """What the allocator keeps beside its heaps."""
     usage: Mapping[str, int] = field(default_factory=dict)
     """Address space by usage, bytes."""
+
+    @property
+    def outside_heaps(self) -> int | None:
+        """Committed bytes of the process that no heap known here, nor what it keeps about itself,
+        accounts for."""
+        if self.process_committed is None:
+            return None
+        metadata = self.metadata + sum(heap.metadata for heap in self.heaps.values())
+        if self.heaps_committed is None:
+            return self.process_committed - self.total().committed - metadata
+        others = sum(heap.committed for heap in self.heaps.values() if heap.outside)
+        return self.process_committed - self.heaps_committed - others - metadata
 
     def total(self) -> Observation:
         """All heaps together."""
@@ -159,6 +179,8 @@ def _state_of_mapping(values: Mapping[str, Any], label: str) -> State:
             state,
             process_committed=state.process_committed if committed is None else committed,
             resident=_optional(process, "resident"),
+            heaps_committed=_optional(process, "heaps"),
+            metadata=_optional(process, "metadata") or 0,
         )
     return state
 
@@ -231,6 +253,7 @@ def _heap(entry: Any, fallback: str, *, outside: bool) -> Observation:
         None if decommit is None else str(decommit),
         _reasons(numbers),
         outside,
+        _optional(numbers, "metadata_committed") or 0,
     )  # fmt: skip
 
 

@@ -131,10 +131,8 @@ def small_snapshot() -> dmi.Snapshot:
         dmi.Heap("never", name="one", clock="manual") as one,
         dmi.Heap("lazy:delay=2", name="two", clock="manual") as two,
     ):
-        chance = random.Random(3)
         for heap in (one, two):
-            made = [heap.malloc(chance.choice((24, 100, 700, 5000))) for _ in range(30)]
-            made.append(heap.malloc(20 << 20))
+            made = [heap.malloc(size) for size in (24, 100, 700, 5000, 24, 100, 100, 20 << 20)]
             for address in made[::3]:
                 heap.free(address)
         mine = {one.handle, two.handle}
@@ -177,7 +175,9 @@ class Snapshots:
         self.json, self.blocks = self.path.read_bytes(), self.beside.read_bytes()
         self.magic = self.blocks[:8]
         self.records = zlib.decompress(self.blocks[8:])
-        self.address = self.good.heaps[0].segments[0].address + 0x400
+        address = self.good.heaps[0].segments[0].address + 0x400
+        self.commands = ("-s", "-v", "-h", "-stat", "-flt r 1 0n100000", f"-x {address:x}")
+        self.number = 0
 
     def close(self) -> None:
         for path in (self.path, self.beside):
@@ -264,13 +264,13 @@ class Snapshots:
             if "case.json: not a snapshot of dmi: " not in str(error):
                 raise
             return False
-        json.dumps(found.as_dict())
-        for command in ("-s", "-v", "-h", "-stat", "-flt r 1 0n100000", f"-x {self.address:x}"):
-            with suppress(ValueError):
-                windbg.heap(found, command)
-                json.dumps(windbg.heap_data(found, command))
-        for moments in ((self.good, found), (found, self.good, found)):
-            str(dmi.diagnose(*moments))
+        # In turn, so that a million cases end in a day.
+        self.number += 1
+        command = self.commands[self.number % len(self.commands)]
+        with suppress(ValueError):
+            windbg.heap(found, command)
+            json.dumps(windbg.heap_data(found, command))
+        str(dmi.diagnose(self.good, found) if self.number % 2 else dmi.diagnose(found, self.good))
         return True
 
     def save(self, case: tuple[bytes, bytes], folder: Path) -> Path:

@@ -151,21 +151,25 @@ def test_it_says_what_python_says(tmp_path: Path) -> None:
     assert same[0] == same[1]
     assert native.blocks is not None
     assert python.blocks is not None
-    # Not their flags: for the thread that listens, a block of the thread that waits is in flight.
-    assert list(native.blocks) == list(python.blocks)
+    # But for reasons: for the thread that listens, a block of the thread that waits is in flight.
+    assert [each._replace(reason=None) for each in native.blocks] == [
+        each._replace(reason=None) for each in python.blocks
+    ]
     packed = (tmp_path / "native.json.blocks").stat().st_size
     ranges = sum(len(heap.blocks or ()) for heap in one.heaps)
     assert packed < 40 * ranges / 4
 
 
 def test_a_program_that_sleeps_answers_the_signal(tmp_path: Path) -> None:
-    command = [*DMI, "run", "--snapshot", str(tmp_path / "%n.json"), "--at", "SIGUSR2", "--at",
-               "exit", "--", sys.executable, "-c", "input(); raise SystemExit(7)"]  # fmt: skip
-    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+    when = ["--snapshot", str(tmp_path / "%n.json"), "--at", "SIGUSR2", "--at", "exit"]
+    script = "input('asleep'); raise SystemExit(7)"
+    command = [*DMI, "run", *when, "--", sys.executable, "-c", script]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         try:
-            while b"libdmi_malloc" not in Path(f"/proc/{process.pid}/maps").read_bytes():
-                time.sleep(0.02)
-            while "SigCgt:\t0000000000000000" in Path(f"/proc/{process.pid}/status").read_text():
+            assert process.stdout is not None
+            # Figures and blocks are two looks: they agree where nothing happens in between.
+            assert process.stdout.read(6) == b"asleep"
+            while "\nState:\tS" not in Path(f"/proc/{process.pid}/status").read_text():
                 time.sleep(0.02)
             for number in (1, 2):
                 process.send_signal(signal.SIGUSR2)
@@ -240,7 +244,10 @@ def test_a_program_that_ends_in_the_middle_leaves_whole_files(tmp_path: Path) ->
         options = f"snapshot={tmp_path}/a%n.json:blocks:at=SIGUSR2"
         assert preloaded(sys.executable, "-c", script, options=options).returncode == 0
         assert sorted(file.name for file in tmp_path.iterdir()) == ["a1.json", "a1.json.blocks"]
-        sound(tmp_path / "a1.json")
+        # The program went on meanwhile, so figures and blocks may differ; the files are whole.
+        (heap,) = dmi.Snapshot.load(tmp_path / "a1.json").heaps
+        assert heap.blocks is not None
+        assert len(heap.blocks) > 100
 
 
 @pytest.mark.parametrize(
