@@ -178,7 +178,7 @@ class Snapshot:
             summary = summarise(
                 _Mappings(smaps, page),
                 [
-                    (segment.address, segment.reserved)
+                    (segment.address, segment.reserved, segment.committed)
                     for each in heaps
                     for segment in each.segments
                 ],

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
+from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
 from dmi import heap
 from dmi.errors import HeapError
 from dmi.windbg import FREE_STATE, FREE_TYPE, FREE_USAGE, AddressSummary, Region
 
-from ._attribute import USAGES, Piece, attribute
+from ._attribute import USAGES, DmiRange, Piece, attribute
 from ._maps import Mapping, ProcSource, Source, parse_maps
 from ._pools import pymalloc_usage
 from ._windows import WINDOWS_USAGES, windows_regions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
 __all__ = [
     "USAGES",
@@ -54,15 +55,15 @@ class NotSupportedError(NotImplementedError):
 def address_summary(
     pid: int | None = None,
     *,
-    dmi_ranges: Callable[[], Iterable[tuple[int, int]]] | None = None,
+    dmi_ranges: Callable[[], Iterable[DmiRange]] | None = None,
 ) -> AddressSummary:
     """The address space of process ``pid``, by default of this one.
 
     Of this process dmi's segments are asked from its heaps, or from ``dmi_ranges``, which returns
-    (address, size) pairs. In another process they are known by name, which needs a kernel with
-    CONFIG_ANON_VMA_NAME. The snapshot is not atomic: mappings that change meanwhile may be seen
-    before or after. On Windows the usages are those of ``WINDOWS_USAGES``, and dmi's memory is
-    told in this process only.
+    (address, size) pairs, or (address, size, committed) where that is known, in bytes. In another
+    process they are known by name, which needs a kernel with CONFIG_ANON_VMA_NAME. The snapshot is
+    not atomic: mappings that change meanwhile may be seen before or after. On Windows the usages
+    are those of ``WINDOWS_USAGES``, and dmi's memory is told in this process only.
 
     Raises ProcessLookupError, PermissionError, ValueError or TypeError for a bad pid, and
     NotSupportedError on systems that are neither Linux nor Windows. Thread-safe.
@@ -82,23 +83,28 @@ def address_summary(
         return summarise(source, () if dmi_ranges is None else dmi_ranges())
 
 
-def own_ranges() -> list[tuple[int, int]]:
-    """(address, size) of every segment and virtual block of this process's heaps. Thread-safe."""
-    ranges: list[tuple[int, int]] = []
+def own_ranges() -> list[DmiRange]:
+    """(address, size, committed) of every segment and virtual block of this process's heaps, in
+    bytes. Thread-safe."""
+    ranges: list[DmiRange] = []
     for each in heap.heaps():
         with suppress(HeapError):  # destroyed meanwhile
-            ranges += [(segment.address, segment.reserved) for segment in each.segments()]
+            ranges += [(s.address, s.reserved, s.committed) for s in each.segments()]
     return ranges
 
 
-def summarise(source: Source, dmi_ranges: Iterable[tuple[int, int]] = ()) -> AddressSummary:
+def summarise(source: Source, dmi_ranges: Iterable[DmiRange] = ()) -> AddressSummary:
     """The summary of whatever ``source`` describes; see ``address_summary``."""
     mappings = _user_space(parse_maps(source.maps()))
     highest = mappings[-1].end if mappings else 0
     bits = next((bits for bits in _USER_BITS if highest <= 1 << bits), 64)
     total = 1 << bits
     pieces, notes = attribute(mappings, source, dmi_ranges)
-    regions = tuple(_region(piece, source.page) for piece in pieces)
+    regions = tuple(
+        region
+        for _, group in groupby(pieces, key=lambda piece: piece.mapping.start)
+        for region in _regions(list(group), source.page)
+    )
     return _tables(regions, total, tuple(notes))
 
 
@@ -113,23 +119,44 @@ def _user_space(mappings: list[Mapping]) -> list[Mapping]:
     return out
 
 
-def _region(piece: Piece, page: int) -> Region:
-    mapping, size = piece.mapping, piece.end - piece.start
-    whole = size == mapping.size
-    resident = mapping.resident
-    if resident is not None and not whole:
-        resident = resident * size // mapping.size
-    committed = size
+def _regions(pieces: list[Piece], page: int) -> Iterator[Region]:
+    """The pieces of one mapping. The kernel says what was touched of the whole mapping only."""
+    mapping = pieces[0].mapping
+    shares: list[int] | None = None
+    if mapping.resident is not None:
+        shares = _shares(mapping.resident, pieces, page)
+    committed = [piece.end - piece.start for piece in pieces]
     if mapping.inaccessible:
-        committed = 0
+        committed = [0] * len(pieces)
     elif "nr" in mapping.flags and "ac" not in mapping.flags and not mapping.has_file:
         # Reserved without any charge: only what was touched is committed.
-        touched = (mapping.resident or 0) + (mapping.swapped or 0)
-        committed = min(size, touched if whole else touched * size // mapping.size // page * page)
-    return Region(
-        piece.start, size, piece.usage, _type(piece), _PROTECTIONS[mapping.perms[:3]], committed,
-        mapping.name, resident,
-    )  # fmt: skip
+        committed = _shares((mapping.resident or 0) + (mapping.swapped or 0), pieces, page)
+    for number, piece in enumerate(pieces):
+        yield Region(
+            piece.start, piece.end - piece.start, piece.usage, _type(piece),
+            _PROTECTIONS[mapping.perms[:3]], committed[number], mapping.name,
+            None if shares is None else shares[number],
+        )  # fmt: skip
+
+
+def _shares(touched: int, pieces: list[Piece], page: int) -> list[int]:
+    """What each piece has of the touched bytes: first those that know what they committed, then the
+    others by their size, in whole pages."""
+    shares = [0] * len(pieces)
+    touched = min(touched, sum(piece.end - piece.start for piece in pieces))
+    for number, piece in enumerate(pieces):
+        if piece.committed is not None:
+            shares[number] = min(touched, piece.committed, piece.end - piece.start)
+            touched -= shares[number]
+    for number, piece in enumerate(pieces):
+        if piece.committed is None:
+            room = sum(p.end - p.start for p in pieces[number:] if p.committed is None)
+            size = piece.end - piece.start
+            shares[number] = size if touched >= room else touched * size // room // page * page
+            if room == size:
+                shares[number] = min(touched, size)  # the last takes what rounding left
+            touched -= shares[number]
+    return shares
 
 
 def _type(piece: Piece) -> str:

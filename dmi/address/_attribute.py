@@ -50,6 +50,8 @@ USAGES: Final = (
 )
 
 Span = tuple[int, int]
+DmiRange = tuple[int, int] | tuple[int, int, int]
+"""Address and size of what is known to be dmi's, and what of it is committed where known. Bytes."""
 
 _GLIBC_HEAP: Final = 64 << 20
 _GLIBC_HEADER: Final = 64
@@ -74,6 +76,8 @@ class Piece:
     mapping: Mapping
     usage: str
     image: bool = False
+    committed: int | None = None
+    """Bytes, where the owner knows."""
 
 
 @dataclass(slots=True)
@@ -98,15 +102,16 @@ class _Claims:
 
 
 def attribute(
-    mappings: list[Mapping], source: Source, dmi_ranges: Iterable[Span] = ()
+    mappings: list[Mapping], source: Source, dmi_ranges: Iterable[DmiRange] = ()
 ) -> tuple[list[Piece], list[str]]:
     """Cut ``mappings`` (sorted, not overlapping) into pieces with owners; also notes on what could
-    not be told. ``dmi_ranges`` holds (start, size) pairs."""
+    not be told."""
     notes: list[str] = []
     images, zero_filled = _images(mappings, source)
     dmi = _Claims("HeapDmi")
-    for start, size in dmi_ranges:
-        dmi.add(start, start + size)
+    known = list(dmi_ranges)
+    for given in known:
+        dmi.add(given[0], given[0] + given[1])
     for mapping in mappings:
         if mapping.name.startswith("[anon:dmi"):
             dmi.add(mapping.start, mapping.end)
@@ -128,7 +133,35 @@ def attribute(
     pymalloc = _pymalloc(mappings, source, images, taken, notes)
     layers = [(c.usage, c.merged()) for c in (dmi, image, stacks, arenas, pymalloc)]
     pieces = [piece for mapping in mappings for piece in _cut(mapping, layers, images)]
+    known = _disjoint(known)
+    starts = [given[0] for given in known]
+    for piece in pieces:
+        if piece.usage == "HeapDmi":
+            first = max(0, bisect_right(starts, piece.start) - 1)
+            piece.committed = _committed(piece, known[first : bisect_left(starts, piece.end)])
     return pieces, notes
+
+
+def _disjoint(ranges: Iterable[DmiRange]) -> list[DmiRange]:
+    """By address; of two that overlap only the first, which only a damaged snapshot has."""
+    out: list[DmiRange] = []
+    for given in sorted(ranges):
+        if given[1] > 0 and (not out or given[0] >= out[-1][0] + out[-1][1]):
+            out.append(given)
+    return out
+
+
+def _committed(piece: Piece, known: list[DmiRange]) -> int | None:
+    """What the ranges say that the piece holds; None unless they cover it and all know."""
+    covered = committed = 0
+    for given in known:
+        overlap = min(given[0] + given[1], piece.end) - max(given[0], piece.start)
+        if overlap > 0:
+            if len(given) == 2:
+                return None
+            covered += overlap
+            committed += given[2] * overlap // given[1]
+    return committed if covered == piece.end - piece.start else None
 
 
 def _cut(

@@ -43,6 +43,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON, sizes in bytes")
 
 
+_FLT_WORDS = {"s": 2, "r": 3}
+
+
+def take_file(args: argparse.Namespace) -> None:
+    """FILE may also stand last, where -h, -stat and -flt took it for a word of their own."""
+    if args.file is not None:
+        return
+    for name in ("h", "stat"):
+        if getattr(args, name) not in (None, "0"):
+            args.file = getattr(args, name)
+            setattr(args, name, "0")
+            return
+    if args.flt and len(args.flt) > _FLT_WORDS.get(args.flt[0], len(args.flt)):
+        *args.flt, args.file = args.flt
+
+
 def command(args: argparse.Namespace) -> list[str]:
     """The option of !heap with its numbers."""
     if args.v:
@@ -60,6 +76,7 @@ def run(args: argparse.Namespace) -> None:
     if args.columns:
         print(json.dumps(windbg.COLUMNS, indent=2) if args.json else windbg.columns(), end="")
         return
+    take_file(args)
     if args.file is None:
         raise ValueError("which snapshot? Name the FILE that dmi.snapshot().save(FILE) wrote")
     from dmi import Snapshot  # loads what reads /proc, which --columns can do without

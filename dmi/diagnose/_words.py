@@ -240,7 +240,7 @@ def process_evidence(states: Sequence[State], verdict: Verdict) -> tuple[str, ..
         gain = levels[-1] - levels[0]
         text = f"Commit of the process: {_steps(levels)}, {kib(gain)} more at the end"
         if verdict.kind == "second-order leak" and gain > 0:
-            rest = gain - verdict.bytes
+            rest = gain - (verdict.committed[-1] - verdict.committed[0])
             text += (
                 f", all but {kib(rest)} of it in this heap" if rest > 0 else ", all in this heap"
             )

@@ -397,6 +397,30 @@ def test_known_ranges_of_this_process() -> None:
     assert summary.usage["HeapDmi"] == 2 * MIB
 
 
+def test_a_mapping_of_several_owners_is_shared_by_what_is_known() -> None:
+    """Reserved without a charge, the kernel says only what was touched of the whole."""
+    text = (
+        "10000000-11000000 rw-p 00000000 00:00 0 \n"
+        "Rss:                6144 kB\nSwap:                  0 kB\nVmFlags: rd wr mr mw me nr \n"
+    )
+    start, known = 0x10400000, (0x10400000, 4 * MIB, 3 * MIB)
+
+    def held(*ranges: tuple[int, int] | tuple[int, int, int]) -> tuple[list[int], int]:
+        summary = summarise(Fake(text), ranges)
+        assert_identities(summary)
+        by_owner = [r.committed for r in summary.regions if r.usage == "HeapDmi"]
+        return by_owner, summary.state["MEM_COMMIT"]
+
+    assert held(known) == ([3 * MIB], 6 * MIB)
+    # By size where it is not known; never more than was touched; neighbours are one piece.
+    assert held((start, 4 * MIB)) == ([3 * MIB // 2], 6 * MIB)
+    assert held((start, 4 * MIB, 64 * MIB)) == ([4 * MIB], 6 * MIB)
+    assert held(known, (start + 4 * MIB, 4 * MIB, MIB)) == ([4 * MIB], 6 * MIB)
+    # A damaged snapshot may say anything.
+    assert held(known, known, (start + MIB, 4 * MIB, 1 << 60))[1] == 6 * MIB
+    assert held((start, 0, 5))[0] == []
+
+
 @pytest.mark.parametrize(
     ("pid", "error", "message"),
     [

@@ -123,11 +123,11 @@ def test_status_stands_in_where_the_rollup_may_not_be_read() -> None:
 
 def test_this_process_knows_its_ranges_without_their_names(heap: dmi.Heap) -> None:
     address = heap.malloc(64 * MIB)
-    assert any(start <= address < start + size for start, size in own_ranges())
+    assert any(start <= address < start + size for start, size, *_ in own_ranges())
     summary = dmi.address_summary()
     region = next(r for r in summary.regions if r.start <= address < r.end)
     assert region.usage == "HeapDmi"
-    assert sum(size for _, size in own_ranges()) <= summary.usage["HeapDmi"]
+    assert sum(size for _, size, *_ in own_ranges()) <= summary.usage["HeapDmi"]
 
 
 def test_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -170,6 +170,8 @@ def test_on_the_command_line(
         assert capsys.readouterr().out == windbg.heap(taken, option)
         assert main(["heap", path, *option, "--json"]) == 0
         assert json.loads(capsys.readouterr().out) == windbg.heap_data(taken, option)
+        assert main(["heap", *option, path]) == 0  # the file may stand last
+        assert capsys.readouterr().out == windbg.heap(taken, option)
     assert main(["heap", path]) == 0
     assert capsys.readouterr().out == windbg.heap(taken, "-s")
     assert main(["heap", path, "-x", "1"]) == 2
