@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -120,9 +121,9 @@ class _Ranges(Iterable[Range]):
 
     __slots__ = ()
 
+    @abstractmethod
     def _parts(self) -> Iterator[memoryview]:
         """The ranges, one struct dmi_range after the other, in parts."""
-        raise NotImplementedError
 
     def __iter__(self) -> Iterator[Range]:
         for records in self._parts():

@@ -293,33 +293,49 @@ size_t _dmi_freelist_usable(const void *p) {
     return (size_t)payload(tag_at((const char *)p - DMI_LIST_TAG));
 }
 
+/* What lies at p may be a caller's data, which its thread writes at this moment: one load, and what it
+ * gave is judged, whatever lies there a moment later. */
+__attribute__((no_sanitize("thread"), noinline)) static dmi_tag peek(const char *p) {
+    union {
+        uint64_t word;
+        dmi_tag tag;
+    } seen = {.word = *(const volatile uint64_t *)(const volatile void *)p};
+    return seen.tag;
+}
+
 /* Does a sound tag lie at p, in bounds and on a page that may be read? */
-static bool tag_here(const dmi_run *run, const char *p) {
+static bool tag_here(const dmi_run *run, const char *p, dmi_tag *tag) {
     const char *base = _dmi_run_base(run);
-    return p >= base + 8 && p < base + _dmi_run_size(run) - 8 &&
-           _dmi_page_usable(run->segment, page_index(run, p)) && _dmi_tag_sound(tag_at(p));
+    if (p < base + 8 || p >= base + _dmi_run_size(run) - 8 ||
+        !_dmi_page_usable(run->segment, page_index(run, p)))
+        return false;
+    *tag = peek(p);
+    return _dmi_tag_sound_at(tag, _dmi_key, (uintptr_t)p);
 }
 
 /* Do the blocks on both sides of a sound tag agree with it? One in 65,536 words of user data passes for a
  * tag, so nothing it says is followed unseen; with both neighbours it is one in 2^48. */
-static bool neighbours_agree(const dmi_run *run, const dmi_tag *tag) {
-    const char *base = _dmi_run_base(run), *at = (const char *)tag;
-    const char *end = at + _dmi_tag_bytes(tag), *left = at - (size_t)tag->before * 16;
-    if (tag->before ? !tag_here(run, left) || tag_at(left)->size != tag->before : at != base + 8)
+static bool neighbours_agree(const dmi_run *run, const char *at, const dmi_tag *tag) {
+    const char *base = _dmi_run_base(run), *end = at + _dmi_tag_bytes(tag);
+    const char *left = at - (size_t)tag->before * 16;
+    dmi_tag other;
+    if (tag->before ? !tag_here(run, left, &other) || other.size != tag->before : at != base + 8)
         return false;
     if (tag->flags & DMI_TAG_LAST) return end == base + _dmi_run_size(run) - 8;
-    return tag_here(run, end) && tag_at(end)->before == tag->size;
+    return tag_here(run, end, &other) && other.before == tag->size;
 }
 
 dmi_list_state _dmi_freelist_check(const dmi_run *run, const void *p) {
-    const dmi_tag *asked = tag_at((const char *)p - DMI_LIST_TAG);
-    if ((uintptr_t)p % 16 == 0 && tag_here(run, (const char *)asked) &&
-        neighbours_agree(run, asked))
-        return asked->flags & DMI_TAG_BUSY ? DMI_LIST_BUSY : DMI_LIST_FREE;
+    const char *asked = (const char *)p - DMI_LIST_TAG;
+    dmi_tag seen;
+    if ((uintptr_t)p % 16 == 0 && tag_here(run, asked, &seen) &&
+        neighbours_agree(run, asked, &seen))
+        return seen.flags & DMI_TAG_BUSY ? DMI_LIST_BUSY : DMI_LIST_FREE;
     for (dmi_tag *tag = _dmi_region_first(run); tag; tag = after(tag)) {
         if (!_dmi_tag_sound(tag)) return DMI_LIST_CORRUPT;
-        if (tag == asked) { /* every tag before it is sound, so it is the one behind that is not */
-            if (!neighbours_agree(run, tag)) return DMI_LIST_CORRUPT;
+        if ((const char *)tag ==
+            asked) { /* every tag before it is sound, so it is the one behind that is not */
+            if (!neighbours_agree(run, asked, tag)) return DMI_LIST_CORRUPT;
             return tag->flags & DMI_TAG_BUSY ? DMI_LIST_BUSY : DMI_LIST_FREE;
         }
         if ((uintptr_t)p < (uintptr_t)block_end(tag))
@@ -336,9 +352,10 @@ const dmi_tag *_dmi_freelist_holding(const dmi_run *run, const void *address) {
     size_t offset = (size_t)(at - base);
     if (offset >= 8 && offset < _dmi_run_size(run) - 8) {
         const char *p = base + ((offset - 8) & ~(size_t)15) + 8;
+        dmi_tag seen;
         for (; p >= base + 8 && at - p < LOOK_BACK; p -= 16)
-            if (tag_here(run, p) && neighbours_agree(run, tag_at(p)))
-                return at < block_end(tag_at(p)) ? tag_at(p) : NULL;
+            if (tag_here(run, p, &seen) && neighbours_agree(run, p, &seen))
+                return at < p + _dmi_tag_bytes(&seen) ? tag_at(p) : NULL;
     }
     for (dmi_tag *tag = _dmi_region_first(run); tag && _dmi_tag_sound(tag); tag = after(tag))
         if (at < block_end(tag)) return at < (const char *)tag ? NULL : tag;

@@ -26,6 +26,7 @@ def play(*names: str) -> str:
     return done.stdout
 
 
+@pytest.mark.keeps
 def test_one_of_each_kind() -> None:
     text = play(
         "lazy after its delay",

@@ -63,6 +63,7 @@ def test_the_options_are_checked_and_reported() -> None:
             dmi.Heap(huge_split=share)
 
 
+@pytest.mark.keeps
 @needs_huge
 def test_less_than_the_share_stays_and_the_reason_says_so() -> None:
     with dmi.Heap(huge_pages=True, clock="manual") as heap:

@@ -183,6 +183,7 @@ def needs_memory_elsewhere(group: Path, policy: str, wait: float) -> tuple[int, 
     return done.returncode, done.stdout.split()
 
 
+@pytest.mark.keeps
 def test_a_process_lives_within_a_limit_that_kills_one_which_keeps(group: Path) -> None:
     status, said = needs_memory_elsewhere(group, "never", 0)
     assert status == -signal.SIGKILL, said
@@ -197,6 +198,7 @@ def test_a_process_lives_within_a_limit_that_kills_one_which_keeps(group: Path) 
     assert stopped_at_the_limit(group) == met, "it was the kernel that had to find memory"
 
 
+@pytest.mark.keeps
 def test_at_ease_within_a_limit_everything_stays(group: Path) -> None:
     shell = f"echo $$ > {group}/cgroup.procs"
     with start(shell, "pressure:psi=100:headroom=0.1", 32, 1) as child:

@@ -51,6 +51,7 @@ def test_a_walk_needs_bounded_memory(heap: dmi.Heap) -> None:
     assert most < 8 << 20 < heap.ranges().records.nbytes
 
 
+@pytest.mark.keeps
 def test_reasons_of_the_ranges_are_those_of_the_counters() -> None:
     heap = dmi.Heap("lazy:delay=1", clock="manual")
     blocks = [heap.malloc(100) for _ in range(5000)]
