@@ -15,9 +15,16 @@ extern const uint8_t _dmi_bucket_table[DMI_BUCKET_MAX / 16 + 1];
 extern const uint16_t _dmi_bucket_size[DMI_BUCKETS];
 
 static inline unsigned _dmi_bucket(size_t n) { return _dmi_bucket_table[(n + 15) / 16]; }
-/* Bytes of a subsegment of that bucket, before rounding to pages. */
-static inline size_t _dmi_bucket_run(unsigned bucket) {
-    size_t size = _dmi_bucket_size[bucket];
-    return size <= 2048 ? 65536 : size <= 8192 ? 131072 : size <= 16384 ? 262144 : 524288;
+/* Bytes of the next subsegment of a bucket whose subsegments have so many bytes already, before rounding to
+ * pages. Blocks fill it to its last byte: it is the smallest number of 4 KiB pages that holds a whole
+ * number of blocks, doubled so many times. A rare size begins small, since no other size can use what
+ * it does not; a sixteenth more each time keeps that share small, and the number of descriptors too. */
+static inline size_t _dmi_bucket_run(unsigned bucket, size_t have) {
+    size_t size = _dmi_bucket_size[bucket], power = size & (~size + 1);
+    size_t bytes = size / (power < 4096 ? power : 4096) * 4096;
+    size_t most = size <= 2048 ? 98304 : size <= 8192 ? 196608 : size <= 16384 ? 393216 : 524288;
+    while (bytes < 16384 || bytes < 4 * size || (2 * bytes <= most && bytes < have / 16))
+        bytes *= 2;
+    return bytes;
 }
 #endif

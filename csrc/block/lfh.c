@@ -174,6 +174,7 @@ unsigned _dmi_lfh_collect(dmi_run *run, bool keep_pending) {
 /* From one free block in so many on the links are read in address order. */
 #define LINKS_FEW 16
 #define AHEAD 24 /* blocks: as many lines as are on their way at once */
+#define PAGES_AHEAD 4
 
 /* ---- which blocks and pages are free ------------------------------------------------------------------ */
 
@@ -190,6 +191,17 @@ typedef struct dmi_links {
     size_t size, end;
     bool whole; /* every carved block lies on usable pages */
 } dmi_links;
+
+static dmi_links links_of(const dmi_run *run, const char *memory) {
+    size_t size = run->block_size;
+    return (dmi_links){.run = run,
+                       .memory = memory,
+                       .base = (uintptr_t)_dmi_run_base(run),
+                       .inverse = (UINT64_C(1) << 40) / size + 1,
+                       .size = size,
+                       .end = run->carved * size,
+                       .whole = run->parked == 0};
+}
 
 static inline uint16_t number_of(const dmi_links *links, uintptr_t link) {
     size_t offset = link - links->base, i = (size_t)(offset * links->inverse >> 40);
@@ -234,17 +246,11 @@ static bool mark_list(const dmi_links *links, void *head, const uint16_t *next, 
 
 bool _dmi_lfh_free_map_in(const dmi_run *run, const char *memory, bool with_remote,
                           dmi_blockmap *map, size_t *pinned, const void **bad) {
-    size_t left = run->carved, size = run->block_size;
+    size_t left = run->carved;
     uint16_t read[DMI_RUN_BLOCKS_MAX], *next = NULL;
     memset(map->word, 0, _dmi_bits_words(run->carved) * sizeof(uint64_t));
     uint64_t remote = atomic_load_explicit(&run->remote, memory_order_acquire);
-    dmi_links links = {.run = run,
-                       .memory = memory,
-                       .base = (uintptr_t)_dmi_run_base(run),
-                       .inverse = (UINT64_C(1) << 40) / size + 1,
-                       .size = size,
-                       .end = run->carved * size,
-                       .whole = run->parked == 0};
+    dmi_links links = links_of(run, memory);
     int64_t busy = _dmi_lfh_busy(run);
     if (run->carved - busy > run->carved / LINKS_FEW) {
         read_links(&links, read);
@@ -282,6 +288,27 @@ static bool all_free(const dmi_blockmap *map, size_t from, size_t to) {
         if ((map->word[w] & mask) != mask) return false;
     }
     return true;
+}
+
+__attribute__((no_sanitize("thread"))) bool _dmi_lfh_may_free(const dmi_run *run) {
+    dmi_links links = links_of(run, _dmi_run_base(run));
+    size_t size = links.size, left = run->carved;
+    for (size_t p = 0; p < run->pages; p++) {
+        if (!_dmi_page_usable(run->segment, run->first + p)) continue;
+        size_t i = (p << _dmi_page_shift) / size;
+        size_t end = (((p + 1) << _dmi_page_shift) - 1) / size + 1;
+        if (i >= left) return true; /* committed, and behind all that was ever handed out */
+        if (end > left) end = left;
+        __builtin_prefetch(links.memory + (p + PAGES_AHEAD) * _dmi_page);
+        for (; i < end; i++) {
+            if (!links.whole && !usable(run, i)) continue;
+            const char *block = links.memory + i * size;
+            if (number_of(&links, *(const volatile uintptr_t *)(const void *)block) == LINK_BAD)
+                break;
+        }
+        if (i == end) return true;
+    }
+    return false;
 }
 
 size_t _dmi_lfh_free_pages(const dmi_run *run, const dmi_blockmap *map, size_t pinned,

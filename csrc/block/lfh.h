@@ -78,6 +78,9 @@ bool _dmi_lfh_free_map(const dmi_run *run, bool with_remote, dmi_blockmap *map, 
 /* The same, with the run's pages (the usable ones) read at memory: a copy, when the run is another process's. */
 bool _dmi_lfh_free_map_in(const dmi_run *run, const char *memory, bool with_remote,
                           dmi_blockmap *map, size_t *pinned, const void **bad);
+/* May a page of the run be free? A free block begins with a link, so one that does not is busy, and its page
+ * with it: for most pages that costs a few words instead of a walk. False: certainly none is. */
+bool _dmi_lfh_may_free(const dmi_run *run);
 /* Pages of the run without a byte of a busy or pinned block that are usable (committed, not offered). */
 size_t _dmi_lfh_free_pages(const dmi_run *run, const dmi_blockmap *map, size_t pinned,
                            uint64_t pages[2]);

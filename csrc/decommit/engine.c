@@ -220,32 +220,37 @@ static bool deal_run(dmi_sweep *sweep, dmi_run *run) {
         sweep->pause(sweep->pause_argument);
         before = sweep->given;
         let_go = true;
-        if (run->kind != DMI_RUN_FREE || run->first != first || run->pages != pages) break;
+        if (run->kind != DMI_RUN_FREE || run->first != first || run->pages != pages) return true;
     }
+    _dmi_run_cooled(space, run);
     return let_go;
+}
+
+/* The runs of one list. *given: what the sweep had given when the lock was let go last. */
+static void deal_bin(dmi_sweep *sweep, dmi_run *const *first, uint64_t *given) {
+    dmi_run *next;
+    for (dmi_run *run = *first; run; run = next) {
+        next = run->next;
+        if (run->bias == sweep->space->pass) continue;
+        bool let_go = deal_run(sweep, run);
+        if (!let_go && sweep->pause && (sweep->given - *given) >> _dmi_page_shift >= DMI_SLICE) {
+            sweep->pause(sweep->pause_argument);
+            let_go = true;
+        }
+        if (!let_go) continue;
+        *given = sweep->given;
+        next = *first;
+    }
 }
 
 static void deal_runs(dmi_sweep *sweep) {
     dmi_space *space = sweep->space;
-    uint64_t since_pause = sweep->given;
+    uint64_t given = sweep->given;
     space->pass++;
     /* Smallest first: where only a part may stay, the large ranges go, which takes the fewest calls. */
-    for (size_t bin = 0; bin < DMI_BINS; bin++) {
-        dmi_run *next;
-        for (dmi_run *run = space->bins[bin]; run; run = next) {
-            next = run->next;
-            if (run->bias == space->pass) continue;
-            bool let_go = deal_run(sweep, run);
-            if (!let_go && sweep->pause &&
-                (sweep->given - since_pause) >> _dmi_page_shift >= DMI_SLICE) {
-                sweep->pause(sweep->pause_argument);
-                let_go = true;
-            }
-            if (!let_go) continue;
-            since_pause = sweep->given;
-            next = space->bins[bin];
-        }
-    }
+    for (size_t bin = 0; bin < DMI_BINS; bin++)
+        for (int warm = 0; warm < DMI_WARMTHS; warm++)
+            deal_bin(sweep, &space->bins[warm][bin], &given);
 }
 
 void _dmi_sweep_backend(dmi_sweep *sweep) {
@@ -273,43 +278,63 @@ static size_t relink(const dmi_sweep *sweep, const int *refused, size_t i, size_
     return i - 1;
 }
 
-void _dmi_sweep_flush(dmi_sweep *sweep) {
+/* Does batched range i begin where the one before it ends? Then one range of a call serves both. */
+static bool follows(const dmi_sweep *sweep, size_t i) {
+    return i > 0 && sweep->batch[i].run->segment == sweep->batch[i - 1].run->segment &&
+           sweep->batch[i].first == sweep->batch[i - 1].first + sweep->batch[i - 1].pages;
+}
+
+/* Discard all that is batched with as few ranges as there are; refused[i] says how range i fared. */
+static void discard(dmi_sweep *sweep, size_t count, int *refused) {
     dmi_os_range ranges[DMI_BATCH];
-    int refused[DMI_BATCH];
+    int errors[DMI_BATCH];
     uint64_t calls = 0;
+    size_t n = 0;
+    for (size_t i = 0; i < count; i++) {
+        const dmi_segment *segment = sweep->batch[i].run->segment;
+        size_t size = (size_t)sweep->batch[i].pages << _dmi_page_shift;
+        if (follows(sweep, i)) {
+            ranges[n - 1].size += size;
+        } else {
+            ranges[n].address = segment->base + ((size_t)sweep->batch[i].first << _dmi_page_shift);
+            ranges[n++].size = size;
+        }
+    }
+    (void)_dmi_os_decommit_many(ranges, n, errors, &calls);
+    n = 0;
+    for (size_t i = 0; i < count; i++) {
+        dmi_segment *segment = sweep->batch[i].run->segment;
+        size_t first = sweep->batch[i].first, pages = sweep->batch[i].pages;
+        if (!follows(sweep, i)) n++;
+        if (errors[n - 1] && ranges[n - 1].size != pages << _dmi_page_shift) {
+            /* A neighbour may be why. */
+            refused[i] = !give(sweep, segment, first, pages);
+            continue;
+        }
+        refused[i] = errors[n - 1];
+        if (refused[i]) {
+            _dmi_bits_put(segment->refused, first, pages, true);
+            atomic_fetch_add_explicit(&segment->space->ledger.refused_calls, 1,
+                                      memory_order_relaxed);
+            continue;
+        }
+        _dmi_pages_note_decommit(segment, first, pages, calls);
+        calls = 0;
+        sweep->given += (uint64_t)pages << _dmi_page_shift;
+    }
+}
+
+void _dmi_sweep_flush(dmi_sweep *sweep) {
+    int refused[DMI_BATCH];
     size_t count = sweep->count;
     if (count == 0) return;
     sweep->count = 0;
-    bool lazy = sweep->space->mode == DMI_OS_LAZY && sweep->how != DMI_HOW_OFFER;
-    if (lazy) {
-        for (size_t i = 0; i < count; i++) {
-            ranges[i].address = sweep->batch[i].run->segment->base +
-                                ((size_t)sweep->batch[i].first << _dmi_page_shift);
-            ranges[i].size = (size_t)sweep->batch[i].pages << _dmi_page_shift;
-        }
-        (void)_dmi_os_decommit_many(ranges, count, refused, &calls);
-    }
-    for (size_t i = 0; i < count; i++) {
-        dmi_run *run = sweep->batch[i].run;
-        size_t first = sweep->batch[i].first, pages = sweep->batch[i].pages;
-        bool gone;
-        if (lazy) {
-            gone = refused[i] == 0;
-            if (gone) {
-                _dmi_pages_note_decommit(run->segment, first, pages, calls);
-                calls = 0;
-                sweep->given += (uint64_t)pages << _dmi_page_shift;
-            } else {
-                _dmi_bits_put(run->segment->refused, first, pages, true);
-                atomic_fetch_add_explicit(&run->segment->space->ledger.refused_calls, 1,
-                                          memory_order_relaxed);
-            }
-        } else {
-            gone = give(sweep, run->segment, first, pages);
-        }
-        if (!gone) refused[i] = EAGAIN;
-        else refused[i] = 0;
-    }
+    if (sweep->space->mode == DMI_OS_LAZY && sweep->how != DMI_HOW_OFFER)
+        discard(sweep, count, refused);
+    else
+        for (size_t i = 0; i < count; i++)
+            refused[i] = !give(sweep, sweep->batch[i].run->segment, sweep->batch[i].first,
+                               sweep->batch[i].pages);
     for (size_t i = 0; i < count; i++)
         if (refused[i]) i = relink(sweep, refused, i, count);
 }
@@ -380,14 +405,19 @@ void _dmi_sweep_run(dmi_sweep *sweep, dmi_run *run) {
         sweep_held(sweep, run);
         return;
     }
-    give_offered(sweep, segment, run->first, run->first + run->pages);
+    bool rests = cold(run), hot = run->flags & DMI_RUN_HOT;
+    if (atomic_load_explicit(&sweep->space->ledger.offer_calls, memory_order_relaxed))
+        give_offered(sweep, segment, run->first, run->first + run->pages);
+    /* Most runs of most passes: nothing happened, and nothing was left to do. */
+    if (rests && run->flags & DMI_RUN_DONE && sweep->kind != DMI_PASS_ALL && !segment->units)
+        return;
     int64_t busy = (int64_t)_dmi_lfh_busy(run) - run->taken_count;
     int64_t committed = (int64_t)_dmi_run_committed(run);
     int64_t unused = committed - busy * run->block_size;
-    bool rests = cold(run), hot = run->flags & DMI_RUN_HOT;
     run->flags &= (uint8_t) ~(rests ? DMI_RUN_HOT : DMI_RUN_DONE);
     if (unused < (int64_t)_dmi_page) {
         forget_age(run);
+        run->flags |= DMI_RUN_DONE;
         return;
     }
     if (sweep->kind != DMI_PASS_ALL && !rests && !hot) {
@@ -405,17 +435,17 @@ void _dmi_sweep_run(dmi_sweep *sweep, dmi_run *run) {
         return;
     }
     size_t known = _dmi_bits_count(segment->aged, run->first, run->pages);
-    if (sweep->kind == DMI_PASS_COUNT && rests && known) {
-        sweep->found += (uint64_t)known << _dmi_page_shift;
-        return;
-    }
+    bool leave = sweep->kind == DMI_PASS_COUNT || sweep->kind == DMI_PASS_LIMIT;
+    if (leave && rests && known && stays(sweep, known)) return;
     dmi_blockmap map;
     size_t pinned;
     uint64_t pages[2], chosen[2] = {0, 0};
-    if (!_dmi_lfh_free_map(run, false, &map, &pinned, NULL)) return; /* validate names the fault */
-    if (_dmi_lfh_free_pages(run, &map, pinned, pages) == 0) {
+    bool may = _dmi_lfh_may_free(run);
+    if (may && !_dmi_lfh_free_map(run, false, &map, &pinned, NULL))
+        return; /* validate names the fault */
+    if (!may || _dmi_lfh_free_pages(run, &map, pinned, pages) == 0) {
         forget_age(run);
-        if (rests) run->flags |= DMI_RUN_DONE;
+        run->flags |= DMI_RUN_DONE;
         return;
     }
     bool any = false, left = false;
@@ -440,6 +470,7 @@ void _dmi_sweep_run(dmi_sweep *sweep, dmi_run *run) {
             }
         } else {
             go = !stays(sweep, 1);
+            if (!go) _dmi_bits_put(segment->aged, page, 1, true);
         }
         left |= !go;
         if (!go) {
@@ -457,7 +488,7 @@ void _dmi_sweep_run(dmi_sweep *sweep, dmi_run *run) {
         give_pages(sweep, run, &map, pinned, chosen);
         (void)cold(run); /* parking moved the head: that was no event */
     }
-    if (!left && rests) run->flags |= DMI_RUN_DONE;
+    if (!left) run->flags |= DMI_RUN_DONE;
 }
 
 /* ---- inline policies -------------------------------------------------------------------------------- */
@@ -489,6 +520,7 @@ void _dmi_engine_freed_run(const dmi_engine *engine, dmi_run *run) {
     _dmi_sweep_init(&sweep, engine, DMI_PASS_ALL, 0);
     engine->space->free_committed -= deal(&sweep, segment, run->first, run->pages);
     if (segment->units) _dmi_units_drop(&sweep, run);
+    _dmi_run_cooled(engine->space, run);
     if (run->pages == segment->pages) (void)_dmi_segments_release(engine->space, false);
 }
 
@@ -508,13 +540,15 @@ void _dmi_engine_inline(const dmi_engine *engine) {
     for (size_t bin = DMI_LIST_BINS; bin-- > 0;)
         for (dmi_free_block *block = engine->list->bins[bin]; block; block = block->next)
             _dmi_engine_freed_block(engine, _dmi_pagemap_get(block), &block->tag);
-    for (size_t bin = DMI_BINS; bin-- > 0;)
-        for (dmi_run *run = space->bins[bin]; run; run = run->next)
-            if (inline_wants(engine, _dmi_run_size(run))) {
-                dmi_sweep sweep;
-                _dmi_sweep_init(&sweep, engine, DMI_PASS_ALL, 0);
-                space->free_committed -= deal(&sweep, run->segment, run->first, run->pages);
-            }
+    for (size_t bin = DMI_WARMTHS * DMI_BINS; bin-- > 0;)
+        for (dmi_run *run = space->bins[bin % DMI_WARMTHS][bin / DMI_WARMTHS]; run; run = next) {
+            next = run->next;
+            if (!inline_wants(engine, _dmi_run_size(run))) continue;
+            dmi_sweep sweep;
+            _dmi_sweep_init(&sweep, engine, DMI_PASS_ALL, 0);
+            space->free_committed -= deal(&sweep, run->segment, run->first, run->pages);
+            _dmi_run_cooled(space, run);
+        }
     for (dmi_run *run = space->kept; run; run = next) {
         next = run->next;
         _dmi_engine_freed_run(engine, run);

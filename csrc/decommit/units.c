@@ -85,8 +85,8 @@ size_t _dmi_units_judge(dmi_sweep *sweep) {
     dmi_space *space = sweep->space;
     size_t split = 0;
     /* Runs that hold no whole unit stand in lower bins only. */
-    for (size_t bin = 0; bin < DMI_BINS; bin++)
-        for (dmi_run *run = space->bins[bin]; run; run = run->next)
+    for (size_t bin = 0; bin < DMI_WARMTHS * DMI_BINS; bin++)
+        for (dmi_run *run = space->bins[bin % DMI_WARMTHS][bin / DMI_WARMTHS]; run; run = run->next)
             if (run->pages >= _dmi_unit_pages() && run->segment->units) _dmi_units_drop(sweep, run);
     for (dmi_segment *s = space->segments; s; s = s->next)
         for (size_t unit = 0; unit < s->units; unit++) {

@@ -80,6 +80,7 @@ struct dmi_heap {
     _Atomic bool lfh_active;
     uint32_t lfh_live, lfh_total; /* activation thresholds */
     uint32_t bucket_live[DMI_BUCKETS], bucket_total[DMI_BUCKETS];
+    size_t bucket_pages[DMI_BUCKETS]; /* in its subsegments */
     _Atomic uint8_t active[DMI_BUCKETS];
     _Atomic uint32_t abandoned; /* caches of ended threads */
     _Atomic uint64_t wait;      /* between passes, ns; 0: the policy has none */

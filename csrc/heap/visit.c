@@ -106,6 +106,7 @@ void _dmi_heap_visit(dmi_heap *heap, dmi_visitor *visitor) {
             page = skip_changed(visitor, segment, page, &run);
             if (run) {
                 size_t end = run->first + (size_t)run->pages;
+                __builtin_prefetch(run + 4); /* neighbours are often neighbours here, too */
                 if (run->kind == DMI_RUN_LFH) {
                     group.runs[group.count].run = run;
                     group.runs[group.count].segment = segment;

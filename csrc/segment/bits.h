@@ -31,6 +31,9 @@ static inline size_t _dmi_bits_put(dmi_bits *map, size_t first, size_t count, bo
     if (count == 0) return 0;
     for (size_t w = first / 64; w <= (first + count - 1) / 64; w++) {
         uint64_t mask = _dmi_bits_mask(w, first, count);
+        /* The bits of a range are changed by one owner: what they are already costs no atomic. */
+        uint64_t as_is = atomic_load_explicit(&map[w], memory_order_relaxed);
+        if (!((value ? ~as_is : as_is) & mask)) continue;
         uint64_t old = value ? atomic_fetch_or_explicit(&map[w], mask, memory_order_relaxed)
                              : atomic_fetch_and_explicit(&map[w], ~mask, memory_order_relaxed);
         changed += (size_t)__builtin_popcountll((value ? ~old : old) & mask);

@@ -49,7 +49,7 @@ struct dmi_run {
     uint16_t carved;   /* blocks [0, carved) were linked once */
     uint8_t kind;      /* dmi_run_kind */
     uint8_t bucket;
-    uint8_t place;  /* dmi_run_place */
+    uint8_t place;  /* LFH: dmi_run_place. FREE: dmi_warmth */
     uint8_t flags;  /* DMI_RUN_* */
     uint32_t first; /* page index in the segment */
     uint32_t pages;

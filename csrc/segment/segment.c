@@ -45,21 +45,35 @@ static size_t bin_of(size_t pages) {
     return bin < DMI_BINS ? bin : DMI_BINS - 1;
 }
 
+/* Runs are cut from the front, so that is where it matters. */
+static dmi_warmth warmth(const dmi_run *run) {
+    return _dmi_bits_get(run->segment->committed, run->first) ? DMI_WARM : DMI_COLD;
+}
+
 static void bin_insert(dmi_space *space, dmi_run *run) {
     size_t bin = bin_of(run->pages);
+    run->place = (uint8_t)warmth(run);
+    dmi_run **bins = space->bins[run->place];
     run->prev = NULL;
-    run->next = space->bins[bin];
+    run->next = bins[bin];
     if (run->next) run->next->prev = run;
-    space->bins[bin] = run;
-    space->bin_map[bin / 64] |= UINT64_C(1) << (bin % 64);
+    bins[bin] = run;
+    space->bin_map[run->place][bin / 64] |= UINT64_C(1) << (bin % 64);
 }
 
 static void bin_remove(dmi_space *space, dmi_run *run) {
     size_t bin = bin_of(run->pages);
+    dmi_run **bins = space->bins[run->place];
     if (run->prev) run->prev->next = run->next;
-    else space->bins[bin] = run->next;
+    else bins[bin] = run->next;
     if (run->next) run->next->prev = run->prev;
-    if (!space->bins[bin]) space->bin_map[bin / 64] &= ~(UINT64_C(1) << (bin % 64));
+    if (!bins[bin]) space->bin_map[run->place][bin / 64] &= ~(UINT64_C(1) << (bin % 64));
+}
+
+void _dmi_run_cooled(dmi_space *space, dmi_run *run) {
+    if (run->place == DMI_COLD || warmth(run) == DMI_WARM) return;
+    bin_remove(space, run);
+    bin_insert(space, run);
 }
 
 /* Pages at the front of a free run that must be skipped for the alignment. */
@@ -68,10 +82,10 @@ static size_t skip_for(const dmi_run *run, size_t align_pages) {
     return (size_t)(-page & (align_pages - 1));
 }
 
-/* The smallest free run that fits; among the first few of its bin the lowest address wins ties. */
-static dmi_run *bin_search(dmi_space *space, size_t pages, size_t align_pages) {
+/* The smallest free run of a warmth that fits; among the first few of its bin the lowest address wins ties. */
+static dmi_run *best_fit(dmi_space *space, dmi_warmth warm, size_t pages, size_t align_pages) {
     for (size_t bin = bin_of(pages); bin < DMI_BINS; bin++) {
-        uint64_t word = space->bin_map[bin / 64] >> (bin % 64);
+        uint64_t word = space->bin_map[warm][bin / 64] >> (bin % 64);
         if (!word) {
             bin = bin / 64 * 64 + 63;
             continue;
@@ -79,7 +93,7 @@ static dmi_run *bin_search(dmi_space *space, size_t pages, size_t align_pages) {
         bin += (size_t)__builtin_ctzll(word);
         dmi_run *best = NULL;
         int looked = 0;
-        for (dmi_run *run = space->bins[bin]; run && looked < 64; run = run->next, looked++) {
+        for (dmi_run *run = space->bins[warm][bin]; run && looked < 64; run = run->next, looked++) {
             if (run->pages < pages + skip_for(run, align_pages)) continue;
             if (!best || run->pages < best->pages ||
                 (run->pages == best->pages && _dmi_run_base(run) < _dmi_run_base(best)))
@@ -88,6 +102,13 @@ static dmi_run *bin_search(dmi_space *space, size_t pages, size_t align_pages) {
         if (best) return best;
     }
     return NULL;
+}
+
+/* Pages that are committed anyway come first, wherever they are: a smaller run that nobody touched yet would
+ * raise the peak while others lie idle. */
+static dmi_run *bin_search(dmi_space *space, size_t pages, size_t align_pages) {
+    dmi_run *run = best_fit(space, DMI_WARM, pages, align_pages);
+    return run ? run : best_fit(space, DMI_COLD, pages, align_pages);
 }
 
 /* ---- descriptors ---------------------------------------------------------------------------------- */

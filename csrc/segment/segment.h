@@ -18,6 +18,9 @@
 #define DMI_SEGMENT_LARGEST ((size_t)64 << 20) /* bytes of user pages */
 #define DMI_BINS 192 /* free runs by pages: 64 exact, then 8 for each doubling */
 
+/* Free runs by what using them costs: the first page of the cold ones is not committed. */
+typedef enum dmi_warmth { DMI_WARM = 0, DMI_COLD = 1, DMI_WARMTHS = 2 } dmi_warmth;
+
 typedef struct dmi_segment dmi_segment;
 typedef struct dmi_space dmi_space;
 
@@ -71,8 +74,8 @@ struct dmi_space {
     dmi_segment *last_segment;
     size_t segment_count;
     size_t next_segment; /* bytes the next segment should have */
-    dmi_run *bins[DMI_BINS];
-    uint64_t bin_map[DMI_BINS / 64];
+    dmi_run *bins[DMI_WARMTHS][DMI_BINS];
+    uint64_t bin_map[DMI_WARMTHS][DMI_BINS / 64];
     int32_t pass; /* number of the pass over the free runs that is, or was the last one */
     uint64_t free_committed; /* bytes of committed pages in free runs */
     dmi_run *virtuals;       /* busy virtual blocks, through next */
@@ -110,12 +113,14 @@ uint64_t _dmi_space_clock(dmi_space *space);
 /* ---- runs -------------------------------------------------------------------------------------- */
 
 /* A run of pages of the given kind, first page aligned to align_pages (a power of two), taken best-fit
- * from the free runs or from a new segment. commit: all its pages are committed before any list
+ * from the warm free runs, from the cold ones, or from a new segment. commit: all its pages are committed before any list
  * changes. *zero (may be NULL) tells whether all of it reads as zeroes. NULL: nothing changed. */
 dmi_run *_dmi_run_alloc(dmi_space *space, size_t pages, size_t align_pages, dmi_run_kind kind,
                         bool commit, bool *zero);
 /* Make the run free and coalesce it. Returns the free run it became part of. Cannot fail. */
 dmi_run *_dmi_run_free(dmi_space *space, dmi_run *run);
+/* Pages of a free run were given back: it may be cold by now. */
+void _dmi_run_cooled(dmi_space *space, dmi_run *run);
 /* Grow a LARGE run in place to pages, or shrink it. False: nothing changed. */
 bool _dmi_run_resize(dmi_space *space, dmi_run *run, size_t pages);
 /* From here on to let_go no descriptor of any space goes away: for whoever follows what the page map says

@@ -147,13 +147,15 @@ static inline void floors_check_space(const dmi_space *space) {
     for (const dmi_run *run = space->virtuals; run; run = run->next) reserved += run->segment->size;
     for (const dmi_run *run = space->kept; run; run = run->next) reserved += run->segment->size;
     ENSURE_EQ(space->reserved, reserved);
-    for (size_t bin = 0; bin < DMI_BINS; bin++) {
-        const dmi_run *before = NULL;
-        ENSURE_EQ((space->bin_map[bin / 64] >> (bin % 64)) & 1, space->bins[bin] != NULL);
-        for (const dmi_run *run = space->bins[bin]; run; before = run, run = run->next) {
+    for (size_t at = 0; at < DMI_WARMTHS * DMI_BINS; at++) {
+        size_t bin = at / DMI_WARMTHS, warmth = at % DMI_WARMTHS;
+        const dmi_run *before = NULL, *first = space->bins[warmth][bin];
+        ENSURE_EQ((space->bin_map[warmth][bin / 64] >> (bin % 64)) & 1, first != NULL);
+        for (const dmi_run *run = first; run; before = run, run = run->next) {
             ENSURE(run->prev == before);
             ENSURE_EQ(run->kind, DMI_RUN_FREE);
             ENSURE_EQ(floors_bin(run->pages), bin);
+            ENSURE_EQ(run->place, warmth);
             ENSURE(_dmi_pagemap_get(_dmi_run_base(run)) == run);
             in_bins++;
         }

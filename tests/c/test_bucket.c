@@ -29,11 +29,17 @@ TEST(every_request_gets_the_smallest_block_that_fits) {
 
 TEST(subsegments_fit_their_limits) {
     for (unsigned b = 0; b < DMI_BUCKETS; b++) {
-        size_t run = _dmi_bucket_run(b), size = _dmi_bucket_size[b];
-        CHECK(run / size <= DMI_RUN_BLOCKS_MAX);
-        CHECK(run / size >= 16);
-        CHECK(run / 4096 <= DMI_RUN_PAGES_MAX);
-        CHECK_EQ(run % 65536, 0);                  /* whole pages of every size */
-        CHECK((run / size * size) * 8 >= run * 7); /* an eighth is lost at most */
+        size_t size = _dmi_bucket_size[b], before = 0;
+        for (size_t have = 0; have <= (size_t)64 << 20; have += 65536) {
+            size_t run = _dmi_bucket_run(b, have);
+            CHECK(run / size <= DMI_RUN_BLOCKS_MAX);
+            CHECK(run / size >= 4);
+            CHECK(run / 4096 <= DMI_RUN_PAGES_MAX);
+            CHECK_EQ(run % 4096, 0);
+            CHECK_EQ(run % size, 0); /* nothing is lost at the end */
+            CHECK(run >= before);
+            CHECK(have == 0 || run <= 2 * have); /* in proportion to what there is */
+            before = run;
+        }
     }
 }

@@ -61,7 +61,9 @@ static void finish(void) {
 }
 
 /* Runs that are begun beside those that wait to be used again. */
-static uint64_t slack(void) { return 2 * _dmi_bucket_run(_dmi_bucket(block_size)) + 4 * PAGE; }
+static uint64_t slack(void) {
+    return 2 * _dmi_bucket_run(_dmi_bucket(block_size), SIZE_MAX) + 4 * PAGE;
+}
 
 TEST_EACH_PAGE(blocks_that_another_thread_freed_come_back) {
     begin("never");

@@ -63,12 +63,12 @@ TEST_EACH_PAGE(a_block_between_two_refused_ranges_comes_back_once) {
     for (int second_fails = 0; second_fails < 2; second_fails++) {
         dmi_heap *heap = make("never", size, 60, blocks);
         for (size_t i = 0; i < 60; i++)
-            if (i % 7) dmi_heap_free(heap->handle, blocks[i]);
-        dmi_run *run = _dmi_pagemap_get(blocks[30]);
+            if (i % 3) dmi_heap_free(heap->handle, blocks[i]);
+        dmi_run *run = _dmi_pagemap_get(blocks[31]);
         ENSURE_EQ(run->kind, DMI_RUN_LFH);
         ENSURE(run->block_size >= size);
         dmi_blockmap map;
-        size_t pinned, block = _dmi_lfh_index(run, blocks[30]);
+        size_t pinned, block = _dmi_lfh_index(run, blocks[31]);
         size_t first = block * run->block_size >> _dmi_page_shift;
         if (block * run->block_size % PAGE) first++;
         uint64_t pages[2] = {0, 0};

@@ -136,8 +136,8 @@ static void start(unsigned bucket, dmi_os_mode mode) {
     m.halfway = SIZE_MAX;
     ENSURE_EQ(_dmi_space_setup(), 0);
     _dmi_space_init(&m.space, mode, false, "test", 0);
-    m.run =
-        _dmi_run_alloc(&m.space, _dmi_pages(_dmi_bucket_run(bucket)), 1, DMI_RUN_LFH, false, NULL);
+    m.run = _dmi_run_alloc(&m.space, _dmi_pages(_dmi_bucket_run(bucket, SIZE_MAX)), 1, DMI_RUN_LFH,
+                           false, NULL);
     ENSURE(m.run != NULL);
     ENSURE(m.run->pages <= DMI_RUN_PAGES_MAX);
     _dmi_lfh_init(m.run, bucket);
