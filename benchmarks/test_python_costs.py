@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import math
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -112,6 +114,39 @@ def test_pair(benchmark: BenchmarkFixture, native: Native, name: str, size: int)
         make, drop = _way(name, heap, native)
         benchmark(_pairs, make, drop, size)
         assert heap.stats().busy_blocks == 0
+
+
+@pytest.mark.parametrize("size", [64, 1024, 65536])
+def test_side_by_side(
+    benchmark: BenchmarkFixture, native: Native, capsys: pytest.CaptureFixture[str], size: int
+) -> None:
+    """Pairs of all five in turn, so that what else the machine does meets all alike.
+
+    Prints the least time of each, and the two ratios that have a bound.
+    """
+    benchmark.group = f"five ways in turn, {size:,} B"
+    names = ("floor", "dmi malloc", "bytearray", "dmi Block", "dmi Block.free")
+    with dmi.Heap(name="in turn") as heap:
+        ways = {name: _way(name, heap, native) for name in names}
+        least = dict.fromkeys(names, math.inf)
+
+        def turn() -> None:
+            for name, (make, drop) in ways.items():
+                start = time.perf_counter()
+                _pairs(make, drop, size)
+                least[name] = min(least[name], (time.perf_counter() - start) / LOOPS)
+
+        benchmark.pedantic(turn, rounds=300, warmup_rounds=10)
+        assert heap.stats().busy_blocks == 0
+    ratios = {
+        "dmi malloc / floor": least["dmi malloc"] / least["floor"],
+        "dmi Block / bytearray": least["dmi Block"] / least["bytearray"],
+        "dmi Block.free / bytearray": least["dmi Block.free"] / least["bytearray"],
+    }
+    benchmark.extra_info.update(ratios, ns={name: 1e9 * seconds for name, seconds in least.items()})
+    with capsys.disabled():
+        print(f"\n{size:,} B: " + ", ".join(f"{n} {1e9 * t:.1f} ns" for n, t in least.items()))
+        print("    " + ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items()))
 
 
 def _hold(make: Make, drop: Drop | None, size: int) -> None:

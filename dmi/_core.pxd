@@ -1,5 +1,6 @@
 # _core.pxd - what the other native modules of the package see of a heap's object.
 
+from cpython.ref cimport PyObject
 from libc.stdint cimport uint64_t
 from libc.string cimport memset
 
@@ -12,6 +13,8 @@ cdef extern from "Python.h":
 cdef class HeapCore:
     cdef void *_handle
     cdef bint _owner
+    # Block, for who makes one. Held, but no reference that the collector need know of.
+    cdef PyObject *_block_type
     cdef bint _no_serialize
     cdef uint64_t _max_size
     # Buffer exports of this heap's blocks: the heap cannot go while there are any.

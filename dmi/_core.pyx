@@ -8,7 +8,9 @@ made with thread_safe=False, whose only lock the GIL is.
 """
 
 from cpython.buffer cimport PyBuffer_FillInfo
+from cpython.object cimport PyTypeObject
 from cpython.pycapsule cimport PyCapsule_New
+from cpython.ref cimport Py_INCREF, Py_XDECREF, PyObject
 from libc.errno cimport EBUSY, EEXIST, EINVAL, ENOMEM, errno
 from libc.stdint cimport uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset, strerror
@@ -62,17 +64,20 @@ cdef extern from *:
     ctypedef struct dmi_capi:
         pass
     const dmi_capi dmi_py_capi
-    size_t dmi_fast_size(object o) noexcept
+    size_t dmi_fast_size(PyObject *o) noexcept
 
 cdef extern from "Python.h":
     object PyLong_FromVoidPtr(void *p)
     PyThreadState *PyEval_SaveThread() nogil
     void PyEval_RestoreThread(PyThreadState *state) nogil
     int Py_IsInitialized() nogil
-    ctypedef struct PyMethodDef
+    int METH_FASTCALL, METH_KEYWORDS
+    ctypedef struct PyMethodDef:
+        void *ml_meth
+        int ml_flags
     ctypedef struct PyMethodDescrObject:
         PyMethodDef *d_method
-    object PyDescr_NewMethod(object type, PyMethodDef *method)
+    object PyDescr_NewMethod(PyTypeObject *type, PyMethodDef *method)
 
 
 # No address space reaches further, so a larger size is the caller's mistake, not a shortage.
@@ -124,6 +129,8 @@ cdef class HeapCore:
 
     def __cinit__(self, *args, **kwargs):
         self._handle = <void *>UNOPENED
+        Py_INCREF(Block)
+        self._block_type = <PyObject *>Block
 
     def open(self, bytes name, size_t max_size, uint32_t flags, tuple policy not None,
              uint32_t lfh_live=0, uint32_t lfh_total=0, double huge_split=0):
@@ -183,6 +190,7 @@ cdef class HeapCore:
             cdmi.dmi_heap_unhold(self._handle, OWNER)
             if self.strangers() == 0:
                 cdmi.dmi_heap_destroy(self._handle)
+        Py_XDECREF(self._block_type)
 
     cdef uint64_t strangers(self) noexcept:
         """Busy blocks that did not come from this object: of C extensions, NumPy, cffi."""
@@ -341,7 +349,7 @@ cdef class HeapCore:
         Pair it with free() of the same heap. ValueError for 0 and less, SizeError for more than
         any memory, MemoryError when there is none left.
         """
-        cdef size_t n = dmi_fast_size(size)
+        cdef size_t n = dmi_fast_size(<PyObject *>size)
         if n - 1 >= <size_t>1 << ADDRESS_BITS:
             n = self.size_of(size, "size")
         cdef void *block = cdmi.dmi_heap_malloc_checked(self._handle, n)
@@ -358,7 +366,7 @@ cdef class HeapCore:
         of a block not handed out since raise HeapError. A second free after the address was
         handed out again cannot be told from a first one.
         """
-        cdef void *block = <void *>dmi_fast_size(address)
+        cdef void *block = <void *>dmi_fast_size(<PyObject *>address)
         cdef int fault
         if block == NULL:
             block = self.fast_address(address, "address")
@@ -432,21 +440,22 @@ cdef class HeapCore:
         return make_block(self, self.size_of(size, "size"), align_of(align), True)
 
 
-def own_raw_calls(cls):
-    """Give a subclass of HeapCore the raw calls as methods of its own; returns the class.
+def own_calls(cls):
+    """Give a subclass of HeapCore the fast calls as methods of its own; returns the class.
 
     The interpreter calls a C method directly only where the object's type is exactly the one that
     the method was made for; inherited, h.malloc + h.free take half as long again.
     """
     if not issubclass(cls, HeapCore):
         raise TypeError("the class must be a subclass of HeapCore")
-    for name in ("malloc", "free"):
+    for name in ("malloc", "free", "alloc", "calloc"):
         first = next(base for base in cls.__mro__ if name in base.__dict__)
         ours = HeapCore.__dict__[name]
         found = first.__dict__[name]
         # Only what is still the native call: an override stays what it is.
         if first is not cls and type(found) is type(ours) and same_method(found, ours):
-            setattr(cls, name, PyDescr_NewMethod(cls, (<PyMethodDescrObject *>ours).d_method))
+            method = (<PyMethodDescrObject *>ours).d_method
+            setattr(cls, name, PyDescr_NewMethod(<PyTypeObject *>cls, method))
     return cls
 
 
@@ -489,9 +498,59 @@ cdef void *allocate(HeapCore heap, size_t size, size_t align, bint zero) except 
     return address
 
 
-cdef Block make_block(HeapCore heap, size_t size, size_t align, bint zero):
-    cdef void *address = allocate(heap, size, align, zero)
-    cdef Block block = Block.__new__(Block)
+cdef extern from *:
+    """
+    /* Objects of Block come and go: a few are kept. Cython's own list is found through the
+     * interpreter, which costs more than all the rest. This one is the main interpreter's; others
+     * may have an allocator of their own. */
+    #ifndef Py_GIL_DISABLED
+    #define DMI_KEPT 64
+    static PyObject *dmi_kept[DMI_KEPT];
+    static size_t dmi_kept_count;
+
+    static PyObject *dmi_kept_alloc(PyTypeObject *type, Py_ssize_t items) {
+        if (dmi_kept_count == 0) return PyType_GenericAlloc(type, items);
+        PyObject *o = dmi_kept[--dmi_kept_count];
+        memset(o + 1, 0, (size_t)type->tp_basicsize - sizeof *o);
+        PyObject_Init(o, type);
+        PyObject_GC_Track(o);
+        return o;
+    }
+    static void dmi_kept_free(void *o) {
+        if (dmi_kept_count == DMI_KEPT) PyObject_GC_Del(o);
+        else dmi_kept[dmi_kept_count++] = (PyObject *)o;
+    }
+    static inline void dmi_keep_objects(PyObject *type) {
+        if (PyInterpreterState_Get() != PyInterpreterState_Main()) return;
+        ((PyTypeObject *)type)->tp_alloc = dmi_kept_alloc;
+        ((PyTypeObject *)type)->tp_free = dmi_kept_free;
+    }
+    #else
+    static inline void dmi_keep_objects(PyObject *type) { (void)type; }
+    #endif
+
+    /* type.__new__(type), for a native type whose __new__ looks at no arguments. */
+    static inline PyObject *dmi_make_object(PyObject *type) {
+        return ((PyTypeObject *)type)->tp_new((PyTypeObject *)type, NULL, NULL);
+    }
+
+    /* What the doors below lead to, in every interpreter. */
+    static _PyCFunctionFastWithKeywords dmi_whole_alloc, dmi_whole_calloc;
+    """
+    void dmi_keep_objects(PyObject *type)
+    object dmi_make_object(PyObject *type)
+    ctypedef object (*FastMethod "_PyCFunctionFastWithKeywords")(
+        PyObject *self, PyObject **args, Py_ssize_t nargs, PyObject *names)
+    FastMethod dmi_whole_alloc
+    FastMethod dmi_whole_calloc
+
+
+cdef inline Block new_block(HeapCore heap):
+    """An object without a block; first, so that nothing can fail once there is one."""
+    return <Block>dmi_make_object(heap._block_type)
+
+
+cdef inline Block filled(Block block, HeapCore heap, void *address, size_t size, size_t align):
     block._heap = heap
     block._address = address
     block._size = size
@@ -500,9 +559,56 @@ cdef Block make_block(HeapCore heap, size_t size, size_t align, bint zero):
     return block
 
 
+cdef Block make_block(HeapCore heap, size_t size, size_t align, bint zero):
+    cdef Block block = new_block(heap)
+    return filled(block, heap, allocate(heap, size, align, zero), size, align)
+
+
+# The doors of alloc() and calloc(): a call with nothing but a good size needs no look at keywords.
+# All others, and those for which there is no memory, go on to the method itself.
+
+cdef inline object through(HeapCore heap, PyObject **args, Py_ssize_t nargs, PyObject *names,
+                           bint zero, FastMethod whole):
+    cdef size_t size
+    cdef void *address
+    cdef Block block
+    if nargs == 1 and names == NULL:
+        size = dmi_fast_size(args[0])
+        if size - 1 < <size_t>1 << ADDRESS_BITS:
+            block = new_block(heap)
+            if zero:
+                address = cdmi.dmi_heap_calloc(heap._handle, 1, size)
+            else:
+                address = cdmi.dmi_heap_malloc_checked(heap._handle, size)
+            if address != NULL:
+                heap._blocks += 1
+                return filled(block, heap, address, size, 0)
+    return whole(<PyObject *>heap, args, nargs, names)
+
+
+cdef object alloc_door(PyObject *heap, PyObject **args, Py_ssize_t nargs, PyObject *names):
+    return through(<HeapCore>heap, args, nargs, names, False, dmi_whole_alloc)
+
+
+cdef object calloc_door(PyObject *heap, PyObject **args, Py_ssize_t nargs, PyObject *names):
+    return through(<HeapCore>heap, args, nargs, names, True, dmi_whole_calloc)
+
+
+cdef FastMethod put_door(str name, FastMethod door, FastMethod behind):
+    """Put a door before a method of HeapCore; returns what is behind it.
+
+    The table of methods is one for all interpreters, so it may stand there already.
+    """
+    cdef PyMethodDef *method = (<PyMethodDescrObject *>HeapCore.__dict__[name]).d_method
+    if method.ml_meth == <void *>door or method.ml_flags != METH_FASTCALL | METH_KEYWORDS:
+        return behind
+    behind = <FastMethod>method.ml_meth
+    method.ml_meth = <void *>door
+    return behind
+
+
 @cython.final
 @cython.no_gc_clear
-@cython.freelist(64)
 cdef class Block:
     """A block of a heap, made by Heap.alloc() or Heap.calloc(); a writable buffer of bytes.
 
@@ -535,16 +641,16 @@ cdef class Block:
         # noexcept: the error goes to sys.unraisablehook.
         raise fault_error("free", self._heap._handle, self._address, fault)
 
-    cdef int _need(self, str what) except -1:
+    cdef int _need(self, const char *what) except -1:
         if self._address == NULL:
-            raise HeapError(f"{what}: the block was freed", fault="free")
+            raise HeapError(f"{what.decode()}: the block was freed", fault="free")
         self._heap.need()
         return 0
 
-    cdef int _unshared(self, str what) except -1:
+    cdef int _unshared(self, const char *what) except -1:
         if self._exports:
-            raise BufferError(f"{what}: buffers of the block at {<uintptr_t>self._address:#x} "
-                              f"are still exported: {self._exports}")
+            raise BufferError(f"{what.decode()}: buffers of the block at "
+                              f"{<uintptr_t>self._address:#x} are still exported: {self._exports}")
         return 0
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):
@@ -605,10 +711,13 @@ cdef class Block:
     def free(self):
         """Give the block back. BufferError while a buffer of it lives, HeapError twice."""
         cdef int fault
-        self._need("free")
-        self._unshared("free")
         cdef void *address = self._address
+        if address == NULL or self._exports:
+            self._need("free")
+            self._unshared("free")
         fault = cdmi.dmi_heap_free_checked(self._heap._handle, address)
+        if fault == cdmi.DMI_FAULT_STALE_HEAP:
+            self._heap.need()
         # Whatever was wrong with it, the block is not to be touched through this object again.
         self._address = NULL
         if fault:
@@ -648,3 +757,8 @@ cdef class Block:
             self._heap.no_memory(n)
         self._address = moved
         self._size = n
+
+
+dmi_keep_objects(<PyObject *>Block)
+dmi_whole_alloc = put_door("alloc", <FastMethod>alloc_door, dmi_whole_alloc)
+dmi_whole_calloc = put_door("calloc", <FastMethod>calloc_door, dmi_whole_calloc)

@@ -41,7 +41,7 @@ MAX_NAME = 47
 _known: weakref.WeakValueDictionary[int, Heap] = weakref.WeakValueDictionary()
 
 
-@_core.own_raw_calls
+@_core.own_calls
 class Heap(HeapCore):
     """A heap of its own: its blocks, its segments, its policy, its numbers.
 
@@ -70,7 +70,7 @@ class Heap(HeapCore):
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
-        _core.own_raw_calls(cls)
+        _core.own_calls(cls)
 
     def __init__(
         self,

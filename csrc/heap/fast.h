@@ -46,6 +46,29 @@ static inline dmi_thread *_dmi_self_get(void) {
     return __atomic_load_n(&_dmi_self, __ATOMIC_RELAXED); /* takers write it */
 }
 
+/* _dmi_segments_hold at the price of a plain store, where other threads can be made to pass a barrier: then who
+ * releases a segment does that, and looks (thread.c). Returns what to let go. */
+static inline dmi_thread *_dmi_hold(void) {
+    dmi_thread *self = _dmi_self_get();
+    if (__builtin_expect(self == &_dmi_no_thread || !_dmi_have_barrier, 0)) {
+        _dmi_segments_hold();
+        return &_dmi_no_thread;
+    }
+    /* Counted, for a signal handler may hold in between. */
+    uint32_t holds = atomic_load_explicit(&self->holding, memory_order_relaxed);
+    atomic_store_explicit(&self->holding, holds + 1, memory_order_relaxed);
+    atomic_signal_fence(memory_order_seq_cst);
+    return self;
+}
+static inline void _dmi_let_go(dmi_thread *held) {
+    if (__builtin_expect(held == &_dmi_no_thread, 0)) {
+        _dmi_segments_let_go();
+        return;
+    }
+    uint32_t holds = atomic_load_explicit(&held->holding, memory_order_relaxed);
+    atomic_store_explicit(&held->holding, holds - 1, memory_order_release);
+}
+
 static inline void *_dmi_fast_pop(dmi_run *run) {
     void *block = atomic_load_explicit(&run->head, memory_order_relaxed);
     if (__builtin_expect(block != NULL, 1)) {
@@ -84,13 +107,18 @@ static inline void *_dmi_fast_heap_malloc(void *handle, size_t size) {
     return _dmi_heap_malloc_slow(handle, size);
 }
 
+/* Back to a run of this thread's. Returns what is used of it; at 0 it must be settled. */
+static inline int32_t _dmi_fast_push(dmi_run *run, void *block) {
+    _dmi_link_set(block, atomic_load_explicit(&run->head, memory_order_relaxed));
+    atomic_signal_fence(memory_order_release);
+    atomic_store_explicit(&run->head, block, DMI_HEAD_ORDER);
+    return _dmi_used_add(run, -1);
+}
+
 static inline void _dmi_fast_free_or(void *block, void (*slow)(void *, dmi_run *)) {
     dmi_run *run = _dmi_pagemap_get(block);
     if (__builtin_expect(_dmi_owner_is(run, _dmi_self_get()), 1)) {
-        _dmi_link_set(block, atomic_load_explicit(&run->head, memory_order_relaxed));
-        atomic_signal_fence(memory_order_release);
-        atomic_store_explicit(&run->head, block, DMI_HEAD_ORDER);
-        if (__builtin_expect(_dmi_used_add(run, -1) == 0, 0)) _dmi_free_settle(run);
+        if (__builtin_expect(_dmi_fast_push(run, block) == 0, 0)) _dmi_free_settle(run);
         return;
     }
     slow(block, run);

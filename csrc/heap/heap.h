@@ -62,6 +62,7 @@ struct dmi_thread {
     dmi_thread *next;      /* all records, through the registry */
     dmi_thread *abandoned; /* those without a thread */
     uint64_t os_id;
+    _Atomic uint32_t holding; /* how often its thread holds the segments now: see _dmi_hold */
 };
 
 struct dmi_heap {
@@ -136,6 +137,8 @@ void _dmi_default_options(const dmi_heap_options *options);
 bool _dmi_heap_held(const dmi_heap *heap);
 
 /* ---- thread.c ---- */
+/* Can other threads be made to pass a memory barrier? Set before the first heap. */
+extern bool _dmi_have_barrier;
 /* The record of this thread; NULL: it has none and gets none (too early, too late, no memory). */
 dmi_thread *_dmi_thread_self(void);
 /* Lock a record as its owner: brings it in order when it was taken. */

@@ -28,7 +28,7 @@ static dmi_pool pool = {
 static dmi_thread *_Atomic all;
 static dmi_thread *abandoned;
 static int ready; /* 0 not tried, 1 yes, -1 no */
-static bool have_barrier;
+bool _dmi_have_barrier;
 
 static void thread_ended(void *value) {
     dmi_thread *self = value;
@@ -53,11 +53,22 @@ static void fork_prepare(void);
 static void fork_parent(void);
 static void fork_child(void);
 
+/* Somebody who held before the barrier is seen here; whoever holds after it reads a page map that no longer
+ * names the segment. */
+static bool held(void) {
+    if (!_dmi_have_barrier) return false; /* then nobody holds like that */
+    if (_dmi_os_barrier()) return true;
+    for (dmi_thread *t = _dmi_threads(); t; t = t->next)
+        if (atomic_load_explicit(&t->holding, memory_order_acquire)) return true;
+    return false;
+}
+
 int _dmi_threads_setup(void) {
     _dmi_lock(&registry);
     if (ready == 0) {
         ready = _dmi_os_thread_exit_setup(thread_ended) == 0 ? 1 : -1;
-        have_barrier = _dmi_os_barrier_setup() == 0;
+        _dmi_have_barrier = _dmi_os_barrier_setup() == 0;
+        _dmi_segments_ask(held);
         (void)_dmi_os_at_fork(fork_prepare, fork_parent, fork_child);
     }
     _dmi_unlock(&registry);
@@ -135,7 +146,7 @@ bool _dmi_thread_take(dmi_thread *thread) {
     }
     _dmi_lock(&thread->lock);
     if (thread->state != DMI_THREAD_LIVE) return true;
-    if (!have_barrier) {
+    if (!_dmi_have_barrier) {
         _dmi_unlock(&thread->lock);
         return false;
     }
@@ -217,6 +228,7 @@ static void fork_child(void) {
     unlock_heaps(); /* bringing the runs in order gives some of them back; there is no other thread */
     for (dmi_thread *t = _dmi_threads(); t; t = t->next) {
         if (t == record || t->state == DMI_THREAD_ABANDONED) continue;
+        atomic_store_explicit(&t->holding, 0, memory_order_relaxed);
         for (dmi_cache *cache = t->caches; cache; cache = cache->next_of_thread) {
             (void)_dmi_cache_repair(cache);
             atomic_fetch_add_explicit(&cache->heap->abandoned, 1, memory_order_relaxed);

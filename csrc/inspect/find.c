@@ -1,4 +1,5 @@
 /* find.c - the block that holds an address. */
+#include "../heap/fast.h"
 #include "account.h"
 
 #include <errno.h>
@@ -168,9 +169,9 @@ int dmi_find(const void *address, dmi_found *found) {
         return -1;
     }
     memset(&found->range, 0, sizeof found->range);
-    _dmi_segments_hold();
+    dmi_thread *held = _dmi_hold();
     int error = find_run(address, found);
-    _dmi_segments_let_go();
+    _dmi_let_go(held);
     if (!error) return 0;
     search s = {.address = address, .found = found};
     if (error == ENOENT && _dmi_heaps_each(search_heap, &s)) return 0;

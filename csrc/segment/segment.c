@@ -288,6 +288,9 @@ void _dmi_space_release(dmi_space *space) {
 }
 
 static _Atomic uint32_t holders;
+static bool (*others_hold)(void);
+
+void _dmi_segments_ask(bool (*held)(void)) { others_hold = held; }
 
 void _dmi_segments_hold(void) {
     atomic_fetch_add_explicit(&holders, 1, memory_order_seq_cst);
@@ -304,7 +307,9 @@ static bool unmap_free(dmi_run *run) {
     _dmi_pagemap_set(_dmi_run_base(run), _dmi_page, &_dmi_no_run);
     _dmi_pagemap_set(_dmi_run_base(run) + _dmi_run_size(run) - _dmi_page, _dmi_page, &_dmi_no_run);
     atomic_thread_fence(memory_order_seq_cst);
-    if (atomic_load_explicit(&holders, memory_order_seq_cst) == 0) return true;
+    if (atomic_load_explicit(&holders, memory_order_seq_cst) == 0 &&
+        !(others_hold && others_hold()))
+        return true;
     map_free(run);
     return false;
 }

@@ -127,6 +127,9 @@ bool _dmi_run_resize(dmi_space *space, dmi_run *run, size_t pages);
  * without a lock. No lock is needed; keep it short. */
 void _dmi_segments_hold(void);
 void _dmi_segments_let_go(void);
+/* Whoever has holders of his own, that cost less, answers for them: held() is asked before a segment goes, after
+ * it was taken off the page map, and must see every hold that began before. Once, before there are spaces. */
+void _dmi_segments_ask(bool (*held)(void));
 /* Fork child: whoever held is gone. */
 void _dmi_segments_forget_holders(void);
 /* Release segments that are one free run without a committed page; the first one stays unless all is

@@ -165,15 +165,65 @@ TEST_EACH_PAGE(a_destroyed_heap_leaves_the_threads_that_used_it) {
     finish();
 }
 
+/* ---- looks at memory that goes ------------------------------------------------------------------------- */
+
+#define LARGE ((size_t)700 << 10)
+static _Atomic(uintptr_t) seen[8];
+static _Atomic(bool) done;
+
+/* Frees what is no block, all the time: mostly the inside of something that just went, or goes. */
+static void free_wrongly(void *unused) {
+    (void)unused;
+    while (!atomic_load(&done)) {
+        dmi_heap_free(heap, dmi_heap_malloc(heap, block_size));
+        for (int i = 0; i < 80; i++) {
+            uintptr_t address = atomic_load(&seen[i % 8]);
+            if (address) ENSURE(dmi_heap_free_checked(heap, (void *)(address + 8)) != DMI_OK);
+        }
+    }
+}
+
+static void segments_go_under_a_look(void) {
+    begin("never");
+    test_thread *looker = test_thread_start(free_wrongly, NULL);
+    unsigned went = 0;
+    for (int round = 0; round < 400; round++) {
+        void *large[8];
+        for (int i = 0; i < 8; i++) {
+            ENSURE((large[i] = dmi_heap_malloc(heap, LARGE)));
+            atomic_store(&seen[i], (uintptr_t)large[i]);
+        }
+        uint64_t reserved = heaps_stats(heap).reserved;
+        for (int i = 0; i < 8; i++) dmi_heap_free(heap, large[i]);
+        ENSURE_EQ(dmi_heap_trim(heap, NULL), 0);
+        went += heaps_stats(heap).reserved < reserved;
+    }
+    ENSURE(went > 10);
+    atomic_store(&done, true);
+    test_thread_join(looker);
+    finish();
+}
+
+TEST_EACH_PAGE(a_wrong_free_survives_that_its_segment_goes) { segments_go_under_a_look(); }
+
 /* ---- an OS without a barrier --------------------------------------------------------------------------- */
 
 static int refuse(void) { return ENOSYS; }
 
-TEST_EACH_PAGE(without_a_barrier_nobody_is_stopped_and_nothing_breaks) {
+static void use_without_barrier(void) {
     static dmi_os_backend backend;
     backend = _dmi_fake_backend;
     backend.barrier_setup = backend.barrier = refuse;
     _dmi_os_use(&backend);
+}
+
+TEST_EACH_PAGE(without_a_barrier_a_wrong_free_survives_too) {
+    use_without_barrier();
+    segments_go_under_a_look();
+}
+
+TEST_EACH_PAGE(without_a_barrier_nobody_is_stopped_and_nothing_breaks) {
+    use_without_barrier();
     begin("lazy:delay=1");
     order_done(ALLOCATE);
     order_done(FREE_MOST);

@@ -200,3 +200,71 @@ def test_other_consumers_of_buffers(heap: dmi.Heap) -> None:
 def test_a_block_cannot_be_made_by_hand() -> None:
     with pytest.raises(TypeError, match="alloc"):
         dmi.Block()
+
+
+@pytest.mark.parametrize("call", ["alloc", "calloc"])
+def test_every_way_to_call(heap: dmi.Heap, call: str) -> None:
+    make: Any = getattr(heap, call)
+    inherited: Any = getattr(dmi._core.HeapCore, call)
+    blocks = [
+        make(100),
+        make(size=100),
+        make(100, align=None),
+        make(size=100, align=64),
+        inherited(heap, 100),
+        getattr(dmi.Heap, call)(heap, 100),
+    ]
+    assert [block.size for block in blocks] == [100] * 6
+    assert blocks[3].address % 64 == 0
+    for wrong in (
+        make,
+        lambda: make(100, 64),
+        lambda: make(100, alignment=64),
+        lambda: make(100, size=100),
+        lambda: inherited(5, 100),
+    ):
+        with pytest.raises(TypeError):
+            wrong()
+    del blocks
+    assert heap.stats().busy_blocks == 0
+
+
+def test_no_memory_is_told_whichever_way_was_called() -> None:
+    with dmi.Heap(max_size=1 << 20) as heap:
+        for call in (heap.alloc, heap.calloc):
+            for options in ({}, {"align": 64}):
+                with pytest.raises(dmi.SizeError, match="max_size"):
+                    call(2 << 20, **options)
+                held: list[dmi.Block] = []
+                with pytest.raises(MemoryError, match="max_size"):
+                    held.extend(call(100_000, **options) for _ in range(100))
+                held.clear()
+                assert heap.stats().busy_blocks == 0
+
+
+def test_objects_that_are_used_again_know_nothing_of_their_past(heap: dmi.Heap) -> None:
+    with dmi.Heap() as other:
+        for round_ in range(300):
+            blocks = [(heap, other)[n % 2].calloc(n + 1) for n in range(round_ % 70 + 1)]
+            for number, block in enumerate(blocks):
+                assert block.heap is (heap, other)[number % 2]
+                assert len(block) == number + 1
+                assert not block.freed
+                with memoryview(block) as view:
+                    view[number] = 1
+            for block in blocks[::3]:
+                block.free()
+            del blocks, block, view
+        assert heap.stats().busy_blocks == other.stats().busy_blocks == 0
+
+
+def test_a_heap_that_holds_its_own_block_is_collected(no_heap_left: None) -> None:
+    class Cache(dmi.Heap):
+        block: dmi.Block
+
+    heap = Cache(name="circle")
+    handle = heap.handle
+    heap.block = heap.alloc(100)
+    del heap
+    gc.collect()
+    assert handle not in [heap.handle for heap in dmi.heaps()]
