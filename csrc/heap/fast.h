@@ -84,16 +84,19 @@ static inline void *_dmi_fast_heap_malloc(void *handle, size_t size) {
     return _dmi_heap_malloc_slow(handle, size);
 }
 
-static inline void _dmi_fast_free_or(void *block, void (*slow)(void *, dmi_run *)) {
+static inline void _dmi_fast_free_or(void *block, void (*slow)(void *, dmi_run *),
+                                     void (*settle)(dmi_run *)) {
     dmi_run *run = _dmi_pagemap_get(block);
     if (__builtin_expect(_dmi_owner_is(run, _dmi_self_get()), 1)) {
         _dmi_link_set(block, atomic_load_explicit(&run->head, memory_order_relaxed));
         atomic_signal_fence(memory_order_release);
         atomic_store_explicit(&run->head, block, DMI_HEAD_ORDER);
-        if (__builtin_expect(_dmi_used_add(run, -1) == 0, 0)) _dmi_free_settle(run);
+        if (__builtin_expect(_dmi_used_add(run, -1) == 0, 0)) settle(run);
         return;
     }
     slow(block, run);
 }
-static inline void _dmi_fast_free(void *block) { _dmi_fast_free_or(block, _dmi_free_slow); }
+static inline void _dmi_fast_free(void *block) {
+    _dmi_fast_free_or(block, _dmi_free_slow, _dmi_free_settle);
+}
 #endif
