@@ -93,7 +93,7 @@ static unsigned aligned_bucket(size_t size, size_t align) {
     return bucket;
 }
 
-static void *allocate(dmi_heap *heap, size_t size, size_t align, bool *zero) {
+static inline void *allocate(dmi_heap *heap, size_t size, size_t align, bool *zero) {
     unsigned bucket = align <= 16 ? (size <= DMI_BUCKET_MAX ? _dmi_bucket(size) : DMI_BUCKETS)
                                   : aligned_bucket(size, align);
     *zero = false;
@@ -104,8 +104,9 @@ static void *allocate(dmi_heap *heap, size_t size, size_t align, bool *zero) {
 }
 
 /* The system or the heap's own limit refused: give back what is free behind the buckets, whatever the policy
- * would keep. False: there was nothing, and the heap is as it was. */
-static bool make_room(dmi_heap *heap) {
+ * would keep, and try again. Where there is nothing to give the heap stays as it is. */
+__attribute__((noinline, cold)) static void *make_room(dmi_heap *heap, size_t size, size_t align,
+                                                       bool *zero) {
     dmi_space *space = &heap->space;
     _dmi_lock(&heap->lock);
     bool any = space->kept || space->free_committed;
@@ -116,7 +117,7 @@ static bool make_room(dmi_heap *heap) {
         _dmi_sweep_backend(&sweep);
     }
     _dmi_unlock(&heap->lock);
-    return any;
+    return any ? allocate(heap, size, align, zero) : NULL;
 }
 
 void *_dmi_heap_alloc(dmi_heap *heap, size_t size, size_t align, bool *zero) {
@@ -126,7 +127,7 @@ void *_dmi_heap_alloc(dmi_heap *heap, size_t size, size_t align, bool *zero) {
     _dmi_heap_tick(heap);
     if (size <= (size_t)PTRDIFF_MAX - DMI_VIRTUAL_MIN) {
         void *block = allocate(heap, size, align, zero);
-        if (!block && make_room(heap)) block = allocate(heap, size, align, zero);
+        if (__builtin_expect(!block, 0)) block = make_room(heap, size, align, zero);
         if (block) return block;
     }
     errno = ENOMEM;

@@ -54,7 +54,7 @@ static void free_lfh(void *block, dmi_run *run) {
 }
 
 /* Returns the heap, for settling may release the run and its segment. */
-static dmi_heap *settle(dmi_run *run) {
+static inline dmi_heap *settle(dmi_run *run) {
     dmi_heap *heap = _dmi_heap_of_run(run);
     dmi_thread *self = _dmi_thread_self();
     _dmi_lock(&self->lock);
@@ -120,7 +120,7 @@ static void free_backend(dmi_heap *heap, dmi_run *run, void *block) {
     }
 }
 
-static dmi_heap *free_any(void *block, dmi_run *run) {
+static inline dmi_heap *free_any(void *block, dmi_run *run) {
     if (run->kind == DMI_RUN_NONE) _dmi_die(DMI_FAULT_FOREIGN, "free", block);
     dmi_heap *heap = _dmi_heap_of_run(run);
     if (run->kind == DMI_RUN_LFH) {
