@@ -255,6 +255,8 @@ bool _dmi_scavenger_running(void);
 void _dmi_scavenger_stop(void);
 /* After the fork, in both processes: it starts again when wanted. */
 void _dmi_scavenger_resume(void);
+/* Do not start it for a moment: somebody is about to count threads. */
+void _dmi_scavenger_rest(void);
 /* Never start it. */
 void _dmi_scavenger_forbid(void);
 

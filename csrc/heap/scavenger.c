@@ -112,8 +112,11 @@ void _dmi_scavenger_stop(void) {
     atomic_store_explicit(&life, NONE, memory_order_relaxed);
 }
 
-void _dmi_scavenger_resume(void) {
+void _dmi_scavenger_rest(void) {
     atomic_store_explicit(&quiet_until, _dmi_os_clock() + QUIET_NS, memory_order_relaxed);
+}
+
+void _dmi_scavenger_resume(void) {
     stopping = false;
     _dmi_unlock(&lock);
     _dmi_unlock(&gate);

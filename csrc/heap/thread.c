@@ -213,6 +213,7 @@ static void unlock_threads(void) {
     _dmi_unlock(&registry);
     (void)_dmi_heaps_each_locked(unlock_pass, NULL);
     _dmi_heaps_unlock();
+    _dmi_scavenger_rest();
     _dmi_scavenger_resume();
 }
 
