@@ -34,7 +34,17 @@ def search(model: str, defines: list[str]) -> tuple[int, str]:
             ["spin", *defines, "-a", model], cwd=work, check=True, stdout=subprocess.DEVNULL
         )
         compiler = os.environ.get("CC", "cc")
-        command = [compiler, "-O2", "-DSAFETY", "-DCOLLAPSE", "-DMEMLIM=2048", "-o", "pan", "pan.c"]
+        command = [
+            compiler,
+            "-O2",
+            "-w",
+            "-DSAFETY",
+            "-DCOLLAPSE",
+            "-DMEMLIM=2048",
+            "-o",
+            "pan",
+            "pan.c",
+        ]
         subprocess.run(command, cwd=work, check=True)
         done = subprocess.run(
             ["./pan", "-m1000000", "-w24"], cwd=work, check=True, text=True, capture_output=True
