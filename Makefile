@@ -86,7 +86,8 @@ PEERS := libjemalloc2 libmimalloc2.0 libtcmalloc-minimal4 valgrind
 $(VENV)/.bench: $(VENV)/.installed
 	$(PIP) install -e ".[bench]"
 	-test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
-		DEBIAN_FRONTEND=noninteractive apt-get -qq -y install --no-install-recommends $(PEERS)
+		{ apt-get -qq update; \
+		DEBIAN_FRONTEND=noninteractive apt-get -qq -y install --no-install-recommends $(PEERS); }
 	@touch $@
 
 bench: $(VENV)/.bench

@@ -59,7 +59,7 @@ static dmi_run *reuse(dmi_space *space, size_t size, size_t align) {
 
 dmi_run *_dmi_virtual_alloc(dmi_space *space, size_t size, size_t align, bool *zero) {
     size_t bytes = (size + _dmi_page - 1) & ~(_dmi_page - 1);
-    if (bytes < size) return NULL;
+    if (bytes < size || bytes >> _dmi_page_shift > UINT32_MAX) return NULL;
     if (align < _dmi_os_granularity()) align = _dmi_os_granularity();
     if (space->huge && align < DMI_HUGE) align = DMI_HUGE;
     dmi_run *run = reuse(space, bytes, align);
@@ -183,7 +183,8 @@ bool _dmi_virtual_resize(dmi_space *space, dmi_run *run, size_t size, bool may_m
     dmi_segment *segment = run->segment;
     size_t old = segment->size, bytes = (size + _dmi_page - 1) & ~(_dmi_page - 1);
     if (bytes == old) return true;
-    if (bytes < size || space->mode != DMI_OS_LAZY) return false;
+    if (bytes < size || bytes >> _dmi_page_shift > UINT32_MAX || space->mode != DMI_OS_LAZY)
+        return false;
     if (bytes > old && space->max_reserved && space->reserved + (bytes - old) > space->max_reserved)
         return false;
     char *from = segment->base;

@@ -93,24 +93,43 @@ static unsigned aligned_bucket(size_t size, size_t align) {
     return bucket;
 }
 
+static inline void *allocate(dmi_heap *heap, size_t size, size_t align, bool *zero) {
+    unsigned bucket = align <= 16 ? (size <= DMI_BUCKET_MAX ? _dmi_bucket(size) : DMI_BUCKETS)
+                                  : aligned_bucket(size, align);
+    *zero = false;
+    if (bucket == DMI_BUCKETS) return from_pages(heap, size, align, zero);
+    if (atomic_load_explicit(&heap->active[bucket], memory_order_acquire))
+        return from_cache(heap, bucket);
+    return from_list(heap, size, align < 16 ? 16 : align, bucket);
+}
+
+/* The system or the heap's own limit refused: give back what is free behind the buckets, whatever the policy
+ * would keep, and try again. Where there is nothing to give the heap stays as it is. */
+__attribute__((noinline, cold)) static void *make_room(dmi_heap *heap, size_t size, size_t align,
+                                                       bool *zero) {
+    dmi_space *space = &heap->space;
+    _dmi_lock(&heap->lock);
+    bool any = space->kept || space->free_committed;
+    if (any) {
+        dmi_sweep sweep;
+        _dmi_sweep_init(&sweep, &heap->engine, DMI_PASS_ALL, 0);
+        if (sweep.how == DMI_HOW_OFFER) sweep.how = DMI_HOW_DISCARD;
+        _dmi_sweep_backend(&sweep);
+    }
+    _dmi_unlock(&heap->lock);
+    return any ? allocate(heap, size, align, zero) : NULL;
+}
+
 void *_dmi_heap_alloc(dmi_heap *heap, size_t size, size_t align, bool *zero) {
     bool unused;
     if (!zero) zero = &unused;
     *zero = false;
     _dmi_heap_tick(heap);
-    void *block = NULL;
-    if (size > (size_t)PTRDIFF_MAX - DMI_VIRTUAL_MIN) goto fail;
-    unsigned bucket = align <= 16 ? (size <= DMI_BUCKET_MAX ? _dmi_bucket(size) : DMI_BUCKETS)
-                                  : aligned_bucket(size, align);
-    if (bucket < DMI_BUCKETS) {
-        if (atomic_load_explicit(&heap->active[bucket], memory_order_acquire))
-            block = from_cache(heap, bucket);
-        else block = from_list(heap, size, align < 16 ? 16 : align, bucket);
-    } else {
-        block = from_pages(heap, size, align, zero);
+    if (size <= (size_t)PTRDIFF_MAX - DMI_VIRTUAL_MIN) {
+        void *block = allocate(heap, size, align, zero);
+        if (__builtin_expect(!block, 0)) block = make_room(heap, size, align, zero);
+        if (block) return block;
     }
-    if (block) return block;
-fail:
     errno = ENOMEM;
     return NULL;
 }

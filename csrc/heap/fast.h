@@ -115,13 +115,16 @@ static inline int32_t _dmi_fast_push(dmi_run *run, void *block) {
     return _dmi_used_add(run, -1);
 }
 
-static inline void _dmi_fast_free_or(void *block, void (*slow)(void *, dmi_run *)) {
+static inline void _dmi_fast_free_or(void *block, void (*slow)(void *, dmi_run *),
+                                     void (*settle)(dmi_run *)) {
     dmi_run *run = _dmi_pagemap_get(block);
     if (__builtin_expect(_dmi_owner_is(run, _dmi_self_get()), 1)) {
-        if (__builtin_expect(_dmi_fast_push(run, block) == 0, 0)) _dmi_free_settle(run);
+        if (__builtin_expect(_dmi_fast_push(run, block) == 0, 0)) settle(run);
         return;
     }
     slow(block, run);
 }
-static inline void _dmi_fast_free(void *block) { _dmi_fast_free_or(block, _dmi_free_slow); }
+static inline void _dmi_fast_free(void *block) {
+    _dmi_fast_free_or(block, _dmi_free_slow, _dmi_free_settle);
+}
 #endif

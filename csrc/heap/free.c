@@ -53,9 +53,9 @@ static void free_lfh(void *block, dmi_run *run) {
     }
 }
 
-void _dmi_free_settle(dmi_run *run) {
-    int saved = errno;
-    dmi_heap *heap = _dmi_heap_of_run(run); /* settling may release the run and its segment */
+/* Returns the heap, for settling may release the run and its segment. */
+static inline dmi_heap *settle(dmi_run *run) {
+    dmi_heap *heap = _dmi_heap_of_run(run);
     dmi_thread *self = _dmi_thread_self();
     _dmi_lock(&self->lock);
     /* A taker may have been here since the count fell to 0: then repair settles the run, or hands it over,
@@ -65,7 +65,18 @@ void _dmi_free_settle(dmi_run *run) {
     if (!taken && !handed_over && atomic_load_explicit(&run->used, memory_order_relaxed) == 0)
         _dmi_cache_settle(atomic_load_explicit(&run->cache, memory_order_relaxed), run);
     _dmi_unlock(&self->lock);
-    _dmi_heap_tick(heap);
+    return heap;
+}
+
+void _dmi_free_settle(dmi_run *run) {
+    int saved = errno;
+    _dmi_heap_tick(settle(run));
+    errno = saved;
+}
+
+void _dmi_free_settle_quietly(dmi_run *run) {
+    int saved = errno;
+    (void)settle(run);
     errno = saved;
 }
 
@@ -109,24 +120,34 @@ static void free_backend(dmi_heap *heap, dmi_run *run, void *block) {
     }
 }
 
+static inline dmi_heap *free_any(void *block, dmi_run *run) {
+    if (run->kind == DMI_RUN_NONE) _dmi_die(DMI_FAULT_FOREIGN, "free", block);
+    dmi_heap *heap = _dmi_heap_of_run(run);
+    if (run->kind == DMI_RUN_LFH) {
+        free_lfh(block, run);
+        return heap;
+    }
+    _dmi_heap_clock(heap);
+    _dmi_lock(&heap->lock);
+    int fault = check_backend(heap, run, block);
+    if (!fault) free_backend(heap, run, block);
+    _dmi_unlock(&heap->lock);
+    if (fault) _dmi_die(fault, "free", block);
+    return heap;
+}
+
+/* free never changes errno. */
 void _dmi_free_slow(void *block, dmi_run *run) {
     if (!block) return;
-    int saved = errno; /* free never changes it */
-    if (run->kind == DMI_RUN_LFH) {
-        dmi_heap *heap = _dmi_heap_of_run(run);
-        free_lfh(block, run);
-        _dmi_heap_tick(heap);
-    } else {
-        if (run->kind == DMI_RUN_NONE) _dmi_die(DMI_FAULT_FOREIGN, "free", block);
-        dmi_heap *heap = _dmi_heap_of_run(run);
-        _dmi_heap_clock(heap);
-        _dmi_lock(&heap->lock);
-        int fault = check_backend(heap, run, block);
-        if (!fault) free_backend(heap, run, block);
-        _dmi_unlock(&heap->lock);
-        if (fault) _dmi_die(fault, "free", block);
-        _dmi_heap_tick(heap);
-    }
+    int saved = errno;
+    _dmi_heap_tick(free_any(block, run));
+    errno = saved;
+}
+
+void _dmi_free_quietly(void *block, dmi_run *run) {
+    if (!block) return;
+    int saved = errno;
+    (void)free_any(block, run);
     errno = saved;
 }
 

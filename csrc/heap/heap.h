@@ -201,6 +201,9 @@ bool _dmi_canary_sound(const dmi_heap *heap, const void *block, size_t usable);
 void _dmi_free_slow(void *block, dmi_run *run);
 /* A local free made used 0. */
 void _dmi_free_settle(dmi_run *run);
+/* The same two for callers that hold locks of the C library: no pass is run, no thread is started. */
+void _dmi_free_quietly(void *block, dmi_run *run);
+void _dmi_free_settle_quietly(dmi_run *run);
 /* Write what went wrong to standard error and abort. */
 void _dmi_die(int fault, const char *call, const void *address);
 /* What a pointer is to that heap (NULL: to any). */
@@ -209,7 +212,7 @@ int _dmi_check(dmi_heap *heap, const void *block, dmi_run **run);
 /* ---- pass.c ---- */
 /* A slow path was taken: see to it that a pass follows. Call without locks; cheap when one is on its way. */
 void _dmi_heap_tick(dmi_heap *heap);
-/* The same where a pass must not run: a lock is held. */
+/* The same where a pass must not run: the thread gave its record away. */
 void _dmi_heap_arm(dmi_heap *heap);
 /* Do what became due. heap->pass is held. */
 void _dmi_heap_due(dmi_heap *heap);
@@ -256,6 +259,8 @@ bool _dmi_scavenger_running(void);
 void _dmi_scavenger_stop(void);
 /* After the fork, in both processes: it starts again when wanted. */
 void _dmi_scavenger_resume(void);
+/* Do not start it for a moment: somebody is about to count threads. */
+void _dmi_scavenger_rest(void);
 /* Never start it. */
 void _dmi_scavenger_forbid(void);
 

@@ -1,7 +1,8 @@
 /* scavenger.c - one thread for all heaps of the process, there only while a pass is due.
  *
  * A thread that lingers makes Python warn at fork and makes unshare(CLONE_NEWUSER) fail, so it ends when
- * no heap is armed, and fork stops it. Whoever arms a heap starts it again.
+ * no heap is armed, and fork stops it. Whoever arms a heap starts it again, but not at once after a fork:
+ * Python counts the threads when fork has returned. Until then passes that are due are run by slow paths.
  */
 #include "heap.h"
 
@@ -13,6 +14,8 @@ static _Atomic uint32_t bell;  /* the sleeper's word: changes when it must look 
 static _Atomic uint64_t alarm; /* when it will look by itself */
 static dmi_lock gate;          /* held from stop to resume: one fork at a time */
 static bool forbidden, stopping;
+static _Atomic uint64_t quiet_until;
+#define QUIET_NS ((uint64_t)100000000)
 
 typedef struct pick {
     dmi_heap *due;
@@ -77,7 +80,9 @@ bool _dmi_scavenger_want(uint64_t when) {
         _dmi_unlock(&lock);
         if (running) return true;
     }
-    if (forbidden || !_dmi_lock_try(&lock)) return false;
+    if (forbidden || _dmi_os_clock() < atomic_load_explicit(&quiet_until, memory_order_relaxed) ||
+        !_dmi_lock_try(&lock))
+        return false;
     uint32_t was = atomic_load_explicit(&life, memory_order_relaxed);
     bool started = was == RUNNING;
     if (!started && was != STARTING && !stopping) {
@@ -105,6 +110,10 @@ void _dmi_scavenger_stop(void) {
     }
     _dmi_lock(&lock); /* kept, so that nobody is inside when the process forks */
     atomic_store_explicit(&life, NONE, memory_order_relaxed);
+}
+
+void _dmi_scavenger_rest(void) {
+    atomic_store_explicit(&quiet_until, _dmi_os_clock() + QUIET_NS, memory_order_relaxed);
 }
 
 void _dmi_scavenger_resume(void) {

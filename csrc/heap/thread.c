@@ -30,6 +30,16 @@ static dmi_thread *abandoned;
 static int ready; /* 0 not tried, 1 yes, -1 no */
 bool _dmi_have_barrier;
 
+/* The heap of a record's nth cache, NULL behind the last one. */
+static dmi_heap *heap_of_cache(dmi_thread *self, size_t n) {
+    _dmi_lock(&self->lock);
+    dmi_cache *cache = self->caches;
+    while (cache && n--) cache = cache->next_of_thread;
+    dmi_heap *heap = cache ? cache->heap : NULL;
+    _dmi_unlock(&self->lock);
+    return heap;
+}
+
 static void thread_ended(void *value) {
     dmi_thread *self = value;
     _dmi_thread_lock(self);
@@ -38,11 +48,12 @@ static void thread_ended(void *value) {
     self->state = DMI_THREAD_ABANDONED;
     self->tls = NULL;
     self->memo_heap = DMI_NO_HANDLE;
-    for (dmi_cache *cache = self->caches; cache; cache = cache->next_of_thread) {
+    for (dmi_cache *cache = self->caches; cache; cache = cache->next_of_thread)
         atomic_fetch_add_explicit(&cache->heap->abandoned, 1, memory_order_relaxed);
-        _dmi_heap_arm(cache->heap);
-    }
     _dmi_unlock(&self->lock);
+    /* This may wait for the scavenger, which waits for threads: without the lock. Heaps' records stay. */
+    dmi_heap *heap;
+    for (size_t n = 0; (heap = heap_of_cache(self, n)); n++) _dmi_heap_arm(heap);
     _dmi_lock(&registry);
     self->abandoned = abandoned;
     abandoned = self;
@@ -213,6 +224,7 @@ static void unlock_threads(void) {
     _dmi_unlock(&registry);
     (void)_dmi_heaps_each_locked(unlock_pass, NULL);
     _dmi_heaps_unlock();
+    _dmi_scavenger_rest();
     _dmi_scavenger_resume();
 }
 
@@ -226,16 +238,19 @@ static void fork_parent(void) {
 static void fork_child(void) {
     _dmi_segments_forget_holders();
     unlock_heaps(); /* bringing the runs in order gives some of them back; there is no other thread */
+    abandoned = NULL; /* a thread that was ending or beginning is not there either */
     for (dmi_thread *t = _dmi_threads(); t; t = t->next) {
-        if (t == record || t->state == DMI_THREAD_ABANDONED) continue;
-        atomic_store_explicit(&t->holding, 0, memory_order_relaxed);
-        for (dmi_cache *cache = t->caches; cache; cache = cache->next_of_thread) {
-            (void)_dmi_cache_repair(cache);
-            atomic_fetch_add_explicit(&cache->heap->abandoned, 1, memory_order_relaxed);
+        if (t == record) continue;
+        if (t->state != DMI_THREAD_ABANDONED) {
+            atomic_store_explicit(&t->holding, 0, memory_order_relaxed);
+            for (dmi_cache *cache = t->caches; cache; cache = cache->next_of_thread) {
+                (void)_dmi_cache_repair(cache);
+                atomic_fetch_add_explicit(&cache->heap->abandoned, 1, memory_order_relaxed);
+            }
+            t->state = DMI_THREAD_ABANDONED;
+            t->tls = NULL;
+            t->memo_heap = DMI_NO_HANDLE;
         }
-        t->state = DMI_THREAD_ABANDONED;
-        t->tls = NULL;
-        t->memo_heap = DMI_NO_HANDLE;
         t->abandoned = abandoned;
         abandoned = t;
     }

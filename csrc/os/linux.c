@@ -50,7 +50,8 @@ static size_t linux_page_size(void) {
     return size;
 }
 
-/* By bare system calls: open and read of the C library are cancellation points, and callers hold locks. */
+/* By bare system calls: open, read and write of the C library are cancellation points, and callers hold
+ * locks. */
 static int linux_read_file(const char *path, char *buffer, size_t size) {
     if (size == 0) return -1;
     int saved = errno;
@@ -145,16 +146,16 @@ static void remember(void *address, size_t size, bool huge, const char *name) {
  * was just released. Only a hint: the kernel takes it if the place is free. */
 static _Atomic uintptr_t next_place;
 
-static void *map_aligned(size_t size, size_t align, int protection, int flags) {
+static void *map_aligned(size_t size, size_t align, int protection) {
     uintptr_t place = atomic_load_explicit(&next_place, memory_order_relaxed) & ~(align - 1);
-    char *address = map((void *)place, size, protection, flags);
+    char *address = map((void *)place, size, protection, 0);
     if (address == NULL) return NULL;
     if (((uintptr_t)address & (align - 1)) == 0) return address;
     munmap(address, size);
 
     size_t slack = align - linux_page_size();
     if (size + slack < size) return NULL;
-    char *wide = map(NULL, size + slack, protection, flags);
+    char *wide = map(NULL, size + slack, protection, 0);
     if (wide == NULL) return NULL;
     address = (char *)(((uintptr_t)wide + align - 1) & ~(align - 1));
     size_t front = (size_t)(address - wide);
@@ -163,16 +164,17 @@ static void *map_aligned(size_t size, size_t align, int protection, int flags) {
     return address;
 }
 
+/* Without MAP_NORESERVE: what is larger than the machine is refused here, as malloc should, and not by the OOM
+ * killer when it is used. */
 static void *linux_reserve(size_t size, size_t align, dmi_os_mode mode, bool huge,
                            const char *name) {
     int saved = errno;
     int protection = mode == DMI_OS_LAZY ? PROT_READ | PROT_WRITE : PROT_NONE;
-    int flags = mode == DMI_OS_LAZY ? MAP_NORESERVE : 0;
     void *address;
     if (align <= linux_page_size()) {
-        address = map(NULL, size, protection, flags);
+        address = map(NULL, size, protection, 0);
     } else {
-        address = map_aligned(size, align, protection, flags);
+        address = map_aligned(size, align, protection);
         if (address != NULL) {
             uintptr_t below = (uintptr_t)address > size ? (uintptr_t)address - size : 0;
             atomic_store_explicit(&next_place, below, memory_order_relaxed);
@@ -206,8 +208,8 @@ static int linux_commit(void *address, size_t size, dmi_os_mode mode) {
 
 /* A fresh mapping over the old one: the only way to make the commit charge fall (mprotect keeps
  * it). It also drops the attributes, which are therefore set again. */
-static int replace(void *address, size_t size, int protection, int flags) {
-    if (map(address, size, protection, flags | MAP_FIXED) == NULL) return errno;
+static int replace(void *address, size_t size, int protection) {
+    if (map(address, size, protection, MAP_FIXED) == NULL) return errno;
     dmi_attributes given = _dmi_attributes_get(address);
     set_attributes(address, size, given.huge, given.name);
     return 0;
@@ -216,7 +218,7 @@ static int replace(void *address, size_t size, int protection, int flags) {
 static int linux_decommit(void *address, size_t size, dmi_os_mode mode) {
     int saved = errno;
     int error;
-    if (mode == DMI_OS_STRICT) error = replace(address, size, PROT_NONE, 0);
+    if (mode == DMI_OS_STRICT) error = replace(address, size, PROT_NONE);
     else error = madvise(address, size, MADV_DONTNEED) == 0 ? 0 : errno;
     errno = saved;
     return error;
@@ -224,8 +226,8 @@ static int linux_decommit(void *address, size_t size, dmi_os_mode mode) {
 
 static int linux_convert(void *address, size_t size, dmi_os_mode to) {
     int saved = errno;
-    int error = to == DMI_OS_STRICT ? replace(address, size, PROT_NONE, 0)
-                                    : replace(address, size, PROT_READ | PROT_WRITE, MAP_NORESERVE);
+    int error = to == DMI_OS_STRICT ? replace(address, size, PROT_NONE)
+                                    : replace(address, size, PROT_READ | PROT_WRITE);
     errno = saved;
     return error;
 }
@@ -315,7 +317,7 @@ static int linux_move(void *from, size_t old_size, void *to, size_t new_size) {
 /* ---- many ranges in one call ----------------------------------------------------------------- */
 
 enum {
-    BATCH_RANGES = 1024,  /* the kernel's UIO_MAXIOV */
+    BATCH_RANGES = 128,   /* the kernel takes 1024; this vector is on the stack of whoever frees */
     BATCH_BYTES = 1 << 30 /* the kernel cuts the sum of a vector at 2 GiB less a page */
 };
 
@@ -479,7 +481,7 @@ static void linux_random(void *buffer, size_t size) {
 static void linux_message(const char *text, size_t length) {
     int saved = errno;
     while (length != 0) {
-        ssize_t written = write(STDERR_FILENO, text, length);
+        long written = syscall(SYS_write, STDERR_FILENO, text, length);
         if (written < 0 && errno == EINTR) continue;
         if (written <= 0) break;
         text += written;

@@ -95,8 +95,10 @@ static pid_t home;
 
 static void note_home(void) { home = getpid(); }
 
+bool _dmi_linux_is_home(void) { return home == 0 || getpid() == home; }
+
 int _dmi_linux_thread_start(void (*body)(void)) {
-    if (home != 0 && getpid() != home) return EAGAIN;
+    if (!_dmi_linux_is_home()) return EAGAIN;
     int saved = errno;
     sigset_t every, before;
     pthread_attr_t attributes;
@@ -114,7 +116,15 @@ int _dmi_linux_thread_start(void (*body)(void)) {
     return error;
 }
 
-void _dmi_linux_thread_join(void) { (void)pthread_join(helper, NULL); }
+/* fork and malloc are no cancellation points, and callers hold locks; pthread_join is one. A process that clone
+ * made past the C library has no helper to wait for. */
+void _dmi_linux_thread_join(void) {
+    int before;
+    if (!_dmi_linux_is_home()) return;
+    (void)pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before);
+    (void)pthread_join(helper, NULL);
+    (void)pthread_setcancelstate(before, &before);
+}
 
 int _dmi_linux_at_fork(void (*prepare)(void), void (*parent)(void), void (*child)(void)) {
     static _Atomic bool ours;

@@ -13,6 +13,8 @@ int _dmi_linux_barrier_setup(void);
 int _dmi_linux_barrier(void);
 int _dmi_linux_thread_start(void (*body)(void));
 void _dmi_linux_thread_join(void);
+/* Is this the process that the C library knows: no vfork child, and none made by a bare clone? */
+bool _dmi_linux_is_home(void);
 int _dmi_linux_at_fork(void (*prepare)(void), void (*parent)(void), void (*child)(void));
 
 #endif

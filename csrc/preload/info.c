@@ -1,5 +1,6 @@
 /* info.c - malloc_info: every heap with every counter, as XML. */
 #include "preload.h"
+#include "writer.h"
 
 #include <dmi/dmi.h>
 
@@ -7,15 +8,26 @@
 #include <inttypes.h>
 #include <malloc.h>
 #include <stdio.h>
+#include <string.h>
 
 #define HEAPS 256
 
-/* Names are the user's own bytes: what XML reserves or forbids is written as a reference or a mark. */
+/* Names are the user's own bytes: what XML reserves is written as a reference, what is no character of it as a
+ * mark. */
 static void put_text(FILE *out, const char *text) {
-    for (; *text; text++) {
-        unsigned char c = (unsigned char)*text;
-        if (c == '&' || c == '<' || c == '>' || c == '"') fprintf(out, "&#%u;", c);
-        else fputc(c < ' ' ? '?' : c, out);
+    const unsigned char *at = (const unsigned char *)text;
+    for (size_t left = strlen(text), n; left; at += n, left -= n) {
+        n = _dmi_writer_character(at, left);
+        /* U+FFFE and U+FFFF are UTF-8 and still not allowed. */
+        bool odd = n == 3 && at[0] == 0xef && at[1] == 0xbf && at[2] >= 0xbe;
+        if (n == 0 || odd || *at < ' ') {
+            fputs("\xef\xbf\xbd", out); /* U+FFFD */
+            n = n ? n : 1;
+        } else if (*at == '&' || *at == '<' || *at == '>' || *at == '"') {
+            fprintf(out, "&#%u;", *at);
+        } else {
+            fwrite(at, 1, n, out);
+        }
     }
 }
 

@@ -33,10 +33,20 @@ COLD void *_dmi_preload_malloc_slow(size_t size) {
     return _dmi_malloc_slow(size);
 }
 
+/* Both are called last by the doors, so that they return to whom free returns to. */
 COLD void _dmi_preload_free_slow(void *block, dmi_run *run) {
+    if (_dmi_preload_is_loader(__builtin_return_address(0))) {
+        _dmi_free_quietly(block, run);
+        return;
+    }
     _dmi_free_slow(block, run);
     if (!LIKELY(!atomic_load_explicit(&_dmi_preload_asked, memory_order_relaxed)))
         _dmi_preload_answer();
+}
+
+COLD void _dmi_preload_free_settle(dmi_run *run) {
+    if (_dmi_preload_is_loader(__builtin_return_address(0))) _dmi_free_settle_quietly(run);
+    else _dmi_free_settle(run);
 }
 
 static COLD void *calloc_slow(size_t count, size_t size) {
@@ -59,7 +69,9 @@ static void *aligned(size_t align, size_t size) {
 
 DMI_DOOR void *malloc(size_t size) { return _dmi_fast_malloc_or(size, _dmi_preload_malloc_slow); }
 
-DMI_DOOR void free(void *block) { _dmi_fast_free_or(block, _dmi_preload_free_slow); }
+DMI_DOOR void free(void *block) {
+    _dmi_fast_free_or(block, _dmi_preload_free_slow, _dmi_preload_free_settle);
+}
 
 DMI_DOOR void *calloc(size_t count, size_t size) {
     size_t total;
@@ -73,7 +85,7 @@ DMI_DOOR void *calloc(size_t count, size_t size) {
 DMI_DOOR void *realloc(void *block, size_t size) {
     if (!block) return _dmi_fast_malloc_or(size, _dmi_preload_malloc_slow);
     if (size == 0) {
-        _dmi_fast_free_or(block, _dmi_preload_free_slow);
+        _dmi_fast_free_or(block, _dmi_preload_free_slow, _dmi_preload_free_settle);
         return NULL;
     }
     dmi_run *run = _dmi_pagemap_get(block);
@@ -85,7 +97,7 @@ DMI_DOOR void *realloc(void *block, size_t size) {
             void *fresh = _dmi_fast_malloc_or(size, _dmi_preload_malloc_slow);
             if (!fresh) return NULL;
             memcpy(fresh, block, have < size ? have : size);
-            _dmi_fast_free_or(block, _dmi_preload_free_slow);
+            _dmi_fast_free_or(block, _dmi_preload_free_slow, _dmi_preload_free_settle);
             return fresh;
         }
     }
@@ -104,13 +116,13 @@ DMI_DOOR void *aligned_alloc(size_t align, size_t size) {
 DMI_DOOR void free_sized(void *block, size_t size);
 DMI_DOOR void free_sized(void *block, size_t size) {
     (void)size;
-    _dmi_fast_free_or(block, _dmi_preload_free_slow);
+    _dmi_fast_free_or(block, _dmi_preload_free_slow, _dmi_preload_free_settle);
 }
 DMI_DOOR void free_aligned_sized(void *block, size_t align, size_t size);
 DMI_DOOR void free_aligned_sized(void *block, size_t align, size_t size) {
     (void)align;
     (void)size;
-    _dmi_fast_free_or(block, _dmi_preload_free_slow);
+    _dmi_fast_free_or(block, _dmi_preload_free_slow, _dmi_preload_free_settle);
 }
 
 /* ---- POSIX's and the BSDs' ---------------------------------------------------------------------------- */
@@ -157,7 +169,9 @@ DMI_DOOR void *pvalloc(size_t size) {
 }
 
 DMI_DOOR void cfree(void *block);
-DMI_DOOR void cfree(void *block) { _dmi_fast_free_or(block, _dmi_preload_free_slow); }
+DMI_DOOR void cfree(void *block) {
+    _dmi_fast_free_or(block, _dmi_preload_free_slow, _dmi_preload_free_settle);
+}
 
 /* ---- glibc's own names, which some programs call ------------------------------------------------------- */
 

@@ -11,8 +11,6 @@
 
 #include <dmi/dmi.h>
 
-#include "../os/lock.h"
-
 #include <errno.h>
 #include <malloc.h>
 
@@ -20,12 +18,11 @@
 #define MOST_FAST (80 * (int)sizeof(size_t) / 4)
 
 static void keep_everything(bool keep) {
-    static dmi_lock lock;
     static dmi_policy before;
     static bool kept;
     int saved = errno;
     void *heap = dmi_heap_default();
-    _dmi_lock(&lock);
+    _dmi_preload_lock();
     dmi_heap_info info = {.size = sizeof info};
     if (heap && keep != kept && dmi_heap_get_info(heap, &info) == 0) {
         if (keep) before = info.policy;
@@ -33,7 +30,7 @@ static void keep_everything(bool keep) {
         if (keep) policy.when = DMI_WHEN_NEVER;
         if (dmi_heap_set_policy(heap, &policy) == 0) kept = keep;
     }
-    _dmi_unlock(&lock);
+    _dmi_preload_unlock();
     errno = saved;
 }
 

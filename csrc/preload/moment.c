@@ -15,8 +15,9 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Held while something is written, so that a process does not end in the middle of it, and across a fork. */
 static dmi_lock lock;
+void _dmi_preload_lock(void) { _dmi_lock(&lock); }
+void _dmi_preload_unlock(void) { _dmi_unlock(&lock); }
 
 static void write_all(uint32_t what, const char *why) {
     if (what & DMI_ASKED_SUMMARY) _dmi_preload_summary(why);
@@ -57,9 +58,6 @@ void _dmi_preload_try_write(void) {
     _dmi_unlock(&lock);
 }
 
-static void before_fork(void) { _dmi_lock(&lock); }
-static void after_fork(void) { _dmi_unlock(&lock); }
-
 /* ---- the ends of the program ---------------------------------------------------------------------------- */
 
 /* One copy of the core in a process: the one that malloc leads to. */
@@ -73,20 +71,25 @@ static bool serves(void) {
 __attribute__((constructor)) static void at_start(void) {
     static const char idle[] = "dmi: libdmi_malloc.so serves no allocation here: another malloc "
                                "comes first (it has to be preloaded, before others)\n";
+    static const char none[] =
+        "dmi: libdmi_malloc.so cannot make its heap: it needs 350 MiB of address "
+        "space (ulimit -v), though no memory\n";
+    _dmi_preload_find_loader();
     _dmi_preload_options();
     /* From here on any pointer can be looked up, even if nothing was allocated yet. */
-    (void)_dmi_default_heap();
+    bool made = _dmi_default_heap();
     if (_dmi_os_is_second_copy()) { /* the options are for the one that serves */
         memset(&_dmi_preload_wish, 0, sizeof _dmi_preload_wish);
         return;
     }
-    if (!serves()) _dmi_os_message(idle, sizeof idle - 1);
+    if (!made) _dmi_os_message(none, sizeof none - 1);
+    else if (!serves()) _dmi_os_message(idle, sizeof idle - 1);
     dmi_preload_wish *wish = &_dmi_preload_wish;
     /* What is meant for another process is not for this one. */
     if (wish->snapshot.only && wish->snapshot.only != (long)getpid()) wish->snapshot.file = NULL;
     if (!wish->snapshot.file) wish->snapshot.signal = 0;
     if (wish->at_exit || wish->signal || wish->snapshot.file) _dmi_preload_keep_stderr();
-    (void)pthread_atfork(before_fork, after_fork, after_fork);
+    (void)pthread_atfork(_dmi_preload_lock, _dmi_preload_unlock, _dmi_preload_unlock);
     _dmi_snapshot_start();
     _dmi_preload_listen(wish->signal, wish->snapshot.signal);
 }

@@ -3,12 +3,15 @@
 #include "preload.h"
 
 #include "../heap/heap.h"
+#include "../os/linux_threads.h"
 
 #include <errno.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 static int alone(long number, long first, long second) {
+    if (!_dmi_linux_is_home())
+        return (int)syscall(number, first, second); /* it is not in this process */
     _dmi_scavenger_stop();
     long result = syscall(number, first, second);
     int error = errno;

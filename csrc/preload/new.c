@@ -63,10 +63,12 @@ void *_ZnwmSt11align_val_t(size_t size, align_val align) {
     return __builtin_expect(block != NULL, 1) ? block : aligned_slow(size, align);
 }
 
-void _ZdlPv(void *block) { _dmi_fast_free_or(block, _dmi_preload_free_slow); }
+void _ZdlPv(void *block) {
+    _dmi_fast_free_or(block, _dmi_preload_free_slow, _dmi_preload_free_settle);
+}
 void _ZdlPvSt11align_val_t(void *block, align_val align) {
     (void)align;
-    _dmi_fast_free_or(block, _dmi_preload_free_slow);
+    _dmi_fast_free_or(block, _dmi_preload_free_slow, _dmi_preload_free_settle);
 }
 
 extern __typeof__(_Znwm) _dmi_preload_new __attribute__((alias("_Znwm"), visibility("hidden")));

@@ -12,9 +12,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <unistd.h>
 
 #define VARIABLE "DMI_OPTIONS"
@@ -24,36 +26,47 @@
 dmi_preload_wish _dmi_preload_wish;
 
 static dmi_heap_options chosen = {.size = sizeof chosen};
-static dmi_policy policy = {.size = sizeof policy};
+static dmi_policy policy;
 static char text[LONGEST];
 
-static void complain(const char *what, const char *word, const char *accepted) {
+/* One line, whatever was in the text. */
+__attribute__((format(printf, 1, 2))) static void say(const char *format, ...) {
+    static const char head[] = "dmi: " VARIABLE ": ";
     char line[512];
-    int n = snprintf(line, sizeof line, "dmi: " VARIABLE ": %s '%.200s'; accepted: %s\n", what,
-                     word, accepted);
-    _dmi_os_message(line, (size_t)n < sizeof line ? (size_t)n : sizeof line - 1);
+    size_t length = sizeof head - 1, room = sizeof line - length - 1;
+    memcpy(line, head, length);
+    va_list arguments;
+    va_start(arguments, format);
+    int n = vsnprintf(line + length, room, format, arguments);
+    va_end(arguments);
+    if (n > 0) length += (size_t)n < room ? (size_t)n : room - 1;
+    for (size_t i = 0; i < length; i++)
+        if ((unsigned char)line[i] < ' ' || line[i] == 0x7f) line[i] = '?';
+    line[length++] = '\n';
+    _dmi_os_message(line, length);
+}
+
+static void complain(const char *what, const char *word, const char *accepted) {
+    say("%s '%.200s'; accepted: %s", what, word, accepted);
 }
 
 /* ---- keys --------------------------------------------------------------------------------------------- */
 
 static bool set_decommit(const char *value) {
     char error[256];
-    if (dmi_policy_parse(value, &policy, error, sizeof error)) {
-        char line[512];
-        int n = snprintf(line, sizeof line, "dmi: " VARIABLE ": decommit: %s\n", error);
-        _dmi_os_message(line, (size_t)n < sizeof line ? (size_t)n : sizeof line - 1);
-        return true; /* said already */
+    dmi_policy read = {.size = sizeof read};
+    if (dmi_policy_parse(value, &read, error, sizeof error)) {
+        say("decommit: %s", error);
+    } else if (read.when == DMI_WHEN_PRESSURE && _dmi_pressure_probe()) {
+        say("decommit: pressure has nothing to go by here: no /proc/pressure/memory, no memory "
+            "limit; %s is used",
+            chosen.policy ? "the one before it" : "lazy");
+    } else {
+        policy = read;
+        chosen.policy = &policy;
+        _dmi_preload_wish.policy = true;
     }
-    if (policy.when == DMI_WHEN_PRESSURE && _dmi_pressure_probe()) {
-        static const char line[] =
-            "dmi: " VARIABLE ": decommit: pressure has nothing to go by here: no "
-            "/proc/pressure/memory, no memory limit; lazy is used\n";
-        _dmi_os_message(line, sizeof line - 1);
-        return true;
-    }
-    chosen.policy = &policy;
-    _dmi_preload_wish.policy = true;
-    return true;
+    return true; /* all is said */
 }
 
 static bool set_name(const char *value) {
@@ -217,6 +230,8 @@ found:
 extern char **environ;
 
 static void read_text(void) {
+    /* A program with more rights than its caller (setuid) must not write where the caller says. */
+    if (getauxval(AT_SECURE)) return;
     if (!environ) {
         read_from_kernel();
         return;
@@ -233,9 +248,11 @@ static void read_text(void) {
 
 void _dmi_preload_options(void) {
     static dmi_lock lock;
-    static bool done;
+    static _Atomic bool
+        done; /* read without the lock: in a fork child nobody may be left to open it */
+    if (atomic_load_explicit(&done, memory_order_acquire)) return;
     _dmi_lock(&lock);
-    if (!done) {
+    if (!atomic_load_explicit(&done, memory_order_relaxed)) {
         int saved = errno;
         read_text();
         char *rest = text;
@@ -246,7 +263,7 @@ void _dmi_preload_options(void) {
             if (*pair) apply(pair);
         }
         _dmi_default_options(&chosen);
-        done = true;
+        atomic_store_explicit(&done, true, memory_order_release);
         errno = saved;
     }
     _dmi_unlock(&lock);

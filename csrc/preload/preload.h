@@ -17,6 +17,11 @@ void _dmi_preload_options(void);
 struct dmi_run;
 void *_dmi_preload_malloc_slow(size_t size);
 void _dmi_preload_free_slow(void *block, struct dmi_run *run);
+void _dmi_preload_free_settle(struct dmi_run *run);
+
+/* loader.c: is this address code of the dynamic loader? Its frees may hold a lock that starting a thread needs. */
+bool _dmi_preload_is_loader(const void *code);
+void _dmi_preload_find_loader(void);
 
 /* What DMI_OPTIONS says about summaries and snapshots. */
 typedef struct dmi_preload_wish {
@@ -47,7 +52,11 @@ void _dmi_preload_answer(void);
  * before there are threads. */
 void _dmi_preload_listen(int summary, int snapshot);
 
-/* moment.c: write what signals asked for, and DMI_ASKED_* besides; why says on what occasion that is. When it
+/* moment.c: held while something is written, so that a process does not end in the middle of it, and across a
+ * fork. Before every lock of the core. */
+void _dmi_preload_lock(void);
+void _dmi_preload_unlock(void);
+/* Write what signals asked for, and DMI_ASKED_* besides; why says on what occasion that is. When it
  * returns, all that was asked for before is written. Call without locks. */
 void _dmi_preload_write(uint32_t besides, const char *why);
 /* Only what signals asked for, and nothing if somebody else is writing. */

@@ -47,8 +47,7 @@ void _dmi_writer_put(dmi_writer *out, const char *format, ...) {
     if (n > 0) out->used += n < LONGEST ? (size_t)n : LONGEST - 1;
 }
 
-/* Bytes of the UTF-8 character that begins here; 0 when none does. */
-static size_t character(const unsigned char *at, size_t left) {
+size_t _dmi_writer_character(const unsigned char *at, size_t left) {
     if (at[0] < 0x80) return 1;
     size_t size = at[0] >= 0xf0 ? 4 : at[0] >= 0xe0 ? 3 : 2;
     if (at[0] < 0xc2 || at[0] > 0xf4 || size > left) return 0;
@@ -63,7 +62,7 @@ static size_t character(const unsigned char *at, size_t left) {
 void _dmi_writer_json(dmi_writer *out, const char *text, size_t size) {
     const unsigned char *at = (const unsigned char *)text;
     while (size) {
-        size_t n = character(at, size);
+        size_t n = _dmi_writer_character(at, size);
         if (n == 0) _dmi_writer_put(out, "\\ufffd");
         else if (*at < ' ' || *at == 0x7f) _dmi_writer_put(out, "\\u%04x", *at);
         else if (*at == '"' || *at == '\\') _dmi_writer_put(out, "\\%c", *at);

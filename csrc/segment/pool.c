@@ -25,6 +25,14 @@ static bool enter(dmi_pool *pool, char *array, size_t i, size_t element) {
     return true;
 }
 
+#define CHUNK_LEAST 64
+
+static char *reserve(const dmi_pool *pool) {
+    size_t page = _dmi_os_page_size();
+    size_t stack = round_up(pool->chunk * sizeof(uint32_t), page);
+    return _dmi_os_reserve(objects_bytes(pool) + stack, page, DMI_OS_LAZY, false, pool->name);
+}
+
 static uint32_t *freed_at(const dmi_pool *pool, size_t i) {
     char *stack = pool->base[i / pool->chunk] + objects_bytes(pool);
     return (uint32_t *)(void *)stack + i % pool->chunk;
@@ -47,9 +55,8 @@ void *_dmi_pool_alloc(dmi_pool *pool) {
     size_t chunk = pool->used / pool->chunk, i = pool->used % pool->chunk;
     if (chunk == DMI_POOL_CHUNKS) return NULL;
     if (!pool->base[chunk]) {
-        size_t stack = round_up(pool->chunk * sizeof(uint32_t), page);
-        pool->base[chunk] =
-            _dmi_os_reserve(objects_bytes(pool) + stack, page, DMI_OS_LAZY, false, pool->name);
+        while (!(pool->base[chunk] = reserve(pool)) && chunk == 0 && pool->chunk >= 8 * CHUNK_LEAST)
+            pool->chunk /= 8; /* address space is short (RLIMIT_AS): then few will do */
         if (!pool->base[chunk]) return NULL;
     }
     if (!enter(pool, pool->base[chunk], i, pool->item)) return NULL;

@@ -30,7 +30,7 @@ TEST_EACH_PAGE(find_names_every_block_from_every_byte) {
             ENSURE_EQ(dmi_heap_trim(heap, NULL), 0);
             dmi_found found = {
                 .size = sizeof found}; /* gone, if it had its mapping or segment to itself */
-            if (dmi_find(b, &found)) ENSURE(errno == ENOENT && size > 500000);
+            if (dmi_find(b, &found)) ENSURE(errno == ENOENT && size > 200000);
             else
                 ENSURE(found.range.state == DMI_STATE_FREE ||
                        found.range.state == DMI_STATE_UNCOMMITTED);

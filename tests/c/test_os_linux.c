@@ -165,7 +165,7 @@ TEST(charges) {
     char *table = _dmi_os_reserve_table(8 * page, NULL);
     REQUIRE(lazy != NULL && strict != NULL && table != NULL);
     if (flags_at(lazy)[0] == 0) test_skip("no VmFlags in smaps");
-    CHECK(!has(lazy, " ac"));
+    CHECK(has(lazy, " ac")); /* or the kernel would grant more than the machine has */
     CHECK(!has(strict, " ac"));
     CHECK(!has(table, " ac"));
     REQUIRE_EQ(_dmi_os_commit(strict, 4 * page, DMI_OS_STRICT), 0);
@@ -183,7 +183,7 @@ TEST(charges) {
     CHECK(has(lazy, " ac"));
     REQUIRE_EQ(_dmi_os_convert(strict + 4 * page, 4 * page, DMI_OS_LAZY), 0);
     CHECK(has(strict + 4 * page, " wr"));
-    CHECK(!has(strict + 4 * page, " ac"));
+    CHECK(has(strict + 4 * page, " ac"));
     drop(lazy, 8, 1);
     drop(strict, 8, 3);
     drop(table, 8, 0);

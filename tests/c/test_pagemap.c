@@ -125,7 +125,7 @@ TEST_EACH_PAGE(random_ranges) {
 TEST_EACH_PAGE(a_failed_registration_leaves_nothing) {
     ENSURE_EQ(_dmi_pagemap_setup(), 0);
     uintptr_t base = 70000 * SLICE - 5 * SLICE;
-    unsigned failed = 0;
+    unsigned failed = 0, survived = 0;
     for (int sticky = 0; sticky < 2; sticky++)
         for (uint64_t n = 1; n < 200; n++) {
             floors_step = (unsigned long)n;
@@ -136,12 +136,15 @@ TEST_EACH_PAGE(a_failed_registration_leaves_nothing) {
             int error = _dmi_pagemap_add(AT(from), 9 * SLICE);
             bool reached = _dmi_os_fallible_calls() >= n;
             _dmi_os_fail_at(0, false);
-            ENSURE_EQ(error != 0, reached);
+            /* When the first address space of the leaves is refused they ask once more, for less. */
+            if (reached && !error) survived++;
+            else ENSURE_EQ(error != 0, reached);
             if (!error) _dmi_pagemap_remove(AT(from), 9 * SLICE);
             failed += error != 0;
             for (uintptr_t s = 0; s < 10; s++) ENSURE_EQ(_dmi_pagemap[from / SLICE + s], 0);
             ENSURE_EQ(_dmi_fake_committed(), _dmi_pagemap_committed());
             if (!reached) break;
         }
-    ENSURE(failed > 4);
+    ENSURE(failed + survived > 4);
+    ENSURE(survived <= 1);
 }

@@ -38,6 +38,21 @@ if child == 0:
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 10_000 & 255
 """
 )
+# The scavenger is at work each time: something is free, and its delay is not over.
+FORKS_AT_WORK = """
+import os, time
+for round in range(5):
+    kept = [bytes(700) for _ in range(20_000)]
+    del kept
+    time.sleep(0.2)
+    len([bytes(700) for _ in range(2_000)])
+    threads = len(os.listdir("/proc/self/task"))
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+print(threads)
+"""
 FORKS_WITH_A_THREAD = (
     PEAK
     + """
@@ -73,18 +88,23 @@ def newer() -> Iterator[str]:
             yield str(found.path)
 
 
-def run_until_quiet(python: str, script: str) -> tuple[int, str]:
-    """Run it on dmi; it goes on after its peak once the scavenger has come and gone."""
-    environment = os.environ | {
+def environment(policy: str) -> dict[str, str]:
+    """Of a Python on dmi."""
+    made = os.environ | {
         "LD_PRELOAD": dmi.get_preload_path(),
-        "DMI_OPTIONS": "decommit=lazy:delay=0.5",
+        "DMI_OPTIONS": f"decommit={policy}",
         "PYTHONMALLOC": "malloc",
     }
     for name in ("PYTHONPATH", "PYTHONHOME"):
-        environment.pop(name, None)
+        made.pop(name, None)
+    return made
+
+
+def run_until_quiet(python: str, script: str) -> tuple[int, str]:
+    """Run it on dmi; it goes on after its peak once the scavenger has come and gone."""
     with subprocess.Popen(
         [python, "-W", "always", "-c", script],
-        env=environment,
+        env=environment("lazy:delay=0.5"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -112,6 +132,19 @@ def pythons() -> list[str]:
 def test_no_new_warning_at_a_fork_after_the_scavenger(pythons: list[str]) -> None:
     for python in pythons:
         assert run_until_quiet(python, FORKS) == (0, ""), python
+
+
+@pytest.mark.keeps
+def test_no_new_warning_at_a_fork_while_the_scavenger_works(pythons: list[str]) -> None:
+    for python in pythons:
+        done = subprocess.run(
+            [python, "-W", "always", "-c", FORKS_AT_WORK],
+            env=environment("lazy:delay=5"),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stderr, done.stdout) == (0, "", "2\n"), python
 
 
 @pytest.mark.keeps

@@ -13,6 +13,7 @@ import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
@@ -121,6 +122,22 @@ def test_malloc_info_is_xml_with_every_counter(build: Build) -> None:
     metadata = root.find("metadata")
     assert metadata is not None
     assert int(metadata.text or "") > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        (b"caf\xc3\xa9", "caf\u00e9"),
+        (b"\xff\xc3", "\ufffd\ufffd"),
+        (b"a\x01\nb\x7f", "a\ufffd\ufffdb\x7f"),
+        (b"\xef\xbf\xbf.\xed\xa0\x80", "\ufffd.\ufffd\ufffd\ufffd"),
+    ],
+)
+def test_malloc_info_is_xml_whatever_the_name_holds(build: Build, name: bytes, shown: str) -> None:
+    text = succeeded(build("family.c"), options="name=" + os.fsdecode(name))
+    heap = ElementTree.fromstring(text).find("heap")
+    assert heap is not None
+    assert heap.attrib["name"] == shown
 
 
 def exported(library: str | Path) -> set[str]:
@@ -362,6 +379,34 @@ def test_a_threaded_program_can_fork(build: Build, policy: str) -> None:
     assert int(exchanged[1]) > 10000
 
 
+@pytest.mark.parametrize("policy", ["lazy:delay=0", "lazy:delay=0.01", "eager"])
+def test_ended_threads_beyond_what_glibc_keeps(build: Build, policy: str) -> None:
+    """Their frees come under a lock that starting a thread needs."""
+    assert succeeded(build("stacks.c"), options=f"decommit={policy}") == "1\n"
+
+
+def test_a_cancelled_thread_can_fork(build: Build) -> None:
+    succeeded(build("cancelled.c"))
+
+
+def test_children_of_a_bare_clone_wait_for_no_thread(build: Build) -> None:
+    succeeded(build("cloned.c"), options="decommit=lazy:delay=0.5")
+
+
+@pytest.mark.parametrize("policy", ["lazy", "never", "eager", "lazy:how=decommit", "threshold"])
+def test_what_is_kept_serves_when_the_system_has_no_more(build: Build, policy: str) -> None:
+    succeeded(build("room.c"), options=f"decommit={policy}")
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+def test_little_address_space_is_enough_or_the_reason_is_named() -> None:
+    """In KiB: what the tables need, and too little."""
+    assert preloaded("bash", "-c", "ulimit -v 400000; exec ls /").returncode == 0
+    done = preloaded("bash", "-c", "ulimit -v 200000; exec ls /")
+    assert done.returncode != 0
+    assert done.stderr.startswith("dmi: libdmi_malloc.so cannot make its heap: ")
+
+
 def test_libraries_come_and_go(build: Build) -> None:
     shared = ("-shared", "-fPIC")
     plugins = [build("plugin.c", *shared, target=f"plugin{n}.so") for n in range(3)]
@@ -401,6 +446,9 @@ def test_without_a_runtime_operator_new_says_why_it_stops(build: Build) -> None:
         ("name=x,colour=red,hardened=off", "unknown option 'colour'"),
         ("=", "unknown option ''"),
         ("name=" + "x" * 5000, "too long"),
+        ("two\nlines\x1b[31m=1", "unknown option 'two?lines?[31m'"),
+        ("decommit=a\nb", "a?b"),
+        ("%s%n=%s", "unknown option '%s%n'"),
     ],
 )
 def test_what_cannot_be_read_is_one_line_and_no_crash(options: str, said: str) -> None:
@@ -410,6 +458,68 @@ def test_what_cannot_be_read_is_one_line_and_no_crash(options: str, said: str) -
     assert len(lines) == 1
     assert lines[0].startswith("dmi: DMI_OPTIONS: ")
     assert said in lines[0]
+
+
+def test_garbage_is_lines_that_say_so(tmp_path: Path) -> None:
+    random = Random(7)
+    keys = ["decommit", "name", "summary", "scavenger", "hardened", "huge", "snapshot", "x"]
+    for _ in range(150):
+        parts = []
+        for _ in range(random.randrange(1, 5)):
+            junk = bytes(random.randrange(1, 256) for _ in range(random.randrange(20)))
+            text = os.fsdecode(junk.replace(b"/", b"")).replace(",", "")
+            parts.append(random.choice(["", f"{random.choice(keys)}="]) + text)
+        done = subprocess.run(
+            [shutil.which("true") or "true"],
+            env={"LD_PRELOAD": dmi.get_preload_path(), "DMI_OPTIONS": ",".join(parts)},
+            cwd=tmp_path,
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == 0, parts
+        lines = done.stderr.splitlines()
+        assert all(line.startswith(b"dmi: ") for line in lines), (parts, lines)
+        assert len(lines) <= len(parts) + 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is None, reason="needs root")
+def test_a_program_with_more_rights_than_its_caller_reads_no_options(tmp_path: Path) -> None:
+    """Or its caller could have it write a snapshot anywhere."""
+    gcc = shutil.which("gcc")
+    if gcc is None:
+        pytest.skip("no gcc")
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_uid == os.geteuid():
+            folder.chmod(folder.stat().st_mode | 0o011)
+    library = shutil.copy(dmi.get_preload_path(), tmp_path)
+    program, made = tmp_path / "trusted", tmp_path / "made"
+    made.mkdir()
+    made.chmod(0o777)
+    link = ["-Wl,--no-as-needed", library, f"-Wl,-rpath,{tmp_path}"]
+    subprocess.run([gcc, *C, SOURCES / "trusted.c", *link, "-o", program], check=True)
+
+    def as_nobody() -> subprocess.CompletedProcess[str]:
+        options = f"colour=red,summary=exit,snapshot={made}/file"
+        return subprocess.run(
+            ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", program],
+            env={**os.environ, "DMI_OPTIONS": options},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    done = as_nobody()
+    if done.stdout != "0\n":
+        pytest.skip("nobody cannot run programs from here")
+    assert "unknown option" in done.stderr
+    assert [path.name for path in made.iterdir()] == ["file"]
+    (made / "file").unlink()
+    program.chmod(0o4755)
+    done = as_nobody()
+    if done.stdout != "1\n":
+        pytest.skip("no setuid programs here")
+    assert done.stderr == ""
+    assert not list(made.iterdir())
 
 
 @pytest.mark.parametrize("options", ["", ",", ",,,", "name=x,", ",scavenger=off"])

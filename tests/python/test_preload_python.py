@@ -17,6 +17,7 @@ import pytest
 
 import dmi
 from dmi.cli import run as command
+from tools import interpreters
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="there is no LD_PRELOAD"),
@@ -273,13 +274,13 @@ class Outcome:
     failed: frozenset[str]
 
 
-def _suite(name: str, on_dmi: bool) -> Outcome:
+def _suite(name: str, on_dmi: bool, python: str = sys.executable) -> Outcome:
     environment = {k: v for k, v in os.environ.items() if k not in ("LD_PRELOAD", "DMI_OPTIONS")}
     environment["PYTHONMALLOC"] = "malloc"
     if on_dmi:
         environment["LD_PRELOAD"] = dmi.get_preload_path()
     done = subprocess.run(
-        [sys.executable, "-m", "test", "-v", "--timeout=600", name],
+        [python, "-m", "test", "-v", "--timeout=600", name],
         env=environment,
         capture_output=True,
         text=True,
@@ -323,3 +324,19 @@ def test_cpythons_own_suites_fail_nowhere_else(suite: str) -> None:
     ours = _suite(suite, on_dmi=True)
     assert ours.ran > 0
     assert not ours.failed or not ours.failed - _suite(suite, on_dmi=False).failed
+
+
+@pytest.mark.long
+@pytest.mark.keeps
+@pytest.mark.timeout(3600)
+def test_the_threading_suite_of_the_newest_python_fails_nowhere_else() -> None:
+    """From 3.12 on it fails where a fork finds one thread too many."""
+    found = [p for p in interpreters.find()[0] if p.version >= (3, 12) and not p.free_threaded]
+    if not found:
+        pytest.skip("no Python 3.12 or newer on this machine")
+    python = str(max(found, key=lambda p: p.version).path)
+    if subprocess.run([python, "-c", "import test.test_threading"], check=False).returncode:
+        pytest.skip(f"{python} comes without test.test_threading")
+    ours = _suite("test_threading", on_dmi=True, python=python)
+    assert ours.ran > 0
+    assert not ours.failed or not ours.failed - _suite("test_threading", False, python).failed
