@@ -102,6 +102,7 @@ def test_discard_keeps_resident_below_committed_and_trim_below_its_claim() -> No
             heap.free(pointer)
 
 
+@pytest.mark.keeps  # until the scavenger comes
 def test_no_delay_is_needed_by_hand_when_a_scavenger_is_there() -> None:
     """A heap on the OS clock that falls silent gives back by itself.
 
