@@ -264,6 +264,14 @@ const dmi_run *_dmi_image_run(dmi_image *image, size_t page) {
     return run;
 }
 
+const dmi_run *_dmi_image_covering(dmi_image *image, size_t page, size_t *next) {
+    const dmi_run *run = NULL;
+    size_t at = page, pages = image->segment->pages;
+    while (at < pages && !(run = _dmi_image_run(image, at))) at++;
+    *next = !run ? pages : run->first > page ? run->first : run->first + run->pages;
+    return run && run->first <= page ? run : NULL;
+}
+
 const dmi_run *_dmi_image_virtual(dmi_image *image, uint64_t address) {
     dmi_copies *copies = image->copies;
     const dmi_run *run = fetch(image, address, copies ? &copies->virtual_run : NULL, sizeof *run);
