@@ -68,8 +68,7 @@ static int see_segment(outside *o, const dmi_place *place) {
 
 static int see_virtual(outside *o, const dmi_place *place) {
     const dmi_run *run = _dmi_image_virtual(&o->image, place->at);
-    if (!run || run->segment->size != place->size ||
-        (uintptr_t)run->segment->base != place->base)
+    if (!run || run->segment->size != place->size || (uintptr_t)run->segment->base != place->base)
         return 0;
     dmi_account a;
     _dmi_account_virtual(o->image.heap, run, &a);

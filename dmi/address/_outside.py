@@ -9,7 +9,8 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from dmi import _inspect
+from dmi._inspect import LAYOUT_MAGIC
+from dmi._inspect import outside_heaps as read_heaps
 from dmi.walk import Segment
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def outside_heaps(source: Source, mappings: Iterable[Mapping]) -> tuple[list[Out
     why = ""
     for root in _roots(source, mappings):
         try:
-            heaps = _inspect.outside_heaps(source.read, root)
+            heaps = read_heaps(source.read, root)
         except OSError as error:
             why = (
                 "its dmi is of another version or build"
@@ -65,13 +66,12 @@ def outside_heaps(source: Source, mappings: Iterable[Mapping]) -> tuple[list[Out
 
 
 def _roots(source: Source, mappings: Iterable[Mapping]) -> Iterator[int]:
-    magic = _inspect.LAYOUT_MAGIC
     for mapping in mappings:
         if not is_dmi(mapping) or mapping.perms[0] != "r" or "x" in mapping.perms:
             continue
         data = source.read(mapping.start, min(mapping.size, _MAX_DATA)) or b""
-        at = data.find(magic)
+        at = data.find(LAYOUT_MAGIC)
         while at >= 0:
             if at % 8 == 0:
                 yield mapping.start + at
-            at = data.find(magic, at + 1)
+            at = data.find(LAYOUT_MAGIC, at + 1)

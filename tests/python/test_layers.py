@@ -141,7 +141,7 @@ def test_another_process_tells_of_its_dmi_heaps() -> None:
         summary = dmi.address_summary(child.pid)
         child.communicate("\n")
     assert [heap[1] for heap in told][-2:] == ["one", "two"]
-    assert [(h.handle, h.name) for h in found] == [(handle, name or "") for handle, name, *_ in told]
+    assert [(h.handle, h.name) for h in found] == [(each[0], each[1] or "") for each in told]
     for heap, (handle, name, stats, segments) in zip(found, told, strict=True):
         for key in ("reserved", "committed", "busy", "busy_blocks"):
             assert getattr(heap, key) == stats[key], key
