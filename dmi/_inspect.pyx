@@ -52,32 +52,6 @@ cdef extern from *:
 cdef extern from "Python.h":
     object PyLong_FromVoidPtr(void *p)
 
-# The callbacks call Python, so they are called with the GIL.
-cdef extern from "<dmi/dmi.h>":
-    const char *DMI_LAYOUT_MAGIC
-    ctypedef int (*dmi_read)(
-        void *context, uint64_t address, void *to, size_t size) noexcept
-
-    ctypedef struct dmi_outside_heap:
-        size_t size
-        uint64_t handle
-        char name[48]
-        uint64_t reserved
-        uint64_t uncommitted
-        uint64_t committed
-        uint64_t busy
-        uint64_t free_lfh
-        uint64_t free_list
-        uint64_t free_pages
-        uint64_t offered
-        uint64_t overhead
-        uint64_t busy_blocks
-
-    ctypedef int (*dmi_outside_visit)(
-        void *argument, const dmi_outside_heap *heap, const cdmi.dmi_segment_info *place) noexcept
-    int dmi_outside_heaps(
-        dmi_read read, void *context, uint64_t root, dmi_outside_visit visit, void *argument)
-
 
 RANGE_BYTES = sizeof(cdmi.dmi_range)
 # Not in mmap; Linux 5.14 and later.
@@ -181,7 +155,7 @@ def address_regions(pid):
 
 
 # What the layout root of a dmi begins with (see outside_heaps).
-LAYOUT_MAGIC = <bytes>DMI_LAYOUT_MAGIC + b"\0"
+LAYOUT_MAGIC = <bytes>cdmi.DMI_LAYOUT_MAGIC + b"\0"
 
 
 cdef class _Outside:
@@ -208,7 +182,7 @@ cdef int outside_read(void *context, uint64_t address, void *to, size_t size) no
     return 0
 
 
-cdef int outside_visit(void *argument, const dmi_outside_heap *heap,
+cdef int outside_visit(void *argument, const cdmi.dmi_outside_heap *heap,
                        const cdmi.dmi_segment_info *place) noexcept:
     cdef _Outside o = <_Outside>argument
     try:
@@ -234,7 +208,7 @@ def outside_heaps(read, root):
     cdef _Outside o = _Outside()
     cdef uint64_t at = root
     o.read, o.error, o.heaps, o.places = read, None, [], []
-    if dmi_outside_heaps(outside_read, <void *>o, at, outside_visit, <void *>o) < 0:
+    if cdmi.dmi_outside_heaps(outside_read, <void *>o, at, outside_visit, <void *>o) < 0:
         if o.error is None:
             raise OSError(errno, strerror(errno).decode(), None)
     if o.error is not None:
