@@ -7,9 +7,9 @@ Numbers and tuples only; what they mean and how they are shown is decided in the
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
-from libc.errno cimport errno
+from libc.errno cimport EFAULT, EIO, errno
 from libc.stdint cimport uint32_t, uint64_t, uintptr_t
-from libc.string cimport memset, strerror
+from libc.string cimport memcpy, memset, strerror
 
 from dmi cimport cdmi
 from dmi._core cimport HeapCore, PyThreadState
@@ -152,6 +152,68 @@ def address_regions(pid):
         finally:
             PyMem_RawFree(found)
         capacity = count + 256
+
+
+# What the layout root of a dmi begins with (see outside_heaps).
+LAYOUT_MAGIC = <bytes>cdmi.DMI_LAYOUT_MAGIC + b"\0"
+
+
+cdef class _Outside:
+    """What goes through the C core while it looks at another process."""
+    cdef object read
+    cdef object error
+    cdef list heaps
+    cdef list places
+
+
+cdef int outside_read(void *context, uint64_t address, void *to, size_t size) noexcept:
+    cdef _Outside o = <_Outside>context
+    cdef bytes data
+    if o.error is not None:
+        return EIO
+    try:
+        data = o.read(address, size)
+        if data is None or <size_t>len(data) != size:
+            return EFAULT
+    except BaseException as error:
+        o.error = error
+        return EIO
+    memcpy(to, PyBytes_AS_STRING(data), size)
+    return 0
+
+
+cdef int outside_visit(void *argument, const cdmi.dmi_outside_heap *heap,
+                       const cdmi.dmi_segment_info *place) noexcept:
+    cdef _Outside o = <_Outside>argument
+    try:
+        if place != NULL:
+            o.places.append((place.address, place.reserved, place.committed,
+                             place.uncommitted_ranges, bool(place.is_virtual)))
+        else:
+            o.heaps.append((heap.handle, heap.name.decode("utf-8", "replace"), heap.reserved,
+                            heap.committed, heap.busy, heap.busy_blocks, o.places))
+            o.places = []
+    except BaseException as error:
+        o.error = error
+        return 1
+    return 0
+
+
+def outside_heaps(read, root):
+    """[(handle, name, reserved, committed, busy, busy blocks, [segments]), ...] of another process.
+
+    read(address, size) returns its bytes or None; root is where its dmi_layout_root lies. OSError:
+    ENOTSUP when that dmi was built otherwise than this one, EFAULT when it cannot be read.
+    """
+    cdef _Outside o = _Outside()
+    cdef uint64_t at = root
+    o.read, o.error, o.heaps, o.places = read, None, [], []
+    if cdmi.dmi_outside_heaps(outside_read, <void *>o, at, outside_visit, <void *>o) < 0:
+        if o.error is None:
+            raise OSError(errno, strerror(errno).decode(), None)
+    if o.error is not None:
+        raise o.error
+    return o.heaps
 
 
 def stats_fields(HeapCore heap not None, bint detail, bint resident):

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from dmi import heap
-from dmi.address import NotSupportedError, address_summary, pymalloc_usage
+from dmi.address import NotSupportedError, address_summary, process_heaps, pymalloc_usage
 from dmi.errors import HeapError
 
 if TYPE_CHECKING:
@@ -215,7 +215,9 @@ def physical_memory(pid: int | None = None) -> dict[str, int]:
 def layers(pid: int | None = None) -> Layers:
     """The layers of process ``pid``, by default of this one.
 
-    In another process what dmi's heaps and glibc's malloc use cannot be told, only what they hold.
+    In another process what glibc's malloc uses cannot be told, only what it holds; dmi's heaps are
+    asked from what its dmi says of itself (``dmi.address.process_heaps``), which needs the same
+    build of dmi and the rights of a debugger.
     The moments of the layers differ by the time it takes to read them. Raises what
     ``dmi.address_summary`` raises, and NotSupportedError where there is no /proc. Thread-safe.
     """
@@ -240,20 +242,29 @@ def _committed(summary: AddressSummary, *usages: str) -> int:
 
 
 def _custom(pid: int | None, own: bool, summary: AddressSummary) -> Layer:
-    parts: list[Part] = []
-    if own:
-        for each in heap.heaps():
-            with suppress(HeapError):
-                stats = each.stats()
-                title = f"dmi heap {each.handle:x}" + (f" ({each.name})" if each.name else "")
-                parts.append(Part(title, stats.committed, stats.busy))
-    elif held := _committed(summary, "HeapDmi"):
+    parts = list(_dmi_heaps(None if own else pid))
+    if not parts and (held := _committed(summary, "HeapDmi")):
         parts.append(Part("dmi heaps", held, None))
     arenas = [(r.start, r.size) for r in summary.regions if r.usage == "HeapPymalloc"]
     if arenas:
         held = _committed(summary, "HeapPymalloc")
         parts.append(Part("Python objects (pymalloc)", held, pymalloc_usage(pid, arenas)))
     return Layer("1a", "custom libraries", tuple(parts))
+
+
+def _dmi_heaps(pid: int | None) -> Iterator[Part]:
+    if pid is not None:
+        for found in process_heaps(pid):
+            yield Part(_title(found.handle, found.name), found.committed, found.busy)
+        return
+    for each in heap.heaps():
+        with suppress(HeapError):  # destroyed meanwhile
+            stats = each.stats()
+            yield Part(_title(each.handle, each.name), stats.committed, stats.busy)
+
+
+def _title(handle: int, name: str | None) -> str:
+    return f"dmi heap {handle:x}" + (f" ({name})" if name else "")
 
 
 def _runtime(own: bool, summary: AddressSummary) -> Layer:

@@ -239,3 +239,30 @@ cdef extern from "dmi/capi.h" nogil:
 
     int dmi_heap_walk_chunk(void *heap, uint64_t *start, dmi_range *out, size_t capacity,
                             size_t *count)
+
+
+# Their callbacks may be Python functions, so they are called with the GIL.
+cdef extern from "dmi/capi.h":
+    const char *DMI_LAYOUT_MAGIC
+    ctypedef int (*dmi_read)(
+        void *context, uint64_t address, void *to, size_t size) noexcept
+
+    ctypedef struct dmi_outside_heap:
+        size_t size
+        uint64_t handle
+        char name[48]
+        uint64_t reserved
+        uint64_t uncommitted
+        uint64_t committed
+        uint64_t busy
+        uint64_t free_lfh
+        uint64_t free_list
+        uint64_t free_pages
+        uint64_t offered
+        uint64_t overhead
+        uint64_t busy_blocks
+
+    ctypedef int (*dmi_outside_visit)(
+        void *argument, const dmi_outside_heap *heap, const dmi_segment_info *place) noexcept
+    int dmi_outside_heaps(
+        dmi_read read, void *context, uint64_t root, dmi_outside_visit visit, void *argument)

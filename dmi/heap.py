@@ -308,7 +308,8 @@ class Heap(HeapCore):
         return self.ranges().array()
 
     def segments(self) -> list[Segment]:
-        """The segments, then the blocks mapped on their own."""
+        """The segments, freed virtual blocks that the policy keeps among them; then the blocks
+        mapped on their own."""
         return [Segment(*fields) for fields in _inspect.segment_list(self)]
 
     def histogram(self) -> list[HistogramRow]:

@@ -89,7 +89,8 @@ class Range(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """One reservation of a heap: a segment, or a block mapped on its own. Sizes are bytes."""
+    """One reservation of a heap: a segment, or (virtual) a busy block mapped on its own. Sizes are
+    bytes. What was such a block and is kept by the policy is a segment, free as a whole."""
 
     address: int
     reserved: int

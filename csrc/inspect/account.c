@@ -85,13 +85,13 @@ static void account_lfh(const dmi_run *run, bool detail, uint64_t usable, dmi_ac
     uint64_t tail = usable_bytes(run, blocks, size);
     uint64_t busy = (uint64_t)count * run->block_size;
     if (busy > usable - tail) busy = usable - tail; /* read while its owner works */
-    out->busy = busy;
-    out->busy_blocks = (uint64_t)count;
-    out->overhead = tail;
-    out->free_lfh = usable - tail - busy;
+    out->busy += busy;
+    out->busy_blocks += (uint64_t)count;
+    out->overhead += tail;
+    out->free_lfh += usable - tail - busy;
     size_t ghosts = usable == size ? 0 : _dmi_lfh_ghosts(run);
-    out->list_length = (uint64_t)run->capacity - (uint64_t)count - ghosts;
-    if (out->list_length > run->capacity) out->list_length = 0;
+    uint64_t listed = (uint64_t)run->capacity - (uint64_t)count - ghosts;
+    if (listed <= run->capacity) out->list_length += listed;
     if (detail) {
         lfh_detail(run, out, blocks);
         if (out->reclaimable > out->free_lfh) out->reclaimable = out->free_lfh;
@@ -128,66 +128,80 @@ static void list_detail(const dmi_run *run, size_t tail, dmi_account *out) {
 static void account_list(const dmi_heap *heap, const dmi_run *run, bool detail, uint64_t usable,
                          dmi_account *out) {
     uint64_t blocks = (uint64_t)run->bias;
-    out->busy_blocks = (uint64_t)atomic_load_explicit(&run->used, memory_order_relaxed);
-    out->busy = run->busy_bytes - out->busy_blocks * heap->tail;
-    out->overhead = blocks * DMI_LIST_TAG + out->busy_blocks * heap->tail + 8;
-    if (_dmi_page_usable(run->segment, run->first + run->pages - 1u)) out->overhead += 8;
-    out->free_list = usable - out->busy - out->overhead;
-    out->list_length = blocks - out->busy_blocks;
+    uint64_t count = (uint64_t)atomic_load_explicit(&run->used, memory_order_relaxed);
+    uint64_t busy = run->busy_bytes - count * heap->tail;
+    uint64_t overhead = blocks * DMI_LIST_TAG + count * heap->tail + 8;
+    if (_dmi_page_usable(run->segment, run->first + run->pages - 1u)) overhead += 8;
+    out->busy_blocks += count;
+    out->busy += busy;
+    out->overhead += overhead;
+    out->free_list += usable - busy - overhead;
+    out->list_length += blocks - count;
     if (detail) list_detail(run, heap->tail, out);
 }
 
-/* What the pages are; returns the usable bytes. Each bit is read once: of pages that were free a moment ago
+/* Adds what the pages are; returns the usable bytes. Each bit is read once: of pages that were free a moment ago
  * they may change meanwhile. */
 static uint64_t account_pages(const dmi_segment *segment, size_t first, size_t pages,
                               dmi_account *out) {
-    memset(out, 0, sizeof *out);
-    size_t committed = 0, offered = 0;
+    size_t missing = 0, offered = 0;
     for (size_t w = first / 64; pages && w <= (first + pages - 1) / 64; w++) {
         uint64_t mask = _dmi_bits_mask(w, first, pages);
         uint64_t is = mask & atomic_load_explicit(&segment->committed[w], memory_order_relaxed);
-        committed += (size_t)__builtin_popcountll(is);
-        is &= atomic_load_explicit(&segment->offered[w], memory_order_relaxed);
-        offered += (size_t)__builtin_popcountll(is);
+        uint64_t given = is & atomic_load_explicit(&segment->offered[w], memory_order_relaxed);
+        /* Most runs are there as a whole; counting bits is a call on processors of every age. */
+        if (is != mask) missing += (size_t)__builtin_popcountll(mask & ~is);
+        if (given) offered += (size_t)__builtin_popcountll(given);
     }
-    out->bytes = (uint64_t)pages << _dmi_page_shift;
-    out->uncommitted = out->bytes - ((uint64_t)committed << _dmi_page_shift);
-    out->offered = (uint64_t)offered << _dmi_page_shift;
-    return (uint64_t)(committed - offered) << _dmi_page_shift;
+    out->bytes += (uint64_t)pages << _dmi_page_shift;
+    out->uncommitted += (uint64_t)missing << _dmi_page_shift;
+    out->offered += (uint64_t)offered << _dmi_page_shift;
+    return (uint64_t)(pages - missing - offered) << _dmi_page_shift;
 }
 
 void _dmi_account_free(const dmi_segment *segment, size_t first, size_t pages, dmi_account *out) {
+    memset(out, 0, sizeof *out);
     out->free_pages = out->reclaimable = account_pages(segment, first, pages, out);
     out->list_length = out->free_pages != 0 || out->offered != 0;
 }
 
-void _dmi_account_run(const dmi_heap *heap, const dmi_run *run, bool detail, dmi_account *out) {
+static void add_run(const dmi_heap *heap, const dmi_run *run, bool detail, dmi_account *out) {
     const dmi_segment *segment = run->segment;
+    uint64_t offered = out->offered;
     uint64_t usable = account_pages(segment, run->first, run->pages, out);
-    if (segment->space->mode == DMI_OS_STRICT)
-        out->soft = (uint64_t)_dmi_bits_count(segment->soft, run->first, run->pages)
-                    << _dmi_page_shift;
+    if (segment->space->mode == DMI_OS_STRICT && segment->soft)
+        out->soft += (uint64_t)_dmi_bits_count(segment->soft, run->first, run->pages)
+                     << _dmi_page_shift;
     switch (run->kind) {
     case DMI_RUN_LFH: account_lfh(run, detail, usable, out); break;
     case DMI_RUN_LIST: account_list(heap, run, detail, usable, out); break;
     case DMI_RUN_LARGE:
-        out->busy = out->bytes - heap->tail;
-        out->overhead = heap->tail;
-        out->busy_blocks = 1;
-        out->page_bound = (uint64_t)_dmi_pages(out->busy) << _dmi_page_shift;
+        out->busy += _dmi_run_size(run) - heap->tail;
+        out->overhead += heap->tail;
+        out->busy_blocks++;
+        if (detail)
+            out->page_bound = (uint64_t)_dmi_pages(_dmi_run_size(run) - heap->tail)
+                              << _dmi_page_shift;
         break;
     default:
-        out->free_pages = out->reclaimable = usable;
-        out->list_length = usable != 0 || out->offered != 0;
+        out->free_pages += usable;
+        out->list_length += usable != 0 || out->offered != offered;
+        if (detail) out->reclaimable = usable;
         break;
     }
-    if (detail) {
-        out->refused = (uint64_t)refused_pages(run) << _dmi_page_shift;
-        if (out->refused > out->reclaimable) out->refused = out->reclaimable;
-        out->held = (uint64_t)held_pages(run) << _dmi_page_shift;
-        if (out->held > out->reclaimable - out->refused)
-            out->held = out->reclaimable - out->refused;
-    }
+}
+
+void _dmi_account_add(const dmi_heap *heap, const dmi_run *run, dmi_account *sum) {
+    add_run(heap, run, false, sum);
+}
+
+void _dmi_account_run(const dmi_heap *heap, const dmi_run *run, dmi_account *out) {
+    memset(out, 0, sizeof *out);
+    add_run(heap, run, true, out);
+    out->refused = (uint64_t)refused_pages(run) << _dmi_page_shift;
+    if (out->refused > out->reclaimable) out->refused = out->reclaimable;
+    out->held = (uint64_t)held_pages(run) << _dmi_page_shift;
+    if (out->held > out->reclaimable - out->refused) out->held = out->reclaimable - out->refused;
 }
 
 void _dmi_account_virtual(const dmi_heap *heap, const dmi_run *run, dmi_account *out) {

@@ -27,8 +27,10 @@ typedef struct dmi_account {
     uint64_t pages[2]; /* LFH: a bit for each page of the run that is free and may go */
 } dmi_account;
 
-/* detail: an LFH run must be taken or at rest. */
-void _dmi_account_run(const dmi_heap *heap, const dmi_run *run, bool detail, dmi_account *out);
+/* Add the terms of a run to a sum, without detail. */
+void _dmi_account_add(const dmi_heap *heap, const dmi_run *run, dmi_account *sum);
+/* One run with detail: an LFH run must be taken or at rest. */
+void _dmi_account_run(const dmi_heap *heap, const dmi_run *run, dmi_account *out);
 /* Pages that nobody uses. */
 void _dmi_account_free(const dmi_segment *segment, size_t first, size_t pages, dmi_account *out);
 void _dmi_account_virtual(const dmi_heap *heap, const dmi_run *run, dmi_account *out);

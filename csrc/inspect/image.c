@@ -247,6 +247,16 @@ static bool sane_blocks(const dmi_run *run) {
            run->parked <= run->carved && (size_t)run->capacity * run->block_size <= size;
 }
 
+/* Two words make the count of a copy: what they were at different moments, or somebody's whim, may be no
+ * number of blocks, and their difference no number at all. */
+static void settle_count(dmi_run *copy) {
+    int64_t busy = (int64_t)atomic_load_explicit(&copy->used, memory_order_relaxed) - copy->bias;
+    if (busy < 0) busy = 0;
+    if (busy > copy->capacity) busy = copy->capacity;
+    copy->bias = 0;
+    atomic_store_explicit(&copy->used, (int32_t)busy, memory_order_relaxed);
+}
+
 const dmi_run *_dmi_image_run(dmi_image *image, size_t page) {
     const dmi_segment *s = image->segment;
     uint64_t found = lookup(image, at(s->base) + ((uint64_t)page << _dmi_page_shift));
@@ -261,7 +271,16 @@ const dmi_run *_dmi_image_run(dmi_image *image, size_t page) {
         run->first > page || run->first + (uint64_t)run->pages > s->pages ||
         page - run->first >= run->pages || !sane_blocks(run))
         return NULL;
+    if (copies && run->kind == DMI_RUN_LFH) settle_count(&copies->run);
     return run;
+}
+
+const dmi_run *_dmi_image_covering(dmi_image *image, size_t page, size_t *next) {
+    const dmi_run *run = NULL;
+    size_t at = page, pages = image->segment->pages;
+    while (at < pages && !(run = _dmi_image_run(image, at))) at++;
+    *next = !run ? pages : run->first > page ? run->first : run->first + run->pages;
+    return run && run->first <= page ? run : NULL;
 }
 
 const dmi_run *_dmi_image_virtual(dmi_image *image, uint64_t address) {

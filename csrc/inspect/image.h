@@ -74,6 +74,9 @@ const dmi_segment *_dmi_image_segment(dmi_image *image, uint64_t address);
 /* The run that the page map names for a page of the segment in work; NULL: none, or none that makes
  * sense. */
 const dmi_run *_dmi_image_run(dmi_image *image, size_t page);
+/* The run that covers a page. The inside of a free run that came to be since it was looked up last is not
+ * in the page map: its last page is. NULL: nothing that makes sense up to *next, where it goes on. */
+const dmi_run *_dmi_image_covering(dmi_image *image, size_t page, size_t *next);
 /* A virtual block's run, with its segment. NULL: it makes no sense. */
 const dmi_run *_dmi_image_virtual(dmi_image *image, uint64_t address);
 /* The bytes of a run of blocks; only its usable pages are there. NULL: they cannot be read. */

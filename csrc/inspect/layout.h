@@ -9,8 +9,7 @@
 
 #include <dmi/dmi.h>
 
-#define DMI_LAYOUT_MAGIC "dmi-layout-root"
-#define DMI_LAYOUT_VERSION 1u
+#define DMI_LAYOUT_VERSION 2u
 
 /* One member of one struct that the walker reads; a name without a dot is the struct itself. */
 typedef struct dmi_layout_field {
@@ -18,7 +17,7 @@ typedef struct dmi_layout_field {
     uint32_t offset, size;
 } dmi_layout_field;
 
-#define DMI_LAYOUT_FIELDS 48
+#define DMI_LAYOUT_FIELDS 49
 
 typedef struct dmi_layout {
     char magic[16];

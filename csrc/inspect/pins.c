@@ -152,7 +152,7 @@ static void pins_list(best *b, const dmi_heap *heap, const dmi_run *run) {
             uint64_t pinned = pinned_by(base, before, tag, after);
             if (busy == 1) { /* the region as a whole goes with it */
                 dmi_account account;
-                _dmi_account_run(heap, run, true, &account);
+                _dmi_account_run(heap, run, &account);
                 pinned = account.free_list - account.reclaimable;
             }
             note(b, (char *)tag + DMI_LIST_TAG, _dmi_tag_bytes(tag) - DMI_LIST_TAG - heap->tail,

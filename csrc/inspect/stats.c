@@ -8,10 +8,11 @@ typedef struct stats_visitor {
     dmi_visitor visitor;
     dmi_heap *heap;
     dmi_stats *stats;
+    dmi_account sum; /* of the runs without detail */
     bool detail;
 } stats_visitor;
 
-static void add(dmi_heap *heap, dmi_stats *stats, const dmi_account *a) {
+static void add(dmi_stats *stats, const dmi_account *a) {
     stats->reserved += a->bytes;
     stats->uncommitted += a->uncommitted;
     stats->committed += a->bytes - a->uncommitted;
@@ -24,12 +25,14 @@ static void add(dmi_heap *heap, dmi_stats *stats, const dmi_account *a) {
     stats->busy_blocks += a->busy_blocks;
     stats->list_length += a->list_length;
     stats->decommit_refused_bytes += a->soft;
+}
+
+static void add_detail(dmi_stats *stats, const dmi_account *a) {
     stats->reclaimable += a->reclaimable;
     stats->page_bound += a->page_bound;
     stats->reason_in_flight += a->in_flight;
     stats->reason_refused += a->refused;
     stats->reason_commit_granularity += a->held;
-    (void)heap;
 }
 
 /* Why reclaimable bytes of a run are still here. */
@@ -47,10 +50,13 @@ static void visit(dmi_visitor *visitor, dmi_heap *heap, dmi_cache *cache, dmi_ru
     stats_visitor *v = (stats_visitor *)(void *)visitor;
     dmi_account account;
     /* A run whose owner cannot be stopped on this OS keeps its lists to itself: all pinned. */
-    bool detail = v->detail && (!cache || visitor->taken);
-    _dmi_account_run(heap, run, detail, &account);
-    add(heap, v->stats, &account);
-    if (!detail) return;
+    if (!v->detail || (cache && !visitor->taken)) {
+        _dmi_account_add(heap, run, &v->sum);
+        return;
+    }
+    _dmi_account_run(heap, run, &account);
+    add(v->stats, &account);
+    add_detail(v->stats, &account);
     *reason(heap, v->stats, run->kind, account.bytes) +=
         account.reclaimable - account.refused - account.held;
     _dmi_ages_run(run, &account, v->stats);
@@ -61,8 +67,9 @@ static void gap(dmi_visitor *visitor, dmi_segment *segment, size_t first, size_t
     dmi_account account;
     _dmi_account_free(segment, first, pages, &account);
     stats_visitor *v = (stats_visitor *)(void *)visitor;
-    add(v->heap, v->stats, &account);
+    add(v->stats, &account);
     if (!v->detail) return;
+    add_detail(v->stats, &account);
     *reason(v->heap, v->stats, DMI_RUN_FREE, account.bytes) += account.reclaimable;
     v->stats->age_unseen += account.reclaimable;
 }
@@ -125,9 +132,17 @@ static void virtuals(dmi_heap *heap, dmi_stats *stats, bool detail, bool ask) {
         for (dmi_run *run = lists[kept]; run; run = run->next) {
             dmi_account account;
             _dmi_account_virtual(heap, run, &account);
-            add(heap, stats, &account);
-            stats->virtual_committed += account.bytes;
-            stats->virtual_blocks += !kept;
+            add(stats, &account);
+            if (detail) add_detail(stats, &account);
+            if (kept) { /* nobody's block any more: a segment that is free as a whole */
+                stats->segments++;
+                stats->segment_reserved += account.bytes;
+                stats->segment_committed += account.bytes;
+                stats->segment_virtual += account.bytes;
+            } else {
+                stats->virtual_blocks++;
+                stats->virtual_committed += account.bytes;
+            }
             if (detail) {
                 *reason(heap, stats, run->kind, account.bytes) += account.reclaimable;
                 _dmi_ages_virtual(run, &account, stats);
@@ -184,6 +199,7 @@ static void collect(dmi_heap *heap, dmi_stats *stats, bool detail, bool ask) {
                        .detail = detail};
     if (ask) resident(heap, stats);
     _dmi_heap_visit(heap, &v.visitor);
+    add(stats, &v.sum);
     stats->segment_committed = stats->committed;
     _dmi_lock(&heap->lock);
     virtuals(heap, stats, detail, ask);

@@ -299,16 +299,6 @@ static bool full(const walker *w, const dmi_run *run) {
     return w->chunk && w->capacity - w->count < most_ranges(run);
 }
 
-/* The run that covers a page. The inside of a free run that came to be since the last chunk is not in
- * the page map: its last page is. NULL: nothing that makes sense up to *next. */
-static const dmi_run *covering(walker *w, size_t page, size_t *next) {
-    const dmi_run *run = NULL;
-    size_t at = page;
-    while (at < w->segment->pages && !(run = _dmi_image_run(&w->image, at))) at++;
-    *next = !run ? w->segment->pages : run->first > page ? run->first : run->first + run->pages;
-    return run && run->first <= page ? run : NULL;
-}
-
 static void walk_segment(walker *w, const dmi_place *place) {
     w->base = place->base;
     w->segment = _dmi_image_segment(&w->image, place->at);
@@ -323,7 +313,7 @@ static void walk_segment(walker *w, const dmi_place *place) {
         uint64_t base = place->base + ((uint64_t)page << _dmi_page_shift);
         size_t next;
         if (base > w->from) w->from = base; /* whatever a run claims, it cannot reach back */
-        const dmi_run *run = covering(w, page, &next);
+        const dmi_run *run = _dmi_image_covering(&w->image, page, &next);
         if (full(w, run)) {
             w->cut = true;
             break;
@@ -430,31 +420,37 @@ int dmi_heap_walk_chunk(void *handle, uint64_t *from, dmi_range *out, size_t cap
 
 /* ---- segments ------------------------------------------------------------------------------------------ */
 
+dmi_segment_info _dmi_segment_told(const dmi_segment *s) {
+    dmi_segment_info told = {.address = (uintptr_t)s->base, .reserved = s->size};
+    told.committed = (uint64_t)_dmi_bits_count(s->committed, 0, s->pages) << _dmi_page_shift;
+    for (size_t i = 0; i < s->pages;) {
+        size_t from = _dmi_bits_find(s->committed, i, s->pages, false);
+        if (from == s->pages) break;
+        told.uncommitted_ranges++;
+        i = _dmi_bits_find(s->committed, from, s->pages, true);
+    }
+    return told;
+}
+
+dmi_segment_info _dmi_virtual_told(const dmi_run *run) {
+    return (dmi_segment_info){.address = (uintptr_t)run->segment->base,
+                              .reserved = run->segment->size,
+                              .committed = run->segment->size,
+                              .is_virtual = !(run->flags & DMI_RUN_KEPT)};
+}
+
 size_t dmi_heap_segments(void *handle, dmi_segment_info *out, size_t capacity) {
     dmi_heap *heap = _dmi_heap_resolve(handle);
     if (!heap) return 0;
     size_t n = 0;
     _dmi_lock(&heap->pass);
     _dmi_lock(&heap->lock);
-    for (dmi_segment *s = heap->space.segments; s; s = s->next, n++) {
-        if (n >= capacity) continue;
-        out[n] = (dmi_segment_info){.address = (uintptr_t)s->base, .reserved = s->size};
-        out[n].committed = (uint64_t)_dmi_bits_count(s->committed, 0, s->pages) << _dmi_page_shift;
-        for (size_t i = 0; i < s->pages;) {
-            size_t from = _dmi_bits_find(s->committed, i, s->pages, false);
-            if (from == s->pages) break;
-            out[n].uncommitted_ranges++;
-            i = _dmi_bits_find(s->committed, from, s->pages, true);
-        }
-    }
-    dmi_run *lists[2] = {heap->space.virtuals, heap->space.kept};
-    for (int kept = 0; kept < 2; kept++)
-        for (dmi_run *run = lists[kept]; run; run = run->next, n++)
-            if (n < capacity)
-                out[n] = (dmi_segment_info){.address = (uintptr_t)run->segment->base,
-                                            .reserved = run->segment->size,
-                                            .committed = run->segment->size,
-                                            .is_virtual = 1};
+    for (dmi_segment *s = heap->space.segments; s; s = s->next, n++)
+        if (n < capacity) out[n] = _dmi_segment_told(s);
+    dmi_run *lists[2] = {heap->space.kept, heap->space.virtuals};
+    for (int i = 0; i < 2; i++)
+        for (dmi_run *run = lists[i]; run; run = run->next, n++)
+            if (n < capacity) out[n] = _dmi_virtual_told(run);
     _dmi_unlock(&heap->lock);
     _dmi_unlock(&heap->pass);
     return n;

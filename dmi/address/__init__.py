@@ -17,6 +17,7 @@ from dmi.windbg import FREE_STATE, FREE_TYPE, FREE_USAGE, AddressSummary, Region
 
 from ._attribute import USAGES, DmiRange, Piece, attribute
 from ._maps import Mapping, ProcSource, Source, parse_maps
+from ._outside import OutsideHeap, outside_heaps
 from ._pools import pymalloc_usage
 from ._windows import WINDOWS_USAGES, windows_regions
 
@@ -28,9 +29,12 @@ __all__ = [
     "WINDOWS_USAGES",
     "AddressSummary",
     "NotSupportedError",
+    "OutsideHeap",
     "Region",
+    "Source",
     "address_summary",
     "own_ranges",
+    "process_heaps",
     "pymalloc_usage",
     "summarise",
 ]
@@ -61,17 +65,14 @@ def address_summary(
 
     Of this process dmi's segments are asked from its heaps, or from ``dmi_ranges``, which returns
     (address, size) pairs, or (address, size, committed) where that is known, in bytes. In another
-    process they are known by name, which needs a kernel with CONFIG_ANON_VMA_NAME. The snapshot is
+    process they are asked from what its dmi says of itself, see ``process_heaps``. The snapshot is
     not atomic: mappings that change meanwhile may be seen before or after. On Windows the usages
     are those of ``WINDOWS_USAGES``, and dmi's memory is told in this process only.
 
     Raises ProcessLookupError, PermissionError, ValueError or TypeError for a bad pid, and
     NotSupportedError on systems that are neither Linux nor Windows. Thread-safe.
     """
-    if pid is not None and (isinstance(pid, bool) or not isinstance(pid, int)):
-        raise TypeError(f"pid must be an int or None, not {type(pid).__name__}")
-    if pid is not None and pid <= 0:
-        raise ValueError(f"pid must be positive, not {pid}")
+    _check_pid(pid)
     if sys.platform == "win32":
         total, found = windows_regions(pid)
         return _tables(tuple(found), total, (), WINDOWS_USAGES)
@@ -80,7 +81,28 @@ def address_summary(
     with ProcSource(pid) as source:
         if dmi_ranges is None and source.own:
             dmi_ranges = own_ranges
-        return summarise(source, () if dmi_ranges is None else dmi_ranges())
+        return summarise(source, None if dmi_ranges is None else dmi_ranges())
+
+
+def _check_pid(pid: int | None) -> None:
+    if pid is not None and (isinstance(pid, bool) or not isinstance(pid, int)):
+        raise TypeError(f"pid must be an int or None, not {type(pid).__name__}")
+    if pid is not None and pid <= 0:
+        raise ValueError(f"pid must be positive, not {pid}")
+
+
+def process_heaps(pid: int) -> list[OutsideHeap]:
+    """dmi's heaps in process ``pid``, oldest first, read from outside while it runs.
+
+    Empty where there is none, where its dmi is of another build than this one, and where its memory
+    may not be read: that needs the rights of a debugger. Linux only; raises what
+    ``address_summary`` raises. Thread-safe.
+    """
+    _check_pid(pid)
+    if not sys.platform.startswith("linux"):
+        raise NotSupportedError(f"process_heaps needs /proc, which {sys.platform} does not have")
+    with ProcSource(pid) as source:
+        return outside_heaps(source, parse_maps(source.maps(details=False)))[0]
 
 
 def own_ranges() -> list[DmiRange]:
@@ -93,13 +115,20 @@ def own_ranges() -> list[DmiRange]:
     return ranges
 
 
-def summarise(source: Source, dmi_ranges: Iterable[DmiRange] = ()) -> AddressSummary:
-    """The summary of whatever ``source`` describes; see ``address_summary``."""
+def summarise(source: Source, dmi_ranges: Iterable[DmiRange] | None = None) -> AddressSummary:
+    """The summary of whatever ``source`` describes; see ``address_summary``. Without dmi_ranges
+    they are asked from the dmi that the source has loaded."""
     mappings = _user_space(parse_maps(source.maps()))
     highest = mappings[-1].end if mappings else 0
     bits = next((bits for bits in _USER_BITS if highest <= 1 << bits), 64)
     total = 1 << bits
+    why = ""
+    if dmi_ranges is None:
+        heaps, why = outside_heaps(source, mappings)
+        dmi_ranges = [(s.address, s.reserved, s.committed) for h in heaps for s in h.segments]
     pieces, notes = attribute(mappings, source, dmi_ranges)
+    if why:
+        notes.append(f"dmi is loaded, but which memory is its cannot be told: {why}")
     regions = tuple(
         region
         for _, group in groupby(pieces, key=lambda piece: piece.mapping.start)

@@ -5,7 +5,8 @@ by what stands in their memory, and where that cannot be read, by shape alone. T
 it is exact for what the kernel names, and wrong only for memory that looks like its owner by chance
 or on purpose. In order, the first match wins:
 
-dmi        mappings named ``[anon:dmi...]``, and ranges that the caller knows.
+dmi        mappings named ``[anon:dmi...]``, and ranges that the caller knows: of this process from
+           its heaps, of another from what its library says of itself (``_outside``).
 image      file mappings of a file that is mapped executable, and the zero-filled end that its ELF
            header asks for.
 stack      ``[stack]``; the anonymous mapping that holds a waiting thread's stack pointer; behind
@@ -120,11 +121,6 @@ def attribute(
         notes.append(
             "the memory of the process cannot be read: glibc arenas are told by shape, pymalloc "
             "arenas not at all"
-        )
-    if not dmi.spans and any("libdmi" in m.name for m in mappings):
-        notes.append(
-            "dmi is loaded, but none of its memory is named: it has no segment yet, or the kernel "
-            "does not name anonymous memory and its segments stand under Other"
         )
     image = _Claims("Image", zero_filled)
     stacks = _stacks(mappings, source)

@@ -184,11 +184,12 @@ class ProcSource:
                 os.close(descriptor)
         self._memory = self._pagemap = -1
 
-    def maps(self) -> str:
+    def maps(self, *, details: bool = True) -> str:
+        """Text of smaps; of maps where smaps may not be read, or without ``details``."""
         if not self._root.is_dir():
             raise ProcessLookupError(f"no process {self.pid}")
         try:
-            text = self._text("smaps")
+            text = self._text("smaps" if details else "maps")
         except OSError:
             text = self._text("maps")
         if not text:

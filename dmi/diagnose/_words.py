@@ -119,6 +119,11 @@ def causes(
                 f"{kib(gained)} more is in use, and use has not been seen to fall: a growing load "
                 "and a leak look the same until the load is over. Take one more snapshot then."
             )
+        elif after.outside:
+            text = (
+                f"{kib(gained)} of busy blocks stayed after the peak: the program still holds "
+                "them, or the caches of its threads do, whose blocks this allocator counts as busy."
+            )
         else:
             text = (
                 f"{kib(gained)} of busy blocks stayed after the peak: the program still holds "

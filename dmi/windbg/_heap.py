@@ -188,8 +188,8 @@ def _which(source: HeapSource, handle: int = 0) -> list[HeapView]:
 def _blocks(each: HeapView) -> Sequence[RangeView]:
     if each.blocks is None:
         raise ValueError(
-            f"the snapshot has no blocks of heap {each.handle:x}: take it with blocks=True, and "
-            "keep the file of the same name that ends in .blocks beside it"
+            f"the snapshot has no blocks of heap {each.handle:x}: take it with blocks=True "
+            "(dmi run --blocks), and keep the file of the same name that ends in .blocks beside it"
         )
     return each.blocks
 

@@ -132,6 +132,75 @@ TEST_EACH_PAGE(chunks_make_the_whole_walk) {
     free(own.ranges);
 }
 
+/* ---- heaps from outside -------------------------------------------------------------------------------- */
+
+typedef struct outsider {
+    const void *handle; /* the heap that counts */
+    dmi_outside_heap heap;
+    uint64_t places, reserved, committed, uncommitted_ranges, virtuals, heaps;
+} outsider;
+
+static int see(void *argument, const dmi_outside_heap *heap, const dmi_segment_info *place) {
+    outsider *o = argument;
+    ENSURE(heap->size == sizeof *heap && memchr(heap->name, 0, sizeof heap->name));
+    if (!place) {
+        ENSURE_EQ(heap->reserved, heap->uncommitted + heap->committed);
+        ENSURE_EQ(heap->committed, heap->busy + heap->free_lfh + heap->free_list +
+                                       heap->free_pages + heap->offered + heap->overhead);
+        o->heaps++;
+    }
+    if (heap->handle != (uintptr_t)o->handle) return 0;
+    if (!place) {
+        o->heap = *heap;
+        return 0;
+    }
+    ENSURE(place->committed <= place->reserved);
+    o->places++;
+    o->reserved += place->reserved;
+    o->committed += place->committed;
+    o->uncommitted_ranges += place->uncommitted_ranges;
+    o->virtuals += place->is_virtual;
+    return 0;
+}
+
+static int stop_at_once(void *argument, const dmi_outside_heap *heap,
+                        const dmi_segment_info *place) {
+    (void)argument;
+    (void)heap;
+    return place ? 7 : 8;
+}
+
+TEST_EACH_PAGE(heaps_seen_from_outside_hold_what_they_say) {
+    for (size_t i = 0; i < sizeof policies / sizeof *policies; i++) {
+        void *heap = sample(policies[i], i == 1 ? DMI_HEAP_HARDENED : 0, i + 31, 3000);
+        if (i == 0) dmi_heap_free(heap, dmi_heap_malloc(heap, (size_t)30 << 20)); /* it is kept */
+        images_image *image = images_new();
+        outsider o = {.handle = heap};
+        ENSURE_EQ(dmi_outside_heaps(images_read, image, image->root, see, &o), 0);
+        dmi_stats s = heaps_check(heap);
+        ENSURE(o.heaps >= i + 1 && o.places > 3);
+        ENSURE_EQ(o.places, s.segments + s.virtual_blocks);
+        ENSURE_EQ(o.virtuals, s.virtual_blocks);
+        ENSURE_EQ(o.reserved, s.reserved);
+        ENSURE_EQ(o.committed, s.committed);
+        ENSURE_EQ(o.uncommitted_ranges, s.uncommitted_ranges);
+        ENSURE_EQ(o.heap.reserved, s.reserved);
+        ENSURE_EQ(o.heap.committed, s.committed);
+        ENSURE_EQ(o.heap.busy, s.busy);
+        ENSURE_EQ(o.heap.free_lfh, s.free_lfh);
+        ENSURE_EQ(o.heap.free_list, s.free_list);
+        ENSURE_EQ(o.heap.free_pages, s.free_pages);
+        ENSURE_EQ(o.heap.offered, s.offered);
+        ENSURE_EQ(o.heap.overhead, s.overhead);
+        ENSURE_EQ(o.heap.busy_blocks, s.busy_blocks);
+        ENSURE_EQ(dmi_outside_heaps(images_read, image, image->root, stop_at_once, NULL), 7);
+        image->closed = true;
+        ENSURE_EQ(dmi_outside_heaps(images_read, image, 64, see, &o), -1);
+        ENSURE_EQ(errno, 14);
+        images_delete(image);
+    }
+}
+
 /* ---- images that somebody damaged ---------------------------------------------------------------------- */
 
 typedef struct order {
@@ -158,6 +227,8 @@ TEST_EACH_PAGE(no_damage_to_an_image_leads_the_walk_astray) {
     order whole = {0};
     ENSURE_EQ(images_walk(image, record, in_order, &whole), 0);
     ENSURE(whole.ranges > 300 && whole.damaged == 0);
+    outsider all = {.handle = heap};
+    ENSURE_EQ(dmi_outside_heaps(images_read, image, image->root, see, &all), 0);
     image->closed = true;
     const char *times = getenv("DMI_FUZZ");
     uint64_t seed = 12345, damaged = 0, refused = 0;
@@ -168,6 +239,10 @@ TEST_EACH_PAGE(no_damage_to_an_image_leads_the_walk_astray) {
         if (images_walk(image, record, in_order, &found) || found.ranges == 0) refused++;
         ENSURE(image->reads < 5000000);
         damaged += found.damaged != 0;
+        outsider o = {.handle = heap};
+        image->reads = 0;
+        (void)dmi_outside_heaps(images_read, image, image->root, see, &o);
+        ENSURE(image->reads < 5000000);
         images_repair(image);
     }
     ENSURE(damaged && refused);

@@ -7,13 +7,19 @@ import json
 import os
 import subprocess
 import sys
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 import dmi
-from dmi import _layers
-from dmi.address import own_ranges, pymalloc_usage
+from dmi import _inspect, _layers
+from dmi.address import own_ranges, process_heaps, pymalloc_usage
+from dmi.address._maps import parse_maps
+from dmi.address._outside import outside_heaps
 from dmi.cli import main
+
+if TYPE_CHECKING:
+    from dmi.address import Source
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
 MIB = 1 << 20
@@ -106,6 +112,78 @@ def test_another_process_tells_what_it_holds() -> None:
     assert resident is not None
     assert resident > 15 * MIB
     assert str(child.pid) in str(layers)
+
+
+HEAPS = """
+import json, dmi
+with dmi.Heap("never", name="one") as one, dmi.Heap("lazy:how=decommit", name="two") as two:
+    for heap in (one, two):
+        made = [heap.malloc(size) for size in (24, 700, 5000, 90_000) for _ in range(200)]
+        for address in made[::3]:
+            heap.free(address)
+        heap.free(heap.malloc(30 << 20))
+    two.trim()
+    print(json.dumps([[h.handle, h.name, h.stats().as_dict(), h.segments()] for h in dmi.heaps()]))
+    print(flush=True)
+    input()
+"""
+
+
+def test_another_process_tells_of_its_dmi_heaps() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HEAPS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        told = json.loads(child.stdout.readline())
+        assert child.stdout.readline() == "\n"
+        found = process_heaps(child.pid)
+        layers = dmi.layers(child.pid)
+        summary = dmi.address_summary(child.pid)
+        child.communicate("\n")
+    assert [heap[1] for heap in told][-2:] == ["one", "two"]
+    assert [(h.handle, h.name) for h in found] == [(each[0], each[1] or "") for each in told]
+    for heap, (handle, name, stats, segments) in zip(found, told, strict=True):
+        for key in ("reserved", "committed", "busy", "busy_blocks"):
+            assert getattr(heap, key) == stats[key], key
+        assert sorted(heap.segments) == sorted(tuple(each) for each in segments)
+        held = part(layers, "1a", f"dmi heap {handle:x}" + (f" ({name})" if name else ""))
+        assert (held.holds, held.uses) == (stats["committed"], stats["busy"])
+    assert found[-2].committed > 30 * MIB
+    assert summary.usage["HeapDmi"] >= sum(heap.reserved for heap in found)
+    assert not summary.notes
+    assert sum(summary.usage.values()) == summary.total
+
+
+def test_heaps_of_processes_without_any() -> None:
+    with subprocess.Popen(["sleep", "60"]) as child:
+        assert process_heaps(child.pid) == []
+        child.kill()
+    with pytest.raises(ProcessLookupError):
+        process_heaps(2**22 + 1)
+    with pytest.raises(ValueError, match="pid must be positive"):
+        process_heaps(0)
+
+
+def test_a_dmi_of_another_build_is_not_guessed_at() -> None:
+    magic = _inspect.LAYOUT_MAGIC
+    data = bytearray(magic + bytes(4096 - len(magic)))
+
+    class Other:
+        page = 4096
+
+        def read(self, address: int, size: int) -> bytes | None:
+            at = address - 0x7000_0000_0000
+            return bytes(data[at : at + size]) if 0 <= at <= len(data) - size else None
+
+    line = "700000000000-700000001000 r--p 00000000 08:01 5 /usr/lib/libdmi.so"
+    assert outside_heaps(cast("Source", Other()), parse_maps(line)) == (
+        [],
+        "its dmi is of another version or build",
+    )
+    data[:] = bytes(4096 - len(magic)) + magic  # what should follow is not there
+    heaps, why = outside_heaps(cast("Source", Other()), parse_maps(line))
+    assert not heaps
+    assert "cannot be read" in why
 
 
 def test_a_process_that_is_not_there() -> None:

@@ -204,6 +204,29 @@ def test_segments_sum_to_the_counters(churned: dmi.Heap) -> None:
     churned.free(big)
 
 
+@pytest.mark.keeps
+def test_a_freed_virtual_block_that_is_kept_is_a_segment() -> None:
+    with dmi.Heap("never", name="keeps") as heap:
+        blocks = [heap.malloc(100), heap.malloc(40 << 20), heap.malloc(50 << 20)]
+        heap.free(blocks[2])
+        stats, row = heap.stats(detail=True), heap.row()
+        assert stats.free_pages >= 50 << 20
+        assert stats.virtual_blocks == 1
+        assert stats.virtual_committed < 41 << 20
+        assert stats.committed == stats.segment_committed + stats.virtual_committed
+        assert stats.reserved == stats.segment_reserved + stats.virtual_committed
+        assert row.free_kib <= row.committed_kib <= row.virtual_kib <= row.reserved_kib
+        assert 80 <= (stats.external_fragmentation or 0) <= 100
+        assert row.busy >= 0
+        plain = [segment for segment in heap.segments() if not segment.virtual]
+        assert len(plain) == stats.segments
+        assert sum(segment.committed for segment in plain) == stats.segment_committed
+        assert sum(segment.reserved for segment in plain) == stats.segment_reserved
+        assert sum(segment.uncommitted_ranges for segment in plain) == stats.uncommitted_ranges
+        heap.trim()
+        assert heap.stats().segment_committed < 10 << 20
+
+
 def test_histogram_counts_busy_blocks(heap: dmi.Heap) -> None:
     addresses = [heap.malloc(64) for _ in range(50)] + [heap.malloc(5000) for _ in range(3)]
     rows = heap.histogram()

@@ -251,7 +251,8 @@ typedef struct dmi_segment_info {
     uint64_t address, reserved, committed, uncommitted_ranges;
     uint32_t is_virtual, reserved_;
 } dmi_segment_info;
-/* Segments, then virtual blocks; returns how many there are. */
+/* Segments, freed virtual blocks that the policy keeps among them; then virtual blocks. Returns how many
+ * there are. */
 DMI_API size_t dmi_heap_segments(void *heap, dmi_segment_info *out, size_t capacity);
 
 /* The block that holds address (interior too): its heap, start, usable size and state. Returns -1 with
@@ -293,6 +294,32 @@ typedef struct dmi_pin {
 /* The busy blocks that pin most, most first, at most capacity of them; *count (may be NULL) is how many
  * pin anything. */
 DMI_API int dmi_heap_pins(void *heap, dmi_pin *out, size_t capacity, size_t *count);
+
+/* ---- heaps seen from outside ------------------------------------------------------------------ */
+
+/* Reads size bytes at that address of a process, or of a copy of one, into to. 0, or an errno. */
+typedef int (*dmi_read)(void *context, uint64_t address, void *to, size_t size);
+
+/* A heap by its descriptors, of a process that may be at work; bytes, as in dmi_stats. */
+typedef struct dmi_outside_heap {
+    size_t size;
+    uint64_t handle;
+    char name[48];
+    uint64_t reserved, uncommitted, committed;
+    uint64_t busy, free_lfh, free_list, free_pages, offered, overhead; /* they sum to committed */
+    uint64_t busy_blocks;
+} dmi_outside_heap;
+/* place: a segment or virtual block of the heap, whose sums are not complete yet; NULL when they are. Returns
+ * 0 to go on. */
+typedef int (*dmi_outside_visit)(void *argument, const dmi_outside_heap *heap,
+                                 const dmi_segment_info *place);
+/* Visit the heaps of the process that read reads and in which the symbol dmi_layout_root lies at root. What it
+ * says is checked and not trusted, and no block is read. Returns 0, or what visit returned when it stopped;
+ * -1 with ENOTSUP: its dmi was built otherwise than this one; or the errno of read. */
+DMI_API int dmi_outside_heaps(dmi_read read, void *context, uint64_t root, dmi_outside_visit visit,
+                              void *argument);
+/* What dmi_layout_root begins with, so that it can be found where names are gone. */
+#define DMI_LAYOUT_MAGIC "dmi-layout-root"
 
 /* ---- the address space ------------------------------------------------------------------------ */
 

@@ -29,14 +29,14 @@
     X(overhead, B, "tags, tails and gaps on committed pages")                                      \
     X(metadata_committed, B, "out-of-line metadata of this heap, outside the waterfall")           \
     X(busy_blocks, n, "blocks handed to the caller")                                               \
-    X(segments, n, "segments")                                                                     \
+    X(segments, n, "segments, freed virtual blocks that the policy keeps among them")              \
     X(segment_reserved, B, "Reserv column: reserved bytes in segments")                            \
     X(segment_committed, B, "Commit column: committed bytes in segments")                          \
     X(segment_virtual, B, "Virt column: Reserv less the large uncommitted ranges")                 \
     X(list_length, n, "List length column: free blocks and runs with a byte in Free")              \
     X(uncommitted_ranges, n, "UCR blocks column: maximal uncommitted ranges in segments")          \
     X(virtual_blocks, n, "Virt blocks column: busy blocks mapped on their own")                    \
-    X(virtual_committed, B, "committed bytes of virtual blocks, kept ones included")               \
+    X(virtual_committed, B, "committed bytes of virtual blocks")                                   \
     X(lock_contention, n, "Lock cont. column: contended acquisitions of the heap's locks")         \
     X(lfh_active, b, "Fast heap column: 1 when a bucket of the front end is active")               \
     X(flags, x, "Flags column: 0x2 growable, 0x1000 private class, 0x1 not serialized")            \
