@@ -19,9 +19,10 @@
 #endif
 #define DMI_SLICES ((uintptr_t)1 << (DMI_ADDRESS_BITS - DMI_SLICE_SHIFT))
 
-/* Table of biased leaves: leaf - 8 * (first unit of the slice); 0: no leaf. Before setup only slice 0
- * can be looked up. */
+/* Table of biased leaves: leaf - 8 * (first unit of the slice); 0: no leaf. */
 extern uintptr_t *_dmi_pagemap;
+/* How many slices it has: 0 before setup, when any pointer may be looked up all the same, else DMI_SLICES. */
+extern uintptr_t _dmi_pagemap_slices;
 
 /* Make the table. Idempotent; 0 or ENOMEM. */
 int _dmi_pagemap_setup(void);
@@ -42,7 +43,8 @@ void _dmi_pagemap_unlock(void); /* around fork */
 static inline dmi_run *_dmi_pagemap_get(const void *address) {
     uintptr_t a = (uintptr_t)address;
     uintptr_t slice = a >> DMI_SLICE_SHIFT;
-    if (__builtin_expect(slice >= DMI_SLICES, 0)) return &_dmi_no_run;
+    if (__builtin_expect(slice >= __atomic_load_n(&_dmi_pagemap_slices, __ATOMIC_ACQUIRE), 0))
+        return &_dmi_no_run;
     uintptr_t leaf = __atomic_load_n(&_dmi_pagemap[slice], __ATOMIC_RELAXED);
     if (__builtin_expect(leaf == 0, 0)) return &_dmi_no_run;
     return __atomic_load_n((dmi_run **)(leaf + (a >> DMI_UNIT_SHIFT) * sizeof(dmi_run *)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from importlib import metadata
@@ -63,6 +64,19 @@ def test_other_extensions_get_the_whole_api() -> None:
     assert set(re.findall(r"^ +X\([^,]+, (dmi_\w+),", table, flags=re.MULTILINE)) == functions
     names = set(re.findall(r"#define (dmi_\w+) \(dmi_capi_get\(\)->\1_\)", table))
     assert names == functions
+
+
+def test_any_address_can_be_looked_up_before_there_is_a_heap() -> None:
+    program = (
+        "import dmi; assert not dmi.heaps(); assert dmi.find(id(dmi)) is None;"
+        "there = dmi.ffi.cast('void *', id(dmi)); assert dmi.lib.dmi_usable_size(there) == 0;"
+        "dmi.lib.dmi_free(dmi.ffi.NULL); assert not dmi.heaps(); dmi.lib.dmi_free(there)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == -signal.SIGABRT, done.stderr
+    assert re.fullmatch(r"dmi: free\(0x[0-9a-f]+\): no heap owns this address\n", done.stderr)
 
 
 def test_cffi_structs_have_the_size_that_the_library_writes() -> None:
