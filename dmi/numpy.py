@@ -30,7 +30,9 @@ class use:  # noqa: N801 - used like a function: with dmi.numpy.use(heap)
 
     Holds from the start to the end of the with statement, in this thread and context only: NumPy
     keeps its handler in a contextvar, so other threads, and asyncio tasks that began before, go on
-    as they were. Threads that shall use the heap enter a use() of their own.
+    as they were. Threads that shall use the heap enter a use() of their own. A generator that
+    yields inside leaves it in force for its caller. Uses end where they began, the last one first;
+    RuntimeError otherwise, and nothing is changed.
 
     An array is resized and freed by the handler that made it, whenever and on whatever thread that
     is; it keeps the heap alive, and the heap refuses destroy() as long as the array lives
@@ -65,6 +67,12 @@ class use:  # noqa: N801 - used like a function: with dmi.numpy.use(heap)
     ) -> None:
         from dmi import _numpy
 
+        if not self._entered or _numpy.get_handler() is not self._handler:
+            # Another thread or context, or one that began later is not at its end.
+            raise RuntimeError(
+                "a dmi.numpy.use() ends where it began, the last one first, and NumPy's handler is"
+                " not the one that this use() set"
+            )
         before, self._before = self._before, None
         self._entered = False
         _numpy.set_handler(before)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import ctypes
 import gc
+import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 import dmi
+from dmi import _numpy
 
 
 def owner(array: np.ndarray) -> dmi.Heap | None:
@@ -95,6 +100,63 @@ def test_one_use_is_used_once_at_a_time() -> None:
         assert owner(array) is heap
         assert owner(np.ones(3)) is None
         del array
+
+
+def test_what_the_heap_refuses_to_free_is_reported_in_words(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reported: list[BaseException | None] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda it: reported.append(it.exc_value))
+    heap = dmi.Heap(name="written over", hardened=True)
+    with dmi.numpy.use(heap):
+        array = np.ones(100, np.uint8)
+    address = array.ctypes.data
+    ctypes.memset(address, 0, array.nbytes + 16)
+    del array
+    (error,) = reported
+    assert isinstance(error, dmi.HeapError)
+    assert (error.address, error.fault) == (address, "overflow")
+    assert "(written over): bytes behind the end" in str(error)
+
+
+def test_uses_that_end_out_of_order_or_elsewhere_are_refused_and_change_nothing() -> None:
+    before = _numpy.get_handler()
+    first, second = dmi.Heap(), dmi.Heap()
+    outer, inner = dmi.numpy.use(first), dmi.numpy.use(second)
+    outer.__enter__()
+    with pytest.raises(RuntimeError, match="the last one first"), inner:
+        outer.__exit__(None, None, None)
+    with ThreadPoolExecutor(1) as pool:
+        error = pool.submit(outer.__exit__, None, None, None).exception()
+    assert isinstance(error, RuntimeError)
+    assert owner(np.ones(1000)) is first
+    outer.__exit__(None, None, None)
+    with pytest.raises(RuntimeError, match="ends where it began"):
+        outer.__exit__(None, None, None)
+    assert _numpy.get_handler() is before
+
+
+def test_tasks_have_their_handlers_each() -> None:
+    heaps = [dmi.Heap(), dmi.Heap()]
+
+    async def work(heap: dmi.Heap) -> None:
+        with dmi.numpy.use(heap):
+            for _ in range(3):
+                before = np.ones(1000)
+                await asyncio.sleep(0)
+                assert owner(before) is owner(np.ones(1000)) is heap
+                assert await asyncio.create_task(begun_inside()) is heap
+        assert owner(np.ones(1000)) is None
+
+    async def begun_inside() -> dmi.Heap | None:
+        await asyncio.sleep(0)
+        return owner(np.ones(1000))
+
+    async def both() -> None:
+        await asyncio.gather(*(work(heap) for heap in heaps for _ in range(3)))
+
+    asyncio.run(both())
+    assert [heap.stats().busy_blocks for heap in heaps] == [0, 0]
 
 
 def test_other_threads_keep_their_handler_and_may_free() -> None:
