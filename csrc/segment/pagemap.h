@@ -14,8 +14,10 @@
 #define DMI_SLICE_SHIFT 22
 #if defined(__aarch64__)
 #define DMI_ADDRESS_BITS 48
+#define DMI_PAGEMAP_SLICES __atomic_load_n(&_dmi_pagemap_slices, __ATOMIC_ACQUIRE)
 #else
 #define DMI_ADDRESS_BITS 47
+#define DMI_PAGEMAP_SLICES _dmi_pagemap_slices /* x86 keeps loads in order; not atomic: an operand */
 #endif
 #define DMI_SLICES ((uintptr_t)1 << (DMI_ADDRESS_BITS - DMI_SLICE_SHIFT))
 
@@ -43,8 +45,8 @@ void _dmi_pagemap_unlock(void); /* around fork */
 static inline dmi_run *_dmi_pagemap_get(const void *address) {
     uintptr_t a = (uintptr_t)address;
     uintptr_t slice = a >> DMI_SLICE_SHIFT;
-    if (__builtin_expect(slice >= __atomic_load_n(&_dmi_pagemap_slices, __ATOMIC_ACQUIRE), 0))
-        return &_dmi_no_run;
+    if (__builtin_expect(slice >= DMI_PAGEMAP_SLICES, 0)) return &_dmi_no_run;
+    __atomic_signal_fence(__ATOMIC_ACQUIRE);
     uintptr_t leaf = __atomic_load_n(&_dmi_pagemap[slice], __ATOMIC_RELAXED);
     if (__builtin_expect(leaf == 0, 0)) return &_dmi_no_run;
     return __atomic_load_n((dmi_run **)(leaf + (a >> DMI_UNIT_SHIFT) * sizeof(dmi_run *)),
