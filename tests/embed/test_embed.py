@@ -404,6 +404,20 @@ def test_another_abi_is_refused(site: Site) -> None:
     assert last.endswith("compile the module again")
 
 
+def test_without_dmi_it_is_said_what_to_install_and_no_other_reason_is_hidden(site: Site) -> None:
+    extension(site, "lonely", installed_header(site))
+    done = site.run("import sys; sys.modules['dmi'] = None; import lonely", check=False)
+    last = done.stderr.splitlines()[-1]
+    version = site.ask("dmi.__version__")
+    assert last.startswith(f"ImportError: this module was compiled for dmi {version} and needs ")
+    assert "dmi-heap" in last
+    broken = site.folder / "broken" / "dmi"
+    broken.mkdir(parents=True)
+    (broken / "__init__.py").write_text("raise ImportError('a library is missing')\n")
+    done = site.run(f"import sys; sys.path.insert(0, '{broken.parent}'); import lonely", check=False)
+    assert done.stderr.splitlines()[-1] == "ImportError: a library is missing"
+
+
 def test_a_forgotten_import_says_so(site: Site) -> None:
     extension(site, "forgetful", installed_header(site), imports=False)
     done = site.run("import forgetful; forgetful.works()", check=False)
@@ -529,6 +543,18 @@ def test_a_user_of_cymem_changes_two_lines(site: Site, package: str) -> None:
     run(site.python, "-m", "Cython.Build.Cythonize", "-i", f"{name}.pyx", cwd=folder,
         env={"CFLAGS": f"-I{site.ask('dmi.get_include()')}"})  # fmt: skip
     run(site.python, "-c", f"import {name}; {name}.main()", cwd=folder)
+
+
+# ---- types ---------------------------------------------------------------------------------------
+
+
+def test_a_program_that_uses_every_public_name_is_typed(site: Site) -> None:
+    site.pip("install", "mypy>=1.11", "numpy>=1.25", "types-cffi")
+    program = Path(shutil.copy(ROOT / "tests" / "embed" / "typed.py", site.folder))
+    used = set(re.findall(r"\bdmi\.(\w+)", program.read_text()))
+    assert set(site.ask("*dmi.__all__").split()) <= used
+    run(site.python, "-m", "mypy", "--strict", "--cache-dir", site.folder / "mypy", program,
+        cwd=site.folder)  # fmt: skip
 
 
 # ---- programs ------------------------------------------------------------------------------------

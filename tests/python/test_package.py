@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -102,6 +104,24 @@ def test_a_caller_with_an_older_struct_is_served() -> None:
         assert lib.dmi_heap_stats(handle, ffi.cast("dmi_stats *", raw), 0) == 0
         assert raw[1] == heap.stats().reserved
         assert list(raw[3:101]) == [0xABAB] * 98
+
+
+def test_the_documented_blocks_of_cffi_look_after_themselves() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "embedding.md").read_text()
+    (recipe,) = re.findall(r"## cffi\n.*?```python\n(.*?)```", text, flags=re.DOTALL)
+    heap = dmi.Heap()
+    names: dict[str, Any] = {"dmi": dmi, "heap": heap}
+    exec(recipe, names)
+    assert heap.stats().busy_blocks == 2
+    assert not any(names["numbers"])
+    with pytest.raises(MemoryError):
+        names["new"]("char[]", 1 << 50)
+    names["block"] = names["numbers"][0]
+    gc.collect()
+    assert heap.stats().busy_blocks == 1
+    heap.destroy(force=True)
+    del names["numbers"]
+    gc.collect()
 
 
 def test_import_dmi_does_not_pay_for_cffi() -> None:
