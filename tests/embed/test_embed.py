@@ -360,6 +360,46 @@ def installed_header(site: Site) -> str:
     return (Path(site.ask("dmi.get_include()")) / "dmi" / "capi.h").read_text()
 
 
+CONTAINERS = """
+#include <dmi/dmi.hpp>
+#include <map>
+#include <vector>
+int uses(void *heap);
+int uses(void *heap) {
+    dmi::heap_resource resource(heap);
+    std::pmr::map<int, int> words(&resource);
+    std::vector<int, dmi::allocator<int>> numbers(dmi::allocator<int>{heap}), copy(numbers);
+    return words[1] + numbers.empty() + (numbers == copy);
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("compiler", "flags", "more"),
+    [
+        ("gcc", "-std=c99", ""),
+        ("gcc", "-std=c17 -DPy_LIMITED_API=0x030B0000", ""),
+        ("g++", "-std=c++11", ""),
+        ("g++", "-std=c++20", CONTAINERS),
+        ("g++", "-std=c++17 -fno-rtti", CONTAINERS),
+    ],
+)
+def test_the_headers_fit_into_strict_builds(
+    site: Site, compiler: str, flags: str, more: str
+) -> None:
+    source = site.folder / f"strict.{'cpp' if compiler == 'g++' else 'c'}"
+    source.write_text(
+        "#include <dmi/capi.h>\nvoid *get(size_t size);\n"
+        f"void *get(size_t size) {{ return dmi_import() ? NULL : dmi_malloc(size); }}\n{more}"
+    )
+    run(
+        compiler, *flags.split(), *"-pedantic -Wall -Wextra -Wshadow -Wconversion -Werror".split(),
+        "-I", site.ask("dmi.get_include()"),
+        "-isystem", site.ask("__import__('sysconfig').get_path('include')"),
+        "-c", source, "-o", source.with_suffix(".o"),
+    )  # fmt: skip
+
+
 def test_an_extension_with_an_older_table_works(site: Site) -> None:
     # The table as it was before its last five entries came.
     text = installed_header(site)
