@@ -374,6 +374,9 @@ int uses(void *heap) {
 """
 
 
+STRICT = ("-pedantic", "-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Werror")
+
+
 @pytest.mark.parametrize(
     ("compiler", "flags", "more"),
     [
@@ -393,8 +396,7 @@ def test_the_headers_fit_into_strict_builds(
         f"void *get(size_t size) {{ return dmi_import() ? NULL : dmi_malloc(size); }}\n{more}"
     )
     run(
-        compiler, *flags.split(), *"-pedantic -Wall -Wextra -Wshadow -Wconversion -Werror".split(),
-        "-I", site.ask("dmi.get_include()"),
+        compiler, *flags.split(), *STRICT, "-I", site.ask("dmi.get_include()"),
         "-isystem", site.ask("__import__('sysconfig').get_path('include')"),
         "-c", source, "-o", source.with_suffix(".o"),
     )  # fmt: skip
@@ -454,7 +456,9 @@ def test_without_dmi_it_is_said_what_to_install_and_no_other_reason_is_hidden(si
     broken = site.folder / "broken" / "dmi"
     broken.mkdir(parents=True)
     (broken / "__init__.py").write_text("raise ImportError('a library is missing')\n")
-    done = site.run(f"import sys; sys.path.insert(0, '{broken.parent}'); import lonely", check=False)
+    done = site.run(
+        f"import sys; sys.path.insert(0, '{broken.parent}'); import lonely", check=False
+    )
     assert done.stderr.splitlines()[-1] == "ImportError: a library is missing"
 
 
