@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -71,6 +72,10 @@ def main() -> int:
         print(f"left out {path}: {why}")
     tested = {interpreter.tag for _, interpreter in work}
     print(f"{len(work)} environments, {', '.join(sorted(tested)) or 'no Python'}")
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    released = {each.partition("-")[0] for each in settings["tool"]["cibuildwheel"]["build"]}
+    if released - tested:
+        print(f"NOT TESTED, no such Python was found: {', '.join(sorted(released - tested))}")
     wheels = {tag for tag in tested for file, _ in work if f"-{tag}-" in file.name}
     return 0 if tested and tested == wheels and all(result.passed for result in results) else 1
 

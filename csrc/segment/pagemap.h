@@ -17,7 +17,8 @@
 #define DMI_PAGEMAP_SLICES __atomic_load_n(&_dmi_pagemap_slices, __ATOMIC_ACQUIRE)
 #else
 #define DMI_ADDRESS_BITS 47
-#define DMI_PAGEMAP_SLICES _dmi_pagemap_slices /* x86 keeps loads in order; not atomic: an operand */
+/* x86 keeps loads in order; one that is not atomic becomes an operand of the comparison. */
+#define DMI_PAGEMAP_SLICES _dmi_pagemap_slices
 #endif
 #define DMI_SLICES ((uintptr_t)1 << (DMI_ADDRESS_BITS - DMI_SLICE_SHIFT))
 

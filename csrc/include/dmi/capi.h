@@ -128,10 +128,11 @@ static inline int dmi_import(void) {
         if (PyErr_ExceptionMatches(PyExc_ModuleNotFoundError)) {
             PyObject *type, *missing, *trace;
             PyErr_Fetch(&type, &missing, &trace);
-            PyErr_Format(PyExc_ImportError,
-                         "this module was compiled for dmi %s and needs the distribution dmi-heap (\"dmi\" "
-                         "on PyPI is another project): %S",
-                         DMI_VERSION, missing);
+            PyErr_Format(
+                PyExc_ImportError,
+                "this module was compiled for dmi %s and needs the distribution dmi-heap (\"dmi\" "
+                "on PyPI is another project): %S",
+                DMI_VERSION, missing);
             Py_XDECREF(type);
             Py_XDECREF(missing);
             Py_XDECREF(trace);
