@@ -66,7 +66,7 @@ static void *from_list(dmi_heap *heap, size_t size, size_t align, unsigned bucke
     return block;
 }
 
-static void *from_pages(dmi_heap *heap, size_t size, size_t align, bool *zero) {
+static void *from_pages(dmi_heap *heap, size_t size, size_t align, bool *zero, bool wanted) {
     size_t total = size + heap->tail;
     dmi_run *run;
     _dmi_lock(&heap->lock);
@@ -76,6 +76,11 @@ static void *from_pages(dmi_heap *heap, size_t size, size_t align, bool *zero) {
                              DMI_RUN_LARGE, true, zero);
     } else {
         run = _dmi_virtual_alloc(&heap->space, total, align, zero);
+        /* To clear one that was kept would make all of it resident. */
+        while (run && wanted && !*zero) {
+            _dmi_virtual_release(&heap->space, run);
+            run = _dmi_virtual_alloc(&heap->space, total, align, zero);
+        }
     }
     void *block = run ? _dmi_run_base(run) : NULL;
     if (run) _dmi_canary_set(heap, block, _dmi_run_size(run));
@@ -94,7 +99,7 @@ static unsigned aligned_bucket(size_t size, size_t align) {
 }
 
 void *_dmi_heap_alloc(dmi_heap *heap, size_t size, size_t align, bool *zero) {
-    bool unused;
+    bool unused, wanted = zero != NULL;
     if (!zero) zero = &unused;
     *zero = false;
     _dmi_heap_tick(heap);
@@ -107,7 +112,7 @@ void *_dmi_heap_alloc(dmi_heap *heap, size_t size, size_t align, bool *zero) {
             block = from_cache(heap, bucket);
         else block = from_list(heap, size, align < 16 ? 16 : align, bucket);
     } else {
-        block = from_pages(heap, size, align, zero);
+        block = from_pages(heap, size, align, zero, wanted);
     }
     if (block) return block;
 fail:
