@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["use"]
 
+_LARGE = 1 << 20
+_WITHIN_PAGES = frozenset(1 << n for n in range(13))
+
 
 class use:  # noqa: N801 - used like a function: with dmi.numpy.use(heap)
     """Give NumPy the heap's memory for the data of new arrays (NEP 49).
@@ -105,9 +108,14 @@ def make(
         if extent < 0:
             raise ValueError(f"shape must have no negative extent: {extents}")
         size *= extent
+    # A large block begins on a page as it is, and may read as zeroes without being written.
+    as_it_is = zero and size >= _LARGE and isinstance(align, int) and align in _WITHIN_PAGES
     # A block has at least a byte, an array may have none.
     allocate = heap.calloc if zero else heap.alloc
-    block = allocate(max(size, 1), align=align)
+    block = allocate(max(size, 1), align=None if as_it_is else align)
+    if as_it_is and block.address % operator.index(align):
+        block.free()
+        block = allocate(size, align=align)
     # Of a memoryview ndarray() keeps the object beneath and lets the export go; of an array it
     # keeps the array, and that one, made by frombuffer(), holds the export as long as it lives.
     held = numpy.frombuffer(memoryview(block), numpy.uint8)

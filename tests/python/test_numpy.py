@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import ctypes
 import gc
+import mmap
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +22,10 @@ from dmi import _numpy
 def owner(array: np.ndarray) -> dmi.Heap | None:
     found = dmi.find(array.ctypes.data)
     return found.heap if found else None
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
 
 
 def test_arrays_made_inside_lie_on_the_heap_and_others_do_not() -> None:
@@ -239,6 +245,19 @@ def test_empty_and_zeros(shape: int | tuple[int, ...], align: int) -> None:
             del array
         assert not heap.zeros(shape).any()
         assert heap.zeros(shape).dtype == np.float64
+
+
+@pytest.mark.parametrize("size", [1 << 20, (1 << 20) + 1, 300 << 20])
+def test_large_arrays_are_zero_without_being_written(size: int) -> None:
+    with dmi.Heap() as heap:
+        before = resident()
+        array = heap.zeros(size, np.uint8, align=4096)
+        assert resident() < before + (2 << 20)
+        assert array.ctypes.data % 4096 == 0
+        assert not array[::4096].any()
+        del array
+        with pytest.raises(ValueError, match="power of two"):
+            heap.zeros(size, align=3)
 
 
 def test_an_array_keeps_its_heap() -> None:
