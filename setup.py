@@ -1,6 +1,7 @@
 """Builds the native parts: libdmi.so inside the package, then the extension that links it.
 
-Everything else about the project stands in pyproject.toml.
+On Windows it is libdmi.dll, made with gcc of mingw-w64, and there is no preload library. Everything
+else about the project stands in pyproject.toml.
 """
 
 from __future__ import annotations
@@ -18,28 +19,28 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 FLOORS = ("os", "segment", "block", "decommit", "heap", "inspect", "replay")
+WINDOWS = sys.platform == "win32"
 # Files of the other systems and of the tests begin with these.
-FOREIGN = ("linux" if sys.platform == "win32" else "windows", "fake")
+FOREIGN = ("linux" if WINDOWS else "windows", "fake")
 INCLUDE_DIRS = ["csrc/include", "csrc"]
 EXTENSIONS = sorted(path.stem for path in (ROOT / "dmi").glob("*.pyx"))
-LIBRARY = "libdmi.so"
+LIBRARY = "libdmi.dll" if WINDOWS else "libdmi.so"
 PRELOAD = "libdmi_malloc.so"
 
-COMPILE_ARGS = [
-    "-std=gnu11",
-    "-O2",
-    "-g",
-    "-fPIC",
-    "-pthread",
-    "-fvisibility=hidden",
-    "-fno-semantic-interposition",
-    "-ftls-model=initial-exec",
-    "-Wall",
-    "-Wextra",
-]
+COMPILE_ARGS = ["-std=gnu11", "-O2", "-g", "-fvisibility=hidden", "-Wall", "-Wextra"]
+if WINDOWS:
+    COMPILE_ARGS += ["-D__USE_MINGW_ANSI_STDIO=1"]
+    LINK_ARGS = ["-static-libgcc", "-lsynchronization"]
+else:
+    COMPILE_ARGS += [
+        "-fPIC",
+        "-pthread",
+        "-fno-semantic-interposition",
+        "-ftls-model=initial-exec",
+    ]
+    LINK_ARGS = ["-pthread", "-ldl", "-Wl,-z,nodelete", "-Wl,-z,now", "-Wl,--no-undefined"]
 # No landing pads: each is an instruction on every malloc and free.
 PRELOAD_ARGS = ["-fcf-protection=none"] if platform.machine() == "x86_64" else []
-LINK_ARGS = ["-pthread", "-ldl", "-Wl,-z,nodelete", "-Wl,-z,now", "-Wl,--no-undefined"]
 
 
 def core_sources() -> list[str]:
@@ -53,7 +54,9 @@ def core_sources() -> list[str]:
 
 
 def preload_sources() -> list[str]:
-    """The C files that only the preload library has."""
+    """The C files that only the preload library has; there is none on Windows."""
+    if WINDOWS:
+        return []
     folder = ROOT / "csrc" / "preload"
     return sorted(p.relative_to(ROOT).as_posix() for p in folder.glob("*.c"))
 
@@ -61,10 +64,11 @@ def preload_sources() -> list[str]:
 class BuildNative(build_ext):
     """Compiles the library first, because the extension links it."""
 
-    def run(self) -> None:
-        if sys.platform == "win32":
-            raise SystemExit("dmi: the Python package builds on Linux only so far")
-        super().run()
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        if WINDOWS:
+            # The core is written with gcc's builtins and attributes, which MSVC does not have.
+            self.compiler = "mingw32"
 
     def build_extensions(self) -> None:
         package = self.package_dir()
@@ -84,6 +88,8 @@ class BuildNative(build_ext):
         It is nothing to dmi, it is a path of the machine that builds, and it would come before
         $ORIGIN.
         """
+        if WINDOWS:
+            return
         words = [word for word in self.compiler.linker_so if not word.startswith("-Wl,-rpath")]
         self.compiler.set_executables(linker_so=words)
 
@@ -122,7 +128,7 @@ class BuildNative(build_ext):
             return [name for names in pool.map(one, sources) for name in names]
 
     def build_library(self, package: Path) -> None:
-        """Make libdmi.so and, once its sources are there, the preload library."""
+        """Make libdmi.so and, where there is one, the preload library."""
         objects = self.compile(core_sources(), [], "core")
         self.link(objects, package / LIBRARY)
         sources = preload_sources()
@@ -132,11 +138,9 @@ class BuildNative(build_ext):
             self.link(objects, package / PRELOAD)
 
     def link(self, objects: list[str], target: Path) -> None:
+        name = [] if WINDOWS else [f"-Wl,-soname,{target.name}"]
         self.compiler.link_shared_object(
-            objects,
-            str(target),
-            extra_postargs=[*LINK_ARGS, f"-Wl,-soname,{target.name}"],
-            target_lang="c",
+            objects, str(target), extra_postargs=[*LINK_ARGS, *name], target_lang="c"
         )
 
     def made(self) -> list[str]:
@@ -159,7 +163,8 @@ def extension(name: str) -> Extension:
         [f"dmi/{name}.pyx"],
         include_dirs=["csrc/include"],
         libraries=["dmi"],
-        runtime_library_dirs=["$ORIGIN"],
+        # Windows looks beside the module by itself.
+        runtime_library_dirs=[] if WINDOWS else ["$ORIGIN"],
         define_macros=[
             # Each interpreter gets its own copy of what the module keeps.
             ("CYTHON_USE_MODULE_STATE", "1"),
@@ -167,6 +172,7 @@ def extension(name: str) -> Extension:
             ("DMI_CAPI_LINKED", "1"),
         ],
         extra_compile_args=["-O2", "-Wno-unreachable-code"],
+        extra_link_args=["-static-libgcc"] if WINDOWS else [],
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,8 @@ def _load() -> tuple[Any, Any]:
     found = cffi.FFI()
     folder = _PACKAGE / "include" / "dmi"
     found.cdef(declarations(*(folder / name for name in _HEADERS if (folder / name).exists())))
+    if sys.platform == "win32":
+        return found, found.dlopen(str(_PACKAGE / "libdmi.dll"))
     # A copy in the global scope, preloaded or linked by the program, is the one that the calls of
     # the extension were bound to; libdmi.so may be loaded beside it, but it holds no heap.
     everyone = found.dlopen(None)
@@ -94,6 +97,8 @@ def _load() -> tuple[Any, Any]:
 
 def library_path() -> str:
     """The file that the library in use was loaded from. OSError when the loader does not know."""
+    if sys.platform == "win32":
+        return str(_PACKAGE / "libdmi.dll")  # found by its name, so there is no other one
     linker = cffi.FFI()
     linker.cdef(
         "typedef struct { const char *file; void *base; const char *symbol; void *at; } Dl_info;"

@@ -3,6 +3,8 @@ from typing import Final, Literal, Self, SupportsIndex, TypeAlias, TypeVar, fina
 
 from typing_extensions import disjoint_base
 
+from dmi.heap import Heap
+
 _Heap = TypeVar("_Heap", bound=HeapCore)
 _PolicyFields: TypeAlias = tuple[int, int, float, float, int, int, int, float, float, float]
 
@@ -60,7 +62,7 @@ class Block:
         /,
     ) -> Literal[False] | None: ...
     @property
-    def heap(self) -> HeapCore: ...
+    def heap(self) -> Heap: ...
     @property
     def address(self) -> int: ...
     @property

@@ -13,9 +13,9 @@ from libc.stdint cimport uint8_t, uintptr_t
 from libc.string cimport memcpy
 
 from dmi cimport cdmi
+from dmi._faults cimport fault_error
 
 from dmi._core import HeapCore
-from dmi.errors import HeapError
 
 cdef extern from "Python.h":
     int Py_IsInitialized() nogil
@@ -94,13 +94,12 @@ cdef void handler_free(void *ctx, void *block, size_t size) noexcept nogil:
     if not fault and dmi_np_add(&handler.blocks, -1) == 0:
         cdmi.dmi_heap_unhold(handler.handle, WHO)
     if fault and fault != cdmi.DMI_FAULT_STALE_HEAP and Py_IsInitialized():
-        report(block, fault)
+        report(handler.handle, block, fault)
 
 
-cdef void report(void *block, int fault) noexcept with gil:
+cdef void report(void *handle, void *block, int fault) noexcept with gil:
     # noexcept: the error goes to sys.unraisablehook, for nobody can catch what a free raises.
-    raise HeapError(f"NumPy freed {<uintptr_t>block:#x}, which the heap refused (fault {fault})",
-                    address=<uintptr_t>block)
+    raise fault_error("free by NumPy", handle, block, fault)
 
 
 cdef extern from "Python.h":

@@ -9,6 +9,7 @@ leaves the address space as ``smaps``, lines of the kernel's, and load() makes t
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import time
 import zlib
@@ -228,7 +229,7 @@ def snapshot(blocks: bool = False, *, label: str = "") -> Snapshot:
             "resident": physical_memory().get("Rss", 0),
             "metadata": heap.metadata_committed(),
         }
-    page = os.sysconf("SC_PAGE_SIZE")
+    page = mmap.PAGESIZE
     program = ""
     with suppress(OSError):
         program = Path("/proc/self/comm").read_bytes().decode("utf-8", "replace").rstrip("\n")

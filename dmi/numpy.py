@@ -24,13 +24,18 @@ if TYPE_CHECKING:
 
 __all__ = ["use"]
 
+_LARGE = 1 << 20
+_WITHIN_PAGES = frozenset(1 << n for n in range(13))
+
 
 class use:  # noqa: N801 - used like a function: with dmi.numpy.use(heap)
     """Give NumPy the heap's memory for the data of new arrays (NEP 49).
 
     Holds from the start to the end of the with statement, in this thread and context only: NumPy
     keeps its handler in a contextvar, so other threads, and asyncio tasks that began before, go on
-    as they were. Threads that shall use the heap enter a use() of their own.
+    as they were. Threads that shall use the heap enter a use() of their own. A generator that
+    yields inside leaves it in force for its caller. Uses end where they began, the last one first;
+    RuntimeError otherwise, and nothing is changed.
 
     An array is resized and freed by the handler that made it, whenever and on whatever thread that
     is; it keeps the heap alive, and the heap refuses destroy() as long as the array lives
@@ -65,6 +70,12 @@ class use:  # noqa: N801 - used like a function: with dmi.numpy.use(heap)
     ) -> None:
         from dmi import _numpy
 
+        if not self._entered or _numpy.get_handler() is not self._handler:
+            # Another thread or context, or one that began later is not at its end.
+            raise RuntimeError(
+                "a dmi.numpy.use() ends where it began, the last one first, and NumPy's handler is"
+                " not the one that this use() set"
+            )
         before, self._before = self._before, None
         self._entered = False
         _numpy.set_handler(before)
@@ -97,9 +108,14 @@ def make(
         if extent < 0:
             raise ValueError(f"shape must have no negative extent: {extents}")
         size *= extent
+    # A large block begins on a page as it is, and may read as zeroes without being written.
+    as_it_is = zero and size >= _LARGE and isinstance(align, int) and align in _WITHIN_PAGES
     # A block has at least a byte, an array may have none.
     allocate = heap.calloc if zero else heap.alloc
-    block = allocate(max(size, 1), align=align)
+    block = allocate(max(size, 1), align=None if as_it_is else align)
+    if as_it_is and block.address % operator.index(align):
+        block.free()
+        block = allocate(size, align=align)
     # Of a memoryview ndarray() keeps the object beneath and lets the export go; of an array it
     # keeps the array, and that one, made by frombuffer(), holds the export as long as it lives.
     held = numpy.frombuffer(memoryview(block), numpy.uint8)

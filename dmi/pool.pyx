@@ -14,12 +14,12 @@ from libc.string cimport memcpy, memset
 cimport cython
 
 from dmi cimport cdmi
+from dmi._faults cimport fault_error
 
 import warnings
 
 from dmi._core import HeapCore
 from dmi._inspect import default_handle
-from dmi.errors import HeapError
 
 __all__ = [
     "Address",
@@ -214,8 +214,7 @@ cdef class Pool:
         self.size -= size
         fault = self._source.give(addr)
         if fault:
-            raise HeapError(f"the block at {<uintptr_t>addr:#x} could not be freed (fault {fault})",
-                            address=<uintptr_t>addr)
+            raise fault_error("free", self._source._handle, addr, fault)
 
     cdef void *realloc(self, void *addr, size_t new_size) except NULL:
         """Resize a block; new bytes are zero. ValueError if it is none of the pool's.

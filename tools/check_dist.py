@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -58,19 +59,23 @@ def main() -> int:
         for file in sorted(folder.glob("dmi_heap-*"))
         if file.name.endswith(".tar.gz") or f"-{interpreter.tag}-" in file.name
     ]
+    results: list[Result] = []
     with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
-        results = list(pool.map(lambda pair: check(*pair), work))
-    for result in results:
-        if not result.passed:
-            print(result.output)
-    for result in results:
-        lines = result.output.strip().splitlines()
-        words = "passed" if result.passed else "FAILED"
-        print(f"{words} {result.file.name} on {result.interpreter}: {lines[-1] if lines else ''}")
+        for result in pool.map(lambda pair: check(*pair), work):
+            results.append(result)
+            if not result.passed:
+                print(result.output)
+            last = result.output.strip().rpartition("\n")[2]
+            words = "passed" if result.passed else "FAILED"
+            print(f"{words} {result.file.name} on {result.interpreter}: {last}", flush=True)
     for path, why in refused.items():
         print(f"left out {path}: {why}")
     tested = {interpreter.tag for _, interpreter in work}
     print(f"{len(work)} environments, {', '.join(sorted(tested)) or 'no Python'}")
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    released = {each.partition("-")[0] for each in settings["tool"]["cibuildwheel"]["build"]}
+    if released - tested:
+        print(f"NOT TESTED, no such Python was found: {', '.join(sorted(released - tested))}")
     wheels = {tag for tag in tested for file, _ in work if f"-{tag}-" in file.name}
     return 0 if tested and tested == wheels and all(result.passed for result in results) else 1
 

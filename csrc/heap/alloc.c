@@ -66,7 +66,7 @@ static void *from_list(dmi_heap *heap, size_t size, size_t align, unsigned bucke
     return block;
 }
 
-static void *from_pages(dmi_heap *heap, size_t size, size_t align, bool *zero) {
+static void *from_pages(dmi_heap *heap, size_t size, size_t align, bool *zero, bool wanted) {
     size_t total = size + heap->tail;
     dmi_run *run;
     _dmi_lock(&heap->lock);
@@ -76,6 +76,11 @@ static void *from_pages(dmi_heap *heap, size_t size, size_t align, bool *zero) {
                              DMI_RUN_LARGE, true, zero);
     } else {
         run = _dmi_virtual_alloc(&heap->space, total, align, zero);
+        /* To clear one that was kept would make all of it resident. */
+        while (run && wanted && !*zero) {
+            _dmi_virtual_release(&heap->space, run);
+            run = _dmi_virtual_alloc(&heap->space, total, align, zero);
+        }
     }
     void *block = run ? _dmi_run_base(run) : NULL;
     if (run) _dmi_canary_set(heap, block, _dmi_run_size(run));
@@ -93,11 +98,11 @@ static unsigned aligned_bucket(size_t size, size_t align) {
     return bucket;
 }
 
-static inline void *allocate(dmi_heap *heap, size_t size, size_t align, bool *zero) {
+static inline void *allocate(dmi_heap *heap, size_t size, size_t align, bool *zero, bool wanted) {
     unsigned bucket = align <= 16 ? (size <= DMI_BUCKET_MAX ? _dmi_bucket(size) : DMI_BUCKETS)
                                   : aligned_bucket(size, align);
     *zero = false;
-    if (bucket == DMI_BUCKETS) return from_pages(heap, size, align, zero);
+    if (bucket == DMI_BUCKETS) return from_pages(heap, size, align, zero, wanted);
     if (atomic_load_explicit(&heap->active[bucket], memory_order_acquire))
         return from_cache(heap, bucket);
     return from_list(heap, size, align < 16 ? 16 : align, bucket);
@@ -106,7 +111,7 @@ static inline void *allocate(dmi_heap *heap, size_t size, size_t align, bool *ze
 /* The system or the heap's own limit refused: give back what is free behind the buckets, whatever the policy
  * would keep, and try again. Where there is nothing to give the heap stays as it is. */
 __attribute__((noinline, cold)) static void *make_room(dmi_heap *heap, size_t size, size_t align,
-                                                       bool *zero) {
+                                                       bool *zero, bool wanted) {
     dmi_space *space = &heap->space;
     _dmi_lock(&heap->lock);
     bool any = space->kept || space->free_committed;
@@ -117,17 +122,17 @@ __attribute__((noinline, cold)) static void *make_room(dmi_heap *heap, size_t si
         _dmi_sweep_backend(&sweep);
     }
     _dmi_unlock(&heap->lock);
-    return any ? allocate(heap, size, align, zero) : NULL;
+    return any ? allocate(heap, size, align, zero, wanted) : NULL;
 }
 
 void *_dmi_heap_alloc(dmi_heap *heap, size_t size, size_t align, bool *zero) {
-    bool unused;
+    bool unused, wanted = zero != NULL;
     if (!zero) zero = &unused;
     *zero = false;
     _dmi_heap_tick(heap);
     if (size <= (size_t)PTRDIFF_MAX - DMI_VIRTUAL_MIN) {
-        void *block = allocate(heap, size, align, zero);
-        if (__builtin_expect(!block, 0)) block = make_room(heap, size, align, zero);
+        void *block = allocate(heap, size, align, zero, wanted);
+        if (__builtin_expect(!block, 0)) block = make_room(heap, size, align, zero, wanted);
         if (block) return block;
     }
     errno = ENOMEM;

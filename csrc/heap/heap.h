@@ -47,8 +47,8 @@ typedef enum dmi_thread_state {
     DMI_THREAD_ABANDONED = 2 /* its thread ended; the next new thread adopts it */
 } dmi_thread_state;
 
-/* A memo of no heap; NULL is what careless callers pass. */
-#define DMI_NO_HANDLE ((void *)UINTPTR_MAX)
+/* A memo of no heap. An address of our own: NULL and -1 are what careless callers pass. */
+#define DMI_NO_HANDLE ((void *)&_dmi_no_thread)
 
 /* A thread's record. Its address is the token that runs name as their owner. Never freed. */
 struct dmi_thread {

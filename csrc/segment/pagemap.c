@@ -19,10 +19,8 @@ typedef struct leaf {
 
 dmi_run _dmi_no_run = {.owner = DMI_OWNER_NONE};
 
-/* A free of NULL may come before anything else; every other pointer comes after setup, which the
- * library's constructor calls. */
-static uintptr_t nothing_yet[1];
-uintptr_t *_dmi_pagemap = nothing_yet;
+uintptr_t *_dmi_pagemap;
+uintptr_t _dmi_pagemap_slices;
 
 static dmi_lock lock;
 static dmi_pool leaves = {.name = "dmi-pagemap", .item = sizeof(leaf), .chunk = 8192};
@@ -36,11 +34,12 @@ static size_t table_committed;
 int _dmi_pagemap_setup(void) {
     int error = 0;
     _dmi_lock(&lock);
-    if (_dmi_pagemap == nothing_yet) {
+    if (!_dmi_pagemap) {
         char *base = _dmi_os_reserve_table(TABLE_BYTES + USERS_BYTES, "dmi-pagemap");
         if (base) {
             users = (uint16_t *)(void *)(base + TABLE_BYTES);
-            __atomic_store_n(&_dmi_pagemap, (uintptr_t *)(void *)base, __ATOMIC_RELEASE);
+            _dmi_pagemap = (uintptr_t *)(void *)base;
+            __atomic_store_n(&_dmi_pagemap_slices, DMI_SLICES, __ATOMIC_RELEASE);
         } else {
             error = ENOMEM;
         }

@@ -14,14 +14,18 @@
 #define DMI_SLICE_SHIFT 22
 #if defined(__aarch64__)
 #define DMI_ADDRESS_BITS 48
+#define DMI_PAGEMAP_SLICES __atomic_load_n(&_dmi_pagemap_slices, __ATOMIC_ACQUIRE)
 #else
 #define DMI_ADDRESS_BITS 47
+/* x86 keeps loads in order; one that is not atomic becomes an operand of the comparison. */
+#define DMI_PAGEMAP_SLICES _dmi_pagemap_slices
 #endif
 #define DMI_SLICES ((uintptr_t)1 << (DMI_ADDRESS_BITS - DMI_SLICE_SHIFT))
 
-/* Table of biased leaves: leaf - 8 * (first unit of the slice); 0: no leaf. Before setup only slice 0
- * can be looked up. */
+/* Table of biased leaves: leaf - 8 * (first unit of the slice); 0: no leaf. */
 extern uintptr_t *_dmi_pagemap;
+/* How many slices it has: 0 before setup, when any pointer may be looked up all the same, else DMI_SLICES. */
+extern uintptr_t _dmi_pagemap_slices;
 
 /* Make the table. Idempotent; 0 or ENOMEM. */
 int _dmi_pagemap_setup(void);
@@ -42,7 +46,8 @@ void _dmi_pagemap_unlock(void); /* around fork */
 static inline dmi_run *_dmi_pagemap_get(const void *address) {
     uintptr_t a = (uintptr_t)address;
     uintptr_t slice = a >> DMI_SLICE_SHIFT;
-    if (__builtin_expect(slice >= DMI_SLICES, 0)) return &_dmi_no_run;
+    if (__builtin_expect(slice >= DMI_PAGEMAP_SLICES, 0)) return &_dmi_no_run;
+    __atomic_signal_fence(__ATOMIC_ACQUIRE);
     uintptr_t leaf = __atomic_load_n(&_dmi_pagemap[slice], __ATOMIC_RELAXED);
     if (__builtin_expect(leaf == 0, 0)) return &_dmi_no_run;
     return __atomic_load_n((dmi_run **)(leaf + (a >> DMI_UNIT_SHIFT) * sizeof(dmi_run *)),

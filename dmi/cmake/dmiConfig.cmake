@@ -12,9 +12,16 @@ endif()
 if(NOT TARGET dmi::dmi)
   add_library(dmi::dmi SHARED IMPORTED)
   set_target_properties(dmi::dmi PROPERTIES
-    IMPORTED_LOCATION "${_dmi_prefix}/libdmi.so"
-    IMPORTED_SONAME "libdmi.so"
     INTERFACE_INCLUDE_DIRECTORIES "${_dmi_prefix}/include")
+  if(WIN32) # gcc of mingw-w64 links with the DLL itself
+    set_target_properties(dmi::dmi PROPERTIES
+      IMPORTED_LOCATION "${_dmi_prefix}/libdmi.dll"
+      IMPORTED_IMPLIB "${_dmi_prefix}/libdmi.dll")
+  else()
+    set_target_properties(dmi::dmi PROPERTIES
+      IMPORTED_LOCATION "${_dmi_prefix}/libdmi.so"
+      IMPORTED_SONAME "libdmi.so")
+  endif()
 endif()
 
 unset(_dmi_prefix)

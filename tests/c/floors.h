@@ -43,7 +43,7 @@ static void floors_run(void *argument) {
 }
 
 /* Run body on fresh fake systems with pages of 4, 16 and 64 KiB. */
-static void floors_each_page_size(void (*body)(void)) {
+__attribute__((unused)) static void floors_each_page_size(void (*body)(void)) {
     for (size_t page = 4096; page <= 65536; page *= 4) {
         if (!test_has_fork && page > 4096) break;
         if (page < _dmi_os_native.page_size()) continue;

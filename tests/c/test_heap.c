@@ -32,7 +32,12 @@ TEST_EACH_PAGE(a_handle_of_a_destroyed_heap_is_refused) {
     }
     ENSURE(dmi_heap_destroy(dmi_heap_default()) == -1 && errno == EPERM);
     int local;
-    ENSURE(!dmi_heap_valid(&local) && !dmi_heap_valid(NULL));
+    void *wrong[] = {&local, NULL, (void *)UINTPTR_MAX};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        errno = 0;
+        ENSURE(!dmi_heap_valid(wrong[i]));
+        ENSURE(!dmi_heap_malloc(wrong[i], 1) && errno == EINVAL);
+    }
 }
 
 TEST_EACH_PAGE(a_destroyed_heap_leaves_nothing_behind) {

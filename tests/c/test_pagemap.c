@@ -11,9 +11,6 @@ static void ensure_nobody(uintptr_t address) {
 }
 
 TEST_EACH_PAGE(foreign_values_belong_to_nobody) {
-    ensure_nobody(0); /* before setup too */
-    ensure_nobody(4095);
-    ENSURE_EQ(_dmi_pagemap_setup(), 0);
     static const uintptr_t odd[] = {0,
                                     1,
                                     0xdeadbeef,
@@ -31,12 +28,16 @@ TEST_EACH_PAGE(foreign_values_belong_to_nobody) {
                                     0x0000800000000000,
                                     0xaaaaaaaaaaaaaaaa,
                                     0x5555555555555555};
-    for (size_t i = 0; i < sizeof odd / sizeof *odd; i++) ensure_nobody(odd[i]);
-    uint64_t seed = 1;
-    for (int i = 0; i < 200000; i++) ensure_nobody(test_random(&seed) >> (test_random(&seed) % 64));
-    int local;
-    ensure_nobody((uintptr_t)&local);
-    ensure_nobody((uintptr_t)&runs);
+    ENSURE(_dmi_pagemap == NULL);
+    for (int round = 0; round < 2; round++) { /* before setup and after it */
+        for (size_t i = 0; i < sizeof odd / sizeof *odd; i++) ensure_nobody(odd[i]);
+        uint64_t seed = 1;
+        for (int i = 0; i < 200000; i++)
+            ensure_nobody(test_random(&seed) >> (test_random(&seed) % 64));
+        ensure_nobody((uintptr_t)&round);
+        ensure_nobody((uintptr_t)&runs);
+        ENSURE_EQ(_dmi_pagemap_setup(), 0);
+    }
     ENSURE_EQ(_dmi_no_run.kind, DMI_RUN_NONE);
     ENSURE_EQ(_dmi_no_run.owner, DMI_OWNER_NONE);
     ENSURE(_dmi_no_run.head == NULL);

@@ -360,6 +360,48 @@ def installed_header(site: Site) -> str:
     return (Path(site.ask("dmi.get_include()")) / "dmi" / "capi.h").read_text()
 
 
+CONTAINERS = """
+#include <dmi/dmi.hpp>
+#include <map>
+#include <vector>
+int uses(void *heap);
+int uses(void *heap) {
+    dmi::heap_resource resource(heap);
+    std::pmr::map<int, int> words(&resource);
+    std::vector<int, dmi::allocator<int>> numbers(dmi::allocator<int>{heap}), copy(numbers);
+    return words[1] + numbers.empty() + (numbers == copy);
+}
+"""
+
+
+STRICT = ("-pedantic", "-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Werror")
+
+
+@pytest.mark.parametrize(
+    ("compiler", "flags", "more"),
+    [
+        ("gcc", "-std=c99", ""),
+        ("gcc", "-std=c17 -DPy_LIMITED_API=0x030B0000", ""),
+        ("g++", "-std=c++11", ""),
+        ("g++", "-std=c++20", CONTAINERS),
+        ("g++", "-std=c++17 -fno-rtti", CONTAINERS),
+    ],
+)
+def test_the_headers_fit_into_strict_builds(
+    site: Site, compiler: str, flags: str, more: str
+) -> None:
+    source = site.folder / f"strict.{'cpp' if compiler == 'g++' else 'c'}"
+    source.write_text(
+        "#include <dmi/capi.h>\nvoid *get(size_t size);\n"
+        f"void *get(size_t size) {{ return dmi_import() ? NULL : dmi_malloc(size); }}\n{more}"
+    )
+    run(
+        compiler, *flags.split(), *STRICT, "-I", site.ask("dmi.get_include()"),
+        "-isystem", site.ask("__import__('sysconfig').get_path('include')"),
+        "-c", source, "-o", source.with_suffix(".o"),
+    )  # fmt: skip
+
+
 def test_an_extension_with_an_older_table_works(site: Site) -> None:
     # The table as it was before its last five entries came.
     text = installed_header(site)
@@ -402,6 +444,22 @@ def test_another_abi_is_refused(site: Site) -> None:
     assert "(C API 0," in last
     assert "(C API 1," in last
     assert last.endswith("compile the module again")
+
+
+def test_without_dmi_it_is_said_what_to_install_and_no_other_reason_is_hidden(site: Site) -> None:
+    extension(site, "lonely", installed_header(site))
+    done = site.run("import sys; sys.modules['dmi'] = None; import lonely", check=False)
+    last = done.stderr.splitlines()[-1]
+    version = site.ask("dmi.__version__")
+    assert last.startswith(f"ImportError: this module was compiled for dmi {version} and needs ")
+    assert "dmi-heap" in last
+    broken = site.folder / "broken" / "dmi"
+    broken.mkdir(parents=True)
+    (broken / "__init__.py").write_text("raise ImportError('a library is missing')\n")
+    done = site.run(
+        f"import sys; sys.path.insert(0, '{broken.parent}'); import lonely", check=False
+    )
+    assert done.stderr.splitlines()[-1] == "ImportError: a library is missing"
 
 
 def test_a_forgotten_import_says_so(site: Site) -> None:
@@ -529,6 +587,18 @@ def test_a_user_of_cymem_changes_two_lines(site: Site, package: str) -> None:
     run(site.python, "-m", "Cython.Build.Cythonize", "-i", f"{name}.pyx", cwd=folder,
         env={"CFLAGS": f"-I{site.ask('dmi.get_include()')}"})  # fmt: skip
     run(site.python, "-c", f"import {name}; {name}.main()", cwd=folder)
+
+
+# ---- types ---------------------------------------------------------------------------------------
+
+
+def test_a_program_that_uses_every_public_name_is_typed(site: Site) -> None:
+    site.pip("install", "mypy>=1.11", "numpy>=1.25", "types-cffi")
+    program = Path(shutil.copy(ROOT / "tests" / "embed" / "typed.py", site.folder))
+    used = set(re.findall(r"\bdmi\.(\w+)", program.read_text()))
+    assert set(site.ask("*dmi.__all__").split()) <= used
+    run(site.python, "-m", "mypy", "--strict", "--cache-dir", site.folder / "mypy", program,
+        cwd=site.folder)  # fmt: skip
 
 
 # ---- programs ------------------------------------------------------------------------------------

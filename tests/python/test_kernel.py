@@ -218,3 +218,19 @@ def test_trim_reports_what_the_kernel_sees(how: str) -> None:
         # Metadata lies in the same mappings; trim writes some.
         assert abs(fallen - report.decommitted) < 2 << 20
         assert abs(report.confirmed - report.decommitted) < 1 << 20
+
+
+def test_a_large_block_is_not_written_to_be_zero() -> None:
+    size = 256 << 20
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+    with dmi.Heap("never") as heap:
+        first = heap.calloc(size)
+        memoryview(first)[:: mmap.PAGESIZE << 8] = b"\xff" * (size // (mmap.PAGESIZE << 8))
+        first.free()
+        before = resident()
+        again = heap.calloc(size)
+        assert resident() < before + (size >> 4)
+        assert not any(memoryview(again)[:: mmap.PAGESIZE << 8])

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import ctypes
 import gc
+import mmap
+import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import dmi
+from dmi import _numpy
 
 
 def owner(array: np.ndarray) -> dmi.Heap | None:
     found = dmi.find(array.ctypes.data)
     return found.heap if found else None
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
 
 
 def test_arrays_made_inside_lie_on_the_heap_and_others_do_not() -> None:
@@ -97,6 +108,63 @@ def test_one_use_is_used_once_at_a_time() -> None:
         del array
 
 
+def test_what_the_heap_refuses_to_free_is_reported_in_words(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reported: list[BaseException | None] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda it: reported.append(it.exc_value))
+    heap = dmi.Heap(name="written over", hardened=True)
+    with dmi.numpy.use(heap):
+        array = np.ones(100, np.uint8)
+    address = array.ctypes.data
+    ctypes.memset(address, 0, array.nbytes + 16)
+    del array
+    (error,) = reported
+    assert isinstance(error, dmi.HeapError)
+    assert (error.address, error.fault) == (address, "overflow")
+    assert "(written over): bytes behind the end" in str(error)
+
+
+def test_uses_that_end_out_of_order_or_elsewhere_are_refused_and_change_nothing() -> None:
+    before = _numpy.get_handler()
+    first, second = dmi.Heap(), dmi.Heap()
+    outer, inner = dmi.numpy.use(first), dmi.numpy.use(second)
+    outer.__enter__()
+    with pytest.raises(RuntimeError, match="the last one first"), inner:
+        outer.__exit__(None, None, None)
+    with ThreadPoolExecutor(1) as pool:
+        error = pool.submit(outer.__exit__, None, None, None).exception()
+    assert isinstance(error, RuntimeError)
+    assert owner(np.ones(1000)) is first
+    outer.__exit__(None, None, None)
+    with pytest.raises(RuntimeError, match="ends where it began"):
+        outer.__exit__(None, None, None)
+    assert _numpy.get_handler() is before
+
+
+def test_tasks_have_their_handlers_each() -> None:
+    heaps = [dmi.Heap(), dmi.Heap()]
+
+    async def work(heap: dmi.Heap) -> None:
+        with dmi.numpy.use(heap):
+            for _ in range(3):
+                before = np.ones(1000)
+                await asyncio.sleep(0)
+                assert owner(before) is owner(np.ones(1000)) is heap
+                assert await asyncio.create_task(begun_inside()) is heap
+        assert owner(np.ones(1000)) is None
+
+    async def begun_inside() -> dmi.Heap | None:
+        await asyncio.sleep(0)
+        return owner(np.ones(1000))
+
+    async def both() -> None:
+        await asyncio.gather(*(work(heap) for heap in heaps for _ in range(3)))
+
+    asyncio.run(both())
+    assert [heap.stats().busy_blocks for heap in heaps] == [0, 0]
+
+
 def test_other_threads_keep_their_handler_and_may_free() -> None:
     seen: list[dmi.Heap | None] = []
     with dmi.Heap() as heap:
@@ -177,6 +245,19 @@ def test_empty_and_zeros(shape: int | tuple[int, ...], align: int) -> None:
             del array
         assert not heap.zeros(shape).any()
         assert heap.zeros(shape).dtype == np.float64
+
+
+@pytest.mark.parametrize("size", [1 << 20, (1 << 20) + 1, 300 << 20])
+def test_large_arrays_are_zero_without_being_written(size: int) -> None:
+    with dmi.Heap() as heap:
+        before = resident()
+        array = heap.zeros(size, np.uint8, align=4096)
+        assert resident() < before + (2 << 20)
+        assert array.ctypes.data % 4096 == 0
+        assert not array[::4096].any()
+        del array
+        with pytest.raises(ValueError, match="power of two"):
+            heap.zeros(size, align=3)
 
 
 def test_an_array_keeps_its_heap() -> None:

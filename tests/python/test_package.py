@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
+import signal
 import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,6 +68,19 @@ def test_other_extensions_get_the_whole_api() -> None:
     assert names == functions
 
 
+def test_any_address_can_be_looked_up_before_there_is_a_heap() -> None:
+    program = (
+        "import dmi; assert not dmi.heaps(); assert dmi.find(id(dmi)) is None;"
+        "there = dmi.ffi.cast('void *', id(dmi)); assert dmi.lib.dmi_usable_size(there) == 0;"
+        "dmi.lib.dmi_free(dmi.ffi.NULL); assert not dmi.heaps(); dmi.lib.dmi_free(there)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == -signal.SIGABRT, done.stderr
+    assert re.fullmatch(r"dmi: free\(0x[0-9a-f]+\): no heap owns this address\n", done.stderr)
+
+
 def test_cffi_structs_have_the_size_that_the_library_writes() -> None:
     ffi, lib = dmi.ffi, dmi.lib
     with dmi.Heap() as heap:
@@ -88,6 +104,24 @@ def test_a_caller_with_an_older_struct_is_served() -> None:
         assert lib.dmi_heap_stats(handle, ffi.cast("dmi_stats *", raw), 0) == 0
         assert raw[1] == heap.stats().reserved
         assert list(raw[3:101]) == [0xABAB] * 98
+
+
+def test_the_documented_blocks_of_cffi_look_after_themselves() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "embedding.md").read_text()
+    (recipe,) = re.findall(r"## cffi\n.*?```python\n(.*?)```", text, flags=re.DOTALL)
+    heap = dmi.Heap()
+    names: dict[str, Any] = {"dmi": dmi, "heap": heap}
+    exec(recipe, names)
+    assert heap.stats().busy_blocks == 2
+    assert not any(names["numbers"])
+    with pytest.raises(MemoryError):
+        names["new"]("char[]", 1 << 50)
+    names["block"] = names["numbers"][0]
+    gc.collect()
+    assert heap.stats().busy_blocks == 1
+    heap.destroy(force=True)
+    del names["numbers"]
+    gc.collect()
 
 
 def test_import_dmi_does_not_pay_for_cffi() -> None:

@@ -121,9 +121,28 @@ DMI_CAPI_HIDDEN const dmi_capi *DMI_CAPI_SYMBOL = NULL;
 #endif
 
 /* Import dmi and its table: 0, or -1 with ImportError set, which names both versions if they do not go
- * together. Needs the GIL; calling it again is harmless. */
+ * together, and what to install where there is no dmi. Needs the GIL; calling it again is harmless. */
 static inline int dmi_import(void) {
-    const dmi_capi *table = (const dmi_capi *)PyCapsule_Import(DMI_CAPI_NAME, 0);
+    const dmi_capi *table;
+    /* Not left to PyCapsule_Import, which hides why a module could not be imported. */
+    PyObject *core = PyImport_ImportModule("dmi._core");
+    if (core == NULL) {
+        if (PyErr_ExceptionMatches(PyExc_ModuleNotFoundError)) {
+            PyObject *type, *missing, *trace;
+            PyErr_Fetch(&type, &missing, &trace);
+            PyErr_Format(
+                PyExc_ImportError,
+                "this module was compiled for dmi %s and needs the distribution dmi-heap (\"dmi\" "
+                "on PyPI is another project): %S",
+                DMI_VERSION, missing);
+            Py_XDECREF(type);
+            Py_XDECREF(missing);
+            Py_XDECREF(trace);
+        }
+        return -1;
+    }
+    Py_DECREF(core);
+    table = (const dmi_capi *)PyCapsule_Import(DMI_CAPI_NAME, 0);
     if (table == NULL) {
         if (PyErr_ExceptionMatches(PyExc_AttributeError)) {
             PyErr_Clear();

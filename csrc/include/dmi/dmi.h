@@ -2,7 +2,8 @@
  *
  * Conventions. Byte counts are uint64_t or size_t. A function that returns int returns 0 on success and
  * -1 with errno set on failure; one that returns a pointer returns NULL with errno set. Every struct
- * begins with its size, set by the caller, and is append-only. Unless a comment says otherwise every
+ * begins with its size, set by the caller, and is append-only; those that arrays are made of (dmi_range,
+ * dmi_segment_info, dmi_pin, dmi_region) have none and stay as they are. Unless a comment says otherwise every
  * function is safe to call from any thread. A heap is named by a handle (void *), which carries a
  * generation: a handle of a destroyed heap is refused with EINVAL, never followed.
  */

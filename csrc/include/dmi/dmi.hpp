@@ -111,8 +111,12 @@ class heap_resource final : public std::pmr::memory_resource {
         dmi_heap_free_sized(heap_, block, bytes);
     }
     bool do_is_equal(const std::pmr::memory_resource &other) const noexcept override {
+#ifdef __cpp_rtti
         const auto *same = dynamic_cast<const heap_resource *>(&other);
         return same != nullptr && same->heap_ == heap_;
+#else
+        return this == &other; // who the other one is cannot be asked
+#endif
     }
 
     void *heap_;
