@@ -106,13 +106,14 @@ def synthetic_peak(base: int = 4 * MIB, factor: int = 6) -> dmi.trace.Trace:
         free(old, rng.randrange(len(old)))
         allocate(old)
         clock(tick / 10)
-    span = (factor - 1) * base
+    span, at = (factor - 1) * base, 5.0
     while busy < factor * base:
-        for _ in range(32):
+        for _ in range(12):
             allocate(new)
         free(old, rng.randrange(len(old)))
         allocate(old)
-        clock(5 + 10 * min(1.0, (busy - base) / span))
+        at = max(at, 5 + 10 * min(1.0, (busy - base) / span))
+        clock(at)
     while new:
         for _ in range(min(32, len(new))):
             free(new, rng.randrange(len(new)))

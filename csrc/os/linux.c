@@ -146,16 +146,16 @@ static void remember(void *address, size_t size, bool huge, const char *name) {
  * was just released. Only a hint: the kernel takes it if the place is free. */
 static _Atomic uintptr_t next_place;
 
-static void *map_aligned(size_t size, size_t align, int protection) {
+static void *map_aligned(size_t size, size_t align, int protection, int flags) {
     uintptr_t place = atomic_load_explicit(&next_place, memory_order_relaxed) & ~(align - 1);
-    char *address = map((void *)place, size, protection, 0);
+    char *address = map((void *)place, size, protection, flags);
     if (address == NULL) return NULL;
     if (((uintptr_t)address & (align - 1)) == 0) return address;
     munmap(address, size);
 
     size_t slack = align - linux_page_size();
     if (size + slack < size) return NULL;
-    char *wide = map(NULL, size + slack, protection, 0);
+    char *wide = map(NULL, size + slack, protection, flags);
     if (wide == NULL) return NULL;
     address = (char *)(((uintptr_t)wide + align - 1) & ~(align - 1));
     size_t front = (size_t)(address - wide);
@@ -164,17 +164,23 @@ static void *map_aligned(size_t size, size_t align, int protection) {
     return address;
 }
 
-/* Without MAP_NORESERVE: what is larger than the machine is refused here, as malloc should, and not by the OOM
- * killer when it is used. */
+static int protection_of(dmi_os_mode mode) {
+    return mode == DMI_OS_STRICT ? PROT_NONE : PROT_READ | PROT_WRITE;
+}
+
+/* Blocks without MAP_NORESERVE: what is larger than the machine is refused when it is mapped, as malloc should,
+ * and not by the OOM killer when it is used. */
+static int charge_of(dmi_os_mode mode) { return mode == DMI_OS_SPARSE ? MAP_NORESERVE : 0; }
+
 static void *linux_reserve(size_t size, size_t align, dmi_os_mode mode, bool huge,
                            const char *name) {
     int saved = errno;
-    int protection = mode == DMI_OS_LAZY ? PROT_READ | PROT_WRITE : PROT_NONE;
+    int protection = protection_of(mode), flags = charge_of(mode);
     void *address;
     if (align <= linux_page_size()) {
-        address = map(NULL, size, protection, 0);
+        address = map(NULL, size, protection, flags);
     } else {
-        address = map_aligned(size, align, protection);
+        address = map_aligned(size, align, protection, flags);
         if (address != NULL) {
             uintptr_t below = (uintptr_t)address > size ? (uintptr_t)address - size : 0;
             atomic_store_explicit(&next_place, below, memory_order_relaxed);
@@ -208,8 +214,8 @@ static int linux_commit(void *address, size_t size, dmi_os_mode mode) {
 
 /* A fresh mapping over the old one: the only way to make the commit charge fall (mprotect keeps
  * it). It also drops the attributes, which are therefore set again. */
-static int replace(void *address, size_t size, int protection) {
-    if (map(address, size, protection, MAP_FIXED) == NULL) return errno;
+static int replace(void *address, size_t size, dmi_os_mode mode) {
+    if (map(address, size, protection_of(mode), MAP_FIXED | charge_of(mode)) == NULL) return errno;
     dmi_attributes given = _dmi_attributes_get(address);
     set_attributes(address, size, given.huge, given.name);
     return 0;
@@ -218,7 +224,7 @@ static int replace(void *address, size_t size, int protection) {
 static int linux_decommit(void *address, size_t size, dmi_os_mode mode) {
     int saved = errno;
     int error;
-    if (mode == DMI_OS_STRICT) error = replace(address, size, PROT_NONE);
+    if (mode == DMI_OS_STRICT) error = replace(address, size, mode);
     else error = madvise(address, size, MADV_DONTNEED) == 0 ? 0 : errno;
     errno = saved;
     return error;
@@ -226,8 +232,7 @@ static int linux_decommit(void *address, size_t size, dmi_os_mode mode) {
 
 static int linux_convert(void *address, size_t size, dmi_os_mode to) {
     int saved = errno;
-    int error = to == DMI_OS_STRICT ? replace(address, size, PROT_NONE)
-                                    : replace(address, size, PROT_READ | PROT_WRITE);
+    int error = replace(address, size, to);
     errno = saved;
     return error;
 }

@@ -28,8 +28,11 @@
  *         MADV_DONTNEED: resident falls, the kernel's commit charge stays. (Linux only; Windows
  *         treats it as STRICT with DiscardVirtualMemory where that exists.)
  * STRICT: the range is inaccessible until committed; commit charges and may fail; decommit makes
- *         it inaccessible again, and the charge falls. */
-typedef enum dmi_os_mode { DMI_OS_LAZY = 0, DMI_OS_STRICT = 1 } dmi_os_mode;
+ *         it inaccessible again, and the charge falls.
+ * SPARSE: as LAZY, but the charge is for what is touched only: for metadata, which reserves for
+ *         the largest heap and touches what a small one needs. Its pages are committed and given
+ *         back as LAZY. */
+typedef enum dmi_os_mode { DMI_OS_LAZY = 0, DMI_OS_STRICT = 1, DMI_OS_SPARSE = 2 } dmi_os_mode;
 
 typedef struct dmi_os_range {
     void *address; /* page aligned */
@@ -85,7 +88,8 @@ void _dmi_os_break_huge(void *address, size_t size);
  * what lies behind them. */
 void _dmi_os_forget(void *address, size_t size);
 /* Change the mode of a whole reservation's uncommitted part [address,size): LAZY to STRICT makes it
- * inaccessible, STRICT to LAZY makes it writable. Contents are zeroes after. */
+ * inaccessible, STRICT to LAZY makes it writable, LAZY to SPARSE drops the charge for it. Contents are
+ * zeroes after. */
 int _dmi_os_convert(void *address, size_t size, dmi_os_mode to);
 /* Return a whole reservation (address and size as they were reserved). */
 int _dmi_os_release(void *address, size_t size);

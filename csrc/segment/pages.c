@@ -205,11 +205,11 @@ int _dmi_segment_open_metadata(dmi_segment *segment) {
     char *given = (char *)segment->given_at, *busy = (char *)segment->page_busy;
     char *start = segment->reservation + segment->meta_committed;
     int error = 0;
-    if (start < given) error = _dmi_os_convert(start, (size_t)(given - start), DMI_OS_LAZY);
+    if (start < given) error = _dmi_os_convert(start, (size_t)(given - start), DMI_OS_SPARSE);
     if (!error && !segment->has_given_at)
-        error = _dmi_os_convert(given, (size_t)(busy - given), DMI_OS_LAZY);
+        error = _dmi_os_convert(given, (size_t)(busy - given), DMI_OS_SPARSE);
     if (!error && !segment->has_page_busy)
-        error = _dmi_os_convert(busy, (size_t)(segment->base - busy), DMI_OS_LAZY);
+        error = _dmi_os_convert(busy, (size_t)(segment->base - busy), DMI_OS_SPARSE);
     return error;
 }
 

@@ -30,7 +30,7 @@ static bool enter(dmi_pool *pool, char *array, size_t i, size_t element) {
 static char *reserve(const dmi_pool *pool) {
     size_t page = _dmi_os_page_size();
     size_t stack = round_up(pool->chunk * sizeof(uint32_t), page);
-    return _dmi_os_reserve(objects_bytes(pool) + stack, page, DMI_OS_LAZY, false, pool->name);
+    return _dmi_os_reserve(objects_bytes(pool) + stack, page, DMI_OS_SPARSE, false, pool->name);
 }
 
 static uint32_t *freed_at(const dmi_pool *pool, size_t i) {

@@ -192,6 +192,8 @@ static dmi_segment *segment_create(dmi_space *space, size_t pages) {
     }
     char *reservation = _dmi_os_reserve(meta + size, align, space->mode, units != 0, space->name);
     if (!reservation) return NULL;
+    /* Not worth failing for. */
+    if (space->mode == DMI_OS_LAZY) (void)_dmi_os_convert(reservation, meta, DMI_OS_SPARSE);
     /* Before the first touch, which would bring 2 MiB. */
     if (units) _dmi_os_advise_huge(reservation, meta, false);
     size_t head = align_up(runs_at + sizeof(dmi_run), _dmi_page);

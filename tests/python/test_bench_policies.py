@@ -35,7 +35,7 @@ def test_the_peak_is_that_of_the_article() -> None:
     # Commit does not come back where nothing is given back, and hardly by NT's rule.
     assert never[2].committed == max(s.stats.committed for s in found["never"].timeline)
     assert threshold[2].committed > 0.7 * never[2].committed
-    assert lazy[2].committed < 0.3 * never[2].committed
+    assert lazy[2].committed < 0.4 * never[2].committed
 
 
 def test_the_memory_figures_stand_in_extra_info() -> None:

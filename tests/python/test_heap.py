@@ -272,7 +272,8 @@ def test_realloc_keeps_the_contents(heap: dmi.Heap) -> None:
 def test_hardened_finds_an_overflow_at_free(size: int) -> None:
     with dmi.Heap("never", hardened=True, name="hard") as heap:
         address = heap.malloc(size)
-        ctypes.memset(address + heap.usable_size(address), 0xCC, 1)
+        behind = address + heap.usable_size(address)
+        ctypes.memset(behind, ctypes.string_at(behind, 1)[0] ^ 0xFF, 1)
         with pytest.raises(dmi.HeapError, match="overwritten") as caught:
             heap.free(address)
         assert caught.value.fault == "overflow"

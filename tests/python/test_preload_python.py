@@ -75,7 +75,7 @@ with dmi.Heap(name="mine") as mine:
     assert isinstance(before, int)
     assert isinstance(after, int)
     assert before > 10_000
-    assert 100_000 <= after - before < 110_000
+    assert 99_900 < after - before < 110_000  # the interpreter frees a few of its own
     assert facts["name"] == "whole"
     assert facts["of_object"] == facts["default"]
     assert facts["state"] == "busy"
