@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+/* format: of as many of the three addresses as it names. */
 static bool fault(dmi_fault *out, dmi_fault_kind kind, const void *address, const char *format,
                   const void *a, const void *b) {
     if (out) {
@@ -23,7 +24,7 @@ static bool sound_lfh(const dmi_run *run, dmi_fault *out) {
         run->parked > run->carved || (size_t)run->capacity * run->block_size > _dmi_run_size(run))
         return fault(
             out, DMI_FAULT_CORRUPT, run,
-            "descriptor %p of the subsegment at %p is damaged (block size, capacity or carved)%.0p",
+            "descriptor %p of the subsegment at %p is damaged (block size, capacity or carved)",
             _dmi_run_base(run), NULL);
     /* Others may free into the run at any moment: look until nothing came in between. */
     uint64_t remote = atomic_load_explicit(&run->remote, memory_order_acquire), then;
@@ -43,11 +44,12 @@ static bool sound_lfh(const dmi_run *run, dmi_fault *out) {
     int64_t busy = (int64_t)_dmi_lfh_busy(run) - run->taken_count - DMI_REMOTE_COUNT(remote);
     int64_t missing = (int64_t)run->carved - (int64_t)listed - busy;
     /* Of a run that was taken the head block, and one more that its owner is about to free, may be in
-     * neither count. */
-    if (missing < 0 || missing > (run->flags & DMI_RUN_TAKEN ? 2 : 0))
+     * neither count; or in both the one that it has listed just now. */
+    bool taken = run->flags & DMI_RUN_TAKEN;
+    if (missing < (taken ? -1 : 0) || missing > (taken ? 2 : 0))
         return fault(out, DMI_FAULT_CORRUPT, run,
                      "descriptor %p of the subsegment at %p counts other busy blocks than its "
-                     "lists leave%.0p",
+                     "lists leave",
                      _dmi_run_base(run), NULL);
     return true;
 }
@@ -101,7 +103,7 @@ static bool sound_list(const dmi_heap *heap, const dmi_run *run, dmi_fault *out)
         busy != atomic_load_explicit(&run->used, memory_order_relaxed))
         return fault(
             out, DMI_FAULT_CORRUPT, run,
-            "descriptor %p of the free-list region at %p counts other blocks than its tags%.0p",
+            "descriptor %p of the free-list region at %p counts other blocks than its tags",
             _dmi_run_base(run), NULL);
     return true;
 }
@@ -120,7 +122,7 @@ static bool sound_run(const dmi_heap *heap, dmi_segment *segment, dmi_run *run, 
     case DMI_RUN_LARGE:
         if (_dmi_canary_sound(heap, at, _dmi_run_size(run))) return true;
         return fault(out, DMI_FAULT_OVERFLOW, at,
-                     "the block at %p was written behind its end at %p%.0p",
+                     "the block at %p was written behind its end at %p",
                      at + _dmi_run_size(run) - heap->tail, NULL);
     default: return true;
     }
@@ -151,7 +153,7 @@ int dmi_heap_validate(void *handle, dmi_fault *out) {
         sound = _dmi_canary_sound(heap, at, run->segment->size);
         if (!sound)
             (void)fault(out, DMI_FAULT_OVERFLOW, at,
-                        "the block at %p was written behind its end at %p%.0p",
+                        "the block at %p was written behind its end at %p",
                         at + run->segment->size - heap->tail, NULL);
     }
     _dmi_heap_thaw(heap);
