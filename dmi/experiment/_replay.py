@@ -40,9 +40,9 @@ class Run:
     events: int
     """alloc, calloc, realloc and free."""
     seconds: float
-    """Wall time of the measured pass, sampling left out."""
+    """Wall time of playing in the measured pass, sampling left out."""
     cpu_seconds: float
-    """User and system time of the same."""
+    """User and system time of playing and of destroying the heap at the end, sampling left out."""
     mean_retained: float
     """Bytes, averaged over the recording's clock."""
     failed: int
