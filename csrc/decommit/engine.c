@@ -535,7 +535,7 @@ void _dmi_engine_freed_block(const dmi_engine *engine, dmi_run *run, dmi_tag *ta
 
 void _dmi_engine_inline(const dmi_engine *engine) {
     dmi_space *space = engine->space;
-    if (engine->policy.when != DMI_WHEN_EAGER && engine->policy.when != DMI_WHEN_THRESHOLD) return;
+    if (!_dmi_policy_at_once(&engine->policy)) return;
     dmi_run *next;
     for (size_t bin = DMI_LIST_BINS; bin-- > 0;)
         for (dmi_free_block *block = engine->list->bins[bin]; block; block = block->next)

@@ -13,5 +13,9 @@ void _dmi_policy_default(dmi_policy *policy, dmi_when when);
 int _dmi_policy_check(const dmi_policy *policy, char *error, size_t error_size);
 /* How this policy gives pages back on this system: never DMI_HOW_DEFAULT. */
 dmi_how _dmi_policy_how(const dmi_policy *policy);
+/* Does it act with the free that makes memory free, and not at passes? */
+static inline bool _dmi_policy_at_once(const dmi_policy *policy) {
+    return policy->when == DMI_WHEN_EAGER || policy->when == DMI_WHEN_THRESHOLD;
+}
 
 #endif

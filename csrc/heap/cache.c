@@ -149,9 +149,8 @@ static void release(dmi_cache *cache, dmi_run *run) {
 /* The last run that has anything to hand out stays, so that a burst does not take it apart and put it
  * together again; its pages go like all others. Policies that act at once get what they act on. */
 static bool spared(const dmi_cache *cache, const dmi_run *run) {
-    uint32_t when = cache->heap->engine.policy.when;
     return run->place == DMI_PLACE_AVAIL && cache->avail[run->bucket].head == run && !run->next &&
-           when != DMI_WHEN_EAGER && when != DMI_WHEN_THRESHOLD;
+           !atomic_load_explicit(&cache->heap->at_once, memory_order_relaxed);
 }
 
 void _dmi_cache_settle(dmi_cache *cache, dmi_run *run) {

@@ -78,6 +78,8 @@ struct dmi_heap {
         tail; /* bytes behind each block that are not the caller's: the canary of hardened heaps */
     bool live;
     _Atomic bool shared_only; /* eager: every block through the shared cache */
+    _Atomic bool
+        at_once; /* eager, threshold: an empty subsegment goes to the segment, the last too */
     _Atomic bool lfh_active;
     uint32_t lfh_live, lfh_total; /* activation thresholds */
     uint32_t bucket_live[DMI_BUCKETS], bucket_total[DMI_BUCKETS];

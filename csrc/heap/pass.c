@@ -332,6 +332,7 @@ int dmi_heap_set_policy(void *handle, const dmi_policy *policy) {
         heap->engine.how = how;
         _dmi_unlock(&heap->lock);
         _dmi_unlock(&heap->shared_lock);
+        atomic_store_explicit(&heap->at_once, _dmi_policy_at_once(policy), memory_order_relaxed);
         atomic_store_explicit(&heap->shared_only, eager, memory_order_seq_cst);
         if (was && !eager) {
             dmi_visitor visitor = {.run = uncount, .lock = DMI_VISIT_LOCK};
