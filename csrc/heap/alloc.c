@@ -25,7 +25,8 @@ bool _dmi_canary_sound(const dmi_heap *heap, const void *block, size_t usable) {
 
 /* ---- the ways ---------------------------------------------------------------------------------------- */
 
-static void *from_cache(dmi_heap *heap, unsigned bucket) {
+/* The cache that this thread allocates from, locked. */
+static dmi_cache *lock_cache(dmi_heap *heap) {
     dmi_thread *self = _dmi_thread_self();
     dmi_cache *cache = &heap->shared;
     if (self) {
@@ -42,6 +43,11 @@ static void *from_cache(dmi_heap *heap, unsigned bucket) {
         self->memo_heap = heap->handle;
         self->memo = cache;
     }
+    return cache;
+}
+
+static void *from_cache(dmi_heap *heap, unsigned bucket) {
+    dmi_cache *cache = lock_cache(heap);
     void *block = _dmi_cache_alloc(cache, bucket);
     _dmi_unlock(cache->lock);
     return block;
@@ -108,21 +114,37 @@ static inline void *allocate(dmi_heap *heap, size_t size, size_t align, bool *ze
     return from_list(heap, size, align < 16 ? 16 : align, bucket);
 }
 
+#define ROOM_WAIT_NS 100000
+#define ROOM_TRIES 5000
+
 /* The system or the heap's own limit refused: give back what is free behind the buckets, whatever the policy
  * would keep, and try again. Where there is nothing to give the heap stays as it is. */
 __attribute__((noinline, cold)) static void *make_room(dmi_heap *heap, size_t size, size_t align,
                                                        bool *zero, bool wanted) {
+    static _Atomic uint32_t nothing;
     dmi_space *space = &heap->space;
+    dmi_cache *cache = lock_cache(heap);
+    _dmi_cache_shed(cache);
+    _dmi_unlock(cache->lock);
     _dmi_lock(&heap->lock);
-    bool any = space->kept || space->free_committed;
-    if (any) {
+    /* No segment goes while somebody walks over them, and who does is done soon. */
+    bool again = space->visitors;
+    for (int tries = 0; space->visitors && tries < ROOM_TRIES; tries++) {
+        _dmi_unlock(&heap->lock);
+        _dmi_os_wait(&nothing, 0, ROOM_WAIT_NS);
+        _dmi_lock(&heap->lock);
+    }
+    if (space->kept || space->free_committed) {
+        again = true;
         dmi_sweep sweep;
         _dmi_sweep_init(&sweep, &heap->engine, DMI_PASS_ALL, 0);
         if (sweep.how == DMI_HOW_OFFER) sweep.how = DMI_HOW_DISCARD;
         _dmi_sweep_backend(&sweep);
+    } else if (_dmi_segments_release(space, false)) {
+        again = true; /* which a pass had to put off */
     }
     _dmi_unlock(&heap->lock);
-    return any ? allocate(heap, size, align, zero, wanted) : NULL;
+    return again ? allocate(heap, size, align, zero, wanted) : NULL;
 }
 
 void *_dmi_heap_alloc(dmi_heap *heap, size_t size, size_t align, bool *zero) {

@@ -239,6 +239,21 @@ bool _dmi_cache_repair(dmi_cache *cache) {
     return true;
 }
 
+void _dmi_cache_shed(dmi_cache *cache) {
+    _dmi_cache_drain(cache);
+    for (unsigned b = 0; b < DMI_BUCKETS; b++) {
+        dmi_run *run = cache->current[b];
+        if (run != &_dmi_no_run && empty(run)) {
+            set_current(cache, b, &_dmi_no_run);
+            release(cache, run);
+        }
+        while ((run = cache->avail[b].head) && empty(run)) {
+            list_remove(cache, run);
+            release(cache, run);
+        }
+    }
+}
+
 /* ---- handing out -------------------------------------------------------------------------------------------- */
 
 /* Make a run that belongs to `from` this cache's own. */

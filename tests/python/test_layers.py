@@ -129,6 +129,7 @@ with dmi.Heap("never", name="one") as one, dmi.Heap("lazy:how=decommit", name="t
 """
 
 
+@pytest.mark.keeps
 def test_another_process_tells_of_its_dmi_heaps() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", HEAPS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -393,6 +393,7 @@ def test_children_of_a_bare_clone_wait_for_no_thread(build: Build) -> None:
     succeeded(build("cloned.c"), options="decommit=lazy:delay=0.5")
 
 
+@pytest.mark.keeps
 @pytest.mark.parametrize("policy", ["lazy", "never", "eager", "lazy:how=decommit", "threshold"])
 def test_what_is_kept_serves_when_the_system_has_no_more(build: Build, policy: str) -> None:
     succeeded(build("room.c"), options=f"decommit={policy}")
