@@ -20,8 +20,10 @@
 #ifndef DMI_CAPI_H
 #define DMI_CAPI_H
 
-#include <dmi/dmi.h>
+/* First: it says which functions the headers of the system declare. */
 #include <Python.h>
+
+#include <dmi/dmi.h>
 
 /* Raised only if the meaning of what stands in the table changes. */
 #define DMI_CAPI_ABI 1u
