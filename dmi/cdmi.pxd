@@ -11,6 +11,11 @@ cdef extern from "dmi/capi.h":
 
 
 cdef extern from "dmi/capi.h" nogil:
+    enum:
+        DMI_VERSION_MAJOR
+        DMI_VERSION_MINOR
+        DMI_VERSION_PATCH
+
     const char *DMI_VERSION
     const char *dmi_version()
 
@@ -65,6 +70,10 @@ cdef extern from "dmi/capi.h" nogil:
     void *dmi_heap_create(const dmi_heap_options *options)
     int dmi_heap_destroy(void *heap)
     int dmi_heap_destroy_force(void *heap)
+
+    enum:
+        DMI_HEAP_HOLDERS
+
     int dmi_heap_hold(void *heap, const char *who)
     int dmi_heap_unhold(void *heap, const char *who)
     int dmi_heap_holder(void *heap, size_t index, char *who, size_t size, uint64_t *holds)
@@ -130,7 +139,7 @@ cdef extern from "dmi/capi.h" nogil:
         DMI_STATS_DETAIL
         DMI_STATS_RESIDENT
 
-    # The fields follow the table DMI_STATS in dmi/stats.h, all of them uint64_t.
+    # The tables of dmi/stats.h, which says what they mean.
     ctypedef struct dmi_stats:
         uint64_t size
         uint64_t reserved
@@ -144,8 +153,54 @@ cdef extern from "dmi/capi.h" nogil:
         uint64_t overhead
         uint64_t metadata_committed
         uint64_t busy_blocks
+        uint64_t segments
+        uint64_t segment_reserved
+        uint64_t segment_committed
+        uint64_t segment_virtual
         uint64_t list_length
         uint64_t uncommitted_ranges
+        uint64_t virtual_blocks
+        uint64_t virtual_committed
+        uint64_t lock_contention
+        uint64_t lfh_active
+        uint64_t flags
+        uint64_t commit_calls
+        uint64_t commit_bytes
+        uint64_t decommit_calls
+        uint64_t decommit_bytes
+        uint64_t recommit_calls
+        uint64_t recommit_bytes
+        uint64_t recommit_churn_bytes
+        uint64_t offer_calls
+        uint64_t offer_bytes
+        uint64_t unoffer_bytes
+        uint64_t refused_calls
+        uint64_t decommit_refused_bytes
+        uint64_t reclaimable
+        uint64_t pinned
+        uint64_t page_bound
+        uint64_t resident
+        uint64_t reason_pinned
+        uint64_t reason_in_flight
+        uint64_t reason_delay
+        uint64_t reason_decay
+        uint64_t reason_budget
+        uint64_t reason_pressure
+        uint64_t reason_never
+        uint64_t reason_block_threshold
+        uint64_t reason_total_threshold
+        uint64_t reason_commit_granularity
+        uint64_t reason_offered
+        uint64_t reason_refused
+        uint64_t reason_overhead
+        uint64_t age_unseen
+        uint64_t age_under_250ms
+        uint64_t age_under_1s
+        uint64_t age_under_4s
+        uint64_t age_under_16s
+        uint64_t age_under_64s
+        uint64_t age_under_256s
+        uint64_t age_older
 
     int dmi_heap_stats(void *heap, dmi_stats *stats, uint32_t what)
     uint64_t dmi_metadata_committed()
@@ -164,6 +219,11 @@ cdef extern from "dmi/capi.h" nogil:
         DMI_STATE_UNCOMMITTED
         DMI_STATE_OFFERED
         DMI_STATE_OVERHEAD
+
+    enum:
+        DMI_RANGE_DAMAGED
+
+    uint32_t DMI_RANGE_REASON(uint32_t flags)
 
     ctypedef struct dmi_range:
         uint64_t address
@@ -210,6 +270,25 @@ cdef extern from "dmi/capi.h" nogil:
 
     int dmi_heap_pins(void *heap, dmi_pin *out, size_t capacity, size_t *count)
 
+    enum:
+        DMI_USAGE_FREE
+        DMI_USAGE_DMI
+        DMI_USAGE_HEAP
+        DMI_USAGE_STACK
+        DMI_USAGE_TEB_PEB
+        DMI_USAGE_IMAGE
+        DMI_USAGE_MAPPED_FILE
+        DMI_USAGE_OTHER
+        DMI_USAGE_COUNT
+
+    enum:
+        DMI_MEM_COMMIT
+        DMI_MEM_RESERVE
+        DMI_MEM_FREE
+        DMI_MEM_PRIVATE
+        DMI_MEM_MAPPED
+        DMI_MEM_IMAGE
+
     # Windows only, ENOSYS elsewhere.
     ctypedef struct dmi_region:
         uint64_t address
@@ -236,6 +315,9 @@ cdef extern from "dmi/capi.h" nogil:
     int dmi_address_regions(
         uint64_t pid, dmi_region *out, size_t capacity, size_t *count, uint64_t *total)
     int dmi_address_summary(uint64_t pid, dmi_address_tables *tables)
+
+    enum:
+        DMI_WALK_CHUNK
 
     int dmi_heap_walk_chunk(void *heap, uint64_t *start, dmi_range *out, size_t capacity,
                             size_t *count)

@@ -68,6 +68,72 @@ def test_other_extensions_get_the_whole_api() -> None:
     assert names == functions
 
 
+def binary_interface() -> list[str]:
+    """What code compiled against the headers relies on: places, signatures, numbers."""
+    ffi, lib = dmi.ffi, dmi.lib
+    table = (Path(dmi.get_include()) / "dmi" / "capi.h").read_text()
+    names = re.findall(r"^ +X\([^,]+, (dmi_\w+),", table, flags=re.MULTILINE)
+    lines = [
+        f"table {place} {name}: {ffi.typeof(getattr(lib, name)).cname}"
+        for place, name in enumerate(names)
+    ]
+    reachable = {
+        word
+        for name in names
+        for argument in ffi.typeof(getattr(lib, name)).args
+        for word in re.findall(r"dmi_\w+", argument.cname)
+    }
+    for structure in sorted(reachable):
+        fields = ffi.typeof(structure).fields
+        lines += [f"{structure}.{k} at {f.offset}: {f.type.cname}" for k, f in fields]
+    numbers = {name: getattr(lib, name) for name in dir(lib) if name.startswith("DMI_")}
+    lines += [f"{k} = {v}" for k, v in sorted(numbers.items()) if not FREE.match(k)]
+    return lines
+
+
+# Versions, limits of one build, and what belongs to recordings.
+FREE = re.compile(r"DMI_(VERSION|OP|TRACE|REPLAY)_|DMI_(USAGE_COUNT|HEAP_HOLDERS|WALK_CHUNK)$")
+
+
+def test_what_compiled_code_relies_on_keeps_its_place() -> None:
+    """To tests/golden/abi.txt lines are added; one that changes or goes breaks older modules."""
+    golden = Path(__file__).parents[1] / "golden" / "abi.txt"
+    assert binary_interface() == golden.read_text().splitlines()
+
+
+def declarations(text: str) -> dict[str, str]:
+    """{function: its declaration}, of C or Cython, with one kind of white space."""
+    text = re.sub(r"/\*.*?\*/|^ *#.*?$", "", text, flags=re.DOTALL | re.MULTILINE)
+    found = re.finditer(
+        r"^(?:DMI_API| +)\s*((?:const )?\w+ \**(dmi_\w+)\([^)]*\))", text, flags=re.MULTILINE
+    )
+    # Cython has no (void), and `from` is a word of its own there.
+    return {
+        match[2]: re.sub(r"\s+", "", match[1]).replace("(void)", "()").replace("*from,", "*start,")
+        for match in found
+    }
+
+
+def test_cython_gets_the_whole_api() -> None:
+    header = (Path(dmi.get_include()) / "dmi" / "dmi.h").read_text()
+    text = (PACKAGE / "cdmi.pxd").read_text()
+    functions = declarations(header)
+    assert len(functions) > 30
+    made = declarations(text)
+    assert {name: made.get(name) for name in functions} == functions
+    numbers = {name for name in dir(dmi.lib) if name.startswith("DMI_")}
+    recordings = {name for name in numbers if re.match("DMI_(OP|TRACE|REPLAY)_", name)}
+    assert numbers - recordings - set(re.findall(r"^ +(DMI_\w+)$", text, re.MULTILINE)) == set()
+    structures = [*re.findall(r"^} (dmi_\w+);", header, re.MULTILINE), "dmi_stats"]
+    for structure in structures:
+        kind = dmi.ffi.typeof(structure)
+        if kind.kind != "struct":
+            continue
+        (body,) = re.findall(rf"ctypedef struct {structure}:\n((?: {{8}}.*\n)+)", text)
+        fields = re.findall(r"(\w+)(?:\[\d+\])?$", body, re.MULTILINE)
+        assert fields == [name for name, _ in kind.fields if name != "reserved_"], structure
+
+
 def test_any_address_can_be_looked_up_before_there_is_a_heap() -> None:
     program = (
         "import dmi; assert not dmi.heaps(); assert dmi.find(id(dmi)) is None;"
