@@ -410,6 +410,26 @@ def test_the_headers_fit_into_strict_builds(
     )  # fmt: skip
 
 
+def test_two_modules_in_one_binary_have_their_tables_each(site: Site) -> None:
+    folder = site.folder / "twins"
+    folder.mkdir()
+    include = site.ask("__import__('sysconfig').get_path('include')")
+    flags = ("-fPIC", "-O1", "-I", site.ask("dmi.get_include()"), "-I", include)
+    for name in ("first", "second"):
+        text = MODULE.replace("NAME", name).replace("IMPORT", "if (dmi_import() < 0) return NULL;")
+        (folder / f"{name}.c").write_text(text)
+        run("gcc", *flags, f"-DDMI_CAPI_SYMBOL=table_of_{name}", "-c", folder / f"{name}.c",
+            "-o", folder / f"{name}.o")  # fmt: skip
+    binary = folder / "twins.so"
+    run("gcc", "-shared", folder / "first.o", folder / "second.o", "-o", binary)
+    site.run(f"""
+        import importlib.util
+        for name in ("first", "second"):
+            spec = importlib.util.spec_from_file_location(name, {str(binary)!r})
+            assert importlib.util.module_from_spec(spec).works() >= 100
+    """)
+
+
 def test_an_extension_with_an_older_table_works(site: Site) -> None:
     # The table as it was before its last five entries came.
     text = installed_header(site)

@@ -125,6 +125,45 @@ def test_what_the_heap_refuses_to_free_is_reported_in_words(
     assert "(written over): bytes behind the end" in str(error)
 
 
+class Allocator(ctypes.Structure):
+    """PyDataMemAllocator, as NEP 49 has it."""
+
+    _fields_ = (
+        ("ctx", ctypes.c_void_p),
+        ("malloc", ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)),
+        ("calloc", ctypes.CFUNCTYPE(ctypes.c_void_p, *[ctypes.c_void_p] * 3)),
+        ("realloc", ctypes.CFUNCTYPE(ctypes.c_void_p, *[ctypes.c_void_p] * 3)),
+        ("free", ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)),
+    )
+
+
+class Handler(ctypes.Structure):
+    _fields_ = (
+        ("name", ctypes.c_char * 127),
+        ("version", ctypes.c_uint8),
+        ("allocator", Allocator),
+    )
+
+
+@pytest.mark.parametrize("size", [0, 1, 99, 1 << 40])
+def test_the_size_that_comes_with_a_free_is_not_believed(size: int) -> None:
+    pointer = ctypes.pythonapi.PyCapsule_GetPointer
+    pointer.restype, pointer.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
+    with dmi.Heap() as heap:
+        capsule = _numpy.make_handler(heap)
+        handler = Handler.from_address(pointer(capsule, b"mem_handler"))
+        assert (handler.name, handler.version) == (b"dmi", 1)
+        use = handler.allocator
+        blocks = [use.malloc(use.ctx, 100), use.calloc(use.ctx, 10, 10), use.malloc(use.ctx, 5000)]
+        blocks[0] = use.realloc(use.ctx, blocks[0], 3_000_000)
+        assert heap.stats().busy_blocks == 3
+        for block in blocks:
+            use.free(use.ctx, block, size)
+        assert heap.stats().busy_blocks == 0
+        heap.stats(detail=True).check()
+        heap.validate()
+
+
 def test_uses_that_end_out_of_order_or_elsewhere_are_refused_and_change_nothing() -> None:
     before = _numpy.get_handler()
     first, second = dmi.Heap(), dmi.Heap()
