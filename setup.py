@@ -103,6 +103,8 @@ class BuildNative(build_ext):
         for path in map(Path, self.made()):
             target = ROOT / "dmi" / path.relative_to(self.package_dir())
             target.parent.mkdir(parents=True, exist_ok=True)
+            # Written over it would be changed under the programs that have it loaded.
+            target.unlink(missing_ok=True)
             shutil.copy2(path, target)
 
     def copy_headers(self, package: Path) -> None:
