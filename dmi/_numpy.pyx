@@ -80,8 +80,14 @@ cdef void *handler_calloc(void *ctx, size_t count, size_t size) noexcept nogil:
 
 cdef void *handler_realloc(void *ctx, void *block, size_t size) noexcept nogil:
     cdef Handler *handler = <Handler *>ctx
-    cdef void *moved = cdmi.dmi_heap_realloc(handler.handle, block, size)
-    return counted(handler, moved) if block == NULL else moved
+    cdef int fault
+    if block == NULL:
+        return counted(handler, cdmi.dmi_heap_malloc_checked(handler.handle, size if size else 1))
+    fault = cdmi.dmi_heap_check(handler.handle, block)
+    if fault:
+        refused("realloc by NumPy", handler.handle, block, fault)
+        return NULL
+    return cdmi.dmi_heap_realloc(handler.handle, block, size)
 
 
 cdef void handler_free(void *ctx, void *block, size_t size) noexcept nogil:
@@ -93,13 +99,18 @@ cdef void handler_free(void *ctx, void *block, size_t size) noexcept nogil:
     fault = cdmi.dmi_heap_free_checked(handler.handle, block)
     if not fault and dmi_np_add(&handler.blocks, -1) == 0:
         cdmi.dmi_heap_unhold(handler.handle, WHO)
-    if fault and fault != cdmi.DMI_FAULT_STALE_HEAP and Py_IsInitialized():
-        report(handler.handle, block, fault)
+    if fault:
+        refused("free by NumPy", handler.handle, block, fault)
 
 
-cdef void report(void *handle, void *block, int fault) noexcept with gil:
+cdef void refused(const char *call, void *handle, void *block, int fault) noexcept nogil:
+    if fault != cdmi.DMI_FAULT_STALE_HEAP and Py_IsInitialized():
+        report(call, handle, block, fault)
+
+
+cdef void report(const char *call, void *handle, void *block, int fault) noexcept with gil:
     # noexcept: the error goes to sys.unraisablehook, for nobody can catch what a free raises.
-    raise fault_error("free by NumPy", handle, block, fault)
+    raise fault_error(call.decode(), handle, block, fault)
 
 
 cdef extern from "Python.h":

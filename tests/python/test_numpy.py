@@ -145,13 +145,17 @@ class Handler(ctypes.Structure):
     )
 
 
-@pytest.mark.parametrize("size", [0, 1, 99, 1 << 40])
-def test_the_size_that_comes_with_a_free_is_not_believed(size: int) -> None:
+def handler_of(capsule: object) -> Handler:
     pointer = ctypes.pythonapi.PyCapsule_GetPointer
     pointer.restype, pointer.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
+    return Handler.from_address(pointer(capsule, b"mem_handler"))
+
+
+@pytest.mark.parametrize("size", [0, 1, 99, 1 << 40])
+def test_the_size_that_comes_with_a_free_is_not_believed(size: int) -> None:
     with dmi.Heap() as heap:
         capsule = _numpy.make_handler(heap)
-        handler = Handler.from_address(pointer(capsule, b"mem_handler"))
+        handler = handler_of(capsule)
         assert (handler.name, handler.version) == (b"dmi", 1)
         use = handler.allocator
         blocks = [use.malloc(use.ctx, 100), use.calloc(use.ctx, 10, 10), use.malloc(use.ctx, 5000)]
@@ -162,6 +166,28 @@ def test_the_size_that_comes_with_a_free_is_not_believed(size: int) -> None:
         assert heap.stats().busy_blocks == 0
         heap.stats(detail=True).check()
         heap.validate()
+
+
+def test_pointers_that_are_none_of_the_heap_are_refused_in_words(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reported: list[BaseException | None] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda it: reported.append(it.exc_value))
+    with dmi.Heap() as heap, dmi.Heap() as other:
+        capsule = _numpy.make_handler(heap)
+        use = handler_of(capsule).allocator
+        block, foreign = use.malloc(use.ctx, 100), other.malloc(100)
+        for wrong in (block + 16, foreign, id(heap)):
+            assert use.realloc(use.ctx, wrong, 1000) is None
+            use.free(use.ctx, wrong, 100)
+        faults = [error.fault for error in reported if isinstance(error, dmi.HeapError)]
+        assert faults == [fault for fault in ("interior", "other heap", "foreign") for _ in "12"]
+        assert [str(error).split(":")[0].split("(")[0] for error in reported][:2] == [
+            "realloc by NumPy",
+            "free by NumPy",
+        ]
+        use.free(use.ctx, block, 100)
+        other.free(foreign)
 
 
 def test_uses_that_end_out_of_order_or_elsewhere_are_refused_and_change_nothing() -> None:
