@@ -245,8 +245,8 @@ class Measured:
     states: dict[Stop, Sample]
     end: Sample
     cpu: float
-    """Seconds of CPU time for playing and for destroying the heap: what a policy does not give back on
-    the way is given back there, as it is at the end of any process."""
+    """Seconds of CPU time for playing and for destroying the heap: what a policy does not give back
+    on the way is given back there, as it is at the end of any process."""
     wall: float
     """Seconds that playing took."""
 

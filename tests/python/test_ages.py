@@ -104,7 +104,7 @@ def test_pages_inside_subsegments_and_regions_are_as_old_as_looks_know(
             now += step
             for index in rng.sample(range(600), rng.choice((5, 60))):
                 block = blocks[index]
-                # Every third stays, so that no run, of four blocks at least, becomes free as a whole.
+                # Every third stays, so that no run (four blocks or more) becomes free as a whole.
                 if index % 3 == 0:
                     continue
                 if block is None:
