@@ -65,7 +65,9 @@ def address_summary(
 
     Of this process dmi's segments are asked from its heaps, or from ``dmi_ranges``, which returns
     (address, size) pairs, or (address, size, committed) where that is known, in bytes. In another
-    process they are asked from what its dmi says of itself, see ``process_heaps``. The snapshot is
+    process they are asked from what its dmi says of itself, see ``process_heaps``. State is what
+    the kernel charges: a segment that is given back by discard is MEM_COMMIT as a whole, and what
+    dmi counts as committed of it is in ``stats()`` and ``layers()``. The snapshot is
     not atomic: mappings that change meanwhile may be seen before or after. On Windows the usages
     are those of ``WINDOWS_USAGES``, and dmi's memory is told in this process only.
 

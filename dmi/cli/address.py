@@ -3,6 +3,9 @@
 Without --pid it is that of this command itself. Sizes are bytes in hexadecimal and KB, and bytes in
 JSON. Who owns a range is told from names and, where the kernel gives none, from what stands in the
 memory; reading another process needs the rights of a debugger.
+
+MEM_COMMIT is what the kernel charges. A segment of dmi that gives back by discard stays charged as
+a whole; what its heap counts as committed is told by dmi layers and dmi heap.
 """
 
 from __future__ import annotations

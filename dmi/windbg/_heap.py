@@ -142,16 +142,27 @@ def heap(source: HeapSource, command: str | Sequence[str] = "-s") -> str:
     -x ADDRESS          the block that holds the address
 
     ValueError for other options, for a handle or address that is not there, and where an option
-    needs blocks that the snapshot was taken without.
+    needs blocks that the snapshot was taken without; TypeError for a source that has no heaps.
     """
+    _check_source(source)
     option, arguments = _split(command)
     return "\n".join(_TEXT[option](source, *arguments)) + "\n"
 
 
 def heap_data(source: HeapSource, command: str | Sequence[str] = "-s") -> list[dict[str, Any]]:
     """The same for JSON: a list of objects; sizes in bytes. Errors as heap()."""
+    _check_source(source)
     option, arguments = _split(command)
     return list(_DATA[option](source, *arguments))
+
+
+def _check_source(source: object) -> None:
+    # A live heap is what one tries first; it changes under the question, so a snapshot is asked.
+    if not hasattr(source, "heaps"):
+        raise TypeError(
+            "source must be a snapshot, as dmi.snapshot(blocks=True) takes one, "
+            f"not {type(source).__name__}"
+        )
 
 
 # ---- reading the command ------------------------------------------------------------------------

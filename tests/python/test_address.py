@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import dmi
 from dmi import _inspect, windbg
 from dmi.address import NotSupportedError, address_summary, summarise
 from dmi.address._windows import windows_regions
@@ -395,6 +396,20 @@ def test_known_ranges_of_this_process() -> None:
         summary = address_summary(dmi_ranges=lambda: [(address, 2 * MIB)])
     assert_identities(summary)
     assert summary.usage["HeapDmi"] == 2 * MIB
+
+
+@linux
+@pytest.mark.parametrize("how", ["discard", "decommit"])
+def test_state_is_what_the_kernel_charges(how: str) -> None:
+    with dmi.Heap(f"never:how={how}") as heap:
+        address = heap.malloc(100)
+        (segment,) = heap.segments()
+        assert 0 < segment.committed < segment.reserved // 2
+        low, high = segment.address, segment.address + segment.reserved
+        found = [r for r in address_summary().regions if low <= r.start < high]
+        charged = sum(region.committed for region in found)
+        assert charged >= segment.reserved if how == "discard" else charged < segment.reserved // 2
+        heap.free(address)
 
 
 def test_a_mapping_of_several_owners_is_shared_by_what_is_known() -> None:

@@ -120,6 +120,12 @@ def test_filters_find_the_blocks_of_those_sizes(heap: dmi.Heap) -> None:
         windbg.heap(taken, "-flt r 20 10")
 
 
+def test_a_live_heap_is_no_snapshot(heap: dmi.Heap) -> None:
+    for ask in (windbg.heap, windbg.heap_data):
+        with pytest.raises(TypeError, match=r"source must be a snapshot.*not Heap"):
+            ask(heap, "-s")  # type: ignore[arg-type]
+
+
 def test_an_address_is_found_inside_its_block(heap: dmi.Heap) -> None:
     busy = fill(heap)
     taken = dmi.snapshot(blocks=True)
