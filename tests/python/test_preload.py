@@ -103,7 +103,7 @@ def test_a_hardened_heap_keeps_the_contracts(build: Build) -> None:
 
 
 def test_malloc_info_is_xml_with_every_counter(build: Build) -> None:
-    text = succeeded(build("family.c"), options="name=a<b>&\"c',decommit=lazy:delay=0.5")
+    text = succeeded(build("family.c"), "info", options="name=a<b>&\"c',decommit=lazy:delay=0.5")
     root = ElementTree.fromstring(text)
     assert root.tag == "malloc"
     assert root.attrib["version"] == f"dmi-{dmi.__version__}"
@@ -134,7 +134,7 @@ def test_malloc_info_is_xml_with_every_counter(build: Build) -> None:
     ],
 )
 def test_malloc_info_is_xml_whatever_the_name_holds(build: Build, name: bytes, shown: str) -> None:
-    text = succeeded(build("family.c"), options="name=" + os.fsdecode(name))
+    text = succeeded(build("family.c"), "info", options="name=" + os.fsdecode(name))
     heap = ElementTree.fromstring(text).find("heap")
     assert heap is not None
     assert heap.attrib["name"] == shown
