@@ -141,6 +141,7 @@ def _large_source(functions: int) -> str:
     return body + "int main(void) { return 0; }\n"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("policy", POLICIES)
 def test_gcc_on_a_large_file(policy: str, tmp_path: Path) -> None:
     gcc = need("gcc")
