@@ -273,5 +273,5 @@ def test_model(machine: type[Model]) -> None:
 @pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.__name__)
 def test_model_at_length(machine: type[Model]) -> None:
     run_state_machine_as_test(
-        machine, settings=settings(max_examples=600, stateful_step_count=80, deadline=None)
+        machine, settings=settings(max_examples=250, stateful_step_count=80, deadline=None)
     )
