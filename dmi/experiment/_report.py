@@ -106,12 +106,12 @@ def table(runs: Sequence[Run]) -> str:
 def conclusion(runs: Sequence[Run]) -> str:
     """Which policy gave back how much at what cost, in one sentence.
 
-    The measure is what stays committed at the end; among policies within two per cent of the best
+    The measure is what stays committed at the end; among policies within one per cent of the best
     the one with the least CPU time speaks for them. What it gave back is counted against `never`
     where that was run, else against the policy that kept most.
     """
     least = min(run.end.stats.committed for run in runs)
-    close = [run for run in runs if run.end.stats.committed <= least * 1.02]
+    close = [run for run in runs if run.end.stats.committed <= least * 1.01]
     best = min(close, key=lambda run: run.cpu_seconds)
     rivals = [run for run in runs if run is not best]
     never = [run for run in rivals if run.policy.when == "never"]
