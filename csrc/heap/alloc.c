@@ -124,11 +124,11 @@ __attribute__((noinline, cold)) static void *make_room(dmi_heap *heap, size_t si
     static _Atomic uint32_t nothing;
     dmi_space *space = &heap->space;
     dmi_cache *cache = lock_cache(heap);
-    _dmi_cache_shed(cache);
+    bool again = _dmi_cache_shed(cache);
     _dmi_unlock(cache->lock);
     _dmi_lock(&heap->lock);
     /* No segment goes while somebody walks over them, and who does is done soon. */
-    bool again = space->visitors;
+    again |= space->visitors != 0;
     for (int tries = 0; space->visitors && tries < ROOM_TRIES; tries++) {
         _dmi_unlock(&heap->lock);
         _dmi_os_wait(&nothing, 0, ROOM_WAIT_NS);

@@ -239,19 +239,23 @@ bool _dmi_cache_repair(dmi_cache *cache) {
     return true;
 }
 
-void _dmi_cache_shed(dmi_cache *cache) {
+bool _dmi_cache_shed(dmi_cache *cache) {
+    bool any = false;
     _dmi_cache_drain(cache);
     for (unsigned b = 0; b < DMI_BUCKETS; b++) {
         dmi_run *run = cache->current[b];
         if (run != &_dmi_no_run && empty(run)) {
             set_current(cache, b, &_dmi_no_run);
             release(cache, run);
+            any = true;
         }
         while ((run = cache->avail[b].head) && empty(run)) {
             list_remove(cache, run);
             release(cache, run);
+            any = true;
         }
     }
+    return any;
 }
 
 /* ---- handing out -------------------------------------------------------------------------------------------- */

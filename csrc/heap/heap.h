@@ -179,9 +179,9 @@ void _dmi_cache_pend(dmi_run *run);
 bool _dmi_cache_repair(dmi_cache *cache);
 /* Mark the run as taken if its cache's thread is. The cache is locked. */
 void _dmi_cache_take_run(dmi_cache *cache, dmi_run *run);
-/* Give its empty subsegments back to their segments, the ones it allocates from too. Cache locked; it is nobody's
- * or the caller's own. */
-void _dmi_cache_shed(dmi_cache *cache);
+/* Give its empty subsegments back to their segments, the ones it allocates from too; true when there were any.
+ * Cache locked; it is nobody's or the caller's own. */
+bool _dmi_cache_shed(dmi_cache *cache);
 /* Move every run of a thread's cache to the heap's shared one: the heap became eager. The thread's lock
  * is held and it is at rest. */
 void _dmi_cache_hand_over(dmi_cache *cache);
