@@ -244,6 +244,7 @@ def test_offers_have_lines_of_their_own(result: Replay) -> None:
     assert lines["offered at end, MiB"] == [f"{end.offered / (1 << 20):.2f}"]
 
 
+@pytest.mark.keeps
 def test_the_conclusion_is_one_sentence_with_the_right_figures(result: Replay) -> None:
     sentence = result.conclusion()
     assert "\n" not in sentence
@@ -254,6 +255,9 @@ def test_the_conclusion_is_one_sentence_with_the_right_figures(result: Replay) -
     assert result[name].end.stats.committed <= best.end.stats.committed * 1.01
     given = (kept - result[name].end.stats.retained) / (1 << 20)
     assert f"{given:,.2f} of the {kept / (1 << 20):,.2f} MiB" in sentence
+
+
+def test_the_conclusion_without_a_policy_that_gave_more_than_never(result: Replay) -> None:
     alone = Replay("made", 1, 0, {}, 1.0, (result["lazy"],)).conclusion()
     assert alone.startswith("lazy ends with")
     never = dataclasses.replace(result["never"])
