@@ -43,7 +43,7 @@ static bool usable(const dmi_run *run, size_t block) {
     return true;
 }
 
-#define CARVE_MORE ((size_t)16 << 10)
+#define CARVE_MORE ((size_t)32 << 10)
 
 bool _dmi_lfh_carve(dmi_run *run, int *error) {
     *error = 0;

@@ -25,8 +25,9 @@ void _dmi_cache_init(dmi_cache *cache, dmi_heap *heap, dmi_thread *thread, dmi_l
     for (size_t b = 0; b < DMI_BUCKETS; b++) {
         cache->avail[b].head = cache->avail[b].tail = NULL;
         cache->spare[b] = NULL;
+        atomic_store_explicit(&cache->pending[b], NULL, memory_order_relaxed);
     }
-    atomic_store_explicit(&cache->pending, NULL, memory_order_relaxed);
+    atomic_store_explicit(&cache->any_pending, false, memory_order_relaxed);
     cache->heap = heap;
     cache->thread = thread;
     cache->lock = lock;
@@ -181,12 +182,17 @@ static bool due(const dmi_run *run) {
 
 /* ---- remote frees -------------------------------------------------------------------------------------- */
 
+/* First the list, then the flag; whoever takes in all clears the flag first. So either it finds the run, or the
+ * flag is set behind it. */
 static void pend_on(dmi_cache *cache, dmi_run *run) {
-    dmi_run *head = atomic_load_explicit(&cache->pending, memory_order_relaxed);
+    _Atomic(dmi_run *) *list = &cache->pending[run->bucket];
+    dmi_run *head = atomic_load_explicit(list, memory_order_relaxed);
     do {
         atomic_store_explicit(&run->pending_next, head, memory_order_relaxed);
-    } while (!atomic_compare_exchange_weak_explicit(&cache->pending, &head, run,
-                                                    memory_order_release, memory_order_relaxed));
+    } while (!atomic_compare_exchange_weak_explicit(list, &head, run, memory_order_seq_cst,
+                                                    memory_order_relaxed));
+    if (!atomic_load_explicit(&cache->any_pending, memory_order_seq_cst))
+        atomic_store_explicit(&cache->any_pending, true, memory_order_seq_cst);
 }
 
 void _dmi_cache_pend(dmi_run *run) {
@@ -201,9 +207,10 @@ static void take_run(dmi_cache *cache, dmi_run *run) {
     cache->taken = run;
 }
 
-void _dmi_cache_drain(dmi_cache *cache) {
-    if (!atomic_load_explicit(&cache->pending, memory_order_relaxed)) return;
-    dmi_run *run = atomic_exchange_explicit(&cache->pending, NULL, memory_order_acquire), *next;
+static void drain_bucket(dmi_cache *cache, unsigned bucket) {
+    _Atomic(dmi_run *) *list = &cache->pending[bucket];
+    if (!atomic_load_explicit(list, memory_order_seq_cst)) return;
+    dmi_run *run = atomic_exchange_explicit(list, NULL, memory_order_acquire), *next;
     for (; run; run = next) {
         next = atomic_load_explicit(&run->pending_next, memory_order_relaxed);
         dmi_cache *owner = atomic_load_explicit(&run->cache, memory_order_acquire);
@@ -217,6 +224,12 @@ void _dmi_cache_drain(dmi_cache *cache) {
         if (run->flags & DMI_RUN_COUNTED) (void)_dmi_engine_count_run(run);
         if (due(run)) _dmi_cache_settle(cache, run);
     }
+}
+
+void _dmi_cache_drain(dmi_cache *cache) {
+    if (!_dmi_cache_waits(cache)) return;
+    atomic_store_explicit(&cache->any_pending, false, memory_order_seq_cst);
+    for (unsigned b = 0; b < DMI_BUCKETS; b++) drain_bucket(cache, b);
 }
 
 /* ---- taken runs ------------------------------------------------------------------------------------------ */
@@ -268,7 +281,7 @@ static void adopt(dmi_cache *cache, dmi_run *run) {
 }
 
 static dmi_run *steal_from(dmi_cache *from, dmi_cache *cache, unsigned bucket) {
-    _dmi_cache_drain(from);
+    drain_bucket(from, bucket);
     dmi_run *run = from->avail[bucket].head;
     if (!run) run = from->spare[bucket];
     if (run) {
@@ -302,7 +315,7 @@ static dmi_run *steal(dmi_cache *cache, unsigned bucket) {
         if (from->thread->state == DMI_THREAD_ABANDONED &&
             (from->avail[bucket].head || from->spare[bucket] ||
              from->current[bucket] != &_dmi_no_run ||
-             atomic_load_explicit(&from->pending, memory_order_relaxed)))
+             atomic_load_explicit(&from->pending[bucket], memory_order_relaxed)))
             break;
         _dmi_unlock(from->lock);
     }
@@ -318,6 +331,12 @@ static dmi_run *fresh(dmi_cache *cache, unsigned bucket) {
     dmi_heap *heap = cache->heap;
     _dmi_lock(&heap->lock);
     size_t bytes = _dmi_bucket_run(bucket, heap->bucket_pages[bucket] << _dmi_page_shift);
+    if (heap->space.free_committed < bytes && _dmi_cache_waits(cache)) {
+        /* Before more is committed: what others emptied, of all buckets. */
+        _dmi_unlock(&heap->lock);
+        _dmi_cache_drain(cache);
+        _dmi_lock(&heap->lock);
+    }
     dmi_run *run = _dmi_run_alloc(&heap->space, _dmi_pages(bytes), 1, DMI_RUN_LFH, false, NULL);
     if (run) {
         heap->bucket_pages[bucket] += run->pages;
@@ -346,10 +365,11 @@ static bool grown(dmi_run *run, int *error) {
 static bool refill(dmi_cache *cache, unsigned bucket) {
     dmi_run *old = cache->current[bucket], *run;
     int error = 0;
-    /* What others freed is taken in only when there is nothing else at hand: the later, the more blocks
-     * come with each exchange of the cache lines. */
+    /* What others freed is taken in only when there is nothing else at hand, and of this bucket alone: the
+     * later, the more blocks come with each exchange of the cache lines; and a list that is empty takes
+     * theirs as it is, where another would be followed to its end first. */
     for (int round = 0; round < 2; round++) {
-        if (round) _dmi_cache_drain(cache);
+        if (round) drain_bucket(cache, bucket);
         if (old != &_dmi_no_run && listed(old)) return true;
         while ((run = cache->avail[bucket].head)) {
             list_remove(cache, run);

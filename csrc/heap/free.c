@@ -23,6 +23,23 @@ void _dmi_die(int fault, const char *call, const void *address) {
 
 /* ---- LFH ---------------------------------------------------------------------------------------------- */
 
+/* What most remote frees come to: the descriptor's second line, and the first one for the first block only.
+ * False: nothing was done. */
+static inline bool free_remote(void *block, dmi_run *run, bool quietly) {
+    uintptr_t owner = atomic_load_explicit(&run->owner, memory_order_acquire);
+    dmi_thread *self = _dmi_self_get();
+    if (owner == DMI_OWNER_NONE || owner == (uintptr_t)self || self == &_dmi_no_thread)
+        return false;
+    if (_dmi_lfh_push_remote(run, block)) {
+        int saved = errno;
+        dmi_heap *heap = _dmi_heap_of_run(run); /* which may be gone once its cache knows */
+        _dmi_cache_pend(run);
+        if (!quietly) _dmi_heap_tick(heap);
+        errno = saved;
+    }
+    return true;
+}
+
 static void free_lfh(void *block, dmi_run *run) {
     for (;;) {
         uintptr_t owner = atomic_load_explicit(&run->owner, memory_order_acquire);
@@ -49,6 +66,11 @@ static void free_lfh(void *block, dmi_run *run) {
             continue;
         }
         if (_dmi_lfh_push_remote(run, block)) _dmi_cache_pend(run);
+        /* A thread that was taken and allocates nothing would go this way for ever. */
+        if (self && _dmi_self_get() == &_dmi_no_thread) {
+            _dmi_thread_lock(self);
+            _dmi_unlock(&self->lock);
+        }
         return;
     }
 }
@@ -138,14 +160,14 @@ static inline dmi_heap *free_any(void *block, dmi_run *run) {
 
 /* free never changes errno. */
 void _dmi_free_slow(void *block, dmi_run *run) {
-    if (!block) return;
+    if (free_remote(block, run, false) || !block) return;
     int saved = errno;
     _dmi_heap_tick(free_any(block, run));
     errno = saved;
 }
 
 void _dmi_free_quietly(void *block, dmi_run *run) {
-    if (!block) return;
+    if (free_remote(block, run, true) || !block) return;
     int saved = errno;
     (void)free_any(block, run);
     errno = saved;

@@ -31,9 +31,10 @@ struct dmi_cache {
         dmi_run *head, *tail; /* runs with something to hand out, latest first */
     } avail[DMI_BUCKETS];
     dmi_run *spare[DMI_BUCKETS]; /* runs with nothing on their list that can grow, latest first */
-    _Atomic(dmi_run *) pending;  /* runs that got remote frees, through pending_next */
-    dmi_heap *heap;              /* NULL: not in use */
-    dmi_thread *thread;          /* NULL: a shared cache */
+    _Atomic(dmi_run *) pending[DMI_BUCKETS]; /* runs that got remote frees, through pending_next */
+    _Atomic bool any_pending;                /* there may be some */
+    dmi_heap *heap;                          /* NULL: not in use */
+    dmi_thread *thread;                      /* NULL: a shared cache */
     dmi_lock *lock;
     dmi_run *taken; /* runs of this cache that are taken, through taken_next */
     dmi_cache *next_of_thread;
@@ -172,6 +173,10 @@ void _dmi_cache_settle(dmi_cache *cache, dmi_run *run);
 void _dmi_cache_list(dmi_cache *cache, dmi_run *run);
 /* Take in all runs with remote frees. Locked. */
 void _dmi_cache_drain(dmi_cache *cache);
+/* Is there anything to take in? A hint. */
+static inline bool _dmi_cache_waits(const dmi_cache *cache) {
+    return atomic_load_explicit(&cache->any_pending, memory_order_relaxed);
+}
 /* Enter a run in the pending list of the cache that owns it. No lock. */
 void _dmi_cache_pend(dmi_run *run);
 /* Bring the runs that were taken in order. Locked by the owner, or the owner is gone.

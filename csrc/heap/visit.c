@@ -63,7 +63,7 @@ static void drain_all(dmi_heap *heap) {
     size_t n = 0;
     _dmi_lock(&heap->lock);
     for (dmi_cache *cache = heap->caches; cache && n < GROUP; cache = cache->next_of_heap)
-        if (atomic_load_explicit(&cache->pending, memory_order_relaxed)) waiting[n++] = cache;
+        if (_dmi_cache_waits(cache)) waiting[n++] = cache;
     _dmi_unlock(&heap->lock);
     while (n--) {
         /* Caches of this heap go with it only, and heap->pass is held. */

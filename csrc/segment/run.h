@@ -1,7 +1,8 @@
 /* run.h - the descriptor of a run: contiguous pages inside a segment, used for one purpose.
  *
- * Descriptors live outside the pages that users write to. The first cache line is what the fast
- * paths and the counters read; the second is for slow paths and remote frees.
+ * Descriptors live outside the pages that users write to. The first cache line is what its owner writes with
+ * every block and what the counters read. The second is what other threads need to free a block, which the
+ * owner seldom writes: so neither waits for the other's line.
  */
 #ifndef DMI_RUN_H
 #define DMI_RUN_H
@@ -36,14 +37,14 @@ typedef enum dmi_run_place {
 } dmi_run_place;
 
 struct dmi_run {
-    /* -- the fast paths: 24 bytes -- */
-    _Atomic(void *) head;    /* local free list, threaded through the blocks */
-    _Atomic uintptr_t owner; /* token of the owning thread, or DMI_OWNER_NONE */
-    _Atomic int32_t used;    /* LFH: busy blocks plus bias; a free that makes it 0 goes slow.
+    /* -- the owner's -- */
+    _Atomic(void *) head; /* local free list, threaded through the blocks */
+    dmi_run *taken_next;  /* runs of one thread that are taken */
+    _Atomic int32_t used; /* LFH: busy blocks plus bias; a free that makes it 0 goes slow.
                                 LIST: busy blocks */
-    int32_t bias;        /* LFH: see lfh.h. LIST: blocks, free ones included. FREE: the pass that
+    int32_t bias;         /* LFH: see lfh.h. LIST: blocks, free ones included. FREE: the pass that
                                 dealt with it, or during which it was formed */
-    uint16_t block_size; /* bytes */
+    uint16_t block_size;  /* bytes */
     uint16_t seen; /* a digest of head and counts as of the last pass: still the same, then cold */
     uint16_t capacity; /* blocks that fit */
     uint16_t carved;   /* blocks [0, carved) were linked once */
@@ -62,14 +63,14 @@ struct dmi_run {
         void *taken_second;  /* LFH, taken: the block behind the recorded head */
     };
 
-    /* -- slow paths -- */
+    /* -- everybody's -- */
+    _Atomic uintptr_t owner; /* token of the owning thread, or DMI_OWNER_NONE */
     _Atomic uint64_t remote; /* blocks other threads freed: see lfh.h */
     _Atomic(struct dmi_run *) pending_next;
     _Atomic(void *) cache; /* the cache that owns it (a pointer of the heap floor) */
     dmi_run *next, *prev;  /* in a bin or an avail list */
     void *list;            /* while taken: the free list behind the recorded head */
     void *taken_head;      /* while taken: the head when it was recorded */
-    dmi_run *taken_next;   /* runs of one thread that are taken */
 };
 
 #define DMI_RUN_TAKEN 1u         /* head and used belong to an operation that may be in flight */
@@ -81,7 +82,8 @@ struct dmi_run {
 #define DMI_RUN_KEPT 8u     /* VIRTUAL: freed, kept by the policy */
 #define DMI_RUN_COUNTED 16u /* LFH: busy blocks of each page are counted (eager) */
 
-_Static_assert(sizeof(dmi_run) == 128, "a run descriptor is two cache lines");
+_Static_assert(offsetof(dmi_run, owner) == 64 && sizeof(dmi_run) == 128,
+               "a run descriptor is two cache lines");
 
 /* What every address outside dmi maps to: owned by nobody, nothing to hand out. */
 extern dmi_run _dmi_no_run;
