@@ -81,10 +81,12 @@ int _dmi_linux_barrier(void) {
 /* prepare handlers run in reverse order: ours comes last, when the callers' locks are held, so nobody
  * who holds one of them can be waiting here. */
 static pthread_t helper;
+static pid_t helper_id;
 static void (*helper_body)(void);
 
 static void *helper_main(void *unused) {
     (void)unused;
+    helper_id = (pid_t)syscall(SYS_gettid);
     helper_body();
     return NULL;
 }
@@ -116,6 +118,20 @@ int _dmi_linux_thread_start(void (*body)(void)) {
     return error;
 }
 
+/* The kernel wakes who joins a thread a moment before it takes the thread off the process: whoever counts threads,
+ * as unshare does, may still see two. It is patient with a tracer, but not for ever. */
+static void wait_until_gone(pid_t thread) {
+    const struct timespec moment = {0, 100000};
+    int saved = errno;
+    for (int tries = 0; tries < 1100 && syscall(SYS_tgkill, home, thread, 0) == 0; tries++) {
+        if (tries < 100)
+            (void)syscall(SYS_sched_yield);
+        else
+            (void)syscall(SYS_clock_nanosleep, CLOCK_MONOTONIC, 0, &moment, NULL);
+    }
+    errno = saved;
+}
+
 /* fork and malloc are no cancellation points, and callers hold locks; pthread_join is one. A process that clone
  * made past the C library has no helper to wait for. */
 void _dmi_linux_thread_join(void) {
@@ -124,6 +140,7 @@ void _dmi_linux_thread_join(void) {
     (void)pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before);
     (void)pthread_join(helper, NULL);
     (void)pthread_setcancelstate(before, &before);
+    wait_until_gone(helper_id);
 }
 
 int _dmi_linux_at_fork(void (*prepare)(void), void (*parent)(void), void (*child)(void)) {

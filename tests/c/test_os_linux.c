@@ -335,6 +335,20 @@ TEST(fork_among_threads) {
     CHECK_EQ(in_parent, FORKS);
 }
 
+static void do_nothing(void) {}
+
+static void join_and_count(void) {
+    enum { CLONE_THREAD_ALONE = 0x10000 }; /* does nothing, and only where there is one thread */
+    for (int i = 0; i < 2000; i++) {
+        REQUIRE_EQ(_dmi_os_thread_start(do_nothing), 0);
+        _dmi_os_thread_join();
+        REQUIRE_EQ(syscall(SYS_unshare, CLONE_THREAD_ALONE), 0);
+    }
+}
+
+/* The kernel counts a thread for a moment longer than pthread_join waits. */
+TEST(joined_is_gone) { in_child(join_and_count); }
+
 static pthread_key_t other_key;
 static _Atomic int order, other_order, our_order;
 
