@@ -124,10 +124,8 @@ static void wait_until_gone(pid_t thread) {
     const struct timespec moment = {0, 100000};
     int saved = errno;
     for (int tries = 0; tries < 1100 && syscall(SYS_tgkill, home, thread, 0) == 0; tries++) {
-        if (tries < 100)
-            (void)syscall(SYS_sched_yield);
-        else
-            (void)syscall(SYS_clock_nanosleep, CLOCK_MONOTONIC, 0, &moment, NULL);
+        if (tries < 100) (void)syscall(SYS_sched_yield);
+        else (void)syscall(SYS_clock_nanosleep, CLOCK_MONOTONIC, 0, &moment, NULL);
     }
     errno = saved;
 }
