@@ -66,8 +66,11 @@ bool _dmi_lfh_carve(dmi_run *run, int *error) {
     size_t last = end / run->block_size;
     if (last > run->capacity) last = run->capacity;
     void *head = list_get(run);
-    for (size_t i = last; i-- > run->carved;) {
-        char *block = _dmi_lfh_block(run, i);
+    /* In locals: what is stored through a link might be part of the descriptor, for all that the compiler knows. */
+    const size_t size = run->block_size;
+    char *begin = _dmi_lfh_block(run, run->carved), *block = _dmi_lfh_block(run, last);
+    while (block > begin) {
+        block -= size;
         _dmi_link_set(block, head);
         head = block;
     }

@@ -161,7 +161,26 @@ void *_dmi_heap_alloc(dmi_heap *heap, size_t size, size_t align, bool *zero) {
     return NULL;
 }
 
+/* What most calls come to: this thread's cache of that heap is there, and its slot was empty. NULL: nothing was
+ * done. */
+static inline void *from_own(dmi_thread *self, dmi_cache *cache, size_t size) {
+    dmi_heap *heap = cache->heap;
+    if (!heap || size > DMI_BUCKET_MAX) return NULL;
+    unsigned bucket = _dmi_bucket(size);
+    if (!atomic_load_explicit(&heap->active[bucket], memory_order_acquire)) return NULL;
+    _dmi_heap_tick(heap);
+    void *block = NULL;
+    _dmi_thread_lock(self);
+    if (!atomic_load_explicit(&heap->shared_only, memory_order_relaxed))
+        block = _dmi_cache_alloc(cache, bucket);
+    _dmi_unlock(&self->lock);
+    return block;
+}
+
 void *_dmi_malloc_slow(size_t size) {
+    dmi_thread *self = _dmi_self_get();
+    void *block = from_own(self, &self->cache, size);
+    if (__builtin_expect(block != NULL, 1)) return block;
     dmi_heap *heap = _dmi_default_heap();
     if (!heap) {
         errno = ENOMEM;

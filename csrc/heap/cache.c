@@ -147,20 +147,13 @@ static void release(dmi_cache *cache, dmi_run *run) {
     _dmi_unlock(&heap->lock);
 }
 
-/* The last run that has anything to hand out stays, so that a burst does not take it apart and put it
- * together again; its pages go like all others. Policies that act at once get what they act on. */
-static bool spared(const dmi_cache *cache, const dmi_run *run) {
-    return run->place == DMI_PLACE_AVAIL && cache->avail[run->bucket].head == run && !run->next &&
-           !atomic_load_explicit(&cache->heap->at_once, memory_order_relaxed);
-}
-
 void _dmi_cache_settle(dmi_cache *cache, dmi_run *run) {
     if (run->place == DMI_PLACE_CURRENT) return;
     if (run->place == DMI_PLACE_FULL) {
         _dmi_lfh_set_bias(run, 0);
         list_add(cache, run, DMI_PLACE_AVAIL);
     }
-    if (empty(run) && !spared(cache, run)) {
+    if (empty(run)) {
         list_remove(cache, run);
         release(cache, run);
     }

@@ -128,7 +128,6 @@ static dmi_heap *create_locked(const dmi_heap_options *options) {
     _dmi_engine_init(&heap->engine, &heap->space, &heap->list, &policy);
     _dmi_cache_init(&heap->shared, heap, NULL, &heap->shared_lock);
     atomic_store_explicit(&heap->shared_only, policy.when == DMI_WHEN_EAGER, memory_order_relaxed);
-    atomic_store_explicit(&heap->at_once, _dmi_policy_at_once(&policy), memory_order_relaxed);
     heap->handle = (void *)((uintptr_t)heap | (uintptr_t)generation_of(heap) << GENERATION_SHIFT);
     heap->live = true;
     _dmi_heap_schedule(heap, _dmi_heap_clock(heap));

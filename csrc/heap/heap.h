@@ -79,8 +79,6 @@ struct dmi_heap {
         tail; /* bytes behind each block that are not the caller's: the canary of hardened heaps */
     bool live;
     _Atomic bool shared_only; /* eager: every block through the shared cache */
-    _Atomic bool
-        at_once; /* eager, threshold: an empty subsegment goes to the segment, the last too */
     _Atomic bool lfh_active;
     uint32_t lfh_live, lfh_total; /* activation thresholds */
     uint32_t bucket_live[DMI_BUCKETS], bucket_total[DMI_BUCKETS];
@@ -144,10 +142,16 @@ bool _dmi_heap_held(const dmi_heap *heap);
 extern bool _dmi_have_barrier;
 /* The record of this thread; NULL: it has none and gets none (too early, too late, no memory). */
 dmi_thread *_dmi_thread_self(void);
-/* Lock a record as its owner: brings it in order when it was taken. */
-void _dmi_thread_lock(dmi_thread *self);
 /* Bring a record that its owner has locked in order. True: runs went to a shared cache. */
-bool _dmi_thread_repair(dmi_thread *self);
+bool _dmi_thread_repair_taken(dmi_thread *self);
+static inline bool _dmi_thread_repair(dmi_thread *self) {
+    return __builtin_expect(self->state == DMI_THREAD_TAKEN, 0) && _dmi_thread_repair_taken(self);
+}
+/* Lock a record as its owner: brings it in order when it was taken. */
+static inline void _dmi_thread_lock(dmi_thread *self) {
+    _dmi_lock(&self->lock);
+    (void)_dmi_thread_repair(self);
+}
 /* Lock a record from outside so that its caches may be read and its lists swept: a live thread other
  * than the caller is taken. False: it cannot be had now (no barrier on this OS); nothing is locked. */
 bool _dmi_thread_take(dmi_thread *thread);
@@ -264,7 +268,12 @@ uint64_t _dmi_heap_busy(dmi_heap *heap);
 /* Have the scavenger look after a pass that is due then. False: there is none, slow paths must do it. */
 bool _dmi_scavenger_want(uint64_t when);
 /* Is there one? A hint. */
-bool _dmi_scavenger_running(void);
+#define DMI_SCAVENGER_RUNNING 1
+extern _Atomic uint32_t _dmi_scavenger_life;
+static inline bool _dmi_scavenger_running(void) {
+    return atomic_load_explicit(&_dmi_scavenger_life, memory_order_relaxed) ==
+           DMI_SCAVENGER_RUNNING;
+}
 /* Before a fork: stop and join it, and turn away whoever wants it. */
 void _dmi_scavenger_stop(void);
 /* After the fork, in both processes: it starts again when wanted. */

@@ -201,14 +201,23 @@ static void hard_pass(dmi_heap *heap) {
 static void hard_pass(dmi_heap *heap) { (void)heap; }
 #endif
 
-void _dmi_heap_tick(dmi_heap *heap) {
+static __attribute__((noinline)) void tick(dmi_heap *heap) {
     uint64_t next;
-    hard_pass(heap);
     if (!atomic_load_explicit(&heap->wait, memory_order_relaxed) || arm(heap, &next)) return;
     if (_dmi_heap_clock(heap) < next || !_dmi_lock_try(&heap->pass)) return;
     if (_dmi_heap_clock(heap) >= atomic_load_explicit(&heap->next_pass, memory_order_relaxed))
         _dmi_heap_due(heap);
     _dmi_unlock(&heap->pass);
+}
+
+void _dmi_heap_tick(dmi_heap *heap) {
+    hard_pass(heap);
+    /* As arm would find, in a few steps: a pass is due, and the scavenger knows of it. */
+    if (_dmi_scavenger_running() &&
+        atomic_load_explicit(&heap->armed, memory_order_seq_cst) &&
+        atomic_load_explicit(&heap->next_pass, memory_order_relaxed) != UINT64_MAX)
+        return;
+    tick(heap);
 }
 
 void dmi_set_map_limit(uint64_t most) { _dmi_set_map_limit(most); }
@@ -332,7 +341,6 @@ int dmi_heap_set_policy(void *handle, const dmi_policy *policy) {
         heap->engine.how = how;
         _dmi_unlock(&heap->lock);
         _dmi_unlock(&heap->shared_lock);
-        atomic_store_explicit(&heap->at_once, _dmi_policy_at_once(policy), memory_order_relaxed);
         atomic_store_explicit(&heap->shared_only, eager, memory_order_seq_cst);
         if (was && !eager) {
             dmi_visitor visitor = {.run = uncount, .lock = DMI_VISIT_LOCK};

@@ -6,10 +6,10 @@
  */
 #include "heap.h"
 
-typedef enum { NONE = 0, RUNNING = 1, ENDED = 2, STARTING = 3 } state;
+typedef enum { NONE = 0, RUNNING = DMI_SCAVENGER_RUNNING, ENDED = 2, STARTING = 3 } state;
 
 static dmi_lock lock;          /* state and its changes */
-static _Atomic uint32_t life;  /* state */
+_Atomic uint32_t _dmi_scavenger_life; /* state */
 static _Atomic uint32_t bell;  /* the sleeper's word: changes when it must look again */
 static _Atomic uint64_t alarm; /* when it will look by itself */
 static dmi_lock gate;          /* held from stop to resume: one fork at a time */
@@ -57,7 +57,7 @@ static void body(void) {
         _dmi_lock(&lock);
         bool rest = rung == atomic_load_explicit(&bell, memory_order_relaxed);
         bool end = stopping || (p.next == UINT64_MAX && rest);
-        if (end) atomic_store_explicit(&life, ENDED, memory_order_relaxed);
+        if (end) atomic_store_explicit(&_dmi_scavenger_life, ENDED, memory_order_relaxed);
         _dmi_unlock(&lock);
         if (end) return;
         /* A heap that is due but being passed over by somebody else: look again soon. */
@@ -65,17 +65,13 @@ static void body(void) {
     }
 }
 
-bool _dmi_scavenger_running(void) {
-    return atomic_load_explicit(&life, memory_order_relaxed) == RUNNING;
-}
-
 bool _dmi_scavenger_want(uint64_t when) {
     atomic_thread_fence(
         memory_order_seq_cst); /* the heap's time is stored before the alarm is read */
-    if (atomic_load_explicit(&life, memory_order_relaxed) == RUNNING) {
+    if (atomic_load_explicit(&_dmi_scavenger_life, memory_order_relaxed) == RUNNING) {
         if (when >= atomic_load_explicit(&alarm, memory_order_relaxed)) return true;
         _dmi_lock(&lock);
-        bool running = atomic_load_explicit(&life, memory_order_relaxed) == RUNNING;
+        bool running = atomic_load_explicit(&_dmi_scavenger_life, memory_order_relaxed) == RUNNING;
         if (running) ring();
         _dmi_unlock(&lock);
         if (running) return true;
@@ -83,16 +79,16 @@ bool _dmi_scavenger_want(uint64_t when) {
     if (forbidden || _dmi_os_clock() < atomic_load_explicit(&quiet_until, memory_order_relaxed) ||
         !_dmi_lock_try(&lock))
         return false;
-    uint32_t was = atomic_load_explicit(&life, memory_order_relaxed);
+    uint32_t was = atomic_load_explicit(&_dmi_scavenger_life, memory_order_relaxed);
     bool started = was == RUNNING;
     if (!started && was != STARTING && !stopping) {
         /* Starting a thread allocates, and comes back here: STARTING and the lock turn it away. */
-        atomic_store_explicit(&life, STARTING, memory_order_relaxed);
+        atomic_store_explicit(&_dmi_scavenger_life, STARTING, memory_order_relaxed);
         if (was == ENDED) _dmi_os_thread_join();
         atomic_store_explicit(&alarm, when, memory_order_relaxed);
-        atomic_store_explicit(&life, RUNNING, memory_order_seq_cst);
+        atomic_store_explicit(&_dmi_scavenger_life, RUNNING, memory_order_seq_cst);
         started = _dmi_os_thread_start(body) == 0;
-        if (!started) atomic_store_explicit(&life, NONE, memory_order_relaxed);
+        if (!started) atomic_store_explicit(&_dmi_scavenger_life, NONE, memory_order_relaxed);
     }
     _dmi_unlock(&lock);
     return started;
@@ -102,14 +98,14 @@ void _dmi_scavenger_stop(void) {
     _dmi_lock(&gate);
     _dmi_lock(&lock);
     stopping = true;
-    uint32_t was = atomic_load_explicit(&life, memory_order_relaxed);
+    uint32_t was = atomic_load_explicit(&_dmi_scavenger_life, memory_order_relaxed);
     _dmi_unlock(&lock);
     if (was == RUNNING || was == ENDED) {
         ring();
         _dmi_os_thread_join();
     }
     _dmi_lock(&lock); /* kept, so that nobody is inside when the process forks */
-    atomic_store_explicit(&life, NONE, memory_order_relaxed);
+    atomic_store_explicit(&_dmi_scavenger_life, NONE, memory_order_relaxed);
 }
 
 void _dmi_scavenger_rest(void) {

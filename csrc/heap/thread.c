@@ -86,7 +86,7 @@ int _dmi_threads_setup(void) {
     return ready == 1 ? 0 : ENOSYS;
 }
 
-static dmi_thread *attach(void) {
+static __attribute__((noinline, cold)) dmi_thread *attach(void) {
     if (ready != 1) return NULL;
     record = NOBODY; /* arming may allocate: then this thread has no record yet */
     _dmi_lock(&registry);
@@ -135,19 +135,13 @@ dmi_thread *_dmi_thread_self(void) {
     return self == NOBODY ? NULL : self;
 }
 
-bool _dmi_thread_repair(dmi_thread *self) {
+bool _dmi_thread_repair_taken(dmi_thread *self) {
     bool handed_over = false;
-    if (self->state != DMI_THREAD_TAKEN) return false;
     for (dmi_cache *cache = self->caches; cache; cache = cache->next_of_thread)
         handed_over |= _dmi_cache_repair(cache);
     self->state = DMI_THREAD_LIVE;
     __atomic_store_n(self->tls, self, __ATOMIC_RELAXED);
     return handed_over;
-}
-
-void _dmi_thread_lock(dmi_thread *self) {
-    _dmi_lock(&self->lock);
-    (void)_dmi_thread_repair(self);
 }
 
 bool _dmi_thread_take(dmi_thread *thread) {

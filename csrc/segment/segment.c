@@ -82,7 +82,7 @@ static size_t skip_for(const dmi_run *run, size_t align_pages) {
     return (size_t)(-page & (align_pages - 1));
 }
 
-/* The smallest free run of a warmth that fits; among the first few of its bin the lowest address wins ties. */
+/* The smallest free run of a warmth that fits, of equals the one freed last: the processor's caches have it. */
 static dmi_run *best_fit(dmi_space *space, dmi_warmth warm, size_t pages, size_t align_pages) {
     for (size_t bin = bin_of(pages); bin < DMI_BINS; bin++) {
         uint64_t word = space->bin_map[warm][bin / 64] >> (bin % 64);
@@ -95,9 +95,8 @@ static dmi_run *best_fit(dmi_space *space, dmi_warmth warm, size_t pages, size_t
         int looked = 0;
         for (dmi_run *run = space->bins[warm][bin]; run && looked < 64; run = run->next, looked++) {
             if (run->pages < pages + skip_for(run, align_pages)) continue;
-            if (!best || run->pages < best->pages ||
-                (run->pages == best->pages && _dmi_run_base(run) < _dmi_run_base(best)))
-                best = run;
+            if (!best || run->pages < best->pages) best = run;
+            if (best->pages == pages) return best;
         }
         if (best) return best;
     }

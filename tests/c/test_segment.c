@@ -295,8 +295,8 @@ TEST_EACH_PAGE(the_smallest_free_run_that_fits_is_taken) {
     }
     ENSURE_EQ(_dmi_run_alloc(&space, 65, 1, DMI_RUN_LARGE, false, NULL)->first, first[4]);
     ENSURE_EQ(_dmi_run_alloc(&space, 10, 1, DMI_RUN_LARGE, false, NULL)->first, first[3]);
-    ENSURE_EQ(_dmi_run_alloc(&space, 9, 1, DMI_RUN_LARGE, false, NULL)->first, first[1]);
     ENSURE_EQ(_dmi_run_alloc(&space, 9, 1, DMI_RUN_LARGE, false, NULL)->first, first[5]);
+    ENSURE_EQ(_dmi_run_alloc(&space, 9, 1, DMI_RUN_LARGE, false, NULL)->first, first[1]);
     ENSURE_EQ(_dmi_run_alloc(&space, 9, 1, DMI_RUN_LARGE, false, NULL)->first, first[2]);
     floors_check_space(&space);
     _dmi_space_release(&space);
