@@ -103,12 +103,15 @@ static void list_remove(dmi_cache *cache, dmi_run *run) {
 }
 
 /* How many frees a full run waits for before it is listed again: a few, so that a run does not come and
- * go with every block. More would save a slow path in a hundred and hide as many free blocks: a Redis whose
- * keys were deleted ends with a page bound of 33.7 MiB at a sixty-fourth of the run, 33.9 at a
- * thirty-second. */
+ * go with every block. Each slow path that this saves hides a free block meanwhile. Where a run holds many, and
+ * slow paths are rare anyway, a sixty-fourth of them: a Redis whose keys were deleted ends with a page bound of
+ * 33.85 MiB so, with 33.93 if all runs wait for 8. Where it holds few, which are large, more of them: random
+ * replacement of blocks up to 8 KiB takes 7 % less time than with a sixty-fourth and 5 % more memory, a
+ * server's churn 9 % less and no more. */
 static int32_t patience(const dmi_run *run) {
-    int32_t k = run->capacity / 64;
-    return k < 1 ? 1 : k;
+    if (run->capacity >= 128) return run->capacity / 64;
+    int32_t k = run->capacity / 4;
+    return k < 1 ? 1 : k > 8 ? 8 : k;
 }
 
 static bool can_grow(const dmi_run *run) { return run->parked || run->carved < run->capacity; }
