@@ -170,11 +170,11 @@ static bool arm(dmi_heap *heap, uint64_t *due) {
         atomic_store_explicit(&heap->next_pass, next, memory_order_relaxed);
     }
     *due = next;
-    if (heap->flags & DMI_HEAP_MANUAL_CLOCK) return true; /* advance does it */
+    if (heap->flags & DMI_HEAP_MANUAL_CLOCK) return true;  /* advance does it */
+    if (heap->flags & DMI_HEAP_NO_SERIALIZE) return false; /* nobody else may */
     /* Who armed it told the scavenger, at the price of a barrier. */
     if (armed && _dmi_scavenger_running()) return true;
-    return !(heap->flags & DMI_HEAP_NO_SERIALIZE) && committed_about(heap) >= WORTH_A_THREAD &&
-           _dmi_scavenger_want(next);
+    return committed_about(heap) >= WORTH_A_THREAD && _dmi_scavenger_want(next);
 }
 
 void _dmi_heap_arm(dmi_heap *heap) {
@@ -215,7 +215,8 @@ void _dmi_heap_tick(dmi_heap *heap) {
     /* As arm would find, in a few steps: a pass is due, and the scavenger knows of it. */
     if (_dmi_scavenger_running() &&
         atomic_load_explicit(&heap->armed, memory_order_seq_cst) &&
-        atomic_load_explicit(&heap->next_pass, memory_order_relaxed) != UINT64_MAX)
+        atomic_load_explicit(&heap->next_pass, memory_order_relaxed) != UINT64_MAX &&
+        !(heap->flags & DMI_HEAP_NO_SERIALIZE))
         return;
     tick(heap);
 }

@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
@@ -323,6 +324,21 @@ def test_options_can_be_read_back() -> None:
         assert (heap.name, heap.max_size, heap.clock) == ("", None, "os")
         assert (heap.lfh, heap.hardened, heap.thread_safe) == (True, False, True)
         assert heap.decommit.when == "lazy"
+
+
+def test_a_heap_of_one_thread_sees_to_itself_while_the_scavenger_serves_others() -> None:
+    policy = "lazy:delay=0.1"
+    with dmi.Heap(policy) as other, dmi.Heap(policy, thread_safe=False) as heap:
+        for address in [heap.malloc(500) for _ in range(8000)]:
+            heap.free(address)
+        before = heap.stats().committed
+        until = time.monotonic() + 10
+        while heap.stats().committed > before / 2 and time.monotonic() < until:
+            for address in [other.malloc(4096) for _ in range(1000)]:
+                other.free(address)
+            heap.free(heap.malloc(40_000))
+            time.sleep(0.02)
+        assert heap.stats().committed <= before / 2
 
 
 def test_a_destroyed_heap_is_refused_by_everything(no_heap_left: None) -> None:
