@@ -213,8 +213,7 @@ static __attribute__((noinline)) void tick(dmi_heap *heap) {
 void _dmi_heap_tick(dmi_heap *heap) {
     hard_pass(heap);
     /* As arm would find, in a few steps: a pass is due, and the scavenger knows of it. */
-    if (_dmi_scavenger_running() &&
-        atomic_load_explicit(&heap->armed, memory_order_seq_cst) &&
+    if (_dmi_scavenger_running() && atomic_load_explicit(&heap->armed, memory_order_seq_cst) &&
         atomic_load_explicit(&heap->next_pass, memory_order_relaxed) != UINT64_MAX &&
         !(heap->flags & DMI_HEAP_NO_SERIALIZE))
         return;

@@ -8,11 +8,11 @@
 
 typedef enum { NONE = 0, RUNNING = DMI_SCAVENGER_RUNNING, ENDED = 2, STARTING = 3 } state;
 
-static dmi_lock lock;          /* state and its changes */
+static dmi_lock lock;                 /* state and its changes */
 _Atomic uint32_t _dmi_scavenger_life; /* state */
-static _Atomic uint32_t bell;  /* the sleeper's word: changes when it must look again */
-static _Atomic uint64_t alarm; /* when it will look by itself */
-static dmi_lock gate;          /* held from stop to resume: one fork at a time */
+static _Atomic uint32_t bell;         /* the sleeper's word: changes when it must look again */
+static _Atomic uint64_t alarm;        /* when it will look by itself */
+static dmi_lock gate;                 /* held from stop to resume: one fork at a time */
 static bool forbidden, stopping;
 static _Atomic uint64_t quiet_until;
 #define QUIET_NS ((uint64_t)100000000)
