@@ -161,16 +161,19 @@ void *_dmi_heap_alloc(dmi_heap *heap, size_t size, size_t align, bool *zero) {
     return NULL;
 }
 
-/* What most calls come to: this thread's cache of that heap is there, and its slot was empty. NULL: nothing was
- * done. */
+/* What most calls come to: this thread's cache of that heap is there, and its slot was empty. NULL: somebody has
+ * to go the whole way. */
 static inline void *from_own(dmi_thread *self, dmi_cache *cache, size_t size) {
     dmi_heap *heap = cache->heap;
-    if (!heap || size > DMI_BUCKET_MAX) return NULL;
+    if (!heap || size > DMI_BUCKET_MAX ||
+        atomic_load_explicit(&heap->shared_only, memory_order_relaxed))
+        return NULL;
     unsigned bucket = _dmi_bucket(size);
     if (!atomic_load_explicit(&heap->active[bucket], memory_order_acquire)) return NULL;
     _dmi_heap_tick(heap);
     void *block = NULL;
     _dmi_thread_lock(self);
+    /* It may be so by now; then repair has handed this thread's runs over. */
     if (!atomic_load_explicit(&heap->shared_only, memory_order_relaxed))
         block = _dmi_cache_alloc(cache, bucket);
     _dmi_unlock(&self->lock);
@@ -190,6 +193,11 @@ void *_dmi_malloc_slow(size_t size) {
 }
 
 void *_dmi_heap_malloc_slow(void *handle, size_t size) {
+    dmi_thread *self = _dmi_self_get();
+    if (self->memo_heap == handle) {
+        void *block = from_own(self, self->memo, size);
+        if (__builtin_expect(block != NULL, 1)) return block;
+    }
     dmi_heap *heap = _dmi_heap_resolve(handle);
     return heap ? _dmi_heap_alloc(heap, size, 1, NULL) : NULL;
 }

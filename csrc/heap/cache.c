@@ -110,9 +110,8 @@ static void list_remove(dmi_cache *cache, dmi_run *run) {
  * after its keys were deleted, from 33.84 MiB to over 33.9. */
 static int32_t patience(const dmi_run *run) {
     int32_t k = run->capacity / 64, least = run->capacity / 4;
-    if (least > 3) least = 3;
-    if (k < least) k = least;
-    return k < 1 ? 1 : k;
+    if (least > 3) least = 3; /* but 1 at least: no run has fewer than four blocks */
+    return k > least ? k : least;
 }
 
 static bool can_grow(const dmi_run *run) { return run->parked || run->carved < run->capacity; }

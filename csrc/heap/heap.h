@@ -267,9 +267,9 @@ uint64_t _dmi_heap_busy(dmi_heap *heap);
 /* ---- scavenger.c ---- */
 /* Have the scavenger look after a pass that is due then. False: there is none, slow paths must do it. */
 bool _dmi_scavenger_want(uint64_t when);
-/* Is there one? A hint. */
 #define DMI_SCAVENGER_RUNNING 1
 extern _Atomic uint32_t _dmi_scavenger_life;
+/* Is there one? A hint. */
 static inline bool _dmi_scavenger_running(void) {
     return atomic_load_explicit(&_dmi_scavenger_life, memory_order_relaxed) ==
            DMI_SCAVENGER_RUNNING;

@@ -160,6 +160,13 @@ static uint64_t committed_about(dmi_heap *heap) {
     return in > out ? in - out : 0;
 }
 
+/* A pass is due some time, and the scavenger knows: who armed the heap told it, at the price of a barrier. */
+static inline bool on_its_way(const dmi_heap *heap) {
+    return _dmi_scavenger_running() && atomic_load_explicit(&heap->armed, memory_order_seq_cst) &&
+           atomic_load_explicit(&heap->next_pass, memory_order_relaxed) != UINT64_MAX &&
+           !(heap->flags & DMI_HEAP_NO_SERIALIZE);
+}
+
 /* True: somebody sees to it. False: *due says when it should run. */
 static bool arm(dmi_heap *heap, uint64_t *due) {
     uint64_t next = atomic_load_explicit(&heap->next_pass, memory_order_relaxed);
@@ -172,13 +179,12 @@ static bool arm(dmi_heap *heap, uint64_t *due) {
     *due = next;
     if (heap->flags & DMI_HEAP_MANUAL_CLOCK) return true;  /* advance does it */
     if (heap->flags & DMI_HEAP_NO_SERIALIZE) return false; /* nobody else may */
-    /* Who armed it told the scavenger, at the price of a barrier. */
-    if (armed && _dmi_scavenger_running()) return true;
     return committed_about(heap) >= WORTH_A_THREAD && _dmi_scavenger_want(next);
 }
 
 void _dmi_heap_arm(dmi_heap *heap) {
     uint64_t due;
+    if (on_its_way(heap)) return;
     if (atomic_load_explicit(&heap->wait, memory_order_relaxed)) (void)arm(heap, &due);
 }
 
@@ -212,12 +218,7 @@ static __attribute__((noinline)) void tick(dmi_heap *heap) {
 
 void _dmi_heap_tick(dmi_heap *heap) {
     hard_pass(heap);
-    /* As arm would find, in a few steps: a pass is due, and the scavenger knows of it. */
-    if (_dmi_scavenger_running() && atomic_load_explicit(&heap->armed, memory_order_seq_cst) &&
-        atomic_load_explicit(&heap->next_pass, memory_order_relaxed) != UINT64_MAX &&
-        !(heap->flags & DMI_HEAP_NO_SERIALIZE))
-        return;
-    tick(heap);
+    if (!on_its_way(heap)) tick(heap);
 }
 
 void dmi_set_map_limit(uint64_t most) { _dmi_set_map_limit(most); }

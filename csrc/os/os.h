@@ -144,7 +144,8 @@ int _dmi_os_barrier(void);
 /* Handlers around fork (no-op where there is no fork). */
 int _dmi_os_at_fork(void (*prepare)(void), void (*parent)(void), void (*child)(void));
 /* Start a thread that runs body with every signal blocked, on a small stack. One at a time: join the last
- * one before the next start. 0 or an errno (ENOSYS: no threads here). join waits for its end. */
+ * one before the next start. 0 or an errno (ENOSYS: no threads here). join waits for its end, until
+ * the system does not count it any more either. */
 int _dmi_os_thread_start(void (*body)(void));
 void _dmi_os_thread_join(void);
 

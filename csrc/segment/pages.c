@@ -157,9 +157,7 @@ int _dmi_pages_commit(dmi_segment *segment, size_t first, size_t count) {
         add(&segment->space->ledger.unoffer_bytes, (to - from) << _dmi_page_shift);
         i = to;
     }
-    _dmi_bits_put(segment->aged, first, count, false);
-    if (segment->has_given_at)
-        memset(segment->given_at + first, 0, count * sizeof *segment->given_at);
+    _dmi_pages_forget(segment, first, count);
     return 0;
 }
 

@@ -326,6 +326,7 @@ def test_options_can_be_read_back() -> None:
         assert heap.decommit.when == "lazy"
 
 
+@pytest.mark.keeps
 def test_a_heap_of_one_thread_sees_to_itself_while_the_scavenger_serves_others() -> None:
     policy = "lazy:delay=0.1"
     with dmi.Heap(policy) as other, dmi.Heap(policy, thread_safe=False) as heap:
