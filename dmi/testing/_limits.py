@@ -1,0 +1,109 @@
+"""What a test may leave behind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Final
+
+from dmi._sizes import parse_share, parse_size, show_size
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dmi.testing._watch import Found, HeapFound
+
+__all__ = ["Limits"]
+
+TOLERANCE: Final = 1 << 20
+"""Bytes that are no second-order leak: what an idle heap keeps anyway."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Limits of one test; None is no limit. Sizes in bytes, shares from 0 to 1.
+
+    max_retained          what may stay committed without being busy, beyond what was there before
+    max_growth            what may stay allocated, beyond what was there before
+    returns               the share of what the test made the heap commit that must have gone back
+    no_second_order_leak  True: busy came back, so commit must have come back too; more than
+                          ``tolerance`` that stays pinned, or that the policy would keep, fails
+    tolerance             see there
+    loops                 run the test so often, and judge from the end of the first run on: what is
+                          made once (imports, caches) is no leak
+    """
+
+    max_retained: int | None = None
+    max_growth: int | None = None
+    returns: float | None = None
+    no_second_order_leak: bool = False
+    tolerance: int = TOLERANCE
+    loops: int = 1
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Limits:
+        """From the arguments of a mark. ValueError or TypeError names the one that is wrong."""
+        known = [each.name for each in fields(cls)]
+        for name in values:
+            if name not in known:
+                raise TypeError(f"no limit {name!r}; there are: {', '.join(known)}, heap")
+        made: dict[str, Any] = {}
+        for name, value in values.items():
+            if value is None:
+                continue
+            if name in ("max_retained", "max_growth", "tolerance"):
+                made[name] = parse_size(value, name)
+            elif name == "returns":
+                made[name] = parse_share(value, name)
+            elif name == "loops":
+                if type(value) is not int or not 1 <= value <= 1_000_000:
+                    raise ValueError(f"loops must be an int from 1 to 1,000,000, not {value!r:.60}")
+                made[name] = value
+            else:
+                if not isinstance(value, bool):
+                    raise TypeError(f"{name} must be True or False, not {type(value).__name__}")
+                made[name] = value
+        return cls(**made)
+
+    @property
+    def any(self) -> bool:
+        """Whether there is a limit at all."""
+        return self.no_second_order_leak or any(
+            value is not None for value in (self.max_retained, self.max_growth, self.returns)
+        )
+
+    def broken(self, found: Found) -> list[str]:
+        """A sentence for each limit that is broken; none when all hold."""
+        said: list[str] = []
+        if self.max_growth is not None and found.busy_growth > self.max_growth:
+            said.append(
+                f"grew: {show_size(found.busy_growth)} are allocated that were not before "
+                f"(max_growth {show_size(self.max_growth)})"
+            )
+        if self.max_retained is not None and found.retained_growth > self.max_retained:
+            said.append(
+                f"retained: {show_size(found.retained_growth)} more are committed without being in "
+                f"use (max_retained {show_size(self.max_retained)})"
+            )
+        if self.returns is not None and found.returned < self.returns:
+            said.append(
+                f"returned {100 * found.returned:.1f} % of the {show_size(found.committed_in_all)} "
+                f"that it made the heap commit; {show_size(found.committed_growth)} stay "
+                f"(returns {100 * self.returns:g} %)"
+            )
+        if self.no_second_order_leak:
+            said += [text for each in found.heaps if (text := self._second_order(each))]
+        return said
+
+    def _second_order(self, each: HeapFound) -> str:
+        pinned, kept = each.retained_growth, each.kept_by_policy
+        if max(0, pinned) + kept <= self.tolerance:
+            return ""
+        parts = []
+        if pinned > 0:
+            parts.append(f"{show_size(pinned)} lie on pages that busy blocks keep")
+        if kept:
+            parts.append(f"the policy would keep {show_size(kept)} for good")
+        return (
+            f"second-order leak in {each.name}: busy grew by {show_size(each.busy_growth)}, and "
+            f"{' and '.join(parts)} (tolerance {show_size(self.tolerance)})"
+        )
