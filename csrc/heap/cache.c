@@ -176,6 +176,10 @@ static bool due(const dmi_run *run) {
     return empty(run);
 }
 
+void _dmi_cache_review(dmi_cache *cache, dmi_run *run) {
+    if (due(run)) _dmi_cache_settle(cache, run);
+}
+
 /* ---- remote frees -------------------------------------------------------------------------------------- */
 
 /* First the list, then the flag; whoever takes in all clears the flag first. So either it finds the run, or the
@@ -231,22 +235,6 @@ void _dmi_cache_drain(dmi_cache *cache) {
 /* ---- taken runs ------------------------------------------------------------------------------------------ */
 
 void _dmi_cache_take_run(dmi_cache *cache, dmi_run *run) { take_run(cache, run); }
-
-bool _dmi_cache_repair(dmi_cache *cache) {
-    dmi_run *run = cache->taken, *next;
-    cache->taken = NULL;
-    for (; run; run = next) {
-        next = run->taken_next;
-        run->taken_next = NULL;
-        _dmi_lfh_repair(run);
-        if (due(run)) _dmi_cache_settle(cache, run);
-    }
-    dmi_heap *heap = cache->heap;
-    if (!cache->thread || !atomic_load_explicit(&heap->shared_only, memory_order_relaxed))
-        return false;
-    _dmi_cache_hand_over(cache);
-    return true;
-}
 
 bool _dmi_cache_shed(dmi_cache *cache) {
     bool any = false;
@@ -445,20 +433,6 @@ void _dmi_cache_hand_over(dmi_cache *cache) {
     }
     _dmi_unlock(&heap->lock);
     _dmi_unlock(&heap->shared_lock);
-}
-
-dmi_cache *_dmi_cache_lock_of(dmi_run *run, bool take) {
-    for (;;) {
-        dmi_cache *cache = atomic_load_explicit(&run->cache, memory_order_acquire);
-        if (!cache) return NULL;
-        if (take && cache->thread) {
-            if (!_dmi_thread_take(cache->thread)) return NULL;
-        } else {
-            _dmi_lock(cache->lock);
-        }
-        if (atomic_load_explicit(&run->cache, memory_order_relaxed) == cache) return cache;
-        _dmi_unlock(cache->lock);
-    }
 }
 
 size_t _dmi_caches_metadata(void) { return pool.live_bytes; }

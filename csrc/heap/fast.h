@@ -1,7 +1,7 @@
 /* fast.h - the fast paths, inlined into every door that has the malloc interface.
  *
  * They take no lock and no atomic read-modify-write. The owner of a run reads and writes its head, used
- * and links with plain instructions; others look at them only after a barrier (see thread.c), and then
+ * and links with plain instructions; others look at them only after a barrier (see take.c), and then
  * never write them. A free writes its link before the head, so that a list that is cut short at any
  * instruction (fork) is still a list.
  */

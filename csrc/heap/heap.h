@@ -114,11 +114,9 @@ static inline unsigned _dmi_list_key(const void *block) {
     return size <= DMI_BUCKET_MAX ? _dmi_bucket(size) : DMI_BUCKETS - 1;
 }
 
-/* ---- heap.c ---- */
+/* ---- registry.c ---- */
 extern dmi_heap *_dmi_default; /* NULL before the first use */
 extern dmi_heap *_dmi_heaps;   /* the registry: the oldest heap */
-/* The default heap, made if need be; NULL: out of memory. */
-dmi_heap *_dmi_default_heap(void);
 /* The heap of a handle, NULL (errno EINVAL) when it is stale. */
 dmi_heap *_dmi_heap_resolve(void *handle);
 /* Visit live heaps with the registry locked; visit returns non-zero to stop. */
@@ -128,8 +126,19 @@ uint64_t _dmi_heap_clock(dmi_heap *heap);
 void _dmi_heaps_lock(void);
 void _dmi_heaps_unlock(void);
 int _dmi_heaps_each_locked(int (*visit)(dmi_heap *, void *), void *argument);
-/* Count every LFH run afresh from its lists (fork child). */
-int _dmi_heap_recount(dmi_heap *heap, void *unused);
+/* A record for a heap; NULL (errno) when there is none. The registry is locked. */
+dmi_heap *_dmi_heaps_new(void);
+/* Give it its handle and list it; let its handle be stale and take it off the list. The registry is locked. */
+void _dmi_heaps_enter(dmi_heap *heap);
+void _dmi_heaps_leave(dmi_heap *heap);
+/* Its record may serve another heap. The registry is not locked. */
+void _dmi_heaps_recycle(dmi_heap *heap);
+/* Committed bytes of the records. */
+size_t _dmi_heaps_metadata(void);
+
+/* ---- create.c ---- */
+/* The default heap, made if need be; NULL: out of memory. */
+dmi_heap *_dmi_default_heap(void);
 /* Options for the default heap, before it is made (preload). */
 void _dmi_default_options(const dmi_heap_options *options);
 
@@ -137,11 +146,37 @@ void _dmi_default_options(const dmi_heap_options *options);
 /* Does anybody hold it? The registry is locked. */
 bool _dmi_heap_held(const dmi_heap *heap);
 
-/* ---- thread.c ---- */
+/* ---- records.c ---- */
+/* This thread's record whatever _dmi_self says; NULL before its first slow path; &_dmi_no_thread when there is
+ * none to have. */
+extern DMI_TLS dmi_thread *_dmi_record;
 /* Can other threads be made to pass a memory barrier? Set before the first heap. */
 extern bool _dmi_have_barrier;
+/* All records, newest first. */
+dmi_thread *_dmi_threads(void);
+/* A record without a thread: *adopted tells whether one left it behind, or it is new. NULL: no memory. */
+dmi_thread *_dmi_record_get(bool *adopted);
+/* It has no thread any more; and the same where the records are locked. */
+void _dmi_record_put(dmi_thread *record);
+void _dmi_record_put_locked(dmi_thread *record);
+/* No record is handed out or made meanwhile. */
+void _dmi_records_lock(void);
+void _dmi_records_unlock(void);
+/* Fork child: which records have no thread is told afresh. The records are locked. */
+void _dmi_records_forget_abandoned(void);
+/* Committed bytes of the records. */
+size_t _dmi_threads_metadata(void);
+
+/* ---- thread.c ---- */
 /* The record of this thread; NULL: it has none and gets none (too early, too late, no memory). */
 dmi_thread *_dmi_thread_self(void);
+int _dmi_threads_setup(void);
+
+/* ---- fork.c ---- */
+/* Have the process call us at every fork. 0 or an errno. */
+int _dmi_fork_setup(void);
+
+/* ---- take.c ---- */
 /* Bring a record that its owner has locked in order. True: runs went to a shared cache. */
 bool _dmi_thread_repair_taken(dmi_thread *self);
 static inline bool _dmi_thread_repair(dmi_thread *self) {
@@ -155,11 +190,16 @@ static inline void _dmi_thread_lock(dmi_thread *self) {
 /* Lock a record from outside so that its caches may be read and its lists swept: a live thread other
  * than the caller is taken. False: it cannot be had now (no barrier on this OS); nothing is locked. */
 bool _dmi_thread_take(dmi_thread *thread);
-/* All records, newest first. */
-dmi_thread *_dmi_threads(void);
-int _dmi_threads_setup(void);
-/* Committed bytes of the records. */
-size_t _dmi_threads_metadata(void);
+/* Bring the runs that were taken in order. Locked by the owner, or the owner is gone.
+ * True: they went to the heap's shared cache, which is eager. */
+bool _dmi_cache_repair(dmi_cache *cache);
+/* Lock the cache that owns an LFH run, whoever that is; take: its thread is taken too. NULL: it cannot be
+ * taken, or the run has no owner. */
+dmi_cache *_dmi_cache_lock_of(dmi_run *run, bool take);
+/* Hold every lock of the heap, with all its threads taken; and let go. heap->pass is held. False: some
+ * thread cannot be taken on this OS; nothing is held. */
+bool _dmi_heap_freeze(dmi_heap *heap);
+void _dmi_heap_thaw(dmi_heap *heap);
 
 /* ---- cache.c ---- */
 /* Let nothing be handed out: every slot of the fast path becomes _dmi_no_run. */
@@ -183,9 +223,8 @@ static inline bool _dmi_cache_waits(const dmi_cache *cache) {
 }
 /* Enter a run in the pending list of the cache that owns it. No lock. */
 void _dmi_cache_pend(dmi_run *run);
-/* Bring the runs that were taken in order. Locked by the owner, or the owner is gone.
- * True: they went to the heap's shared cache, which is eager. */
-bool _dmi_cache_repair(dmi_cache *cache);
+/* Settle a run whose count changed by more than one at once, if it is time. Locked. */
+void _dmi_cache_review(dmi_cache *cache, dmi_run *run);
 /* Mark the run as taken if its cache's thread is. The cache is locked. */
 void _dmi_cache_take_run(dmi_cache *cache, dmi_run *run);
 /* Give its empty subsegments back to their segments, the ones it allocates from too; true when there were any.
@@ -196,9 +235,6 @@ bool _dmi_cache_shed(dmi_cache *cache);
 void _dmi_cache_hand_over(dmi_cache *cache);
 /* Forget a cache: its heap goes. Its thread's lock is held and it is taken or the caller's. */
 void _dmi_cache_drop(dmi_cache *cache);
-/* Lock the cache that owns an LFH run, whoever that is; take: its thread is taken too. NULL: it cannot be
- * taken, or the run has no owner. */
-dmi_cache *_dmi_cache_lock_of(dmi_run *run, bool take);
 /* Committed bytes of the caches. */
 size_t _dmi_caches_metadata(void);
 
@@ -257,10 +293,6 @@ typedef struct dmi_visitor {
     bool taken;       /* set for each LFH run: its lists are at rest */
 } dmi_visitor;
 void _dmi_heap_visit(dmi_heap *heap, dmi_visitor *visitor);
-/* Hold every lock of the heap, with all its threads taken; and let go. heap->pass is held. False: some
- * thread cannot be taken on this OS; nothing is held. */
-bool _dmi_heap_freeze(dmi_heap *heap);
-void _dmi_heap_thaw(dmi_heap *heap);
 /* Busy bytes now. heap->pass is held. */
 uint64_t _dmi_heap_busy(dmi_heap *heap);
 

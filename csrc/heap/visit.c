@@ -1,4 +1,4 @@
-/* visit.c - walking the runs of a heap while its threads work; stopping them all. */
+/* visit.c - walking the runs of a heap while its threads work. */
 #include "fast.h"
 
 #define GROUP 64
@@ -132,29 +132,6 @@ void _dmi_heap_visit(dmi_heap *heap, dmi_visitor *visitor) {
         (void)_dmi_segments_release(&heap->space, false);
     }
     _dmi_unlock(&heap->lock);
-}
-
-void _dmi_heap_thaw(dmi_heap *heap) {
-    _dmi_unlock(&heap->lock);
-    _dmi_unlock(&heap->shared_lock);
-    for (dmi_thread *thread = heap->frozen; thread; thread = thread->next)
-        _dmi_unlock(&thread->lock);
-}
-
-bool _dmi_heap_freeze(dmi_heap *heap) {
-    for (;;) {
-        heap->frozen = _dmi_threads();
-        for (dmi_thread *thread = heap->frozen; thread; thread = thread->next) {
-            if (_dmi_thread_take(thread)) continue;
-            for (dmi_thread *t = heap->frozen; t != thread; t = t->next) _dmi_unlock(&t->lock);
-            return false;
-        }
-        _dmi_lock(&heap->shared_lock);
-        _dmi_lock(&heap->lock);
-        /* A thread that is new since then finds the heap's lock taken, unless it was here before. */
-        if (_dmi_threads() == heap->frozen) return true;
-        _dmi_heap_thaw(heap);
-    }
 }
 
 static size_t busy_of(const dmi_run *run) {

@@ -1,6 +1,6 @@
 /* take.pml - one subsegment between its owner, a taker, and another thread, an instruction at a time.
  *
- * What design and code say of it: csrc/heap/thread.c, csrc/block/lfh.c (take and repair), csrc/heap/fast.h.
+ * What design and code say of it: csrc/heap/take.c, csrc/block/lfh.c (take and repair), csrc/heap/fast.h.
  * The owner allocates and frees with plain loads and stores of head, link and count; each is a step of its own,
  * and a signal handler, a page fault or a vfork child may suspend it before any of them for ever. The taker
  * zeroes the owner's token, waits for the barrier, records the head, cuts the list behind it, gives the

@@ -1,0 +1,52 @@
+/* records.c - the records of threads: a list that only grows, and those without a thread. */
+#include "fast.h"
+
+dmi_thread _dmi_no_thread = {.memo_heap = DMI_NO_HANDLE,
+                             .cache = {.direct = {[0 ... DMI_DIRECT_MAX / 16] = &_dmi_no_run},
+                                       .current = {[0 ... DMI_BUCKETS - 1] = &_dmi_no_run}}};
+DMI_TLS dmi_thread *_dmi_self = &_dmi_no_thread;
+DMI_TLS dmi_thread *_dmi_record;
+static dmi_lock registry;
+static dmi_pool pool = {
+    .name = "dmi-threads", .item = (sizeof(dmi_thread) + 63) / 64 * 64, .chunk = 1024};
+static dmi_thread *_Atomic all;
+static dmi_thread *abandoned;
+bool _dmi_have_barrier;
+
+dmi_thread *_dmi_record_get(bool *adopted) {
+    _dmi_lock(&registry);
+    dmi_thread *self = abandoned;
+    *adopted = self != NULL;
+    if (self) {
+        abandoned = self->abandoned;
+    } else {
+        self = _dmi_pool_alloc(&pool);
+        if (self) {
+            *self = _dmi_no_thread;
+            self->state = DMI_THREAD_ABANDONED;
+            self->next = all;
+            atomic_store_explicit(&all, self, memory_order_release);
+        }
+    }
+    _dmi_unlock(&registry);
+    return self;
+}
+
+void _dmi_record_put_locked(dmi_thread *self) {
+    self->abandoned = abandoned;
+    abandoned = self;
+}
+
+void _dmi_record_put(dmi_thread *self) {
+    _dmi_lock(&registry);
+    _dmi_record_put_locked(self);
+    _dmi_unlock(&registry);
+}
+
+void _dmi_records_lock(void) { _dmi_lock(&registry); }
+void _dmi_records_unlock(void) { _dmi_unlock(&registry); }
+void _dmi_records_forget_abandoned(void) { abandoned = NULL; }
+
+dmi_thread *_dmi_threads(void) { return atomic_load_explicit(&all, memory_order_acquire); }
+
+size_t _dmi_threads_metadata(void) { return pool.live_bytes; }
