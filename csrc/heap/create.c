@@ -184,3 +184,5 @@ uint64_t dmi_metadata_committed(void) {
 }
 
 const char *dmi_version(void) { return DMI_VERSION; }
+
+void dmi_set_map_limit(uint64_t most) { _dmi_set_map_limit(most); }

@@ -254,24 +254,25 @@ void _dmi_free_settle(dmi_run *run);
 /* The same two for callers that hold locks of the C library: no pass is run, no thread is started. */
 void _dmi_free_quietly(void *block, dmi_run *run);
 void _dmi_free_settle_quietly(dmi_run *run);
-/* Write what went wrong to standard error and abort. */
-void _dmi_die(int fault, const char *call, const void *address);
-/* What a pointer is to that heap (NULL: to any). */
-int _dmi_check(dmi_heap *heap, const void *block, dmi_run **run);
 
 /* ---- pass.c ---- */
-/* A slow path was taken: see to it that a pass follows. Call without locks; cheap when one is on its way. */
-void _dmi_heap_tick(dmi_heap *heap);
-/* The same where a pass must not run: the thread gave its record away. */
-void _dmi_heap_arm(dmi_heap *heap);
 /* Do what became due. heap->pass is held. */
 void _dmi_heap_due(dmi_heap *heap);
 /* A full pass; *sweep was initialised with its kind and tells what came of it. heap->pass is held. */
 void _dmi_heap_pass(dmi_heap *heap, dmi_sweep *sweep);
+/* Do what the policy wants done at a pass; true when it wants another one though nothing happens. heap->pass is
+ * held. */
+bool _dmi_heap_run_policy(dmi_heap *heap);
 /* The policy is new: decide when its first pass is due. */
 void _dmi_heap_schedule(dmi_heap *heap, uint64_t now);
 /* Give back everything; returns the bytes. */
 uint64_t _dmi_heap_trim(dmi_heap *heap);
+
+/* ---- tick.c ---- */
+/* A slow path was taken: see to it that a pass follows. Call without locks; cheap when one is on its way. */
+void _dmi_heap_tick(dmi_heap *heap);
+/* The same where a pass must not run: the thread gave its record away. */
+void _dmi_heap_arm(dmi_heap *heap);
 
 /* ---- visit.c ---- */
 typedef enum dmi_visit_lock {

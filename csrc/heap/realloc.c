@@ -1,5 +1,5 @@
 /* realloc.c - growing and shrinking, in place where it can be done. */
-#include "fast.h"
+#include "check.h"
 
 #include <errno.h>
 #include <string.h>
