@@ -22,7 +22,7 @@ help:
 	@echo "make test-long     the Python tests that take longer"
 	@echo "make test-python-hard  the Python tests, purging at every chance"
 	@echo "make test-windows  the C tests as Windows programs, under Wine"
-	@echo "make lint          ruff, mypy, cython-lint, the floors, the import order"
+	@echo "make lint          ruff, mypy, cython-lint, the floors, no circles, the import order"
 	@echo "make bench         benchmarks"
 	@echo "make dist          the sdist, and a wheel for each Python that is found"
 	@echo "make clean         remove all that was made"
@@ -69,8 +69,9 @@ $(VENV)/.linters: $(VENV)/.installed
 
 # clang-format is no Python package: it is used where it is installed.
 CLANG_FORMAT ?= $(firstword $(shell command -v clang-format))
-lint: $(VENV)/.linters
+lint: $(VENV)/.linters build/c/native/libcore.a
 	$(BIN)/python tools/check_floors.py csrc
+	$(BIN)/python tools/check_circles.py build/c/native/csrc
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -67,7 +67,7 @@ $(eval $(call stress_program,native,$(CC),))
 $(eval $(call stress_program,tsan,$(CLANG),-fsanitize=thread))
 run_stress = for policy in $(STRESS_POLICIES); do timeout 3600 $(1) $(2) $$policy || exit 1; done
 
-# Hard modes (csrc/heap/pass.c): the stress, and the tests that hold whatever a policy does.
+# Hard modes (csrc/heap/tick.c): the stress, and the tests that hold whatever a policy does.
 HARD_FAULT := build/c/HARD/test_fault
 HARD_INSPECT := build/c/HARD/test_inspect validate_names_a_damaged_tag stats_take_short_structs_and_refuse_bad_ones
 HARD_HEAP := build/c/HARD/test_heap the_waterfall_closes_after_every_step_of_a_random_run \

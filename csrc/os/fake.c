@@ -6,7 +6,6 @@
 #include "fake.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "fake_world.h"
@@ -36,33 +35,6 @@ static size_t limit;
 static bool strict;
 static size_t committed, offered;
 static uint64_t redundant, breaks;
-
-/* ---- misuse ---------------------------------------------------------------------------------- */
-
-static size_t put_hex(char *out, uint64_t value) {
-    char digits[16];
-    size_t count = 0;
-    do {
-        digits[count++] = "0123456789abcdef"[value & 15u];
-        value >>= 4;
-    } while (value != 0);
-    for (size_t i = 0; i < count; i++) out[i] = digits[count - 1 - i];
-    return count;
-}
-
-void _dmi_fake_misuse(const char *call, const char *what, const void *address, size_t size) {
-    char line[256];
-    size_t at = 0;
-    const char *const words[] = {"dmi: fake os: ", call, ": ", what, ", address 0x", " size 0x"};
-    for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
-        for (const char *c = words[i]; *c != 0 && at < 200; c++) line[at++] = *c;
-        if (i == 4) at += put_hex(line + at, (uintptr_t)address);
-    }
-    at += put_hex(line + at, size);
-    line[at++] = '\n';
-    HOST->message(line, at);
-    abort();
-}
 
 /* ---- reservations ---------------------------------------------------------------------------- */
 

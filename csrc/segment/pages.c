@@ -5,6 +5,9 @@
 #include <errno.h>
 #include <string.h>
 
+size_t _dmi_page;
+unsigned _dmi_page_shift;
+
 static void add(_Atomic uint64_t *counter, uint64_t n) {
     atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
 }

@@ -6,9 +6,6 @@
 
 #define FIRST_SEGMENT ((size_t)2 << 20)
 
-size_t _dmi_page;
-unsigned _dmi_page_shift;
-
 int _dmi_space_setup(void) {
     if (!_dmi_page) {
         size_t page = _dmi_os_page_size();
