@@ -6,9 +6,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-# The extension is built again when one of these changes.
-NATIVE := setup.py pyproject.toml $(wildcard dmi/*.pyx dmi/*.pxd) dmi/_version.py \
-	$(shell find csrc -name '*.[ch]')
+# The package is installed again when one of these changes, and the extensions are built again when one of
+# those does. The libraries are looked at by tools/native.py, which knows what each object was made from.
+PROJECT := setup.py pyproject.toml dmi/_version.py
+CYTHON := $(shell find dmi csrc/include -name '*.pyx' -o -name '*.pxd' -o -name '*.h' -not -path 'dmi/include/*')
 
 RECORDING ?= examples/redis-peak.dmi.zst
 POLICIES ?= never,eager,lazy,threshold
@@ -34,10 +35,21 @@ $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit("dmi needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 
-build: $(VENV)/.installed
-$(VENV)/.installed: $(BIN)/python $(NATIVE)
-	$(PIP) install -e ".[test]"
+# What builds is put into the environment itself: to have pip make one of its own for each build costs more
+# than the build.
+$(VENV)/.builders: $(BIN)/python
+	$(PIP) install "setuptools>=77" "Cython>=3.1,<4"
 	@touch $@
+$(VENV)/.installed: $(VENV)/.builders $(PROJECT)
+	$(PIP) install --no-build-isolation -e ".[test]"
+	@touch $@
+$(VENV)/.extensions: $(VENV)/.installed $(CYTHON)
+	$(BIN)/python setup.py -q build_ext --inplace
+	@touch $@
+.PHONY: native
+native: $(VENV)/.extensions
+	@$(BIN)/python -m tools.native
+build: native
 
 demo: build
 	$(BIN)/dmi replay $(RECORDING) --decommit $(POLICIES)
@@ -106,5 +118,5 @@ dist: $(VENV)/.dist
 clean:
 	rm -rf build dist $(VENV) *.egg-info dmi/include .hypothesis .pytest_cache \
 		.mypy_cache .ruff_cache .import_linter_cache .benchmarks
-	rm -f dmi/*.so
+	find dmi -name '*.so' -delete
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

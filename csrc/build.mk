@@ -1,13 +1,15 @@
-# build.mk - the C core and its tests, without setuptools. Included by the Makefile, or used alone from
+# build.mk - the C core's tests, without Python. Included by the Makefile, or used alone from
 # the repository's root: make -f csrc/build.mk test-c [TESTS="test_os test_lock"]
 #
 # Everything goes to build/c/<flavour>/. A flavour is a compiler and its flags: native, asan, windows.
 
 comma := ,
-FLOORS := os segment block decommit heap inspect replay
-CORE_ALL := $(foreach floor,$(FLOORS),$(sort $(wildcard csrc/$(floor)/*.c)))
-CORE_LINUX := $(filter-out csrc/os/windows%.c csrc/os/fake%.c,$(CORE_ALL))
-CORE_WINDOWS := $(filter-out csrc/os/linux%.c csrc/os/fake%.c,$(CORE_ALL))
+# What stands where decides what it is part of, here as in tools/native.py: every C file under csrc is the
+# core's, but those of the preload library and those whose names begin with another system's.
+CORE_ALL := $(sort $(shell find csrc -name '*.c' -not -path 'csrc/preload/*'))
+system_files = $(foreach file,$(CORE_ALL),$(if $(filter $(1),$(notdir $(file))),$(file)))
+CORE_LINUX := $(filter-out $(call system_files,windows%.c fake%.c),$(CORE_ALL))
+CORE_WINDOWS := $(filter-out $(call system_files,linux%.c fake%.c),$(CORE_ALL))
 
 TESTS_ALL := $(filter-out test_main,$(patsubst tests/c/%.c,%,$(sort $(wildcard tests/c/test_*.c))))
 # What one system only has is tested there only.

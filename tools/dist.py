@@ -19,6 +19,7 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from elftools.elf.dynamic import DynamicSection
 from elftools.elf.elffile import ELFFile
@@ -26,7 +27,8 @@ from elftools.elf.elffile import ELFFile
 from tools.interpreters import Interpreter, find
 
 ROOT = Path(__file__).resolve().parents[1]
-LIBRARIES = {"dmi/libdmi.so", "dmi/libdmi_malloc.so"}
+PRELOAD = "dmi/libdmi_malloc.so"
+LIBRARIES = {"dmi/libdmi.so", PRELOAD}
 FILES = {"dmi/include/dmi/capi.h", "dmi/cdmi.pxd", "dmi/pool.pxd", "dmi/py.typed"}
 # What each binary of the package may ask the loader for: the C library, of which threads were a
 # part of their own before 2.34, and the loader itself.
@@ -62,6 +64,14 @@ def dynamic(binary: bytes) -> list[tuple[str, str]]:
     ]
 
 
+def asked_for(binary: bytes) -> set[str]:
+    """The symbols that the loader is asked for by name when something in the binary is called."""
+    file = ELFFile(io.BytesIO(binary))
+    calls: Any = file.get_section_by_name(".rela.plt")
+    symbols: Any = file.get_section_by_name(".dynsym")
+    return {symbols.get_symbol(one["r_info_sym"]).name for one in calls.iter_relocations()}
+
+
 def faults(wheel: Path) -> list[str]:
     """What is wrong with a finished wheel; empty for a good one."""
     found: list[str] = []
@@ -72,6 +82,9 @@ def faults(wheel: Path) -> list[str]:
         binaries = {name for name in names if ".so" in Path(name).name}
         found += [f"{name} is missing" for name in sorted((LIBRARIES | FILES) - names)]
         found += [f"{name} is outside the package" for name in binaries if name[:4] != "dmi/"]
+        # Bound to itself, the library would come before a program's own malloc.
+        if PRELOAD in names and not {"malloc", "free"} <= asked_for(archive.read(PRELOAD)):
+            found.append(f"{PRELOAD} calls its own malloc, whosever comes first")
         for name in sorted(binaries):
             linked = name not in LIBRARIES
             for tag, text in dynamic(archive.read(name)):

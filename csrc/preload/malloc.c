@@ -240,6 +240,10 @@ DMI_DOOR struct mallinfo mallinfo(void) {
     return info;
 }
 
+/* Its declaration is marked as deprecated, which this alias must not be told. */
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations"
 ALIAS(mallinfo) struct mallinfo __libc_mallinfo(void);
+#pragma GCC diagnostic pop
 
 DMI_DOOR void malloc_stats(void) { _dmi_preload_write(DMI_ASKED_SUMMARY, "on request"); }

@@ -47,4 +47,4 @@ DMI_DOOR int mallopt(int parameter, int value) {
 }
 
 /* glibc's own name for it. */
-DMI_DOOR __attribute__((alias("mallopt"))) int __libc_mallopt(int, int);
+DMI_DOOR __attribute__((alias("mallopt"), copy(mallopt))) int __libc_mallopt(int, int);
