@@ -1,5 +1,13 @@
 /* alloc.c - the whole path of an allocation: bucket, free list, run of pages, or a mapping of its own. */
+#include "alloc.h"
+#include "cache.h"
+#include "create.h"
 #include "fast.h"
+#include "pass.h"
+#include "registry.h"
+#include "take.h"
+#include "thread.h"
+#include "tick.h"
 
 #include <errno.h>
 #include <string.h>

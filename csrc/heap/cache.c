@@ -1,5 +1,7 @@
 /* cache.c - one thread's subsegments of one heap: where a block comes from when the fast path is empty. */
+#include "cache.h"
 #include "fast.h"
+#include "registry.h"
 
 #include <errno.h>
 

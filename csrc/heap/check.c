@@ -1,5 +1,10 @@
 /* check.c - what a pointer is to a heap, and the end of a program that frees a wrong one. */
 #include "check.h"
+#include "alloc.h"
+#include "cache.h"
+#include "fast.h"
+#include "registry.h"
+#include "take.h"
 
 #include <errno.h>
 #include <stdio.h>

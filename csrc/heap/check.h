@@ -8,7 +8,7 @@
 #ifndef DMI_CHECK_H
 #define DMI_CHECK_H
 
-#include "fast.h"
+#include "heap.h"
 
 #include <string.h>
 

@@ -1,5 +1,7 @@
 /* checked.c - doors for callers that must never crash: Python's. */
 #include "check.h"
+#include "fast.h"
+#include "registry.h"
 
 #include <errno.h>
 

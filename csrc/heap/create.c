@@ -1,5 +1,12 @@
 /* create.c - making and destroying heaps. */
-#include "fast.h"
+#include "create.h"
+#include "cache.h"
+#include "hold.h"
+#include "pass.h"
+#include "records.h"
+#include "registry.h"
+#include "take.h"
+#include "thread.h"
 
 #include <errno.h>
 #include <stdio.h>

@@ -8,10 +8,9 @@
 #ifndef DMI_FAST_H
 #define DMI_FAST_H
 
-#include "heap.h"
-
-extern dmi_thread _dmi_no_thread;
-extern DMI_TLS dmi_thread *_dmi_self; /* the record, or &_dmi_no_thread */
+#include "alloc.h"
+#include "free.h"
+#include "records.h"
 
 /* The race detector does not know the barrier that takers rely on, so for it the order is written out.
  * Elsewhere relaxed atomics are plain instructions, but compilers do not fold them into arithmetic: a

@@ -1,6 +1,11 @@
 /* fork.c - every lock of the core is held while the process forks, and the child brings in order what the
  * threads that it does not have left behind. */
-#include "fast.h"
+#include "fork.h"
+#include "cache.h"
+#include "records.h"
+#include "registry.h"
+#include "scavenger.h"
+#include "take.h"
 
 #include "../decommit/pressure.h"
 

@@ -1,5 +1,11 @@
 /* free.c - the whole path of a free that the fast path did not finish; usable size. */
+#include "cache.h"
 #include "check.h"
+#include "fast.h"
+#include "registry.h"
+#include "take.h"
+#include "thread.h"
+#include "tick.h"
 
 #include <errno.h>
 

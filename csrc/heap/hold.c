@@ -3,7 +3,8 @@
  * No block says who allocated it, for that would be a word or a table on the fast path. So whoever needs
  * a heap that is not his says so once, by name; a hold is exact wherever blocks wander afterwards.
  */
-#include "heap.h"
+#include "hold.h"
+#include "registry.h"
 
 #include <errno.h>
 #include <string.h>

@@ -1,5 +1,7 @@
 /* pass.c - the engine over all runs of a heap, and when the policy wants that next. */
-#include "fast.h"
+#include "pass.h"
+#include "registry.h"
+#include "visit.h"
 
 #include "../decommit/pressure.h"
 

@@ -1,5 +1,8 @@
 /* realloc.c - growing and shrinking, in place where it can be done. */
 #include "check.h"
+#include "fast.h"
+#include "registry.h"
+#include "tick.h"
 
 #include <errno.h>
 #include <string.h>

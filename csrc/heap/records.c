@@ -1,5 +1,5 @@
 /* records.c - the records of threads: a list that only grows, and those without a thread. */
-#include "fast.h"
+#include "records.h"
 
 dmi_thread _dmi_no_thread = {.memo_heap = DMI_NO_HANDLE,
                              .cache = {.direct = {[0 ... DMI_DIRECT_MAX / 16] = &_dmi_no_run},

@@ -1,5 +1,5 @@
 /* registry.c - the list of heaps, their handles and their clocks. */
-#include "heap.h"
+#include "registry.h"
 
 #include <errno.h>
 #include <string.h>

@@ -4,7 +4,9 @@
  * no heap is armed, and fork stops it. Whoever arms a heap starts it again, but not at once after a fork:
  * Python counts the threads when fork has returned. Until then passes that are due are run by slow paths.
  */
-#include "heap.h"
+#include "scavenger.h"
+#include "pass.h"
+#include "registry.h"
 
 typedef enum { NONE = 0, RUNNING = DMI_SCAVENGER_RUNNING, ENDED = 2, STARTING = 3 } state;
 

@@ -1,5 +1,11 @@
 /* set_policy.c - changing the policy of a heap that is in use. */
-#include "heap.h"
+#include "cache.h"
+#include "pass.h"
+#include "records.h"
+#include "registry.h"
+#include "take.h"
+#include "thread.h"
+#include "visit.h"
 
 #include <errno.h>
 

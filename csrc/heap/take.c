@@ -8,7 +8,9 @@
  * its own busy block; so the taker never writes those (see lfh.c, take and repair). The owner's next slow
  * path waits for the lock, repairs its runs and puts its TLS word back.
  */
-#include "fast.h"
+#include "take.h"
+#include "cache.h"
+#include "records.h"
 
 bool _dmi_cache_repair(dmi_cache *cache) {
     dmi_run *run = cache->taken, *next;

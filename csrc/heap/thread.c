@@ -1,5 +1,9 @@
 /* thread.c - the life of a thread: it gets a record with its first slow path, and leaves it when it ends. */
-#include "fast.h"
+#include "thread.h"
+#include "fork.h"
+#include "records.h"
+#include "take.h"
+#include "tick.h"
 
 #include <errno.h>
 

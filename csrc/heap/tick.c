@@ -1,5 +1,8 @@
 /* tick.c - seeing to it that a pass follows what happens to a heap: the scavenger runs it, or a slow path does. */
-#include "heap.h"
+#include "tick.h"
+#include "pass.h"
+#include "registry.h"
+#include "scavenger.h"
 
 #include <errno.h>
 

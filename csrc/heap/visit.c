@@ -1,5 +1,7 @@
 /* visit.c - walking the runs of a heap while its threads work. */
-#include "fast.h"
+#include "visit.h"
+#include "cache.h"
+#include "take.h"
 
 #define GROUP 64
 /* At most so many runs, or so many regions of the free list when their blocks are looked at, while the

@@ -1,5 +1,8 @@
 /* find.c - the block that holds an address. */
+#include "../heap/cache.h"
 #include "../heap/fast.h"
+#include "../heap/registry.h"
+#include "../heap/take.h"
 #include "account.h"
 
 #include <errno.h>

@@ -1,5 +1,6 @@
 /* image.c - the structs of a heap through a reader, each checked before it is used. */
 #include "image.h"
+#include "../heap/registry.h"
 
 #include "layout.h"
 

@@ -1,7 +1,7 @@
 /* layout.c - the library tells whoever reads its memory from outside where everything lies. */
 #include "layout.h"
 
-#include "../heap/heap.h"
+#include "../heap/registry.h"
 
 #include <string.h>
 

@@ -3,6 +3,9 @@
  * A block pins the free bytes of those pages that hold a byte of no other busy block and would be whole
  * free pages without it. What several blocks hold together is nobody's.
  */
+#include "../heap/cache.h"
+#include "../heap/registry.h"
+#include "../heap/take.h"
 #include "account.h"
 
 #include <errno.h>

@@ -1,4 +1,8 @@
 /* stats.c - the counters of a heap, derived from the state of its runs; trim's report. */
+#include "../heap/create.h"
+#include "../heap/pass.h"
+#include "../heap/registry.h"
+#include "../heap/visit.h"
 #include "ages.h"
 
 #include <errno.h>

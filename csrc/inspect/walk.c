@@ -5,6 +5,9 @@
  * lives on: what begins below is left out, and what reaches from below is cut.
  */
 #include "walk.h"
+#include "../heap/cache.h"
+#include "../heap/registry.h"
+#include "../heap/take.h"
 
 #include "account.h"
 

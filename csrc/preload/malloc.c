@@ -13,7 +13,9 @@
 
 /* Declarations alone do not follow -fvisibility; hidden ones are reached without the GOT. */
 #pragma GCC visibility push(hidden)
+#include "../heap/create.h"
 #include "../heap/fast.h"
+#include "../heap/registry.h"
 #pragma GCC visibility pop
 
 #define COLD __attribute__((noinline, cold))

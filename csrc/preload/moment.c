@@ -2,7 +2,7 @@
  */
 #include "preload.h"
 
-#include "../heap/heap.h"
+#include "../heap/create.h"
 #include "../segment/pagemap.h"
 
 #include <dmi/dmi.h>

@@ -2,7 +2,7 @@
  * about user namespaces: the scavenger steps aside for the moment of the call. */
 #include "preload.h"
 
-#include "../heap/heap.h"
+#include "../heap/scavenger.h"
 #include "../os/linux_threads.h"
 
 #include <errno.h>

@@ -7,7 +7,8 @@
 
 #include "../decommit/number.h"
 #include "../decommit/pressure.h"
-#include "../heap/heap.h"
+#include "../heap/create.h"
+#include "../heap/scavenger.h"
 
 #include <errno.h>
 #include <fcntl.h>

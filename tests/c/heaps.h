@@ -6,7 +6,11 @@
 #include <dmi/dmi.h>
 
 #include "floors.h"
-#include "heap/heap.h"
+#include "heap/cache.h"
+#include "heap/pass.h"
+#include "heap/registry.h"
+#include "heap/take.h"
+#include "heap/visit.h"
 
 #define PAGE (_dmi_os_page_size())
 

@@ -1,0 +1,19 @@
+/* alloc.h - the whole path of an allocation.
+ *
+ * A request that fails leaves the heap as it was, and errno is ENOMEM. Call with no lock held: a pass may run
+ * first.
+ */
+#ifndef DMI_ALLOC_H
+#define DMI_ALLOC_H
+
+#include "heap.h"
+
+void *_dmi_malloc_slow(size_t size);
+void *_dmi_heap_malloc_slow(void *handle, size_t size);
+void *_dmi_heap_alloc(dmi_heap *heap, size_t size, size_t align, bool *zero);
+
+/* Hardened heaps: write, check the word behind a block's usable bytes (tail included in usable). */
+void _dmi_canary_set(const dmi_heap *heap, void *block, size_t usable);
+bool _dmi_canary_sound(const dmi_heap *heap, const void *block, size_t usable);
+
+#endif

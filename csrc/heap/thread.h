@@ -1,0 +1,18 @@
+/* thread.h - the life of a thread: it gets a record with its first slow path, and leaves it when it ends.
+ *
+ * While a thread lives, its TLS word _dmi_self holds its record, or &_dmi_no_thread while it is taken
+ * (take.h). From its end on nobody but the next owner, or a taker, touches the record's caches; what others
+ * free on them meanwhile is kept in their remote lists.
+ *
+ * Attaching and ending take the lock of the records and the lock of that record, never both at once.
+ */
+#ifndef DMI_THREAD_H
+#define DMI_THREAD_H
+
+#include "heap.h"
+
+/* The record of this thread; NULL: it has none and gets none (too early, too late, no memory). */
+dmi_thread *_dmi_thread_self(void);
+int _dmi_threads_setup(void);
+
+#endif
