@@ -1,5 +1,5 @@
 /* engine.c - what to give back, and giving it back in batches. */
-#include "engine.h"
+#include "policies.h"
 
 #include <errno.h>
 #include <string.h>
@@ -493,29 +493,22 @@ void _dmi_sweep_run(dmi_sweep *sweep, dmi_run *run) {
 
 /* ---- inline policies -------------------------------------------------------------------------------- */
 
-uint64_t _dmi_engine_backend_free(const dmi_engine *engine) {
-    return engine->space->free_committed + engine->list->free_bytes;
-}
-
-static bool inline_wants(const dmi_engine *engine, uint64_t block) {
-    const dmi_policy *policy = &engine->policy;
-    if (policy->when == DMI_WHEN_EAGER) return true;
-    if (policy->when != DMI_WHEN_THRESHOLD) return false;
-    bool large = block >= policy->block;
-    bool much = _dmi_engine_backend_free(engine) >= policy->total;
-    return policy->combine_or ? large || much : large && much;
+/* Does a block of that size go with the free that made it free? */
+static bool goes_at_free(const dmi_engine *engine, uint64_t bytes) {
+    const dmi_policy_row *row = _dmi_policy_row(&engine->policy);
+    return row->at_free && row->at_free(engine, bytes);
 }
 
 void _dmi_engine_freed_run(const dmi_engine *engine, dmi_run *run) {
     dmi_segment *segment = run->segment;
     if (run->kind == DMI_RUN_VIRTUAL) {
-        if (inline_wants(engine, segment->size)) {
+        if (goes_at_free(engine, segment->size)) {
             if (engine->how == DMI_HOW_OFFER) (void)_dmi_virtual_offer(engine->space, run);
             else _dmi_virtual_drop(engine->space, run);
         }
         return;
     }
-    if (!inline_wants(engine, _dmi_run_size(run))) return;
+    if (!goes_at_free(engine, _dmi_run_size(run))) return;
     dmi_sweep sweep;
     _dmi_sweep_init(&sweep, engine, DMI_PASS_ALL, 0);
     engine->space->free_committed -= deal(&sweep, segment, run->first, run->pages);
@@ -525,7 +518,7 @@ void _dmi_engine_freed_run(const dmi_engine *engine, dmi_run *run) {
 }
 
 void _dmi_engine_freed_block(const dmi_engine *engine, dmi_run *run, dmi_tag *tag) {
-    if (!inline_wants(engine, _dmi_tag_bytes(tag))) return;
+    if (!goes_at_free(engine, _dmi_tag_bytes(tag))) return;
     size_t first, pages = _dmi_tag_free_pages(run, tag, &first);
     if (!pages) return;
     dmi_sweep sweep;
@@ -535,7 +528,7 @@ void _dmi_engine_freed_block(const dmi_engine *engine, dmi_run *run, dmi_tag *ta
 
 void _dmi_engine_inline(const dmi_engine *engine) {
     dmi_space *space = engine->space;
-    if (!_dmi_policy_at_once(&engine->policy)) return;
+    if (!_dmi_policy_row(&engine->policy)->at_free) return;
     dmi_run *next;
     for (size_t bin = DMI_LIST_BINS; bin-- > 0;)
         for (dmi_free_block *block = engine->list->bins[bin]; block; block = block->next)
@@ -543,7 +536,7 @@ void _dmi_engine_inline(const dmi_engine *engine) {
     for (size_t bin = DMI_WARMTHS * DMI_BINS; bin-- > 0;)
         for (dmi_run *run = space->bins[bin % DMI_WARMTHS][bin / DMI_WARMTHS]; run; run = next) {
             next = run->next;
-            if (!inline_wants(engine, _dmi_run_size(run))) continue;
+            if (!goes_at_free(engine, _dmi_run_size(run))) continue;
             dmi_sweep sweep;
             _dmi_sweep_init(&sweep, engine, DMI_PASS_ALL, 0);
             space->free_committed -= deal(&sweep, run->segment, run->first, run->pages);
@@ -605,37 +598,4 @@ int _dmi_engine_count_run(dmi_run *run) {
     }
     run->flags |= DMI_RUN_COUNTED;
     return 0;
-}
-
-/* ---- schedule ------------------------------------------------------------------------------------------ */
-
-double _dmi_engine_interval(const dmi_engine *engine) {
-    switch (engine->policy.when) {
-    case DMI_WHEN_LAZY: return engine->policy.delay;
-    case DMI_WHEN_DECAY: return engine->policy.half_life / DMI_DECAY_RATE;
-    case DMI_WHEN_BUDGET: return 0.1; /* so that retained passes its share for that long only */
-    case DMI_WHEN_PRESSURE: return 1.0;
-    case DMI_WHEN_EAGER:
-    case DMI_WHEN_THRESHOLD:
-        /* They act at once, but a unit is judged as a whole. */
-        return engine->space->huge ? 1.0 : -1;
-    default: return -1;
-    }
-}
-
-uint64_t _dmi_engine_decay_limit(dmi_engine *engine, uint64_t free_now) {
-    /* step[i]: bytes that became free i steps ago; what it counts falls by half each half-life and is
-     * nothing after six, so a single peak leaves along 2^(-t / half_life). */
-    static const double falling[DMI_DECAY_RATE] = {1.0, 0.8408964152537145, 0.7071067811865476,
-                                                   0.5946035575013605};
-    memmove(engine->step + 1, engine->step, sizeof engine->step - sizeof engine->step[0]);
-    engine->step[0] = free_now > engine->last_free ? free_now - engine->last_free : 0;
-    double limit = 0;
-    for (size_t i = 0; i < DMI_DECAY_STEPS - 1; i++) {
-        size_t age = i + 1;
-        double weight = falling[age % DMI_DECAY_RATE] / (double)(1u << (age / DMI_DECAY_RATE));
-        limit += (double)engine->step[i] * weight;
-    }
-    engine->last_free = free_now < (uint64_t)limit ? free_now : (uint64_t)limit;
-    return (uint64_t)limit;
 }

@@ -85,7 +85,9 @@ void _dmi_engine_count_block(const dmi_engine *engine, dmi_run *run, const void 
 /* Eager: count a whole run afresh. 0 or ENOMEM. */
 int _dmi_engine_count_run(dmi_run *run);
 /* Free bytes on whole free pages of the back end now (for threshold and decay). Heap locked. */
-uint64_t _dmi_engine_backend_free(const dmi_engine *engine);
+static inline uint64_t _dmi_engine_backend_free(const dmi_engine *engine) {
+    return engine->space->free_committed + engine->list->free_bytes;
+}
 /* Huge pages: after the runs were visited, give back the units that are free as a whole, split those of which
  * enough is free, join those that filled up again. How many were split: then break them, and visit once more
  * with DMI_PASS_HELD. The heap's lock is held. */
@@ -94,8 +96,4 @@ size_t _dmi_units_judge(dmi_sweep *sweep);
 void _dmi_units_drop(dmi_sweep *sweep, dmi_run *run);
 /* That visit is over. The heap's lock is held. */
 void _dmi_units_settle(dmi_space *space);
-/* Seconds between passes; -1: this policy has none. */
-double _dmi_engine_interval(const dmi_engine *engine);
-/* decay: bytes that may remain, given how many are free now; moves the curve one step on. */
-uint64_t _dmi_engine_decay_limit(dmi_engine *engine, uint64_t free_now);
 #endif

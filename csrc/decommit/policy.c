@@ -1,4 +1,4 @@
-/* policy.c - the table of policies, and their text form "when{:key=value}". */
+/* policy.c - checking policies, and their text form "when{:key=value}". */
 #include "policy.h"
 
 #include <errno.h>
@@ -9,110 +9,46 @@
 
 #include "../os/os.h"
 #include "number.h"
+#include "policies.h"
 
-/* ---- the table ----------------------------------------------------------------------------------- */
+#define HAS(index) (1u << (index))
 
-typedef enum form { NUMBER, BYTES, WORD } form;
-
-typedef struct key {
-    const char *name;
-    size_t field; /* offset in dmi_policy: a double, a uint64_t or a uint32_t, as the form has it */
-    form form;
-    double least, most, usual; /* NUMBER, BYTES: range and default. WORD: the default's index */
-    bool above;                /* NUMBER: least itself is refused */
-    const char *const *words;  /* WORD: what each index is called; "" cannot be written */
-    const char *accepted;      /* for error messages */
-} key;
-
-static const char *const combine_words[] = {"and", "or", NULL};
-static const char *const how_words[] = {"", "discard", "decommit", "offer", NULL};
-
-#define FIELD(member) .name = #member, .field = offsetof(dmi_policy, member)
-/* 2^47: what a process can address. Exact as a double. */
-#define BYTES_MOST 140737488355327.0
-
-enum { DELAY, HALF_LIFE, BLOCK, TOTAL, COMBINE, RATIO, PSI, HEADROOM, HOW, KEYS };
-static const key keys[KEYS] = {
-    [DELAY] = {FIELD(delay), .form = NUMBER, .most = 1e9, .usual = 1,
-               .accepted = "seconds, 0 to 1e9"},
-    [HALF_LIFE] = {FIELD(half_life), .form = NUMBER, .most = 1e9, .usual = 1, .above = true,
-                   .accepted = "seconds, above 0 and at most 1e9"},
-    [BLOCK] = {FIELD(block), .form = BYTES, .most = BYTES_MOST, .usual = 4096,
-               .accepted = "bytes below 2^47, K, M and G are powers of 1024"},
-    [TOTAL] = {FIELD(total), .form = BYTES, .most = BYTES_MOST, .usual = 65536,
-               .accepted = "bytes below 2^47, K, M and G are powers of 1024"},
-    [COMBINE] = {.name = "combine",
-                 .field = offsetof(dmi_policy, combine_or),
-                 .form = WORD,
-                 .words = combine_words,
-                 .accepted = "and, or"},
-    [RATIO] = {FIELD(ratio), .form = NUMBER, .most = 1e9, .usual = 0.1,
-               .accepted = "a fraction of busy, 0 to 1e9"},
-    [PSI] = {FIELD(psi), .form = NUMBER, .most = 100, .usual = 10, .above = true,
-             .accepted = "percent, above 0 and at most 100"},
-    [HEADROOM] = {FIELD(headroom), .form = NUMBER, .most = 1, .usual = 0.1,
-                  .accepted = "a fraction, 0 to 1"},
-    [HOW] = {FIELD(how), .form = WORD, .words = how_words, .accepted = "discard, decommit, offer"},
-};
-
-#define HAS(name) (1u << (name))
-
-/* Every policy: its keys, and in one line when a free page goes. */
-static const struct policy {
-    const char *name;
-    unsigned keys;
-    const char *doc;
-} policies[] = {
-    [DMI_WHEN_NEVER] = {"never", HAS(HOW), "keep everything"},
-    [DMI_WHEN_EAGER] = {"eager", HAS(HOW), "as soon as the page is free"},
-    [DMI_WHEN_LAZY] = {"lazy", HAS(DELAY) | HAS(HOW), "once it stayed free for a delay"},
-    [DMI_WHEN_DECAY] = {"decay", HAS(HALF_LIFE) | HAS(HOW),
-                        "along a falling curve after each peak"},
-    [DMI_WHEN_THRESHOLD] = {"threshold", HAS(BLOCK) | HAS(TOTAL) | HAS(COMBINE) | HAS(HOW),
-                            "when a free block and the total are large enough"},
-    [DMI_WHEN_BUDGET] = {"budget", HAS(RATIO) | HAS(HOW),
-                         "when more than a fraction of busy is retained"},
-    [DMI_WHEN_PRESSURE] = {"pressure", HAS(PSI) | HAS(HEADROOM) | HAS(HOW),
-                           "when the machine runs short of memory"},
-};
-enum { POLICIES = sizeof policies / sizeof *policies };
-
-static bool takes(const struct policy *which, size_t k) { return which->keys >> k & 1; }
+static bool takes(const dmi_policy_row *which, size_t k) { return which->keys >> k & 1; }
 
 /* ---- fields -------------------------------------------------------------------------------------- */
 
-static void *at(dmi_policy *policy, const key *k) { return (char *)policy + k->field; }
-static const void *seen(const dmi_policy *policy, const key *k) {
+static void *at(dmi_policy *policy, const dmi_policy_key *k) { return (char *)policy + k->field; }
+static const void *seen(const dmi_policy *policy, const dmi_policy_key *k) {
     return (const char *)policy + k->field;
 }
 
-static double number_of(const dmi_policy *policy, const key *k) {
+static double number_of(const dmi_policy *policy, const dmi_policy_key *k) {
     return *(const double *)seen(policy, k);
 }
-static uint64_t bytes_of(const dmi_policy *policy, const key *k) {
+static uint64_t bytes_of(const dmi_policy *policy, const dmi_policy_key *k) {
     return *(const uint64_t *)seen(policy, k);
 }
-static uint32_t word_of(const dmi_policy *policy, const key *k) {
+static uint32_t word_of(const dmi_policy *policy, const dmi_policy_key *k) {
     return *(const uint32_t *)seen(policy, k);
 }
 
-static void set_usual(dmi_policy *policy, const key *k) {
-    if (k->form == NUMBER) *(double *)at(policy, k) = k->usual;
-    else if (k->form == BYTES) *(uint64_t *)at(policy, k) = (uint64_t)k->usual;
+static void set_usual(dmi_policy *policy, const dmi_policy_key *k) {
+    if (k->form == DMI_KEY_NUMBER) *(double *)at(policy, k) = k->usual;
+    else if (k->form == DMI_KEY_BYTES) *(uint64_t *)at(policy, k) = (uint64_t)k->usual;
     else *(uint32_t *)at(policy, k) = (uint32_t)k->usual;
 }
 
-static bool is_usual(const dmi_policy *policy, const key *k) {
-    if (k->form == NUMBER)
+static bool is_usual(const dmi_policy *policy, const dmi_policy_key *k) {
+    if (k->form == DMI_KEY_NUMBER)
         return !(number_of(policy, k) < k->usual || number_of(policy, k) > k->usual);
-    if (k->form == BYTES) return bytes_of(policy, k) == (uint64_t)k->usual;
+    if (k->form == DMI_KEY_BYTES) return bytes_of(policy, k) == (uint64_t)k->usual;
     return word_of(policy, k) == (uint32_t)k->usual;
 }
 
 /* Written so that a NaN is out of range. */
-static bool in_range(const dmi_policy *policy, const key *k) {
-    if (k->form == BYTES) return bytes_of(policy, k) <= (uint64_t)k->most;
-    if (k->form == WORD) {
+static bool in_range(const dmi_policy *policy, const dmi_policy_key *k) {
+    if (k->form == DMI_KEY_BYTES) return bytes_of(policy, k) <= (uint64_t)k->most;
+    if (k->form == DMI_KEY_WORD) {
         uint32_t words = 0;
         while (k->words[words]) words++;
         return word_of(policy, k) < words;
@@ -125,12 +61,17 @@ void _dmi_policy_default(dmi_policy *policy, dmi_when when) {
     memset(policy, 0, sizeof *policy);
     policy->size = sizeof *policy;
     policy->when = (uint32_t)when;
-    for (size_t k = 0; k < KEYS; k++) set_usual(policy, &keys[k]);
+    for (size_t k = 0; k < DMI_KEYS; k++) set_usual(policy, &_dmi_policy_keys[k]);
 }
 
 dmi_how _dmi_policy_how(const dmi_policy *policy) {
     if (policy->how != DMI_HOW_DEFAULT) return (dmi_how)policy->how;
     return _dmi_os_strict_default() ? DMI_HOW_DECOMMIT : DMI_HOW_DISCARD;
+}
+
+int _dmi_policy_probe(const dmi_policy *policy) {
+    const dmi_policy_row *which = &_dmi_policies[policy->when];
+    return which->probe ? which->probe() : 0;
 }
 
 /* ---- error messages ------------------------------------------------------------------------------ */
@@ -151,14 +92,15 @@ __attribute__((format(printf, 2, 3))) static void put(writer *out, const char *f
 }
 
 static void put_policies(writer *out) {
-    for (size_t i = 0; i < POLICIES; i++) put(out, "%s%s", i ? ", " : "", policies[i].name);
+    for (size_t i = 0; i < DMI_POLICIES; i++)
+        put(out, "%s%s", i ? ", " : "", _dmi_policies[i].name);
 }
 
-static void put_keys(writer *out, const struct policy *which) {
+static void put_keys(writer *out, const dmi_policy_row *which) {
     const char *comma = "";
-    for (size_t k = 0; k < KEYS; k++)
+    for (size_t k = 0; k < DMI_KEYS; k++)
         if (takes(which, k)) {
-            put(out, "%s%s", comma, keys[k].name);
+            put(out, "%s%s", comma, _dmi_policy_keys[k].name);
             comma = ", ";
         }
 }
@@ -192,17 +134,17 @@ int _dmi_policy_check(const dmi_policy *policy, char *error, size_t error_size) 
             (unsigned)sizeof *policy);
         return EINVAL;
     }
-    if (policy->when >= POLICIES) {
+    if (policy->when >= DMI_POLICIES) {
         put(&out, "no policy has the number %u; accepted: 0 to %d, which are ",
-            (unsigned)policy->when, POLICIES - 1);
+            (unsigned)policy->when, DMI_POLICIES - 1);
         put_policies(&out);
         return EINVAL;
     }
-    const struct policy *which = &policies[policy->when];
-    for (size_t k = 0; k < KEYS; k++)
-        if (takes(which, k) && !in_range(policy, &keys[k])) {
-            put(&out, "%s: %s is out of range; accepted: %s", which->name, keys[k].name,
-                keys[k].accepted);
+    const dmi_policy_row *which = &_dmi_policies[policy->when];
+    for (size_t k = 0; k < DMI_KEYS; k++)
+        if (takes(which, k) && !in_range(policy, &_dmi_policy_keys[k])) {
+            put(&out, "%s: %s is out of range; accepted: %s", which->name, _dmi_policy_keys[k].name,
+                _dmi_policy_keys[k].accepted);
             return EINVAL;
         }
     return 0;
@@ -220,9 +162,9 @@ static bool read_bytes(const char *text, size_t length, uint64_t *value) {
     for (size_t i = 0; i < length; i++) {
         if (text[i] < '0' || text[i] > '9') return false;
         *value = *value * 10 + (uint64_t)(text[i] - '0');
-        if (*value > (uint64_t)BYTES_MOST) return false;
+        if (*value > (uint64_t)DMI_KEY_BYTES_MOST) return false;
     }
-    if (*value > (uint64_t)BYTES_MOST >> shift) return false;
+    if (*value > (uint64_t)DMI_KEY_BYTES_MOST >> shift) return false;
     *value <<= shift;
     return true;
 }
@@ -231,15 +173,16 @@ static bool is_word(const char *word, const char *text, size_t length) {
     return length != 0 && strlen(word) == length && memcmp(word, text, length) == 0;
 }
 
-static bool read_value(dmi_policy *policy, const key *k, const char *text, size_t length) {
+static bool read_value(dmi_policy *policy, const dmi_policy_key *k, const char *text,
+                       size_t length) {
     switch (k->form) {
-    case NUMBER:
+    case DMI_KEY_NUMBER:
         if (!_dmi_number_read(text, length, at(policy, k))) return false;
         break;
-    case BYTES:
+    case DMI_KEY_BYTES:
         if (!read_bytes(text, length, at(policy, k))) return false;
         break;
-    case WORD: {
+    case DMI_KEY_WORD: {
         uint32_t i = 0;
         while (k->words[i] && !is_word(k->words[i], text, length)) i++;
         *(uint32_t *)at(policy, k) = i;
@@ -252,35 +195,37 @@ static bool read_value(dmi_policy *policy, const key *k, const char *text, size_
 /* One "key=value" of the policy; given: the keys seen so far. False with a message. */
 static bool read_part(dmi_policy *policy, unsigned *given, const char *text, size_t length,
                       writer *out) {
-    const struct policy *which = &policies[policy->when];
+    const dmi_policy_row *which = &_dmi_policies[policy->when];
     const char *equals = memchr(text, '=', length);
     size_t name = equals ? (size_t)(equals - text) : length;
     size_t k = 0;
-    while (k < KEYS && !(takes(which, k) && is_word(keys[k].name, text, name))) k++;
-    if (k == KEYS) {
+    while (k < DMI_KEYS && !(takes(which, k) && is_word(_dmi_policy_keys[k].name, text, name))) k++;
+    if (k == DMI_KEYS) {
         put(out, "%s (%s) has no key '%s'; accepted: ", which->name, which->doc,
             quoted(text, name).text);
         put_keys(out, which);
         return false;
     }
     if (*given & HAS(k)) {
-        put(out, "%s: %s is given twice; accepted: once", which->name, keys[k].name);
+        put(out, "%s: %s is given twice; accepted: once", which->name, _dmi_policy_keys[k].name);
         return false;
     }
     *given |= HAS(k);
     const char *value = equals ? equals + 1 : text + length;
     size_t rest = (size_t)(text + length - value);
-    if (equals && read_value(policy, &keys[k], value, rest)) return true;
-    if (rest == 0) put(out, "%s: %s has no value", which->name, keys[k].name);
-    else put(out, "%s: %s cannot be '%s'", which->name, keys[k].name, quoted(value, rest).text);
-    put(out, "; accepted: %s", keys[k].accepted);
+    if (equals && read_value(policy, &_dmi_policy_keys[k], value, rest)) return true;
+    if (rest == 0) put(out, "%s: %s has no value", which->name, _dmi_policy_keys[k].name);
+    else
+        put(out, "%s: %s cannot be '%s'", which->name, _dmi_policy_keys[k].name,
+            quoted(value, rest).text);
+    put(out, "; accepted: %s", _dmi_policy_keys[k].accepted);
     return false;
 }
 
 static bool read_policy(dmi_policy *policy, const char *text, writer *out) {
     size_t length = strcspn(text, ":"), when = 0;
-    while (when < POLICIES && !is_word(policies[when].name, text, length)) when++;
-    if (when == POLICIES) {
+    while (when < DMI_POLICIES && !is_word(_dmi_policies[when].name, text, length)) when++;
+    if (when == DMI_POLICIES) {
         if (length) put(out, "no policy is called '%s'; accepted: ", quoted(text, length).text);
         else put(out, "the name of the policy is missing; accepted: ");
         put_policies(out);
@@ -313,12 +258,12 @@ int dmi_policy_parse(const char *text, dmi_policy *policy, char *error, size_t e
 
 /* ---- writing --------------------------------------------------------------------------------------- */
 
-static void put_value(writer *out, const dmi_policy *policy, const key *k) {
-    if (k->form == NUMBER) {
+static void put_value(writer *out, const dmi_policy *policy, const dmi_policy_key *k) {
+    if (k->form == DMI_KEY_NUMBER) {
         char number[DMI_NUMBER_TEXT];
         (void)_dmi_number_write(number_of(policy, k), number);
         put(out, "%s", number);
-    } else if (k->form == WORD) {
+    } else if (k->form == DMI_KEY_WORD) {
         put(out, "%s", k->words[word_of(policy, k)]);
     } else {
         uint64_t bytes = bytes_of(policy, k);
@@ -336,13 +281,13 @@ int dmi_policy_format(const dmi_policy *policy, char *text, size_t text_size) {
         errno = EINVAL;
         return -1;
     }
-    const struct policy *which = &policies[policy->when];
+    const dmi_policy_row *which = &_dmi_policies[policy->when];
     writer out = {text, text ? text_size : 0, 0};
     put(&out, "%s", which->name);
-    for (size_t k = 0; k < KEYS; k++) {
-        if (!takes(which, k) || is_usual(policy, &keys[k])) continue;
-        put(&out, ":%s=", keys[k].name);
-        put_value(&out, policy, &keys[k]);
+    for (size_t k = 0; k < DMI_KEYS; k++) {
+        if (!takes(which, k) || is_usual(policy, &_dmi_policy_keys[k])) continue;
+        put(&out, ":%s=", _dmi_policy_keys[k].name);
+        put_value(&out, policy, &_dmi_policy_keys[k]);
     }
     return (int)out.length;
 }

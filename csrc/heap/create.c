@@ -12,7 +12,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "../decommit/pressure.h"
+#include "../decommit/policies.h"
 
 static dmi_heap_options default_options = {.size = sizeof(dmi_heap_options)};
 static char default_name[48];
@@ -70,7 +70,8 @@ static dmi_heap *create_locked(const dmi_heap_options *options) {
     _dmi_freelist_init(&heap->list, &heap->space);
     _dmi_engine_init(&heap->engine, &heap->space, &heap->list, &policy);
     _dmi_cache_init(&heap->shared, heap, NULL, &heap->shared_lock);
-    atomic_store_explicit(&heap->shared_only, policy.when == DMI_WHEN_EAGER, memory_order_relaxed);
+    atomic_store_explicit(&heap->shared_only, _dmi_policy_row(&policy)->counts,
+                          memory_order_relaxed);
     _dmi_heap_schedule(heap, _dmi_heap_clock(heap));
     _dmi_heaps_enter(heap);
     return heap;
@@ -104,7 +105,7 @@ void *dmi_heap_create(const dmi_heap_options *options) {
         return NULL;
     }
     if (!setup()) return NULL;
-    if (options->policy && options->policy->when == DMI_WHEN_PRESSURE && _dmi_pressure_probe()) {
+    if (options->policy && _dmi_policy_probe(options->policy)) {
         errno = ENOTSUP;
         return NULL;
     }

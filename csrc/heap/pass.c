@@ -3,7 +3,7 @@
 #include "registry.h"
 #include "visit.h"
 
-#include "../decommit/pressure.h"
+#include "../decommit/policies.h"
 
 static void sweep_run(dmi_visitor *visitor, dmi_heap *heap, dmi_cache *cache, dmi_run *run) {
     (void)heap;
@@ -87,7 +87,8 @@ void _dmi_heap_pass(dmi_heap *heap, dmi_sweep *sweep) {
 #define SHORTEST 0.001
 
 static uint64_t interval(const dmi_heap *heap) {
-    double seconds = _dmi_engine_interval(&heap->engine);
+    const dmi_policy_row *row = _dmi_policy_row(&heap->engine.policy);
+    double seconds = row->interval ? row->interval(&heap->engine) : -1;
     if (seconds < 0 || seconds >= 1e9) return 0;
     return (uint64_t)((seconds > SHORTEST ? seconds : SHORTEST) * 1e9);
 }
@@ -99,41 +100,33 @@ void _dmi_heap_schedule(dmi_heap *heap, uint64_t now) {
     atomic_store_explicit(&heap->next_pass, wait ? now + wait : UINT64_MAX, memory_order_relaxed);
 }
 
-bool _dmi_heap_run_policy(dmi_heap *heap) {
-    dmi_engine *engine = &heap->engine;
+/* What a policy has done at a pass: on the stack of whoever runs it, with heap->pass held. */
+typedef struct heap_passes {
+    dmi_passes passes;
+    dmi_heap *heap;
+} heap_passes;
+
+static dmi_heap *heap_of(dmi_passes *passes) { return ((heap_passes *)(void *)passes)->heap; }
+
+static dmi_outcome sweep_heap(dmi_passes *passes, dmi_pass_kind kind, uint64_t limit) {
     dmi_sweep sweep;
-    switch (engine->policy.when) {
-    case DMI_WHEN_LAZY:
-        _dmi_sweep_init(&sweep, engine, DMI_PASS_AGE, 0);
-        _dmi_heap_pass(heap, &sweep);
-        return sweep.waiting || sweep.found > sweep.refused;
-    case DMI_WHEN_DECAY:
-        _dmi_sweep_init(&sweep, engine, DMI_PASS_COUNT, 0);
-        _dmi_heap_pass(heap, &sweep);
-        bool waiting = sweep.waiting;
-        uint64_t found = sweep.found - sweep.refused; /* what cannot go is under no curve */
-        uint64_t limit = _dmi_engine_decay_limit(engine, found);
-        _dmi_sweep_init(&sweep, engine, DMI_PASS_LIMIT, limit);
-        if (found > limit) _dmi_heap_pass(heap, &sweep);
-        return waiting || found > 0;
-    case DMI_WHEN_BUDGET:
-        _dmi_sweep_init(&sweep, engine, DMI_PASS_LIMIT,
-                        (uint64_t)(engine->policy.ratio * (double)_dmi_heap_busy(heap)));
-        _dmi_heap_pass(heap, &sweep);
-        return sweep.waiting;
-    case DMI_WHEN_PRESSURE:
-        /* Whatever is kept must go when the machine asks for it, so somebody goes on looking. */
-        if (!_dmi_pressure_high(&engine->policy)) return true;
-        _dmi_sweep_init(&sweep, engine, DMI_PASS_ALL, 0);
-        _dmi_heap_pass(heap, &sweep);
-        return sweep.waiting;
-    case DMI_WHEN_EAGER:
-    case DMI_WHEN_THRESHOLD:
-        _dmi_sweep_init(&sweep, engine, DMI_PASS_HELD, 0);
-        pass_units(heap, &sweep);
-        return false;
-    default: return false;
-    }
+    _dmi_sweep_init(&sweep, passes->engine, kind, limit);
+    _dmi_heap_pass(heap_of(passes), &sweep);
+    return (dmi_outcome){.left = sweep.found - sweep.refused, .waiting = sweep.waiting};
+}
+
+static uint64_t busy_bytes(dmi_passes *passes) { return _dmi_heap_busy(heap_of(passes)); }
+
+static void judge_units(dmi_passes *passes) {
+    dmi_sweep sweep;
+    _dmi_sweep_init(&sweep, passes->engine, DMI_PASS_HELD, 0);
+    pass_units(heap_of(passes), &sweep);
+}
+
+bool _dmi_heap_run_policy(dmi_heap *heap) {
+    const dmi_policy_row *row = _dmi_policy_row(&heap->engine.policy);
+    heap_passes p = {{&heap->engine, sweep_heap, busy_bytes, judge_units}, heap};
+    return row->pass && row->pass(&p.passes);
 }
 
 void _dmi_heap_due(dmi_heap *heap) {

@@ -9,7 +9,7 @@
 
 #include <errno.h>
 
-#include "../decommit/pressure.h"
+#include "../decommit/policies.h"
 
 static void uncount(dmi_visitor *visitor, dmi_heap *heap, dmi_cache *cache, dmi_run *run) {
     (void)visitor;
@@ -64,7 +64,7 @@ int dmi_heap_set_policy(void *handle, const dmi_policy *policy) {
         errno = EINVAL;
         return -1;
     }
-    if (policy->when == DMI_WHEN_PRESSURE && _dmi_pressure_probe()) {
+    if (_dmi_policy_probe(policy)) {
         errno = ENOTSUP;
         return -1;
     }
@@ -81,7 +81,7 @@ int dmi_heap_set_policy(void *handle, const dmi_policy *policy) {
         }
     }
     if (!error) {
-        bool eager = policy->when == DMI_WHEN_EAGER;
+        bool eager = _dmi_policy_row(policy)->counts;
         bool was = atomic_load_explicit(&heap->shared_only, memory_order_relaxed);
         _dmi_lock(&heap->shared_lock);
         _dmi_lock(&heap->lock);

@@ -5,18 +5,8 @@
 #include <string.h>
 
 dmi_reason _dmi_reason(const dmi_policy *policy, unsigned kind, uint64_t bytes) {
-    switch (policy->when) {
-    case DMI_WHEN_NEVER: return DMI_REASON_never;
-    case DMI_WHEN_EAGER: return DMI_REASON_commit_granularity;
-    case DMI_WHEN_DECAY: return DMI_REASON_decay;
-    case DMI_WHEN_BUDGET: return DMI_REASON_budget;
-    case DMI_WHEN_PRESSURE: return DMI_REASON_pressure;
-    case DMI_WHEN_THRESHOLD:
-        /* Blocks inside a subsegment never reach the back end that the thresholds watch. */
-        if (kind == DMI_RUN_LFH || kind == DMI_RUN_LIST) return DMI_REASON_block_threshold;
-        return bytes < policy->block ? DMI_REASON_block_threshold : DMI_REASON_total_threshold;
-    default: return DMI_REASON_delay;
-    }
+    const dmi_policy_row *row = _dmi_policy_row(policy);
+    return row->reason_of ? row->reason_of(policy, kind, bytes) : row->reason;
 }
 
 /* Usable pages (committed, not offered) of [first, first+count). */

@@ -2,15 +2,12 @@
 #ifndef DMI_ACCOUNT_H
 #define DMI_ACCOUNT_H
 
+#include "../decommit/policies.h"
 #include "../heap/heap.h"
 
 /* Uncommitted ranges of at least this many bytes are taken off Virt (the column of `!heap -s`); the
  * untouched tail of a segment is the typical one. */
 #define DMI_LARGE_UCR ((size_t)1 << 20)
-
-/* Why a byte is retained, in the order of the table; none: it is not. */
-#define DMI_REASON_NUMBER(name, doc) DMI_REASON_##name,
-typedef enum dmi_reason { DMI_REASON_none = 0, DMI_REASONS(DMI_REASON_NUMBER) } dmi_reason;
 
 /* Why the policy keeps a free page of a run of that kind and size. */
 dmi_reason _dmi_reason(const dmi_policy *policy, unsigned kind, uint64_t bytes);

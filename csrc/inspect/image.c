@@ -1,5 +1,6 @@
 /* image.c - the structs of a heap through a reader, each checked before it is used. */
 #include "image.h"
+#include "../decommit/policies.h"
 #include "../heap/registry.h"
 
 #include "layout.h"
@@ -100,7 +101,7 @@ const dmi_heap *_dmi_image_heap(dmi_image *image, uint64_t address) {
     image->segment = NULL;
     image->leaf = 0;
     if (!heap || (heap->tail != 0 && heap->tail != sizeof(uint64_t)) ||
-        heap->engine.policy.when > DMI_WHEN_PRESSURE)
+        heap->engine.policy.when >= DMI_POLICIES)
         return NULL;
     image->heap = heap;
     image->heap_at = address;

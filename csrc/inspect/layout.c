@@ -1,6 +1,7 @@
 /* layout.c - the library tells whoever reads its memory from outside where everything lies. */
 #include "layout.h"
 
+#include "../decommit/policies.h"
 #include "../heap/registry.h"
 
 #include <string.h>
@@ -69,7 +70,7 @@ const dmi_layout dmi_layout_root = {
                WHOLE(dmi_tag),
                MEMBER(dmi_tag, "tag.check", check),
                /* What a policy's time is called decides the reason that a range is given. */
-               {"policies", DMI_WHEN_NEVER, DMI_WHEN_PRESSURE}},
+               {"policies", 0, DMI_POLICIES - 1}},
 };
 
 const char *_dmi_layout_differs(const dmi_layout *found) {

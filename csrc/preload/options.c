@@ -58,7 +58,7 @@ static bool set_decommit(const char *value) {
     dmi_policy read = {.size = sizeof read};
     if (dmi_policy_parse(value, &read, error, sizeof error)) {
         say("decommit: %s", error);
-    } else if (read.when == DMI_WHEN_PRESSURE && _dmi_pressure_probe()) {
+    } else if (_dmi_policy_probe(&read)) {
         say("decommit: pressure has nothing to go by here: no /proc/pressure/memory, no memory "
             "limit; %s is used",
             chosen.policy ? "the one before it" : "lazy");
