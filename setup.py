@@ -87,13 +87,15 @@ class BuildNative(build_ext):
 
 
 def extension(path: Path) -> Extension:
-    """An extension that links the library beside it."""
+    """An extension that links the library beside it, and carries the floor of its own name, if any."""
     source = path.relative_to(ROOT)
+    folder = Path("csrc") / path.stem.removeprefix("_")
+    own = [] if path.stem not in native.CARRIED else sorted((ROOT / folder).glob("*.c"))
     depth = len(source.parts) - 2
     return Extension(
         ".".join(source.with_suffix("").parts),
-        [source.as_posix()],
-        include_dirs=["csrc/include"],
+        [source.as_posix(), *(found.relative_to(ROOT).as_posix() for found in own)],
+        include_dirs=["csrc/include", *(["csrc"] if own else [])],
         libraries=["dmi"],
         # Windows looks beside the module by itself.
         runtime_library_dirs=[] if WINDOWS else ["/".join(["$ORIGIN", *[".."] * depth])],
@@ -105,7 +107,7 @@ def extension(path: Path) -> Extension:
         ],
         extra_compile_args=["-O2", "-Wno-unreachable-code"],
         extra_link_args=["-static-libgcc"] if WINDOWS else [],
-        depends=[str(shared) for shared in SHARED],
+        depends=[str(each) for each in (*SHARED, *((ROOT / folder).glob("*.h") if own else ()))],
     )
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from dmi.address import address_summary
     from dmi.diagnose import diagnose
     from dmi.experiment import replay, sweep
+    from dmi.process import Process, open_core, open_process
 
 __all__ = [
     "__version__",
@@ -64,6 +65,9 @@ __all__ = [
     "Layers",
     "snapshot",
     "Snapshot",
+    "open_process",
+    "open_core",
+    "Process",
     "replay",
     "sweep",
     "address",
@@ -115,6 +119,10 @@ _LATER = {
     "layers": "dmi._layers:layers",
     "Layers": "dmi._layers:Layers",
     "lib": "dmi._cffi:lib",
+    "open_core": "dmi.process:open_core",
+    "open_process": "dmi.process:open_process",
+    "Process": "dmi.process:Process",
+    "process": "dmi.process",
     "replay": "dmi.experiment:replay",
     "snapshot": "dmi._snapshot:snapshot",
     "Snapshot": "dmi._snapshot:Snapshot",

@@ -28,7 +28,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 SYSTEMS = ("linux", "windows", "fake")
 # Folders of csrc that are not part of libdmi.
-APART = ("include", "preload")
+APART = ("include", "preload", "foreign")
+# Extensions that carry the folder of their name: what only Python asks for.
+CARRIED = ("_foreign",)
 
 COMPILE = ["-std=gnu11", "-O2", "-g", "-fvisibility=hidden", "-Wall", "-Wextra"]
 COMPILE_LINUX = ["-fPIC", "-pthread", "-fno-semantic-interposition", "-ftls-model=initial-exec"]

@@ -10,3 +10,10 @@ def whole(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 6 and 1 <= int(text) <= 100_000):
         raise argparse.ArgumentTypeError(f"not a whole number from 1 to 100,000: {text!r}")
     return int(text)
+
+
+def whole_pid(text: str) -> int:
+    """The number of a process."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 10 and int(text) >= 1):
+        raise argparse.ArgumentTypeError(f"not the number of a process: {text!r}")
+    return int(text)

@@ -1,7 +1,8 @@
-"""`!heap` on a snapshot file, with the debugger's options.
+"""`!heap` on a snapshot, on any process, or on a core file, with the debugger's options.
 
-FILE is what dmi.snapshot().save(FILE) wrote; -flt, -x and -h need one with
-blocks=True. Numbers are hexadecimal, as in the debugger, and decimal behind 0n: -flt s 0n4096 is
+FILE is what dmi.snapshot().save(FILE) wrote, where -flt, -x and -h need one with blocks=True; or a
+core file. A process (--pid N) runs on while it is read. Heaps of other allocators stand beside dmi's
+with their kind; what is not known is "-". Numbers are hexadecimal, as in the debugger, and decimal behind 0n: -flt s 0n4096 is
 -flt s 1000.
 """
 
@@ -11,21 +12,28 @@ import json
 from typing import TYPE_CHECKING
 
 from dmi import windbg
+from dmi.cli._numbers import whole_pid
 
 if TYPE_CHECKING:
     import argparse
 
+    from dmi.process import Process
+
 NAME = "heap"
-HELP = "show the heaps, blocks and sizes of a snapshot, as !heap does"
+HELP = "show the heaps, blocks and sizes of a snapshot, a process or a core file, as !heap does"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     parser.usage = (
-        "dmi heap FILE [-s | -v | -h [HANDLE] | -stat [HANDLE] | -flt s SIZE | -flt r LOW HIGH | "
+        "dmi heap (FILE | --pid N) [-s | -v | -h [HANDLE] | -stat [HANDLE] | -flt s SIZE | -flt r LOW HIGH | "
         "-x ADDRESS] [--json]\n       dmi heap --columns [--json]"
     )
-    parser.add_argument("file", nargs="?", metavar="FILE", help="the snapshot")
+    parser.add_argument("file", nargs="?", metavar="FILE", help="the snapshot or core file")
+    parser.add_argument("--pid", type=whole_pid, metavar="N", help="the process")
+    parser.add_argument(
+        "--swap-in", action="store_true", help="read also what is in swap, which brings it back"
+    )
     which = parser.add_mutually_exclusive_group()
     which.add_argument("-s", action="store_true", help="a row for each heap (default)")
     which.add_argument("-v", action="store_true", help="the rows, then each heap's figures")
@@ -76,13 +84,35 @@ def run(args: argparse.Namespace) -> None:
     if args.columns:
         print(json.dumps(windbg.COLUMNS, indent=2) if args.json else windbg.columns(), end="")
         return
-    take_file(args)
-    if args.file is None:
-        raise ValueError("which snapshot? Name the FILE that dmi.snapshot().save(FILE) wrote")
+    if args.pid is None:
+        take_file(args)
+    elif args.file is not None:
+        raise ValueError("either a FILE or --pid N, not both")
+    if args.pid is None and args.file is None:
+        raise ValueError(
+            "which heaps? Name the FILE that dmi.snapshot().save(FILE) wrote, a core file, or --pid N"
+        )
     from dmi import Snapshot  # loads what reads /proc, which --columns can do without
+    from dmi import process as processes
+
+    if args.pid is not None or processes.is_source(args.file):
+        with processes.open_source(args.file, args.pid, swap_in=args.swap_in) as process:
+            show(process, args)
+        return
 
     snapshot = Snapshot.load(args.file)
     if args.json:
         print(json.dumps(windbg.heap_data(snapshot, command(args)), indent=2))
     else:
         print(windbg.heap(snapshot, command(args)), end="")
+
+
+def show(process: Process, args: argparse.Namespace) -> None:
+    """Answer for a process or a core file, line by line: there may be many."""
+    from dmi.process import text
+
+    if args.json:
+        print(json.dumps(text.heap_data(process, command(args)), indent=2))
+        return
+    for line in text.heap(process, command(args)):
+        print(line)

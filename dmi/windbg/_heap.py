@@ -145,14 +145,14 @@ def heap(source: HeapSource, command: str | Sequence[str] = "-s") -> str:
     needs blocks that the snapshot was taken without; TypeError for a source that has no heaps.
     """
     _check_source(source)
-    option, arguments = _split(command)
+    option, arguments = split(command)
     return "\n".join(_TEXT[option](source, *arguments)) + "\n"
 
 
 def heap_data(source: HeapSource, command: str | Sequence[str] = "-s") -> list[dict[str, Any]]:
     """The same for JSON: a list of objects; sizes in bytes. Errors as heap()."""
     _check_source(source)
-    option, arguments = _split(command)
+    option, arguments = split(command)
     return list(_DATA[option](source, *arguments))
 
 
@@ -170,7 +170,8 @@ def _check_source(source: object) -> None:
 _ARGUMENTS: Final = {"-s": (0, 0), "-v": (0, 0), "-h": (0, 1), "-stat": (0, 1), "-x": (1, 1)}
 
 
-def _split(command: str | Sequence[str]) -> tuple[str, list[int]]:
+def split(command: str | Sequence[str]) -> tuple[str, list[int]]:
+    """The option of a command and its numbers; ValueError for what !heap has not."""
     words = command.split() if isinstance(command, str) else list(command)
     option, rest = (words[0], words[1:]) if words else ("-s", [])
     if option == "-flt":

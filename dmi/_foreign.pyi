@@ -1,0 +1,47 @@
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+STATES: Final[tuple[str, ...]]
+
+def linked(data: bytes, address: int, least: int, holes: int) -> list[tuple[int, int, int]]: ...
+def resident(reader: Any, ranges: Iterable[tuple[int, int]]) -> int | None: ...
+def pools(
+    reader: Any, arenas: Iterable[tuple[int, int, int]], pool: int
+) -> tuple[dict[str, Any], list[tuple[int, int, int, int]]]: ...
+
+class Eye:
+    skipped: int
+    def __init__(self, reader: Any, absent_too: bool = False) -> None: ...
+
+class FastList:
+    count: int
+    def __init__(self, addresses: Iterable[int]) -> None: ...
+
+class GlibcCount:
+    errors: list[tuple[int, int, int]]
+    def __init__(
+        self,
+        reader: Any,
+        main: bool,
+        fast: Iterable[int],
+        cache_chunk: int,
+        retries: int = 2,
+        absent_too: bool = False,
+    ) -> None: ...
+    def add(self, start: int, end: int, top: int, key: int) -> None: ...
+    def result(self) -> dict[str, Any]: ...
+
+class GlibcWalk:
+    def __init__(
+        self,
+        reader: Any,
+        start: int,
+        end: int,
+        top: int,
+        main: bool,
+        key: int,
+        fast: Iterable[int],
+        retries: int = 2,
+        absent_too: bool = False,
+    ) -> None: ...
+    def take(self, most: int) -> Sequence[tuple[int, int, int]]: ...

@@ -1,0 +1,177 @@
+"""The heaps of any process and of any core file, whoever's they are.
+
+    with dmi.open_process(pid) as process:
+        for heap in process.heaps():
+            print(heap.kind, heap.stats())
+
+A live process is read from outside, through /proc, while it runs on: nothing is stopped, nothing is
+written, and pages that are not in memory are not touched. What it changes meanwhile is read again
+or reported as unknown. A core file stands still.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from dmi.address import NotSupportedError, address_summary, summarise
+from dmi.address._maps import parse_maps
+
+from . import _text as text
+from ._corefile import CoreError, CoreReader, is_core, packed
+from ._glibc import glibc_heaps
+from ._glibc_find import Space
+from ._heaps import ForeignHeap, ForeignPin, ForeignRange, ForeignRow, ForeignStats
+from ._live import LiveReader
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+    from dmi.address import AddressSummary
+
+__all__ = [
+    "CoreError",
+    "ForeignHeap",
+    "ForeignPin",
+    "ForeignRange",
+    "ForeignRow",
+    "ForeignStats",
+    "Process",
+    "heap_rows",
+    "is_core",
+    "is_source",
+    "open_core",
+    "open_process",
+    "open_source",
+    "text",
+]
+
+
+class Process:
+    """A process that is looked at from outside: see ``open_process`` and ``open_core``.
+
+    A context manager. Not for use by two threads at once.
+    """
+
+    def __init__(self, reader: LiveReader | CoreReader) -> None:
+        self.reader = reader
+        self._heaps: tuple[ForeignHeap, ...] | None = None
+        self._notes: list[str] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the process or the file."""
+        self.reader.close()
+
+    @property
+    def pid(self) -> int:
+        """Its number, in the caller's namespace; of a core file the number it had."""
+        return self.reader.pid
+
+    @property
+    def program(self) -> str:
+        """The name of the program, as the system has it."""
+        return self.reader.program
+
+    @property
+    def live(self) -> bool:
+        """Whether it runs, or is a core file."""
+        return not self.reader.stands_still
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What could not be told, and why."""
+        own = getattr(self.reader, "notes", ())
+        return (*own, *self._notes)
+
+    def space(self) -> Space:
+        """Its mappings now."""
+        return Space(parse_maps(self.reader.maps(details=False)))
+
+    def heaps(self) -> tuple[ForeignHeap, ...]:
+        """Its heaps of every kind that is known, found at the first call."""
+        if self._heaps is None:
+            if self.reader.denied:
+                self._notes.append(self.reader.denied)
+                self._heaps = ()
+                return self._heaps
+            found, notes = glibc_heaps(self.reader, self.space())
+            self._notes += notes
+            self._heaps = tuple(found)
+        return self._heaps
+
+    def find(self, address: int) -> tuple[ForeignHeap, ForeignRange] | None:
+        """The heap and the range that hold the address; None: no heap that is known does."""
+        for heap in self.heaps():
+            if not any(s.address <= address < s.address + s.reserved for s in heap.segments()):
+                continue
+            for found in heap.walk() or ():
+                if found.address <= address < found.address + found.size:
+                    return heap, found
+        return None
+
+    def address_summary(self) -> AddressSummary:
+        """What its address space is used for."""
+        if isinstance(self.reader, LiveReader):
+            return address_summary(self.reader.pid)
+        return summarise(self.reader)
+
+
+def open_process(pid: int, *, swap_in: bool = False) -> Process:
+    """Look at process ``pid``, which runs on. swap_in: read pages that are in swap too.
+
+    Raises ProcessLookupError where there is none; where its memory may not be read,
+    ``heaps()`` is empty and ``notes`` say why.
+    """
+    if isinstance(pid, bool) or not isinstance(pid, int):
+        raise TypeError(f"pid must be an int, not {type(pid).__name__}")
+    if pid <= 0:
+        raise ValueError(f"pid must be positive, not {pid}")
+    if os.name != "posix" or not os.path.isdir("/proc/self"):
+        raise NotSupportedError("open_process needs /proc, which this system does not have")
+    return Process(LiveReader(pid, swap_in=swap_in).__enter__())
+
+
+def open_core(path: str | os.PathLike[str]) -> Process:
+    """Look into a core file, the kernel's or gcore's. CoreError for any other file; OSError."""
+    return Process(CoreReader(path).__enter__())
+
+
+def is_source(path: str | os.PathLike[str]) -> bool:
+    """Whether the file is a core file, or compressed as core files are."""
+    return is_core(path) or bool(packed(path))
+
+
+def open_source(
+    path: str | os.PathLike[str] | None, pid: int | None, *, swap_in: bool = False
+) -> Process:
+    """The process with that number, else the core file."""
+    if pid is not None:
+        return open_process(pid, swap_in=swap_in)
+    if path is None:
+        raise ValueError("neither a process nor a core file is named")
+    return open_core(path)
+
+
+def heap_rows(process: Process | int) -> list[ForeignStats]:
+    """The figures of every heap of a process, given by its number or opened."""
+    if isinstance(process, int):
+        with open_process(process) as opened:
+            return heap_rows(opened)
+    found: list[ForeignStats] = []
+    for heap in process.heaps():
+        with suppress(ProcessLookupError):
+            found.append(heap.stats())
+    return found

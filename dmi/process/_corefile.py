@@ -1,0 +1,301 @@
+"""A core file, the kernel's or gcore's, read as a process.
+
+Program headers say which addresses the file holds, its notes which files were mapped where and what
+the registers were. Nothing that the file claims is believed before it is compared with the size of
+the file.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+from bisect import bisect_right
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from dmi.address._maps import elf_span
+from dmi.errors import DmiError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+__all__ = ["CoreError", "CoreReader", "is_core", "packed"]
+
+_ET_CORE: Final = 4
+_PT_LOAD: Final = 1
+_PT_NOTE: Final = 4
+_PN_XNUM: Final = 0xFFFF
+_NT_PRSTATUS: Final = 1
+_NT_PRPSINFO: Final = 3
+_NT_AUXV: Final = 6
+_NT_FILE: Final = 0x46494C45
+_AT_PAGESZ: Final = 6
+_MACHINES: Final = {62: "x86-64", 183: "aarch64"}
+# Where the stack pointer stands in the registers of NT_PRSTATUS.
+_STACK_POINTER: Final = {62: 112 + 19 * 8, 183: 112 + 31 * 8}
+_MAX_HEADERS: Final = 1 << 20
+_MAX_NOTES: Final = 256 << 20
+_PACKED: Final = (
+    (b"\x28\xb5\x2f\xfd", "zstd -d"),
+    (b"\x1f\x8b", "gzip -dk"),
+    (b"\xfd7zXZ\0", "xz -dk"),
+    (b"\x04\x22\x4d\x18", "lz4 -d"),
+    (b"BZh", "bzip2 -dk"),
+)
+
+
+class CoreError(DmiError, ValueError):
+    """A file that is no core file which can be read."""
+
+
+class Segment(NamedTuple):
+    """Addresses, and where the file has their bytes. have: bytes that are really there."""
+
+    start: int
+    end: int
+    offset: int
+    have: int
+    flags: int
+
+
+def _head(path: str | os.PathLike[str]) -> bytes:
+    # A pipe would wait for a writer.
+    with suppress(OSError):
+        if stat.S_ISREG(Path(path).stat().st_mode):
+            with Path(path).open("rb") as file:
+                return file.read(64)
+    return b""
+
+
+def is_core(path: str | os.PathLike[str]) -> bool:
+    """Whether the file begins as a core file does."""
+    head = _head(path)
+    return (
+        len(head) == 64 and head[:4] == b"\x7fELF" and struct.unpack_from("<H", head, 16)[0] == _ET_CORE
+    )
+
+
+def packed(path: str | os.PathLike[str]) -> str:
+    """The command that unpacks the file, where it is compressed as cores are; else empty."""
+    head = _head(path)
+    return next((command for magic, command in _PACKED if head.startswith(magic)), "")
+
+
+class CoreReader:
+    """The memory of a process as a core file holds it. A context manager; for one thread."""
+
+    stands_still = True
+    own = False
+    swap_in = True
+    namespace_pid = 0
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        self.what = f"core file {self.path}"
+        self.page = 4096
+        self.pid = 0
+        self.program = ""
+        self.denied = ""
+        self.notes: list[str] = []
+        self.threads: list[tuple[int, int]] = []
+        self._file = -1
+        self._segments: list[Segment] = []
+        self._starts: list[int] = []
+        self._files: list[tuple[int, int, int, str]] = []
+        self._machine = 0
+
+    def __enter__(self) -> CoreReader:
+        self._file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._file >= 0:
+            os.close(self._file)
+        self._file = -1
+
+    # ---- opening ----------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        if not is_core(self.path):
+            command = packed(self.path)
+            if command:
+                raise CoreError(
+                    f"{self.path}: compressed; unpack it first: {command} {self.path!r}"
+                )
+            raise CoreError(f"{self.path}: not a core file")
+        size = os.fstat(self._file).st_size
+        head = os.pread(self._file, 64, 0)
+        if head[4:6] != b"\x02\x01":
+            raise CoreError(f"{self.path}: a core file of another kind than 64-bit little-endian")
+        (self._machine,) = struct.unpack_from("<H", head, 18)
+        if self._machine not in _MACHINES:
+            raise CoreError(
+                f"{self.path}: of machine type {self._machine}; x86-64 and aarch64 can be read"
+            )
+        table, sections = struct.unpack_from("<QQ", head, 32)
+        entry, count, section_entry = struct.unpack_from("<HHH", head, 54)
+        if count == _PN_XNUM and section_entry >= 64:
+            first = os.pread(self._file, 64, sections) if sections < size else b""
+            if len(first) == 64:
+                (count,) = struct.unpack_from("<I", first, 44)
+        if entry < 56 or table >= size or count > _MAX_HEADERS:
+            raise CoreError(f"{self.path}: its table of program headers makes no sense")
+        count = min(count, (size - table) // entry)
+        headers = os.pread(self._file, entry * count, table)
+        missing = 0
+        for at in range(0, len(headers) - 55, entry):
+            kind, flags, offset, start, _, filled, length, _ = struct.unpack_from(
+                "<IIQQQQQQ", headers, at
+            )
+            if kind == _PT_LOAD and length and start + length <= 1 << 64:
+                have = max(0, min(filled, length, size - offset))
+                missing += min(filled, length) - have
+                self._segments.append(Segment(start, start + length, offset, have, flags))
+            elif kind == _PT_NOTE and offset < size:
+                self._read_notes(os.pread(self._file, min(filled, size - offset, _MAX_NOTES), offset))
+        self._segments.sort()
+        # Of two that claim the same address the first holds.
+        kept: list[Segment] = []
+        for segment in self._segments:
+            if not kept or segment.start >= kept[-1].end:
+                kept.append(segment)
+        self._segments = kept
+        self._starts = [segment.start for segment in kept]
+        if missing:
+            self.notes.append(f"the file is cut off: {missing >> 10:,} KB of it are missing")
+        # Pages of files that nobody wrote to are left out as a rule: their files have them.
+        filtered = sum(s.end - s.start for s in kept if not s.have and s.flags & 2)
+        if filtered:
+            self.notes.append(
+                f"{filtered >> 10:,} KB of writable memory were left out when it was written "
+                "(coredump_filter)"
+            )
+
+    def _read_notes(self, data: bytes) -> None:
+        at = 0
+        while at + 12 <= len(data):
+            name_size, size, kind = struct.unpack_from("<III", data, at)
+            start = at + 12 + (name_size + 3 & ~3)
+            end = start + size
+            if end > len(data):
+                return
+            name = data[at + 12 : at + 12 + min(name_size, 16)].rstrip(b"\0")
+            if name == b"CORE":
+                self._read_note(kind, data[start:end])
+            at = start + (size + 3 & ~3)
+
+    def _read_note(self, kind: int, data: bytes) -> None:
+        pointer = _STACK_POINTER[self._machine]
+        if kind == _NT_PRSTATUS and len(data) >= pointer + 8:
+            (thread,) = struct.unpack_from("<I", data, 32)
+            self.threads.append((thread, struct.unpack_from("<Q", data, pointer)[0]))
+            self.pid = self.pid or thread
+        elif kind == _NT_PRPSINFO and len(data) >= 56:
+            (self.pid,) = struct.unpack_from("<I", data, 24)
+            self.program = data[40:56].split(b"\0")[0].decode("utf-8", "replace")
+        elif kind == _NT_AUXV:
+            for key, value in struct.iter_unpack("<QQ", data[: len(data) & ~15]):
+                if key == _AT_PAGESZ and value in (4096, 16384, 65536):
+                    self.page = value
+        elif kind == _NT_FILE and len(data) >= 16:
+            count, unit = struct.unpack_from("<QQ", data)
+            count = min(count, (len(data) - 16) // 24)
+            names = data[16 + 24 * count :].split(b"\0")
+            for i in range(count):
+                start, end, offset = struct.unpack_from("<QQQ", data, 16 + 24 * i)
+                if start < end and i < len(names):
+                    name = names[i].decode("utf-8", "surrogateescape")
+                    self._files.append((start, end, offset * unit, name))
+
+    # ---- what the kernel would say -----------------------------------------------------------------
+
+    def maps(self, *, details: bool = True) -> str:
+        """The mappings as /proc/PID/maps has them, as far as the file tells."""
+        return "".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        files = {start: (end, offset, name) for start, end, offset, name in self._files}
+        # Files that were mapped and of which the file has no header are mappings all the same.
+        spans = [(s.start, s.end, s.flags) for s in self._segments]
+        spans += [(start, end, 4) for start, end, _, _ in self._files if not self._covered(start)]
+        ordered = sorted(self._files)
+        starts = [each[0] for each in ordered]
+        for start, end, flags in sorted(spans):
+            perms = "".join(c if flags & bit else "-" for c, bit in (("r", 4), ("w", 2), ("x", 1)))
+            found = files.get(start)
+            index = bisect_right(starts, start) - 1
+            if found is None and index >= 0 and start < ordered[index][1]:
+                low, high, offset, name = ordered[index]
+                found = (high, offset + start - low, name)
+            _, offset, name = found or (0, 0, "")
+            inode = 1 if name else 0
+            shown = name.replace("\n", "\\012")
+            yield f"{start:x}-{end:x} {perms}p {offset:08x} 00:00 {inode} {shown}\n"
+
+    def _covered(self, address: int) -> bool:
+        index = bisect_right(self._starts, address) - 1
+        return index >= 0 and address < self._segments[index].end
+
+    def stack_pointers(self) -> list[int]:
+        """Of all threads."""
+        return [pointer for _, pointer in self.threads]
+
+    def elf_span(self, path: str) -> int | None:
+        # The file of that name may be another one by now, but for what its first page says.
+        return elf_span(path, self.page) if path.startswith("/") else None
+
+    def present(self, address: int, pages: int) -> list[bool] | None:
+        """Which pages the file has."""
+        return [self._has(address + i * self.page) for i in range(pages)]
+
+    def _has(self, address: int) -> bool:
+        index = bisect_right(self._starts, address) - 1
+        return index >= 0 and address - self._starts[index] < self._segments[index].have
+
+    # ---- memory -------------------------------------------------------------------------------------
+
+    def read(self, address: int, size: int) -> bytes | None:
+        """Bytes of the process; None when the file does not have all of them."""
+        room = bytearray(size) if 0 <= size <= 1 << 30 else None
+        if room is None or self.read_into(address, memoryview(room)) != size:
+            return None
+        return bytes(room)
+
+    def read_into(self, address: int, room: memoryview) -> int:
+        """Fill room from address on; how many bytes were there, from the first one on."""
+        done = 0
+        while done < len(room):
+            index = bisect_right(self._starts, address + done) - 1
+            if index < 0:
+                break
+            segment = self._segments[index]
+            inside = address + done - segment.start
+            size = min(segment.have - inside, len(room) - done)
+            if size <= 0:
+                break
+            got = os.preadv(self._file, [room[done : done + size]], segment.offset + inside)
+            if got <= 0:
+                break
+            done += got
+        return done
+
+    def pagemap(self, address: int, pages: int) -> bytes | None:
+        """A core file does not say what was in memory."""
+        return None

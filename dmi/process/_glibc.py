@@ -1,0 +1,404 @@
+"""The arenas of glibc's malloc as heaps: what each holds, what is free, what malloc_trim would give.
+
+The arena says where its heaps lie; the chunks are walked in native code (csrc/foreign). Chunks in a
+thread's cache look busy but hold a key, the same for all threads from glibc 2.34 on; before that
+each thread's cache says how many there are. malloc itself counts cached chunks as used.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from dmi import _foreign
+from dmi.walk import HistogramRow, Segment
+
+from ._glibc_find import (
+    ArenaState,
+    MallocParameters,
+    Space,
+    find_main,
+    find_parameters,
+    read_ring,
+)
+from ._heaps import ForeignPin, ForeignRange, ForeignRow, ForeignStats, histogram
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from ._heaps import Memory
+
+__all__ = ["GlibcHeap", "glibc_heaps"]
+
+_CACHES: Final = {0x250: (64, 1), 0x290: (64, 2), 0x300: (76, 2)}
+"""Chunk size of a thread's cache: how many bins it has and the bytes of each count. 2.26 to 2.29,
+2.30 to 2.41, from 2.42 on."""
+_LEAST: Final = 32
+_MAX_FAST: Final = 1 << 20
+_UCR_BIG: Final = 1 << 20
+_PART: Final = 65536
+_FREE: Final = ("free", "fast", "tcache", "top")
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A stretch of chunks. end: the first address behind it."""
+
+    start: int
+    end: int
+    top: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Caches:
+    """How cached chunks are known in this process.
+
+    chunk  size of the chunk that holds a thread's cache; 0: there are no caches, or they are not known
+    key    what a cached chunk holds; 0: the caches' own counts are summed
+    """
+
+    chunk: int = 0
+    key: int = 0
+    full: int = 0
+    """From 2.42 on a cache counts the room that is left; this is the room of an empty one."""
+
+
+class GlibcHeap:
+    """One arena. What it says of chunks is walked when it is asked first, and then kept."""
+
+    kind = "glibc"
+
+    def __init__(
+        self,
+        memory: Memory,
+        space: Space,
+        state: ArenaState,
+        regions: Sequence[Region],
+        caches: Caches,
+        parameters: MallocParameters | None,
+        notes: Sequence[str] = (),
+    ) -> None:
+        self._memory = memory
+        self._space = space
+        self._caches = caches
+        self._parameters = parameters
+        self._found: dict[str, Any] | None = None
+        self._notes = list(notes)
+        self.state = state
+        self.regions = tuple(regions)
+
+    @property
+    def handle(self) -> int:
+        """Address of the arena."""
+        return self.state.address
+
+    @property
+    def name(self) -> str:
+        """What it is among the arenas."""
+        return "main arena" if self.state.main else "thread arena"
+
+    # ---- the walk ------------------------------------------------------------------------------------
+
+    def _fast(self) -> list[int]:
+        """Addresses of the chunks in fastbins."""
+        found: list[int] = []
+        reach = [(region.start, region.end) for region in self.regions]
+
+        def inside(address: int) -> bool:
+            return address % 16 == 0 and any(low <= address < high for low, high in reach)
+
+        for first in self.state.fastbins:
+            seen: set[int] = set()
+            at = first
+            while inside(at) and at not in seen and len(found) < _MAX_FAST:
+                seen.add(at)
+                found.append(at)
+                raw = self._memory.read(at + 16, 8)
+                if raw is None:
+                    break
+                (link,) = struct.unpack("<Q", raw)
+                plain = link ^ (at + 16 >> 12)
+                # From 2.32 on links are mixed with where they stand.
+                at = plain if inside(plain) else link if inside(link) else 0
+        return found
+
+    def counted(self) -> dict[str, Any]:
+        """What the chunks come to."""
+        if self._found is None:
+            count = _foreign.GlibcCount(
+                self._memory,
+                self.state.main,
+                self._fast(),
+                self._caches.chunk,
+                0 if self._memory.stands_still else 2,
+                self._memory.stands_still or self._memory.swap_in,
+            )
+            for region in self.regions:
+                count.add(region.start, region.end, region.top, self._caches.key)
+            self._found = count.result()
+            for start, end, _ in count.errors:
+                self._notes.append(f"the chunks from {start:x} to {end:x} make no sense")
+        return self._found
+
+    def _cached_by_counts(self, candidates: Sequence[int]) -> tuple[int, int]:
+        """(bytes, chunks) in the caches whose structs lie in these chunks."""
+        size = count = 0
+        for address in candidates:
+            cache = read_cache(self._memory, address, self._caches.chunk)
+            for index, number in enumerate(cache or ()):
+                size += number * (_LEAST + 16 * index)
+                count += number
+        return size, count
+
+    def stats(self) -> ForeignStats:
+        """Its figures."""
+        found = self.counted()
+        sizes, counts = dict(found["bytes"]), dict(found["counts"])
+        if self._caches.chunk and not self._caches.key:
+            cached, number = self._cached_by_counts(found["caches"])
+            cached = min(cached, sizes["busy"])
+            sizes["busy"] -= cached
+            sizes["tcache"] += cached
+            counts["busy"] -= number
+            counts["tcache"] += number
+        held = sum(region.end - region.start for region in self.regions)
+        committed = max(held, self.state.system) if self.state.main else self._writable()
+        unknown = sizes["unknown"] + max(0, self.state.system - held if self.state.main else 0)
+        free = sum(sizes[name] for name in _FREE)
+        known = sizes["busy"] + free + unknown
+        trim, details = self._trim(found, sizes)
+        parameters = self._parameters
+        details |= {
+            "top": sizes["top"],
+            "bins": sizes["free"],
+            "fastbins": sizes["fast"],
+            "tcache": sizes["tcache"] if self._caches.chunk else None,
+            "tcache_blocks": counts["tcache"] if self._caches.chunk else None,
+            "system": self.state.system,
+            "threads": self.state.attached,
+        }
+        return ForeignStats(
+            kind=self.kind,
+            reserved=self._reserved(),
+            committed=committed,
+            busy=sizes["busy"],
+            busy_blocks=counts["busy"],
+            free=free,
+            free_blocks=sum(counts[name] for name in _FREE),
+            overhead=max(0, committed - known),
+            unknown=unknown,
+            mapped=None if parameters is None else parameters.mmapped,
+            mapped_blocks=None if parameters is None else parameters.mmaps,
+            resident=_foreign.resident(self._memory, self._pages()),
+            trim=trim,
+            pinned=found["pinned"],
+            details=details,
+            notes=tuple(self._notes),
+        )
+
+    def _pages(self) -> list[tuple[int, int]]:
+        """The whole pages that it can write."""
+        page = self._memory.page
+        if not self.state.main:
+            return [(info.base, info.writable) for info in self.state.heaps]
+        spans = [(r.start & -page, -(-r.end // page) * page) for r in self.regions]
+        return [(start, end - start) for start, end in spans]
+
+    def _trim(self, found: dict[str, Any], sizes: dict[str, int]) -> tuple[int | None, dict[str, int | None]]:
+        """What malloc_trim(0) gives back, and its parts: pages inside free chunks, and the top."""
+        page = self._memory.page
+        inside, resident = found["trim"], found["trim_resident"]
+        top, top_resident = 0, 0 if resident is not None else None
+        last = next((region for region in self.regions if region.top), None)
+        if self.state.main and last is not None:
+            # Fastbins go into the top first; systrim leaves MINSIZE and a byte, in whole pages.
+            size = sizes["top"] + found["before_top"]
+            top = max(0, (size - _LEAST - 1) // page * page) if size > _LEAST else 0
+            if top and top_resident is not None:
+                top_resident = _foreign.resident(self._memory, [(last.end - top & -page, top)])
+        parts: dict[str, int | None] = {
+            "trim_inside": inside if resident is None else resident,
+            "trim_top": top if top_resident is None else top_resident,
+        }
+        return sum(value or 0 for value in parts.values()), parts
+
+    # ---- where it lies ----------------------------------------------------------------------------------
+
+    def _reserved(self) -> int:
+        if self.state.main:
+            return max(sum(r.end - r.start for r in self.regions), self.state.system)
+        return sum(info.reserved for info in self.state.heaps)
+
+    def _writable(self) -> int:
+        return sum(info.writable for info in self.state.heaps)
+
+    def segments(self) -> list[Segment]:
+        """Its heaps, or the stretches of the main arena."""
+        if self.state.main:
+            return [Segment(r.start, r.end - r.start, r.end - r.start, 0, False) for r in self.regions]
+        return [
+            Segment(h.base, h.reserved, h.writable, int(h.writable < h.reserved), False)
+            for h in self.state.heaps
+        ]
+
+    def row(self) -> ForeignRow:
+        """The columns of `!heap -s`."""
+        stats = self.stats()
+        tails = [h.reserved - h.writable for h in self.state.heaps if h.writable < h.reserved]
+        reserved = stats.reserved or 0
+        return ForeignRow(
+            kind=self.kind,
+            handle=self.handle,
+            flags=None,
+            reserved=reserved,
+            committed=stats.committed,
+            virtual=reserved - sum(tail for tail in tails if tail >= _UCR_BIG),
+            free=stats.free,
+            list_length=stats.free_blocks,
+            uncommitted_ranges=len(tails),
+            virtual_blocks=stats.mapped_blocks if self.state.main else 0,
+        )
+
+    def walk(self) -> Iterator[ForeignRange]:
+        """Every chunk by address, with its header; the blocks of a program lie 16 bytes behind."""
+        fast = self._fast()
+        states = {"fast": "free", "tcache": "free", "top": "free", "fence": "overhead"}
+        for region in sorted(self.regions, key=lambda each: each.start):
+            walk = _foreign.GlibcWalk(
+                self._memory, region.start, region.end, region.top, self.state.main,
+                self._caches.key, fast, 0 if self._memory.stands_still else 2,
+                self._memory.stands_still or self._memory.swap_in,
+            )  # fmt: skip
+            while part := walk.take(_PART):
+                for address, size, number in part:
+                    state = _foreign.STATES[number]
+                    kind = "chunk" if state in ("busy", "free", "unknown") else state
+                    yield ForeignRange(address, size, kind, states.get(state, state), 0, region.start)
+
+    def histogram(self) -> list[HistogramRow]:
+        """Busy chunks by size."""
+        return histogram(Counter(self.counted()["sizes"]))
+
+    def pins(self, top: int = 10) -> list[ForeignPin]:
+        """The busy chunks that keep most free bytes from going back, each alone on its pages."""
+        return [ForeignPin(*pin) for pin in self.counted()["pins"][:top]]
+
+    def holds(self, address: int) -> bool:
+        """Whether the address lies in it."""
+        spans = [(s.address, s.address + s.reserved) for s in self.segments()]
+        return any(low <= address < high for low, high in spans)
+
+
+# ---- caches of threads -----------------------------------------------------------------------------------
+
+
+def read_cache(memory: Memory, chunk: int, size: int, full: int = 0) -> list[int] | None:
+    """How many chunks each bin of the thread's cache in that chunk has; None: it is no cache."""
+    found = _cache(memory, chunk, size)
+    if found is None:
+        return None
+    counts, entries = found
+    if size == 0x300:
+        full = full or max(counts, default=0)
+        counts = [full - left if left <= full else 0 for left in counts]
+    if any(bool(number) != bool(entry) for number, entry in zip(counts, entries, strict=True)):
+        return None
+    return counts if max(counts) <= 1 << 12 else None
+
+
+def _cache(memory: Memory, chunk: int, size: int) -> tuple[list[int], list[int]] | None:
+    bins, width = _CACHES[size]
+    raw = memory.read(chunk, size)
+    if raw is None or struct.unpack_from("<Q", raw, 8)[0] & ~7 != size:
+        return None
+    counts = list(struct.unpack_from(f"<{bins}{'BH'[width - 1]}", raw, 16))
+    entries = list(struct.unpack_from(f"<{bins}Q", raw, 16 + bins * width))
+    if any(entry % 16 for entry in entries):
+        return None
+    return counts, entries
+
+
+def find_caches(memory: Memory, regions: Sequence[Region]) -> Caches:
+    """How cached chunks are known, told by the first chunk of an arena, which is a thread's cache."""
+    known = Caches()
+    for region in regions:
+        raw = memory.read(region.start, 16)
+        size = struct.unpack_from("<Q", raw, 8)[0] & ~7 if raw else 0
+        if size not in _CACHES:
+            continue
+        found = _cache(memory, region.start, size)
+        if found is None:
+            continue
+        known = Caches(size) if not known.chunk else known
+        keys: Counter[int] = Counter()
+        for entry in found[1]:
+            raw = memory.read(entry, 16) if entry else None
+            if raw:
+                keys[struct.unpack_from("<Q", raw, 8)[0]] += 1
+        if keys:
+            key, votes = keys.most_common(1)[0]
+            # Up to 2.33 the key is the address of the cache itself, and 2.26 to 2.28 have none.
+            if votes * 2 > sum(keys.values()) and key > 1 << 24 and key != region.start + 16:
+                return Caches(size, key if size != 0x250 else 0)
+            return Caches(size)
+    return known
+
+
+# ---- all arenas ---------------------------------------------------------------------------------------------
+
+
+def glibc_heaps(memory: Memory, space: Space) -> tuple[list[GlibcHeap], list[str]]:
+    """The arenas of every glibc in the process; and what could not be told."""
+    heaps: list[GlibcHeap] = []
+    notes: list[str] = []
+    for main in find_main(memory, space):
+        ring, why = read_ring(memory, space, main)
+        if why:
+            notes.append(why)
+        places = [(state, _regions(memory, space, state)) for state in ring]
+        caches = find_caches(memory, [r[-1] for _, r in places if r])
+        first = places[0][1][0].start if places[0][1] else 0
+        parameters = find_parameters(memory, space, main, first & -memory.page or first)
+        for state, regions in places:
+            said: list[str] = []
+            if not regions and state.has_top:
+                said.append("where its heaps lie could not be told")
+            heaps.append(
+                GlibcHeap(memory, space, state, regions, caches, parameters if state.main else None, said)
+            )
+    return heaps, notes
+
+
+def _regions(memory: Memory, space: Space, state: ArenaState) -> list[Region]:
+    """The stretches of chunks of an arena, oldest last."""
+    if not state.has_top:
+        return []
+    if state.main:
+        return _main_regions(memory, space, state)
+    found: list[Region] = []
+    first = state.heaps[-1].base if state.heaps else 0
+    for info in state.heaps:
+        start = -(-state.end // 16) * 16 if info.base == first else info.base + state.address - first
+        top = state.top if info.base <= state.top < info.base + info.size else 0
+        found.append(Region(start, info.base + info.size, top))
+    return found
+
+
+def _main_regions(memory: Memory, space: Space, state: ArenaState) -> list[Region]:
+    raw = memory.read(state.top + 8, 8)
+    size = struct.unpack("<Q", raw)[0] & ~7 if raw else 0
+    here = space.at(state.top)
+    if here is None:
+        return []
+    low, high = space.stretch(state.top)
+    end = min(state.top + size, high) & ~15
+    if end <= state.top:
+        return []
+    start = end - state.system
+    if state.contiguous and start >= low:
+        return [Region(-(-start // 16) * 16, end, state.top)]
+    # What the system gave is not one stretch: the one with the top is known, from where its mapping
+    # begins; the rest is what the arena counts more than that.
+    return [Region(max(here.start, low, start), end, state.top)]
