@@ -9,7 +9,18 @@ import re
 import sys
 from pathlib import Path
 
-FLOORS = ("include", "os", "segment", "block", "decommit", "heap", "inspect", "preload", "replay", "foreign")
+FLOORS = (
+    "include",
+    "os",
+    "segment",
+    "block",
+    "decommit",
+    "heap",
+    "inspect",
+    "preload",
+    "replay",
+    "foreign",
+)
 # Floors that stand beside each other rather than on each other.
 BARRED = {("replay", "preload"), ("foreign", "preload"), ("foreign", "replay")}
 # Only these may ask the compiler which platform it is building for.

@@ -74,7 +74,9 @@ def is_core(path: str | os.PathLike[str]) -> bool:
     """Whether the file begins as a core file does."""
     head = _head(path)
     return (
-        len(head) == 64 and head[:4] == b"\x7fELF" and struct.unpack_from("<H", head, 16)[0] == _ET_CORE
+        len(head) == 64
+        and head[:4] == b"\x7fELF"
+        and struct.unpack_from("<H", head, 16)[0] == _ET_CORE
     )
 
 
@@ -169,7 +171,9 @@ class CoreReader:
                 missing += min(filled, length) - have
                 self._segments.append(Segment(start, start + length, offset, have, flags))
             elif kind == _PT_NOTE and offset < size:
-                self._read_notes(os.pread(self._file, min(filled, size - offset, _MAX_NOTES), offset))
+                self._read_notes(
+                    os.pread(self._file, min(filled, size - offset, _MAX_NOTES), offset)
+                )
         self._segments.sort()
         # Of two that claim the same address the first holds.
         kept: list[Segment] = []

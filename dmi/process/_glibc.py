@@ -206,7 +206,9 @@ class GlibcHeap:
         spans = [(r.start & -page, -(-r.end // page) * page) for r in self.regions]
         return [(start, end - start) for start, end in spans]
 
-    def _trim(self, found: dict[str, Any], sizes: dict[str, int]) -> tuple[int | None, dict[str, int | None]]:
+    def _trim(
+        self, found: dict[str, Any], sizes: dict[str, int]
+    ) -> tuple[int | None, dict[str, int | None]]:
         """What malloc_trim(0) gives back, and its parts: pages inside free chunks, and the top."""
         page = self._memory.page
         inside, resident = found["trim"], found["trim_resident"]
@@ -237,7 +239,9 @@ class GlibcHeap:
     def segments(self) -> list[Segment]:
         """Its heaps, or the stretches of the main arena."""
         if self.state.main:
-            return [Segment(r.start, r.end - r.start, r.end - r.start, 0, False) for r in self.regions]
+            return [
+                Segment(r.start, r.end - r.start, r.end - r.start, 0, False) for r in self.regions
+            ]
         return [
             Segment(h.base, h.reserved, h.writable, int(h.writable < h.reserved), False)
             for h in self.state.heaps
@@ -275,7 +279,9 @@ class GlibcHeap:
                 for address, size, number in part:
                     state = _foreign.STATES[number]
                     kind = "chunk" if state in ("busy", "free", "unknown") else state
-                    yield ForeignRange(address, size, kind, states.get(state, state), 0, region.start)
+                    yield ForeignRange(
+                        address, size, kind, states.get(state, state), 0, region.start
+                    )
 
     def histogram(self) -> list[HistogramRow]:
         """Busy chunks by size."""
@@ -366,7 +372,9 @@ def glibc_heaps(memory: Memory, space: Space) -> tuple[list[GlibcHeap], list[str
             if not regions and state.has_top:
                 said.append("where its heaps lie could not be told")
             heaps.append(
-                GlibcHeap(memory, space, state, regions, caches, parameters if state.main else None, said)
+                GlibcHeap(
+                    memory, space, state, regions, caches, parameters if state.main else None, said
+                )
             )
     return heaps, notes
 
@@ -380,7 +388,9 @@ def _regions(memory: Memory, space: Space, state: ArenaState) -> list[Region]:
     found: list[Region] = []
     first = state.heaps[-1].base if state.heaps else 0
     for info in state.heaps:
-        start = -(-state.end // 16) * 16 if info.base == first else info.base + state.address - first
+        start = (
+            -(-state.end // 16) * 16 if info.base == first else info.base + state.address - first
+        )
         top = state.top if info.base <= state.top < info.base + info.size else 0
         found.append(Region(start, info.base + info.size, top))
     return found

@@ -142,7 +142,12 @@ def data_of_files(space: Space) -> Iterator[tuple[int, int]]:
             continue
         end = mapping.end
         after = maps[index + 1] if index + 1 < len(maps) else None
-        if after is not None and after.start == end and not after.has_file and after.perms[1] == "w":
+        if (
+            after is not None
+            and after.start == end
+            and not after.has_file
+            and after.perms[1] == "w"
+        ):
             end = after.end
         base = mapping.name.rpartition("/")[2]
         libc = base.startswith(("libc.so", "libc-2")) or base.startswith("libc-")
@@ -282,7 +287,9 @@ def _heap_info(memory: Memory, arena: int, base: int, largest: int) -> tuple[Hea
 # ---- totals of what is mapped block by block -----------------------------------------------------------
 
 
-def find_parameters(memory: Memory, space: Space, arena: ArenaState, first: int) -> MallocParameters | None:
+def find_parameters(
+    memory: Memory, space: Space, arena: ArenaState, first: int
+) -> MallocParameters | None:
     """malloc's own parameters, found by the start of the main heap that they name.
 
     Before it stand the bytes mapped now and at most, and before these the counts, in one of two

@@ -10,7 +10,15 @@ from dmi.walk import HistogramRow, Segment
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["ForeignHeap", "ForeignPin", "ForeignRange", "ForeignRow", "ForeignStats", "Memory", "histogram"]
+__all__ = [
+    "ForeignHeap",
+    "ForeignPin",
+    "ForeignRange",
+    "ForeignRow",
+    "ForeignStats",
+    "Memory",
+    "histogram",
+]
 
 
 class Memory(Protocol):

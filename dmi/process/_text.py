@@ -192,7 +192,12 @@ def _summary_data(process: Process) -> Iterator[dict[str, Any]]:
 def _verbose_data(process: Process) -> Iterator[dict[str, Any]]:
     for each in process.heaps():
         pins = [pin._asdict() for pin in each.pins(10) or ()]
-        yield {"handle": each.handle, "name": each.name, "stats": each.stats().as_dict(), "pins": pins}
+        yield {
+            "handle": each.handle,
+            "name": each.name,
+            "stats": each.stats().as_dict(),
+            "pins": pins,
+        }
 
 
 def _list_data(process: Process, handle: int = 0) -> Iterator[dict[str, Any]]:

@@ -1,0 +1,235 @@
+"""Heaps of processes that know nothing of dmi, from outside and from core files."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import dmi
+from dmi.cli import main
+from dmi.process import CoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
+
+# What malloc says of itself, and how much a real malloc_trim gives; arenas of three threads and the
+# main one, all with holes. It allocates nothing between its word and the look from outside.
+TARGET = """
+import ctypes, json, sys, threading
+class Info(ctypes.Structure):
+    _fields_ = [(n, ctypes.c_size_t) for n in
+                "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()]
+libc = ctypes.CDLL(None)
+libc.mallinfo2.restype = Info
+done, go = threading.Barrier(4), threading.Event()
+keep = []
+def work():
+    blocks = [ctypes.create_string_buffer(2000 + 13000 * (n % 7 == 0)) for n in range(6000)]
+    small = [bytearray(70) for n in range(3000)]
+    del blocks[::2], small[::3]
+    keep.append((blocks, small))
+    done.wait()
+    go.wait()
+for _ in range(3):
+    threading.Thread(target=work, daemon=True).start()
+blocks = [ctypes.create_string_buffer(5000) for n in range(3000)]
+del blocks[200:2900]
+done.wait()
+def resident():
+    with open("/proc/self/smaps_rollup") as f:
+        return next(int(line.split()[1]) * 1024 for line in f if line.startswith("Rss:"))
+resident()
+def say():
+    info = libc.mallinfo2()
+    print(json.dumps({n: getattr(info, n) for n, _ in Info._fields_}), flush=True)
+say()
+sys.stdin.readline()
+before = resident()
+libc.malloc_trim(0)
+print(before - resident(), flush=True)
+sys.stdin.readline()
+"""
+
+
+class Target:
+    """The program above, at its word."""
+
+    def __init__(self, **environment: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", TARGET],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONMALLOC": "malloc", **environment},
+        )
+        assert self.process.stdout is not None
+        self.info: dict[str, int] = json.loads(self.process.stdout.readline())
+        self.wait_until_it_reads()
+
+    def wait_until_it_reads(self) -> None:
+        """It allocates a little before it waits for input."""
+        for _ in range(1000):
+            state = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+            if state == "S":
+                return
+            time.sleep(0.01)
+
+    def go_on(self) -> int:
+        """Let it trim; what that gave."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return int(self.process.stdout.readline())
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture
+def target() -> Iterator[Target]:
+    found = Target()
+    yield found
+    found.close()
+
+
+def total(process: dmi.Process, name: str) -> int:
+    return sum(getattr(heap.stats(), name) or 0 for heap in process.heaps() if heap.kind == "glibc")
+
+
+def detail(process: dmi.Process, name: str) -> int:
+    return sum((heap.stats().details or {}).get(name) or 0 for heap in process.heaps())
+
+
+def check(process: dmi.Process, info: dict[str, int]) -> None:
+    """The figures beside mallinfo2's, which counts cached chunks as used."""
+    free = detail(process, "top") + detail(process, "bins") + detail(process, "fastbins")
+    assert free == pytest.approx(info["fordblks"], rel=0.01)
+    used = total(process, "committed") - free
+    assert used == pytest.approx(info["uordblks"], rel=0.01)
+    assert detail(process, "system") == pytest.approx(info["arena"], rel=0.01)
+    main_arena = next(heap for heap in process.heaps() if heap.name == "main arena").stats()
+    assert (main_arena.mapped, main_arena.mapped_blocks) == (info["hblkhd"], info["hblks"])
+    assert total(process, "unknown") == 0
+
+
+@pytest.mark.parametrize(
+    "tunables",
+    ["", "glibc.malloc.mmap_threshold=4194304", "glibc.malloc.hugetlb=1", "glibc.malloc.tcache_count=0",
+     "glibc.malloc.mxfast=0", "glibc.malloc.arena_max=1"],
+)  # fmt: skip
+def test_arenas_of_another_process_are_what_malloc_says(tunables: str) -> None:
+    found = Target(GLIBC_TUNABLES=tunables)
+    try:
+        with dmi.open_process(found.process.pid) as process:
+            check(process, found.info)
+            expected = total(process, "trim")
+            gained = found.go_on()
+            # Huge pages make a trim of a part of one give nothing, or all of it.
+            if "hugetlb" not in tunables:
+                assert abs(expected - gained) <= max(1 << 20, gained // 50)
+    finally:
+        found.close()
+
+
+def core_of(pid: int, folder: Path) -> Path:
+    if shutil.which("gcore") is None:
+        pytest.skip("gcore is not installed (Debian: gdb)")
+    subprocess.run(
+        ["gcore", "-o", str(folder / "core"), str(pid)],
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    return folder / f"core.{pid}"
+
+
+def test_a_core_file_says_the_same_as_the_process(target: Target, tmp_path: Path) -> None:
+    with dmi.open_process(target.process.pid) as process:
+        live = [(heap.handle, heap.stats(), list(heap.walk() or ())) for heap in process.heaps()]
+    core = core_of(target.process.pid, tmp_path)
+    with dmi.open_core(core) as process:
+        assert process.pid == target.process.pid
+        check(process, target.info)
+        for (handle, stats, walk), heap in zip(live, process.heaps(), strict=True):
+            assert heap.handle == handle
+            assert list(heap.walk() or ()) == walk
+            dead = heap.stats()
+            # A core file does not know what was in memory.
+            assert dead.resident is None
+            for name in (
+                "reserved",
+                "committed",
+                "busy",
+                "free",
+                "free_blocks",
+                "unknown",
+                "pinned",
+            ):
+                assert getattr(dead, name) == getattr(stats, name)
+
+
+def test_ranges_cover_each_heap_without_gap_or_overlap(target: Target) -> None:
+    with dmi.open_process(target.process.pid) as process:
+        for heap in process.heaps():
+            if heap.kind != "glibc":
+                continue
+            stats, end, last = heap.stats(), 0, 0
+            sums: dict[str, int] = {}
+            for found in heap.walk() or ():
+                assert found.segment != last or found.address == end
+                end, last = found.address + found.size, found.segment
+                sums[found.state] = sums.get(found.state, 0) + found.size
+            assert sums["busy"] == stats.busy
+            assert sums["free"] == stats.free
+            assert sum(row.total for row in heap.histogram() or ()) == stats.busy
+            middle = next(f for f in heap.walk() or () if f.state == "busy" and f.size > 64)
+            assert process.find(middle.address + 40) == (heap, middle)
+        assert process.find(8) is None
+
+
+def test_the_command_shows_a_process_and_its_core(
+    target: Target, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(*words: str) -> str:
+        assert main(["heap", *words]) == 0
+        return capsys.readouterr().out
+
+    pid = str(target.process.pid)
+    table = said("-s", "--pid", pid)
+    assert table.count(" glibc\n") == 4
+    core = str(core_of(target.process.pid, tmp_path))
+    assert said("-s", core) == table
+    rows: list[dict[str, Any]] = json.loads(said("-s", "--json", "--pid", pid))
+    assert {row["kind"] for row in rows} == {"glibc"}
+    assert said("-stat", core) == said("-stat", "--pid", pid)
+    assert said("-flt", "r", "7d0", "7f0", core) == said("-flt", "r", "7d0", "7f0", "--pid", pid)
+    assert "chunk busy" in said("-h", f"{rows[1]['handle']:x}", "--pid", pid)
+
+
+def test_what_is_no_process_and_no_core_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ProcessLookupError):
+        dmi.open_process(4194303)
+    with pytest.raises(TypeError, match="pid must be an int"):
+        dmi.open_process("1")  # type: ignore[arg-type]
+    with pytest.raises(CoreError, match="not a core file"):
+        dmi.open_core(sys.executable)
+    packed = tmp_path / "core.zst"
+    packed.write_bytes(b"\x28\xb5\x2f\xfd" + bytes(100))
+    assert main(["heap", "-s", str(packed)]) == 2
+    assert "zstd -d" in capsys.readouterr().err
+    assert main(["heap", "-s", "--pid", "1", str(packed)]) == 2
+    assert "not both" in capsys.readouterr().err
