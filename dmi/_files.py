@@ -1,8 +1,8 @@
 """Files of others, and files of our own: the one door for both.
 
-Reading: regular files only (and what a pipe brings, where a caller says so), opened without waiting, in pieces,
-never more than the caller allows. JSON is weighed before it is parsed, so that a small file that
-unfolds into many objects is refused before they exist.
+Reading: regular files only (and what a pipe brings, where a caller says so), opened without
+waiting, in pieces, never more than the caller allows. JSON is weighed before it is parsed, so
+that a small file that unfolds into many objects is refused before they exist.
 
 Writing: never into what is there. A new file with a name that cannot be guessed is made beside the
 target, and renamed over it when it is whole; the target must be a regular file or nothing at all.
@@ -59,7 +59,8 @@ def _kind(mode: int) -> str:
 def open_regular(path: Name, *, pipe: bool = False) -> IO[bytes]:
     """Open a file for reading. OSError where it is no regular file; never waits for a writer.
 
-    With ``pipe`` also what a shell hands over as /dev/fd/N or /dev/stdin, which has no name of its own.
+    With ``pipe`` also what a shell hands over as /dev/fd/N or /dev/stdin, which has no name of
+    its own.
     """
     flags = os.O_RDONLY
     for name in ("O_CLOEXEC", "O_NONBLOCK", "O_NOCTTY", "O_BINARY"):
@@ -69,7 +70,9 @@ def open_regular(path: Name, *, pipe: bool = False) -> IO[bytes]:
         mode = os.fstat(number).st_mode
         if not stat.S_ISREG(mode) and not (pipe and stat.S_ISFIFO(mode) and _nameless(path)):
             code = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
-            raise OSError(code, f"it is {_kind(mode)}, not a file that can be read", os.fspath(path))
+            raise OSError(
+                code, f"it is {_kind(mode)}, not a file that can be read", os.fspath(path)
+            )
         if not stat.S_ISREG(mode):
             os.set_blocking(number, True)
         return os.fdopen(number, "rb")
@@ -79,10 +82,8 @@ def open_regular(path: Name, *, pipe: bool = False) -> IO[bytes]:
 
 
 def _nameless(path: Name) -> bool:
-    """Whether a pipe is one of the shell's: its name is a link to what is open, not an entry of a folder."""
-    with suppress(OSError):
-        return not stat.S_ISFIFO(os.lstat(path).st_mode)
-    return False
+    """Whether a pipe is one of the shell's: no entry of a folder leads to it."""
+    return not Path(os.path.realpath(path)).exists()
 
 
 def read_bytes(path: Name, most: int, *, pipe: bool = False) -> bytes:
@@ -104,10 +105,9 @@ def read_bytes(path: Name, most: int, *, pipe: bool = False) -> bytes:
     return b"".join(pieces)
 
 
-def read_json(
-    path: Name, *, what: str = "", budget: int = JSON_BUDGET, pipe: bool = False
-) -> Any:
-    """The value of a JSON file, as parse_json(). ValueError names the file, and ``what`` it is not."""
+def read_json(path: Name, *, what: str = "", budget: int = JSON_BUDGET, pipe: bool = False) -> Any:
+    """The value of a JSON file, as parse_json(). ValueError names the file, and ``what`` it is
+    not."""
     data = read_bytes(path, budget // 2, pipe=pipe)
     head = f"{os.fspath(path)}: not {what}: " if what else f"{os.fspath(path)}: "
     try:
@@ -121,24 +121,25 @@ def read_json(
 
 
 def parse_json(data: bytes, *, budget: int = JSON_BUDGET) -> Any:
-    """The value of JSON text. ValueError for anything that is none, for NaN and infinities, for numbers
-    that no double and no sensible integer holds, and for nesting that Python refuses; TooLargeError when
-    text and values together would take more than ``budget`` bytes."""
+    """The value of JSON text. ValueError for anything that is none, for NaN and infinities, for
+    numbers that no double and no sensible integer holds, and for nesting that Python refuses;
+    TooLargeError when text and values together would take more than ``budget`` bytes."""
     return _parsed(_text(data, budget))
 
 
 def _text(data: bytes, budget: int) -> str:
     """Decoded, once it is known that the text and its values fit."""
-    # Upper bounds: an empty list or dict, a place in either, a string, a number, each as CPython has it.
-    # Letters that only look like structure stand in strings, which are counted besides.
+    # Upper bounds: an empty list or dict, a place in either, a string, a number, each as CPython
+    # has it. Letters that only look like structure stand in strings, which are counted besides.
     weight = 96 * data.count(b"[") + 240 * data.count(b"{") + 104 * data.count(b":")
     weight += 44 * data.count(b",") + 28 * data.count(b'"')
     # The text, and its strings once more; a character outside Latin-1 widens the whole string.
     wide = b"\\u" in data or not data.isascii()
     weight += (8 if wide else 2) * len(data)
     if weight > budget:
+        needed, given = weight >> 20, budget >> 20
         raise TooLargeError(
-            f"its values would take about {weight >> 20} MiB of memory; up to {budget >> 20} are taken"
+            f"its values would take about {needed} MiB of memory; up to {given} are taken"
         )
     try:
         return data.decode(json.detect_encoding(data))
@@ -165,9 +166,7 @@ def _refused(name: str) -> Any:
 
 def _parsed(text: str) -> Any:
     try:
-        return json.loads(
-            text, parse_float=_finite, parse_int=_whole, parse_constant=_refused
-        )
+        return json.loads(text, parse_float=_finite, parse_int=_whole, parse_constant=_refused)
     except json.JSONDecodeError as error:
         raise ValueError(
             f"no JSON: {error.msg}, line {error.lineno} column {error.colno}"
@@ -176,11 +175,14 @@ def _parsed(text: str) -> Any:
         raise ValueError("no JSON that is read: nested too deeply") from None
 
 
-def lines(path: Name, *, most: int, longest: int = LONGEST_LINE, pipe: bool = False) -> Iterator[str]:
+def lines(
+    path: Name, *, most: int, longest: int = LONGEST_LINE, pipe: bool = False
+) -> Iterator[str]:
     """The lines of a text file one by one, without their ends: memory does not grow with the file.
 
-    UTF-8, or UTF-16 with its mark; what cannot be decoded becomes U+FFFD. Of a line beyond ``longest``
-    characters the beginning is given. TooLargeError, while reading, beyond ``most`` bytes.
+    UTF-8, or UTF-16 with its mark; what cannot be decoded becomes U+FFFD. Of a line beyond
+    ``longest`` characters the beginning is given. TooLargeError, while reading, beyond ``most``
+    bytes.
     """
     with open_regular(path, pipe=pipe) as file:
         if os.fstat(file.fileno()).st_size > most:
@@ -248,8 +250,8 @@ def _look(target: Path) -> None:
 def replacing(path: Name) -> Iterator[IO[bytes]]:
     """A new file to write to, mode 0600, that takes the name ``path`` when the block ends well.
 
-    The file appears whole or not at all. OSError, naming ``path``, where something else than a regular
-    file has that name already, and as open() does.
+    The file appears whole or not at all. OSError, naming ``path``, where something else than a
+    regular file has that name already, and as open() does.
     """
     target = Path(path)
     _look(target)

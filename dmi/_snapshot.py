@@ -139,8 +139,8 @@ class Snapshot:
     def load(cls, path: str | os.PathLike[str]) -> Snapshot:
         """Read what save() wrote. Blocks that are missing beside it are left out.
 
-        ValueError, naming the file, for anything else, and for a file whose values would take more than
-        _files.JSON_BUDGET of memory.
+        ValueError, naming the file, for anything else, and for a file whose values would take
+        more than _files.JSON_BUDGET of memory.
         """
         source = Path(path)
         values = _files.read_json(source, what="a snapshot of dmi")

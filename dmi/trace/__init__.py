@@ -6,14 +6,17 @@ dmi.trace.save(trace, "redis.dmi.zst")
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dmi import _files
 from dmi.errors import TraceError
 from dmi.trace import files, heaptrack, memray
 from dmi.trace.files import DEFAULT_LIMIT, Source
 from dmi.trace.format import MAGIC, Record, Trace, check, pack, parse, scan
+
+if TYPE_CHECKING:
+    import os
 
 __all__ = ["DEFAULT_LIMIT", "Record", "Trace", "check", "load", "pack", "parse", "save"]
 
@@ -26,8 +29,8 @@ def load(source: Source, *, limit: int = DEFAULT_LIMIT, name: str | None = None)
     the bytes after decompression. Raises TraceError (with `.offset`), OSError, or ImportError where
     a decompressor is missing.
 
-    A file is read twice: once only to look at it, in less than 64 MiB whatever it says of itself, and
-    once to keep it.
+    A file is read twice: once only to look at it, in less than 64 MiB whatever it says of itself,
+    and once to keep it.
     """
     label = name or files.describe(source)
     head = files.head(source, limit)

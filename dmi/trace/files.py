@@ -26,7 +26,8 @@ _PIECE = 128
 """Compressed bytes at a time: zstd can blow them up to 4 MiB at once, not more."""
 _PLAIN_PIECE = 1 << 20
 _WINDOW = 24 << 20
-"""Bytes that a decompressor may look back to, which it has to hold: `zstd -19` and `xz -7` need less."""
+"""Bytes that a decompressor may look back to, which it has to hold: `zstd -19` and `xz -7` need
+less."""
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview
 
@@ -160,8 +161,8 @@ def describe(source: Source) -> str:
 def pieces(source: Source, limit: int = DEFAULT_LIMIT) -> Iterator[bytes]:
     """The contents of a file or of bytes, decompressed, piece by piece.
 
-    Raises TraceError beyond `limit` bytes and on broken compression, OSError as open() does and for what is no
-    regular file, and ImportError where a decompressor is not installed.
+    Raises TraceError beyond `limit` bytes and on broken compression, OSError as open() does and
+    for what is no regular file, and ImportError where a decompressor is not installed.
     """
     total = 0
     name = describe(source)

@@ -164,7 +164,7 @@ def check(
 
 
 class _Header(NamedTuple):
-    count: int
+    records: int
     objects: int
     threads: int
     page_size: int
@@ -226,7 +226,8 @@ def parse(data: Any, *, name: str = "recording") -> Trace:
 
 
 def scan(parts: Iterable[bytes], *, name: str, present: int | None, limit: int) -> None:
-    """Refuse what parse() would refuse, with the same TraceError, and keep nothing but a bit an object.
+    """Refuse what parse() would refuse, with the same TraceError, and keep nothing but a bit an
+    object.
 
     `present` is the size of it all where it is known; `limit` what it may be at most.
     """
@@ -237,9 +238,9 @@ def scan(parts: Iterable[bytes], *, name: str, present: int | None, limit: int) 
         if len(carry) >= HEADER.size:
             break
     header = _header(carry[: HEADER.size], present, name)
-    if header.count * RECORD.size > limit:
+    if header.records * RECORD.size > limit:
         raise TraceError(
-            f"{header.count:,} records announced, more than the limit of {limit:,} bytes holds",
+            f"{header.records:,} records announced, more than the limit of {limit:,} bytes holds",
             offset=16,
         )
     scanner = ffi.gc(
@@ -251,7 +252,7 @@ def scan(parts: Iterable[bytes], *, name: str, present: int | None, limit: int) 
     seen = 0
     for part in itertools.chain((b"",), stream):
         carry = carry + part if carry else part
-        whole = min(len(carry) // RECORD.size, header.count - seen)
+        whole = min(len(carry) // RECORD.size, header.records - seen)
         if lib.dmi_trace_scan_feed(scanner, ffi.from_buffer(carry), whole) != 0:
             number = ffi.new("uint64_t *")
             fault = ffi.string(lib.dmi_trace_scan_fault(scanner, number)).decode()
@@ -261,9 +262,9 @@ def scan(parts: Iterable[bytes], *, name: str, present: int | None, limit: int) 
             )
         seen += whole
         carry = carry[whole * RECORD.size :]
-        if seen == header.count and carry:
+        if seen == header.records and carry:
             break
-    _check_length(header.count, seen * RECORD.size + len(carry))
+    _check_length(header.records, seen * RECORD.size + len(carry))
 
 
 def pack(records: Iterable[Record | tuple[int, int, int, int, int]]) -> bytes:

@@ -169,7 +169,8 @@ def read(source: Source, *, name: str = "recording") -> Trace:
 
 
 def _scan(reader: FileReader) -> None:
-    """Read it once to its end, keeping nothing, so that what memray cannot read takes no memory here."""
+    """Read it once to its end, keeping nothing, so that what memray cannot read takes no memory
+    here."""
     for _ in reader.get_allocation_records():
         pass
 

@@ -1,4 +1,5 @@
-"""The one door for files: what is no regular file is refused, and nothing is followed or waited for."""
+"""The one door for files: what is no regular file is refused, and nothing is followed or waited
+for."""
 
 from __future__ import annotations
 
@@ -195,7 +196,7 @@ def test_a_shell_may_hand_over_a_pipe() -> None:
     ],
 )
 def test_odd_json_is_refused_in_words(text: str) -> None:
-    with pytest.raises(ValueError, match="no JSON|no number|too large"):
+    with pytest.raises(ValueError, match=r"no JSON|no number|too large"):
         _files.parse_json(text.encode("utf-8", "surrogateescape"))
 
 
