@@ -21,8 +21,10 @@ sys.path.insert(0, str(ROOT))
 from tools import native  # noqa: E402
 
 WINDOWS = sys.platform == "win32"
-# Every .pyx of the package is an extension of its own.
-EXTENSIONS = sorted((ROOT / "dmi").rglob("*.pyx"))
+# Every .pyx of the package is an extension of its own; dmi.python is for Linux.
+EXTENSIONS = sorted(
+    path for path in (ROOT / "dmi").rglob("*.pyx") if not (WINDOWS and path.parent.name == "python")
+)
 HEADERS = sorted((ROOT / "csrc" / "include" / "dmi").glob("*.h"))
 # What any extension may include; a change of the library itself needs no new link.
 SHARED = [*HEADERS, *sorted((ROOT / "dmi").rglob("*.pxd"))]
@@ -95,7 +97,12 @@ def extension(path: Path) -> Extension:
     return Extension(
         ".".join(source.with_suffix("").parts),
         [source.as_posix(), *(found.relative_to(ROOT).as_posix() for found in own)],
-        include_dirs=["csrc/include", *(["csrc"] if own else [])],
+        include_dirs=[
+            "csrc/include",
+            # Headers of the package's own lie beside the source.
+            *([source.parent.as_posix()] if depth else []),
+            *(["csrc"] if own else []),
+        ],
         libraries=["dmi"],
         # Windows looks beside the module by itself.
         runtime_library_dirs=[] if WINDOWS else ["/".join(["$ORIGIN", *[".."] * depth])],
@@ -107,7 +114,14 @@ def extension(path: Path) -> Extension:
         ],
         extra_compile_args=["-O2", "-Wno-unreachable-code"],
         extra_link_args=["-static-libgcc"] if WINDOWS else [],
-        depends=[str(each) for each in (*SHARED, *((ROOT / folder).glob("*.h") if own else ()))],
+        depends=[
+            str(each)
+            for each in (
+                *SHARED,
+                *path.parent.glob("*.h"),
+                *((ROOT / folder).glob("*.h") if own else ()),
+            )
+        ],
     )
 
 

@@ -24,7 +24,7 @@ from dmi.stats import HeapStats, TrimReport
 from dmi.walk import HeapWalk, HistogramRow, Mark, Pin, Range, Ranges, Segment
 
 if TYPE_CHECKING:
-    from dmi import address, trace
+    from dmi import address, python, trace
     from dmi._cffi import ffi, lib
     from dmi._layers import Layers, layers
     from dmi._snapshot import Snapshot, snapshot
@@ -74,6 +74,7 @@ __all__ = [
     "trace",
     "windbg",
     "numpy",
+    "python",
     "ffi",
     "lib",
     "get_include",
@@ -123,6 +124,7 @@ _LATER = {
     "open_process": "dmi.process:open_process",
     "Process": "dmi.process:Process",
     "process": "dmi.process",
+    "python": "dmi.python",
     "replay": "dmi.experiment:replay",
     "snapshot": "dmi._snapshot:snapshot",
     "Snapshot": "dmi._snapshot:Snapshot",

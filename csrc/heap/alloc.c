@@ -188,6 +188,10 @@ static inline void *from_own(dmi_thread *self, dmi_cache *cache, size_t size) {
     return block;
 }
 
+void *_dmi_alloc_own(dmi_thread *self, dmi_cache *cache, size_t size) {
+    return from_own(self, cache, size);
+}
+
 void *_dmi_malloc_slow(size_t size) {
     dmi_thread *self = _dmi_self_get();
     void *block = from_own(self, &self->cache, size);

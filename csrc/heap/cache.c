@@ -67,6 +67,7 @@ void _dmi_cache_drop(dmi_cache *cache) {
         thread->memo_heap = DMI_NO_HANDLE;
         thread->memo = NULL;
     }
+    if (thread->door == cache) thread->door = &_dmi_no_thread.cache;
     cache->heap = NULL;
     if (cache == &thread->cache) return;
     _dmi_lock(&pool_lock);

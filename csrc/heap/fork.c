@@ -108,6 +108,7 @@ static void fork_child(void) {
             t->state = DMI_THREAD_ABANDONED;
             t->tls = NULL;
             t->memo_heap = DMI_NO_HANDLE;
+            t->door = &_dmi_no_thread.cache;
         }
         _dmi_record_put_locked(t);
     }

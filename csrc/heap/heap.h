@@ -55,6 +55,7 @@ struct dmi_thread {
     dmi_cache cache; /* of the default heap, first: the fast path indexes it */
     void *memo_heap; /* handle and cache of the last other heap used */
     dmi_cache *memo;
+    dmi_cache *door; /* what door.c allocates from; never NULL */
     dmi_lock lock;
     dmi_thread_state state;
     dmi_thread **tls;      /* that thread's _dmi_self */

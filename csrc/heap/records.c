@@ -2,6 +2,7 @@
 #include "records.h"
 
 dmi_thread _dmi_no_thread = {.memo_heap = DMI_NO_HANDLE,
+                             .door = &_dmi_no_thread.cache,
                              .cache = {.direct = {[0 ... DMI_DIRECT_MAX / 16] = &_dmi_no_run},
                                        .current = {[0 ... DMI_BUCKETS - 1] = &_dmi_no_run}}};
 DMI_TLS dmi_thread *_dmi_self = &_dmi_no_thread;

@@ -29,6 +29,7 @@ static void thread_ended(void *value) {
     self->state = DMI_THREAD_ABANDONED;
     self->tls = NULL;
     self->memo_heap = DMI_NO_HANDLE;
+    self->door = &_dmi_no_thread.cache;
     for (dmi_cache *cache = self->caches; cache; cache = cache->next_of_thread)
         atomic_fetch_add_explicit(&cache->heap->abandoned, 1, memory_order_relaxed);
     _dmi_unlock(&self->lock);

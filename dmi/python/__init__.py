@@ -1,0 +1,56 @@
+"""Python's own objects on dmi, at any time.
+
+>>> import dmi
+>>> heap = dmi.python.install()
+>>> with dmi.python.heap("import"):
+...     rows = [{"id": n} for n in range(1000)]
+>>> print(dmi.python.usage())
+
+Importing this package changes nothing; install() does.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dmi.python._contexts import Usage, UsageTable, context_of, current, heap, usage
+    from dmi.python._install import InstallError, install, is_installed
+
+__all__ = [
+    "install",
+    "is_installed",
+    "InstallError",
+    "heap",
+    "current",
+    "context_of",
+    "usage",
+    "Usage",
+    "UsageTable",
+]
+
+_LATER = {
+    "install": "_install",
+    "is_installed": "_install",
+    "InstallError": "_install",
+    "heap": "_contexts",
+    "current": "_contexts",
+    "context_of": "_contexts",
+    "usage": "_contexts",
+    "Usage": "_contexts",
+    "UsageTable": "_contexts",
+}
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        if name not in _LATER:
+            raise AttributeError(f"module 'dmi.python' has no attribute {name!r}")
+        found = getattr(importlib.import_module(f"dmi.python.{_LATER[name]}"), name)
+        globals()[name] = found
+        return found
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))
