@@ -13,12 +13,12 @@ import mmap
 import os
 import time
 import zlib
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
-from dmi import _inspect, heap, windbg
+from dmi import _files, _inspect, heap, windbg
 from dmi._layers import glibc_malloc, physical_memory
 from dmi.address import NotSupportedError, address_summary, summarise
 from dmi.errors import HeapError
@@ -35,8 +35,6 @@ __all__ = ["HeapSnapshot", "Snapshot", "snapshot"]
 FORMAT: Final = "dmi-snapshot"
 VERSION: Final = 1
 SUFFIX: Final = ".blocks"
-MAX_JSON: Final = 256 << 20
-"""Bytes of the largest snapshot file that is read."""
 MAX_BLOCKS: Final = 1 << 29
 """Ranges in the largest file of blocks that is read."""
 _MAGIC: Final = b"DMIBLK01"
@@ -118,30 +116,35 @@ class Snapshot:
         }
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the snapshot, and its blocks beside it. OSError as usual."""
+        """Write the snapshot, and its blocks beside it: new files, mode 0600, which appear whole.
+
+        OSError as usual, and where a name belongs to something else than a regular file.
+        """
         target = Path(path)
-        if any(each.blocks is not None for each in self.heaps):
-            packer = zlib.compressobj(level=1)
-            with target.with_name(target.name + SUFFIX).open("wb") as file:
-                file.write(_MAGIC)
+        with ExitStack() as both:
+            # The blocks get their name first: a snapshot that is there has them.
+            whole = both.enter_context(_files.replacing(target))
+            if any(each.blocks is not None for each in self.heaps):
+                packer = zlib.compressobj(level=1)
+                side = both.enter_context(_files.replacing(target.with_name(target.name + SUFFIX)))
+                side.write(_MAGIC)
                 for each in self.heaps:
                     if each.blocks is not None:
-                        file.write(packer.compress(each.blocks.records))
-                file.write(packer.flush())
-        target.write_text(json.dumps(self.as_dict(), separators=(",", ":")) + "\n")
+                        side.write(packer.compress(each.blocks.records))
+                side.write(packer.flush())
+            text = json.dumps(self.as_dict(), separators=(",", ":")) + "\n"
+            whole.write(text.encode("utf-8", "surrogateescape"))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Snapshot:
         """Read what save() wrote. Blocks that are missing beside it are left out.
 
-        ValueError, naming the file, for anything else.
+        ValueError, naming the file, for anything else, and for a file whose values would take
+        more than _files.JSON_BUDGET of memory.
         """
         source = Path(path)
-        data = windbg.read_bytes(source, MAX_JSON)
-        if data is None:
-            raise ValueError(f"{source}: larger than {MAX_JSON >> 20} MiB")
+        values = _files.read_json(source, what="a snapshot of dmi")
         try:
-            values = json.loads(data)
             if not isinstance(values, dict):
                 raise ValueError("no JSON object")
             beside = source.with_name(source.name + SUFFIX)
@@ -362,13 +365,18 @@ def _read_blocks(path: Path, counts: list[int]) -> list[Ranges | None]:
     expected = sum(counts) * _inspect.RANGE_BYTES
     if expected > (path.stat().st_size + 1) * _MAX_RATIO:
         raise ValueError(f"{path.name} is shorter than its {sum(counts)} ranges")
-    walks: list[Ranges | None] = []
-    with path.open("rb") as file:
+    # First only looked at, in bounded memory; then kept, for it is known to be whole.
+    _walked(path, counts, keep=False)
+    return _walked(path, counts, keep=True)
+
+
+def _walked(path: Path, counts: list[int], *, keep: bool) -> list[Ranges | None]:
+    with _files.open_regular(path) as file:
         if file.read(len(_MAGIC)) != _MAGIC:
             raise ValueError(f"{path.name} holds no blocks")
         stream = _Unpacked(file)
         try:
-            walks = [stream.walk(count) if count else None for count in counts]
+            walks = [stream.walk(count, keep) if count else None for count in counts]
             ended = not stream.take(1) and stream.complete
         except zlib.error as error:
             raise ValueError(f"{path.name} is damaged: {error}") from None
@@ -402,7 +410,8 @@ class _Unpacked:
             most -= len(piece)
         return b"".join(pieces)
 
-    def walk(self, count: int) -> Ranges:
+    def walk(self, count: int, keep: bool) -> Ranges:
+        """Without ``keep`` the ranges are only checked, and the last of them is returned."""
         records = bytearray()
         left = count * _inspect.RANGE_BYTES
         while left:
@@ -411,6 +420,9 @@ class _Unpacked:
                 raise ValueError(f"a heap's {count} ranges end too early")
             # With the last one before, so that the seam is looked at too.
             Ranges(bytes(records[-_inspect.RANGE_BYTES :]) + piece).checked()
-            records += piece
+            if keep:
+                records += piece
+            else:
+                records[:] = piece[-_inspect.RANGE_BYTES :]
             left -= len(piece)
         return Ranges(memoryview(records).toreadonly())

@@ -59,6 +59,7 @@ struct dmi_heaptrack {
     bool after_free; /* the last event was the free of a known block */
     bool versioned;  /* the first line was read */
     bool finished;
+    bool keeps_nothing; /* only looks whether the text can be read */
     uint64_t clock_ms, page_size;
     uint64_t offset; /* in the text, of the line being read */
     const char *fault;
@@ -85,6 +86,7 @@ static void *grow(void *array, size_t count, size_t *capacity, size_t element) {
 }
 
 static int put(dmi_heaptrack *import, dmi_record record) {
+    if (import->keeps_nothing) return 0;
     dmi_record *records =
         grow(import->records, import->count, &import->capacity, sizeof *import->records);
     if (!records) return -1;
@@ -165,6 +167,10 @@ static int add_site(dmi_heaptrack *import, uint64_t address) {
 
 /* A `t` line: remember which call site the new trace begins at. */
 static int add_trace(dmi_heaptrack *import, uint64_t address) {
+    if (import->keeps_nothing) {
+        import->traces++;
+        return 0;
+    }
     if (import->site_count * 2 > import->site_mask && site_rehash(import) != 0) return -1;
     uint32_t *traces =
         grow(import->trace_site, import->traces, &import->trace_capacity, sizeof *traces);
@@ -217,6 +223,10 @@ static int on_block(dmi_heaptrack *import, uint64_t size, uint64_t trace, uint64
     if (size > DMI_TRACE_MAX_SIZE) return refuse(import, "a block larger than any address space");
     if (trace >= import->traces) return refuse(import, "a trace that was not announced");
     if (import->objects == NO_OBJECT) return refuse(import, "more blocks than can be numbered");
+    if (import->keeps_nothing) {
+        import->objects++;
+        return 0;
+    }
     if (import->live_count * 2 >= import->live_mask && live_grow(import) != 0) return -1;
     slot *home = live_slot(import, pointer);
     if (home->pointer) { /* the recorder missed its free */
@@ -310,6 +320,12 @@ static int on_line(dmi_heaptrack *import, const unsigned char *line, size_t size
 
 /* ---- the interface ---------------------------------------------------------------------------- */
 
+dmi_heaptrack *dmi_heaptrack_open_check(void) {
+    dmi_heaptrack *import = dmi_heaptrack_open();
+    if (import) import->keeps_nothing = true;
+    return import;
+}
+
 dmi_heaptrack *dmi_heaptrack_open(void) {
     dmi_heaptrack *import = calloc(1, sizeof *import);
     if (!import) return NULL;
@@ -395,6 +411,13 @@ int dmi_heaptrack_finish(dmi_heaptrack *import, dmi_import_result *result) {
     }
     if (!import->versioned) return refuse(import, "not a heaptrack recording: no version line");
     if (import->carry_size) import->result.cut_lines = 1; /* the recorded program was killed */
+    if (import->keeps_nothing) {
+        uint64_t struct_size = result->size;
+        memset(result, 0, sizeof *result);
+        result->size = struct_size;
+        import->finished = true;
+        return 0;
+    }
 
     uint32_t *number = malloc(((size_t)import->objects + 1) * sizeof *number);
     uint32_t *unused = malloc(((size_t)import->objects + 1) * sizeof *unused);

@@ -14,9 +14,9 @@ with bytes, per cent, causes, and what to do.
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dmi import _files
 from dmi.diagnose import from_files, from_replay
 
 if TYPE_CHECKING:
@@ -58,11 +58,11 @@ def _replay(files: list[str]) -> dict[str, Any] | None:
     """The JSON of a replay, if that is what the one file holds."""
     if len(files) != 1:
         return None
-    with Path(files[0]).open("rb") as file:
+    with _files.open_regular(files[0]) as file:
         if file.read(1) != b"{":
             return None
     try:
-        values = json.loads(Path(files[0]).read_bytes())
-    except (ValueError, RecursionError):
+        values = _files.read_json(files[0])
+    except ValueError:
         return None
     return values if isinstance(values, dict) and isinstance(values.get("runs"), list) else None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from dmi import _files
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -45,4 +47,5 @@ def pareto(sweep: Sweep, path: Path) -> None:
         axes.set_ylim(bottom=0)
         axes.margins(x=0.15)
         axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
+    with _files.replacing(path) as file:
+        figure.savefig(file, dpi=120, format=path.suffix[1:].lower())

@@ -11,9 +11,9 @@ import lzma
 import mmap
 import os
 import zlib
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
+from dmi import _files
 from dmi.errors import TraceError
 
 if TYPE_CHECKING:
@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 DEFAULT_LIMIT = 4 << 30
 """Bytes that a recording may have once decompressed, unless the caller says otherwise."""
 
-_PIECE = 8 << 10
-"""Compressed bytes at a time: zstd can blow 8 KiB up to 256 MiB at once, not more."""
+_PIECE = 128
+"""Compressed bytes at a time: zstd can blow them up to 4 MiB at once, not more."""
 _PLAIN_PIECE = 1 << 20
-_WINDOW = 128 << 20
-"""The largest zstd window that is accepted (`zstd --long=27` asks for as much)."""
+_WINDOW = 24 << 20
+"""Bytes that a decompressor may look back to, which it has to hold: `zstd -19` and `xz -7` need
+less."""
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview
 
@@ -80,36 +81,74 @@ def _errors() -> tuple[type[Exception], ...]:
     return (zlib.error, lzma.LZMAError, zstandard.ZstdError)
 
 
+def _check_frame(head: bytes, limit: int, name: str) -> None:
+    """What a zstd frame says of itself, before anything is unpacked."""
+    import zstandard
+
+    try:
+        says = zstandard.get_frame_parameters(head)
+    except zstandard.ZstdError as error:
+        raise TraceError(f"the compression is broken: {error}", offset=0) from None
+    if says.window_size > _WINDOW:
+        raise TraceError(
+            f"{name} asks for a window of {says.window_size >> 20:,} MiB to unpack it; up to "
+            f"{_WINDOW >> 20} are given: compress it again without --long and --ultra",
+            offset=0,
+        )
+    unknown = (zstandard.CONTENTSIZE_UNKNOWN, zstandard.CONTENTSIZE_ERROR)
+    if says.content_size not in unknown and says.content_size > limit:
+        raise TraceError(_beyond(name, limit), offset=0)
+
+
+def _beyond(name: str, limit: int) -> str:
+    return (
+        f"{name} holds more than {limit:,} bytes once decompressed; "
+        "pass a higher limit if that is meant"
+    )
+
+
 def _decompressed(file: IO[bytes], make: Any) -> Iterator[bytes]:
     decoder = make()
     errors = _errors()
     read = 0
     started = False
-    while piece := file.read(_PIECE):
-        while piece:
-            if decoder.eof:  # another frame or member follows
-                decoder = make()
-                started = False
-            started = True
-            try:
-                out = decoder.decompress(piece)
-            except errors as error:
-                raise TraceError(f"the compression is broken: {error}", offset=read) from None
-            read += len(piece)
-            piece = b""
-            if decoder.eof:
-                piece = decoder.unused_data
-                read -= len(piece)
-            if out:
-                yield out
+    while many := file.read(_PLAIN_PIECE):
+        for start in range(0, len(many), _PIECE):
+            piece = many[start : start + _PIECE]
+            while piece:
+                if decoder.eof:  # another frame or member follows
+                    decoder = make()
+                    started = False
+                started = True
+                try:
+                    out = decoder.decompress(piece)
+                except errors as error:
+                    raise TraceError(_broken(error), offset=read) from None
+                read += len(piece)
+                piece = b""
+                if decoder.eof:
+                    piece = decoder.unused_data
+                    read -= len(piece)
+                if out:
+                    yield out
     if started and not decoder.eof:
         raise TraceError("the compressed file is cut off", offset=read)
+
+
+def _broken(error: Exception) -> str:
+    words = str(error)
+    if "emory" in words:  # both libraries say so of a window that is not given
+        return (
+            f"unpacking needs a window above {_WINDOW >> 20} MiB, which is not given: compress it "
+            "again with less (zstd without --long and --ultra, xz -6)"
+        )
+    return f"the compression is broken: {words}"
 
 
 def _open(source: Source) -> IO[bytes]:
     if isinstance(source, bytes | bytearray | memoryview):
         return io.BytesIO(source)
-    return Path(source).open("rb")
+    return _files.open_regular(source)
 
 
 def describe(source: Source) -> str:
@@ -122,26 +161,36 @@ def describe(source: Source) -> str:
 def pieces(source: Source, limit: int = DEFAULT_LIMIT) -> Iterator[bytes]:
     """The contents of a file or of bytes, decompressed, piece by piece.
 
-    Raises TraceError beyond `limit` bytes and on broken compression, OSError as open() does, and
-    ImportError where a decompressor is not installed.
+    Raises TraceError beyond `limit` bytes and on broken compression, OSError as open() does and
+    for what is no regular file, and ImportError where a decompressor is not installed.
     """
     total = 0
+    name = describe(source)
     with _open(source) as file:
-        head = file.read(6)
+        head = file.read(18)  # as long as the header of a zstd frame can be
         file.seek(0)
         make = _kind(head)
+        if make is _zstd:
+            make()
+            _check_frame(head, limit, name)
         parts = (
             iter(lambda: file.read(_PLAIN_PIECE), b"") if not make else _decompressed(file, make)
         )
         for part in parts:
             total += len(part)
             if total > limit:
-                raise TraceError(
-                    f"{describe(source)} holds more than {limit:,} bytes once decompressed; "
-                    "pass a higher limit if that is meant",
-                    offset=limit,
-                )
+                raise TraceError(_beyond(name, limit), offset=limit)
             yield part
+
+
+def head(source: Source, limit: int, size: int = 64) -> bytes:
+    """The first bytes of what is in a file, decompressed; fewer where there are fewer."""
+    found = b""
+    for part in pieces(source, limit):
+        found += part[:size]
+        if len(found) >= size:
+            break
+    return found[:size]
 
 
 def mapped(source: Source) -> memoryview | None:
@@ -152,7 +201,7 @@ def mapped(source: Source) -> memoryview | None:
     if isinstance(source, bytes | bytearray | memoryview):
         view = memoryview(source).cast("B")
         return None if not view or _kind(bytes(view[:6])) else view
-    with Path(source).open("rb") as file:
+    with _files.open_regular(source) as file:
         head = file.read(6)
         if not head or _kind(head) or not os.fstat(file.fileno()).st_size:
             return None

@@ -7,6 +7,7 @@ whoever has one need not doubt it.
 
 from __future__ import annotations
 
+import itertools
 import struct
 import sys
 from dataclasses import dataclass, field
@@ -162,19 +163,20 @@ def check(
     )
 
 
-def parse(data: Any, *, name: str = "recording") -> Trace:
-    """Read a recording in dmi's own format from anything with the buffer protocol.
+class _Header(NamedTuple):
+    records: int
+    objects: int
+    threads: int
+    page_size: int
 
-    The records are not copied; the Trace keeps the buffer alive. Raises TraceError with the offset
-    of the first fault: a cut or wrong header, an unknown version or flag, a length that is not the
-    one announced, a record that makes no sense.
-    """
-    view = memoryview(data).cast("B")
-    if bytes(view[:8]) != MAGIC:
+
+def _header(head: bytes, present: int | None, name: str) -> _Header:
+    """The header, checked, against the bytes of the whole file too where these are known."""
+    if head[:8] != MAGIC:
         raise TraceError(f"{name} is not a dmi recording: the magic is missing", offset=0)
-    if len(view) < HEADER.size:
-        raise TraceError("the header is cut off", offset=len(view))
-    _, version, size, flags, count, objects, threads, page_size, rest = HEADER.unpack_from(view)
+    if len(head) < HEADER.size:
+        raise TraceError("the header is cut off", offset=len(head))
+    _, version, size, flags, count, objects, threads, page_size, rest = HEADER.unpack_from(head)
     if version != VERSION:
         raise TraceError(f"unknown version {version}, this is version {VERSION}", offset=8)
     if size != HEADER.size:
@@ -188,19 +190,81 @@ def parse(data: Any, *, name: str = "recording") -> Trace:
     for at, byte in enumerate(rest):
         if byte:
             raise TraceError("a reserved byte of the header is not 0", offset=36 + at)
-    present = len(view) - HEADER.size
+    if present is not None:
+        _check_length(count, present - HEADER.size)
+    if objects > count:
+        raise TraceError(f"{objects:,} objects in {count:,} records", offset=24)
+    return _Header(count, objects, threads, page_size)
+
+
+def _check_length(count: int, present: int) -> None:
     if present < count * RECORD.size:
         raise TraceError(
             f"{count:,} records announced, the file ends in number {present // RECORD.size:,}",
-            offset=len(view),
+            offset=HEADER.size + present,
         )
     if present > count * RECORD.size:
         raise TraceError("bytes behind the last record", offset=HEADER.size + count * RECORD.size)
-    if objects > count:
-        raise TraceError(f"{objects:,} objects in {count:,} records", offset=24)
+
+
+def parse(data: Any, *, name: str = "recording") -> Trace:
+    """Read a recording in dmi's own format from anything with the buffer protocol.
+
+    The records are not copied; the Trace keeps the buffer alive. Raises TraceError with the offset
+    of the first fault: a cut or wrong header, an unknown version or flag, a length that is not the
+    one announced, a record that makes no sense.
+    """
+    view = memoryview(data).cast("B")
+    header = _header(bytes(view[: HEADER.size]), len(view), name)
     return check(
-        view[HEADER.size :], objects=objects, threads=threads, page_size=page_size, name=name
+        view[HEADER.size :],
+        objects=header.objects,
+        threads=header.threads,
+        page_size=header.page_size,
+        name=name,
     )
+
+
+def scan(parts: Iterable[bytes], *, name: str, present: int | None, limit: int) -> None:
+    """Refuse what parse() would refuse, with the same TraceError, and keep nothing but a bit an
+    object.
+
+    `present` is the size of it all where it is known; `limit` what it may be at most.
+    """
+    stream = iter(parts)
+    carry = b""
+    for part in stream:
+        carry += part
+        if len(carry) >= HEADER.size:
+            break
+    header = _header(carry[: HEADER.size], present, name)
+    if header.records * RECORD.size > limit:
+        raise TraceError(
+            f"{header.records:,} records announced, more than the limit of {limit:,} bytes holds",
+            offset=16,
+        )
+    scanner = ffi.gc(
+        lib.dmi_trace_scan_open(header.objects, header.threads), lib.dmi_trace_scan_close
+    )
+    if scanner == ffi.NULL:
+        raise MemoryError(f"no memory to check a recording of {header.objects:,} objects")
+    carry = carry[HEADER.size :]
+    seen = 0
+    for part in itertools.chain((b"",), stream):
+        carry = carry + part if carry else part
+        whole = min(len(carry) // RECORD.size, header.records - seen)
+        if lib.dmi_trace_scan_feed(scanner, ffi.from_buffer(carry), whole) != 0:
+            number = ffi.new("uint64_t *")
+            fault = ffi.string(lib.dmi_trace_scan_fault(scanner, number)).decode()
+            raise TraceError(
+                f"record {number[0]:,}: {fault}",
+                offset=HEADER.size + RECORD.size * number[0],
+            )
+        seen += whole
+        carry = carry[whole * RECORD.size :]
+        if seen == header.records and carry:
+            break
+    _check_length(header.records, seen * RECORD.size + len(carry))
 
 
 def pack(records: Iterable[Record | tuple[int, int, int, int, int]]) -> bytes:

@@ -17,7 +17,6 @@ PYTHONMALLOC=malloc there are none, without it malloc sees pymalloc's arenas.
 from __future__ import annotations
 
 import heapq
-import itertools
 import os
 import tempfile
 from array import array
@@ -37,6 +36,8 @@ from dmi.trace.format import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from memray import FileReader
 
     from dmi.trace.files import Source
 
@@ -142,6 +143,7 @@ def read(source: Source, *, name: str = "recording") -> Trace:
             reader = stack.enter_context(FileReader(path))
             meta = reader.metadata
             micros = round((meta.end_time - meta.start_time).total_seconds() * 1e6)
+            _scan(reader)
             events: Iterable[tuple[int, int, int, int]] = (
                 (record.allocator, record.tid, record.address, record.size)
                 for record in reader.get_allocation_records()
@@ -166,6 +168,13 @@ def read(source: Source, *, name: str = "recording") -> Trace:
     )
 
 
+def _scan(reader: FileReader) -> None:
+    """Read it once to its end, keeping nothing, so that what memray cannot read takes no memory
+    here."""
+    for _ in reader.get_allocation_records():
+        pass
+
+
 _ALLOCATORS = ("MALLOC", "POSIX_MEMALIGN", "ALIGNED_ALLOC", "MEMALIGN", "VALLOC", "PVALLOC")
 
 
@@ -179,18 +188,14 @@ def _read(
     """Write all events; `total` is how many the file says there are, over `micros` microseconds."""
     writer = _Writer()
     step = max(1, total // _STEPS)
-    stream = iter(events)
-    for number in itertools.count(1):
-        piece = list(itertools.islice(stream, step))
-        writer.events += len(piece)
-        for allocator, tid, address, size in piece:
-            if allocator == free:
-                writer.free(writer.thread(tid), address)
-            elif allocator in blocks:
-                writer.block(blocks[allocator], writer.thread(tid), address, size)
-        if len(piece) < step:
-            break
-        writer.put(OP_TIME, 0, 0, min(micros, micros * number * step // max(1, total)))
+    for number, (allocator, tid, address, size) in enumerate(events, 1):
+        if allocator == free:
+            writer.free(writer.thread(tid), address)
+        elif allocator in blocks:
+            writer.block(blocks[allocator], writer.thread(tid), address, size)
+        writer.events = number
+        if number % step == 0:
+            writer.put(OP_TIME, 0, 0, min(micros, micros * number // max(1, total)))
     writer.release()
     if writer.words:
         writer.put(OP_TIME, 0, 0, micros)

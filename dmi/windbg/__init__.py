@@ -8,8 +8,9 @@ Pure Python, no dependency on the native part.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+from dmi import _files
 
 from ._format import format_address_summary, format_heap_summary, format_log
 from ._heap import COLUMNS, HeapSource, HeapView, columns, heap, heap_data, number
@@ -94,12 +95,7 @@ def read_bytes(path: str | os.PathLike[str], most: int) -> bytes | None:
 
     Memory is taken for what is there, not for what may be.
     """
-    pieces: list[bytes] = []
-    left = most
-    with Path(path).open("rb") as file:
-        while piece := file.read(min(left + 1, 1 << 20)):
-            left -= len(piece)
-            if left < 0:
-                return None
-            pieces.append(piece)
-    return b"".join(pieces)
+    try:
+        return _files.read_bytes(path, most, pipe=True)
+    except _files.TooLargeError:
+        return None

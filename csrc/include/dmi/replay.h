@@ -58,6 +58,16 @@ DMI_API int dmi_trace_check(const void *records, uint64_t count, uint32_t object
 
 /* ---- heaptrack ------------------------------------------------------------------------------- */
 
+/* The same in pieces, when the records should not be in memory before they are known to be good: nothing but a
+ * bit an object is kept. NULL with ENOMEM. */
+typedef struct dmi_trace_scan dmi_trace_scan;
+DMI_API dmi_trace_scan *dmi_trace_scan_open(uint32_t objects, uint32_t threads);
+/* Look at the next records. -1 with EINVAL: see dmi_trace_scan_fault. */
+DMI_API int dmi_trace_scan_feed(dmi_trace_scan *scan, const void *records, uint64_t count);
+/* What was wrong, with the number of that record; NULL when nothing was. */
+DMI_API const char *dmi_trace_scan_fault(const dmi_trace_scan *scan, uint64_t *record);
+DMI_API void dmi_trace_scan_close(dmi_trace_scan *scan);
+
 typedef struct dmi_heaptrack dmi_heaptrack;
 
 typedef struct dmi_import_result {
@@ -77,6 +87,8 @@ typedef struct dmi_import_result {
 
 /* An importer of the text that `heaptrack -r` writes, fed in pieces. NULL with ENOMEM. */
 DMI_API dmi_heaptrack *dmi_heaptrack_open(void);
+/* One that refuses what the other refuses and keeps nothing: its finish gives no records. */
+DMI_API dmi_heaptrack *dmi_heaptrack_open_check(void);
 /* Read the next bytes of the text. -1 with EINVAL: see dmi_heaptrack_fault; ENOMEM. */
 DMI_API int dmi_heaptrack_feed(dmi_heaptrack *import, const void *bytes, size_t size);
 /* All text was fed: tell reallocs from coincidences, number the objects, give the records. */

@@ -1,0 +1,285 @@
+"""Files of others, and files of our own: the one door for both.
+
+Reading: regular files only (and what a pipe brings, where a caller says so), opened without
+waiting, in pieces, never more than the caller allows. JSON is weighed before it is parsed, so
+that a small file that unfolds into many objects is refused before they exist.
+
+Writing: never into what is there. A new file with a name that cannot be guessed is made beside the
+target, and renamed over it when it is whole; the target must be a regular file or nothing at all.
+No link is followed.
+"""
+
+from __future__ import annotations
+
+import codecs
+import errno
+import json
+import os
+import re
+import secrets
+import stat
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+JSON_BUDGET: Final = 48 << 20
+"""Bytes of memory that the text and the values of one JSON file may take."""
+LONGEST_LINE: Final = 1 << 16
+"""Characters of the longest line that ``lines`` hands out; the rest of it is dropped."""
+
+_PIECE: Final = 1 << 20
+
+Name = str | os.PathLike[str]
+
+
+class TooLargeError(ValueError):
+    """A file is larger than what is read of its kind; the message says by which measure."""
+
+
+def _kind(mode: int) -> str:
+    for test, name in (
+        (stat.S_ISDIR, "a directory"),
+        (stat.S_ISLNK, "a symbolic link"),
+        (stat.S_ISFIFO, "a named pipe"),
+        (stat.S_ISSOCK, "a socket"),
+        (stat.S_ISCHR, "a device"),
+        (stat.S_ISBLK, "a device"),
+    ):
+        if test(mode):
+            return name
+    return "of an unknown kind"
+
+
+# ---- reading ------------------------------------------------------------------------------------
+
+
+def open_regular(path: Name, *, pipe: bool = False) -> IO[bytes]:
+    """Open a file for reading. OSError where it is no regular file; never waits for a writer.
+
+    With ``pipe`` also what a shell hands over as /dev/fd/N or /dev/stdin, which has no name of
+    its own.
+    """
+    flags = os.O_RDONLY
+    for name in ("O_CLOEXEC", "O_NONBLOCK", "O_NOCTTY", "O_BINARY"):
+        flags |= getattr(os, name, 0)
+    number = os.open(path, flags)
+    try:
+        mode = os.fstat(number).st_mode
+        if not stat.S_ISREG(mode) and not (pipe and stat.S_ISFIFO(mode) and _nameless(path)):
+            code = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+            raise OSError(
+                code, f"it is {_kind(mode)}, not a file that can be read", os.fspath(path)
+            )
+        if not stat.S_ISREG(mode):
+            os.set_blocking(number, True)
+        return os.fdopen(number, "rb")
+    except BaseException:
+        os.close(number)
+        raise
+
+
+def _nameless(path: Name) -> bool:
+    """Whether a pipe is one of the shell's: no entry of a folder leads to it."""
+    return not Path(os.path.realpath(path)).exists()
+
+
+def read_bytes(path: Name, most: int, *, pipe: bool = False) -> bytes:
+    """The bytes of a file. TooLargeError above ``most``, OSError as open_regular().
+
+    Memory is taken for what is there, not for what may be.
+    """
+    pieces: list[bytes] = []
+    left = most
+    with open_regular(path, pipe=pipe) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise TooLargeError(f"{os.fspath(path)}: {size:,} bytes; up to {most:,} are read")
+        while piece := file.read(min(left + 1, _PIECE)):
+            left -= len(piece)
+            if left < 0:
+                raise TooLargeError(f"{os.fspath(path)}: more than {most:,} bytes")
+            pieces.append(piece)
+    return b"".join(pieces)
+
+
+def read_json(path: Name, *, what: str = "", budget: int = JSON_BUDGET, pipe: bool = False) -> Any:
+    """The value of a JSON file, as parse_json(). ValueError names the file, and ``what`` it is
+    not."""
+    data = read_bytes(path, budget // 2, pipe=pipe)
+    head = f"{os.fspath(path)}: not {what}: " if what else f"{os.fspath(path)}: "
+    try:
+        text = _text(data, budget)
+        del data
+        return _parsed(text)
+    except TooLargeError as error:
+        raise TooLargeError(f"{os.fspath(path)}: {error}") from None
+    except ValueError as error:
+        raise ValueError(head + str(error)) from None
+
+
+def parse_json(data: bytes, *, budget: int = JSON_BUDGET) -> Any:
+    """The value of JSON text. ValueError for anything that is none, for NaN and infinities, for
+    numbers that no double and no sensible integer holds, and for nesting that Python refuses;
+    TooLargeError when text and values together would take more than ``budget`` bytes."""
+    return _parsed(_text(data, budget))
+
+
+def _text(data: bytes, budget: int) -> str:
+    """Decoded, once it is known that the text and its values fit."""
+    # Upper bounds: an empty list or dict, a place in either, a string, a number, each as CPython
+    # has it. Letters that only look like structure stand in strings, which are counted besides.
+    weight = 96 * data.count(b"[") + 240 * data.count(b"{") + 104 * data.count(b":")
+    weight += 44 * data.count(b",") + 28 * data.count(b'"')
+    # The text, and its strings once more; a character outside Latin-1 widens the whole string.
+    wide = b"\\u" in data or not data.isascii()
+    weight += (8 if wide else 2) * len(data)
+    if weight > budget:
+        needed, given = weight >> 20, budget >> 20
+        raise TooLargeError(
+            f"its values would take about {needed} MiB of memory; up to {given} are taken"
+        )
+    try:
+        return data.decode(json.detect_encoding(data))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"no JSON: byte {error.start:,} is no {error.encoding} text") from None
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if value - value != 0:
+        raise ValueError(f"the number {text:.40} is too large")
+    return value
+
+
+def _whole(text: str) -> int:
+    if len(text) > 40:
+        raise ValueError(f"the number {text:.40}... is too large")
+    return int(text)
+
+
+def _refused(name: str) -> Any:
+    raise ValueError(f"{name} is no number")
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text, parse_float=_finite, parse_int=_whole, parse_constant=_refused)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"no JSON: {error.msg}, line {error.lineno} column {error.colno}"
+        ) from None
+    except RecursionError:
+        raise ValueError("no JSON that is read: nested too deeply") from None
+
+
+def lines(
+    path: Name, *, most: int, longest: int = LONGEST_LINE, pipe: bool = False
+) -> Iterator[str]:
+    """The lines of a text file one by one, without their ends: memory does not grow with the file.
+
+    UTF-8, or UTF-16 with its mark; what cannot be decoded becomes U+FFFD. Of a line beyond
+    ``longest`` characters the beginning is given. TooLargeError, while reading, beyond ``most``
+    bytes.
+    """
+    with open_regular(path, pipe=pipe) as file:
+        if os.fstat(file.fileno()).st_size > most:
+            raise TooLargeError(f"{os.fspath(path)}: larger than {most:,} bytes")
+        yield from _lines(file, os.fspath(path), most, longest)
+
+
+_LINE_END: Final = re.compile(r"\r\n|\n|\r")
+
+
+def _lines(file: IO[bytes], name: str, most: int, longest: int) -> Iterator[str]:
+    piece = file.read(max(_PIECE, 2))
+    wide = piece[:2] in (b"\xff\xfe", b"\xfe\xff")
+    decoder = codecs.getincrementaldecoder("utf-16" if wide else "utf-8-sig")("replace")
+    read = 0
+    carry = ""
+    while True:
+        read += len(piece)
+        if read > most:
+            raise TooLargeError(f"{name}: larger than {most:,} bytes")
+        text = carry + decoder.decode(piece, final=not piece)
+        # A carriage return at the end of a piece may be half of a line's end.
+        held = "\r" if piece and text.endswith("\r") else ""
+        found = _LINE_END.split(text[: len(text) - len(held)])
+        rest = found.pop()
+        for line in found:
+            yield line[:longest]
+        if not piece:
+            if rest:
+                yield rest[:longest]
+            return
+        carry = rest[:longest] + held
+        piece = file.read(_PIECE)
+
+
+# ---- writing ------------------------------------------------------------------------------------
+
+
+def check_target(path: Name) -> None:
+    """Refuse, before any work, what ``replacing`` would refuse. OSError with words."""
+    target = Path(path)
+    _look(target)
+    if not target.parent.is_dir():
+        raise OSError(errno.ENOENT, f"there is no directory {target.parent}", os.fspath(path))
+    effective = os.access in os.supports_effective_ids
+    if not os.access(target.parent, os.W_OK | os.X_OK, effective_ids=effective):
+        raise OSError(errno.EACCES, "its directory may not be written to", os.fspath(path))
+
+
+def _look(target: Path) -> None:
+    if not target.name or str(target).endswith(os.sep):
+        raise OSError(errno.EISDIR, "no name of a file", os.fspath(target))
+    try:
+        mode = target.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode):
+        code = errno.EISDIR if stat.S_ISDIR(mode) else errno.EEXIST
+        raise OSError(
+            code, f"it is {_kind(mode)}; only a new or a regular file is written", os.fspath(target)
+        )
+
+
+@contextmanager
+def replacing(path: Name) -> Iterator[IO[bytes]]:
+    """A new file to write to, mode 0600, that takes the name ``path`` when the block ends well.
+
+    The file appears whole or not at all. OSError, naming ``path``, where something else than a
+    regular file has that name already, and as open() does.
+    """
+    target = Path(path)
+    _look(target)
+    partial = target.with_name(f".{secrets.token_hex(12)}.dmi-part")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    for name in ("O_NOFOLLOW", "O_CLOEXEC", "O_BINARY"):
+        flags |= getattr(os, name, 0)
+    try:
+        number = os.open(partial, flags, 0o600)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from None
+    try:
+        with os.fdopen(number, "wb") as file:
+            yield file
+        _look(target)
+        partial.replace(target)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink()
+        raise
+
+
+def write_bytes(path: Name, data: bytes) -> None:
+    """``data`` as the whole of a file, as ``replacing`` makes it."""
+    with replacing(path) as file:
+        file.write(data)
+
+
+def write_text(path: Name, text: str) -> None:
+    """``text``, in UTF-8, as the whole of a file, as ``replacing`` makes it."""
+    write_bytes(path, text.encode("utf-8", "surrogateescape"))
