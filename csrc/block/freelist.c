@@ -1,9 +1,9 @@
 /* freelist.c - variable-size blocks with boundary tags. */
 #include "freelist.h"
 
-#include <string.h>
+#include "secret.h"
 
-uint64_t _dmi_key;
+#include <string.h>
 
 #define LINKS sizeof(dmi_free_block)
 #define MIN_UNITS 2 /* 32 bytes: a tag, two links, 8 bytes to spare */
@@ -11,7 +11,7 @@ uint64_t _dmi_key;
 void _dmi_freelist_init(dmi_freelist *list, dmi_space *space) {
     memset(list, 0, sizeof *list);
     list->space = space;
-    while (!_dmi_key) _dmi_os_random(&_dmi_key, sizeof _dmi_key);
+    _dmi_secret_setup();
 }
 
 /* ---- tags --------------------------------------------------------------------------------------- */
@@ -22,7 +22,7 @@ static uint16_t checksum_at(const dmi_tag *tag, uint64_t key, uint64_t address) 
     h *= UINT64_C(0x9e3779b97f4a7c15);
     return (uint16_t)(h >> 48);
 }
-static uint16_t checksum(const dmi_tag *tag) { return checksum_at(tag, _dmi_key, (uintptr_t)tag); }
+static uint16_t checksum(const dmi_tag *tag) { return checksum_at(tag, _dmi_secret.tag, (uintptr_t)tag); }
 
 static void seal(dmi_tag *tag, size_t size, size_t before, unsigned flags) {
     tag->size = (uint16_t)size;
@@ -310,7 +310,7 @@ static bool tag_here(const dmi_run *run, const char *p, dmi_tag *tag) {
         !_dmi_page_usable(run->segment, page_index(run, p)))
         return false;
     *tag = peek(p);
-    return _dmi_tag_sound_at(tag, _dmi_key, (uintptr_t)p);
+    return _dmi_tag_sound_at(tag, _dmi_secret.tag, (uintptr_t)p);
 }
 
 /* Do the blocks on both sides of a sound tag agree with it? One in 65,536 words of user data passes for a

@@ -37,9 +37,6 @@ typedef struct dmi_freelist {
     uint64_t free_bytes; /* of all blocks in bins, tags included, committed or not */
 } dmi_freelist;
 
-/* The process's heap key: random, made once. */
-extern uint64_t _dmi_key;
-
 void _dmi_freelist_init(dmi_freelist *list, dmi_space *space);
 /* A block of at least size payload bytes (<= 32 KiB + 4 KiB), payload aligned to align (a power of two,
  * 16 at least, a page at most). NULL: out of memory, nothing changed. */

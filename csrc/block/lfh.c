@@ -1,6 +1,8 @@
 /* lfh.c - subsegments: carving, remote frees, and giving single pages back. */
 #include "lfh.h"
 
+#include "note.h"
+
 #include <string.h>
 
 void _dmi_lfh_init(dmi_run *run, unsigned bucket) {
@@ -9,24 +11,25 @@ void _dmi_lfh_init(dmi_run *run, unsigned bucket) {
     run->block_size = (uint16_t)size;
     run->capacity = (uint16_t)(_dmi_run_size(run) / size);
     run->carved = run->parked = 0;
+    run->grain = (uint16_t)((size & (~size + 1)) - 1);
+    run->second = 0;
     run->place = DMI_PLACE_FULL;
     run->seen = 0;
     run->bias = 0;
     run->taken_count = 0;
     run->list = run->taken_head = NULL;
-    atomic_store_explicit(&run->head, NULL, memory_order_relaxed);
+    _dmi_lfh_set_head(run, NULL);
     atomic_store_explicit(&run->used, 0, memory_order_relaxed);
     atomic_store_explicit(&run->remote, 0, memory_order_relaxed);
 }
 
 /* The free list that slow paths may write: the taken one, or the run's own. */
 static void *list_get(const dmi_run *run) {
-    return run->flags & DMI_RUN_TAKEN ? run->list
-                                      : atomic_load_explicit(&run->head, memory_order_relaxed);
+    return run->flags & DMI_RUN_TAKEN ? run->list : _dmi_lfh_head(run);
 }
 static void list_set(dmi_run *run, void *head) {
     if (run->flags & DMI_RUN_TAKEN) run->list = head;
-    else atomic_store_explicit(&run->head, head, memory_order_relaxed);
+    else _dmi_lfh_set_head(run, head);
 }
 
 /* Pages of the run that block i overlaps: [*first, *last]. */
@@ -71,7 +74,7 @@ bool _dmi_lfh_carve(dmi_run *run, int *error) {
     char *begin = _dmi_lfh_block(run, run->carved), *block = _dmi_lfh_block(run, last);
     while (block > begin) {
         block -= size;
-        _dmi_link_set(block, head);
+        _dmi_link_set(run, block, head);
         head = block;
     }
     run->carved = (uint16_t)last;
@@ -88,7 +91,7 @@ void _dmi_lfh_relink(dmi_run *run, const uint64_t pages[2]) {
         for (size_t p = first; p <= last; p++) back |= (pages[p / 64] >> (p % 64)) & 1;
         if (!back || !usable(run, i)) continue;
         char *block = _dmi_lfh_block(run, i);
-        _dmi_link_set(block, head);
+        _dmi_link_set(run, block, head);
         head = block;
         run->parked--;
     }
@@ -124,7 +127,7 @@ bool _dmi_lfh_unpark(dmi_run *run, int *error) {
             if (p >= from && p < to && !_dmi_bits_get(before, p)) was_parked = true;
         if (!was_parked || !usable(run, i)) continue;
         char *b = _dmi_lfh_block(run, i);
-        _dmi_link_set(b, head);
+        _dmi_link_set(run, b, head);
         head = b;
         run->parked--;
     }
@@ -137,34 +140,39 @@ bool _dmi_lfh_unpark(dmi_run *run, int *error) {
 bool _dmi_lfh_push_remote(dmi_run *run, void *block) {
     uint64_t old = atomic_load_explicit(&run->remote, memory_order_relaxed), new;
     do {
-        _dmi_link_set(block, DMI_REMOTE_HEAD(old));
+        _dmi_link_set(run, block, DMI_REMOTE_HEAD(old));
         new = (uintptr_t)block | (uint64_t)(DMI_REMOTE_COUNT(old) + 1) << 48 | DMI_REMOTE_PENDING;
     } while (!atomic_compare_exchange_weak_explicit(&run->remote, &old, new, memory_order_release,
                                                     memory_order_relaxed));
     return !(old & DMI_REMOTE_PENDING);
 }
 
-unsigned _dmi_lfh_collect(dmi_run *run, bool keep_pending) {
-    uint64_t old = atomic_load_explicit(&run->remote, memory_order_relaxed);
-    if (keep_pending && DMI_REMOTE_COUNT(old) == 0) return 0;
-    old = atomic_fetch_and_explicit(&run->remote, keep_pending ? DMI_REMOTE_PENDING : 0,
-                                    memory_order_acquire);
+unsigned _dmi_lfh_collect_some(dmi_run *run, bool keep_pending) {
+    uint64_t old = atomic_fetch_and_explicit(&run->remote, keep_pending ? DMI_REMOTE_PENDING : 0,
+                                             memory_order_acquire);
     unsigned count = DMI_REMOTE_COUNT(old);
     if (count == 0) return 0;
-    void *first = DMI_REMOTE_HEAD(old), *rest = list_get(run);
-    /* The chain ends in NULL, so an empty list is simply replaced. */
-    if (rest || run->flags & DMI_RUN_TAKEN) {
-        void *last = first, *next;
-        for (;; last = next) {
-            /* The recorded head block comes back from another thread: so it was handed out, and nothing
-             * is in flight any more. */
-            if (last == run->taken_head && run->flags & DMI_RUN_TAKEN_CURRENT)
-                run->flags |= DMI_RUN_TAKEN_GONE;
-            next = _dmi_link_get(last);
-            if (!next) break;
+    void *first = DMI_REMOTE_HEAD(old), *rest = list_get(run), *last = first;
+    /* Nobody else writes these blocks any more, so their links are checked; they are read soon anyway. */
+    bool gone = false;
+    for (unsigned left = count;; left--) {
+        if (!_dmi_lfh_is_block(run, last) || !_dmi_lfh_marked(run, last)) {
+            _dmi_fault_note(DMI_NOTE_LINK, last);
+            return 0;
         }
-        _dmi_link_set(last, rest);
+        /* The recorded head block comes back from another thread: so it was handed out, and nothing is in
+         * flight any more. */
+        gone |= last == run->taken_head;
+        void *next = _dmi_link_get(run, last);
+        if (left == 1 ? next != NULL : next == NULL) {
+            _dmi_fault_note(DMI_NOTE_LINK, last);
+            return 0;
+        }
+        if (!next) break;
+        last = next;
     }
+    if (gone && run->flags & DMI_RUN_TAKEN_CURRENT) run->flags |= DMI_RUN_TAKEN_GONE;
+    if (rest) _dmi_link_set(run, last, rest);
     list_set(run, first);
     if (run->flags & DMI_RUN_TAKEN) run->taken_count = (uint16_t)(run->taken_count + count);
     else
@@ -187,6 +195,8 @@ unsigned _dmi_lfh_collect(dmi_run *run, bool keep_pending) {
 
 typedef struct dmi_links {
     const dmi_run *run;
+    uint64_t mask, end_link; /* a link is next ^ mask ^ (run + block); of the last one, next is end_link */
+    uint64_t code_run;       /* run, where its process has it */
     const char *memory; /* the run's pages, or a copy of them */
     uintptr_t base;     /* where they are in their process */
     uint64_t inverse;   /* offset / size by a multiplication: offset < 2^19 and size < 2^16, so 2^40
@@ -195,9 +205,12 @@ typedef struct dmi_links {
     bool whole; /* every carved block lies on usable pages */
 } dmi_links;
 
-static dmi_links links_of(const dmi_run *run, const char *memory) {
+static dmi_links links_of(const dmi_run *run, const dmi_link_code *code, const char *memory) {
     size_t size = run->block_size;
     return (dmi_links){.run = run,
+                       .mask = code->secret,
+                       .end_link = code->end,
+                       .code_run = code->run,
                        .memory = memory,
                        .base = (uintptr_t)_dmi_run_base(run),
                        .inverse = (UINT64_C(1) << 40) / size + 1,
@@ -206,10 +219,19 @@ static dmi_links links_of(const dmi_run *run, const char *memory) {
                        .whole = run->parked == 0};
 }
 
-static inline uint16_t number_of(const dmi_links *links, uintptr_t link) {
-    size_t offset = link - links->base, i = (size_t)(offset * links->inverse >> 40);
-    if (link == 0) return LINK_END;
+static dmi_link_code own_code(const dmi_run *run) {
+    return (dmi_link_code){_dmi_secret.link, (uintptr_t)run, (uintptr_t)_dmi_end};
+}
+
+static inline uint16_t number_of(const dmi_links *links, uint64_t block) {
+    uint64_t offset = block - links->base, i = offset * links->inverse >> 40;
+    if (block == links->end_link) return LINK_END;
     return offset < links->end && i * links->size == offset ? (uint16_t)i : LINK_BAD;
+}
+
+/* The number of the block behind the one at that offset, whose first word is given. */
+static inline uint16_t behind(const dmi_links *links, size_t offset, uint64_t word) {
+    return number_of(links, word ^ links->mask ^ (links->code_run + links->base + offset));
 }
 
 /* The links of all carved blocks, in address order: a list in random order, followed one by one, is a
@@ -220,9 +242,10 @@ __attribute__((no_sanitize("thread"), noinline)) static void read_links(const dm
     size_t count = links->run->carved, size = links->size;
     for (size_t i = 0; i < count; i++, at += size) {
         __builtin_prefetch(at + AHEAD * size);
-        next[i] = !links->whole && !usable(links->run, i)
-                      ? LINK_BAD
-                      : number_of(links, *(const volatile uintptr_t *)(const void *)at);
+        next[i] =
+            !links->whole && !usable(links->run, i)
+                ? LINK_BAD
+                : behind(links, i * size, *(const volatile uint64_t *)(const volatile void *)at);
     }
 }
 
@@ -231,7 +254,7 @@ static bool mark_list(const dmi_links *links, void *head, const uint16_t *next, 
                       size_t *left, const void **bad) {
     const dmi_run *run = links->run;
     const void *holder = run;
-    uint16_t i = number_of(links, (uintptr_t)head);
+    uint16_t i = head ? number_of(links, (uintptr_t)head) : LINK_END;
     while (i != LINK_END) {
         if (i == LINK_BAD || *left == 0 || _dmi_map_get(map, i) ||
             (!links->whole && !next && !usable(run, i))) {
@@ -241,19 +264,22 @@ static bool mark_list(const dmi_links *links, void *head, const uint16_t *next, 
         map->word[i / 64] |= UINT64_C(1) << (i % 64);
         (*left)--;
         holder = _dmi_lfh_block(run, i);
+        size_t offset = i * links->size;
         i = next ? next[i]
-                 : number_of(links, (uintptr_t)_dmi_link_get(links->memory + i * links->size));
+                 : behind(links, offset,
+                          __atomic_load_n((const dmi_word *)(const void *)(links->memory + offset),
+                                          __ATOMIC_RELAXED));
     }
     return true;
 }
 
-bool _dmi_lfh_free_map_in(const dmi_run *run, const char *memory, bool with_remote,
-                          dmi_blockmap *map, size_t *pinned, const void **bad) {
+bool _dmi_lfh_free_map_in(const dmi_run *run, const dmi_link_code *code, const char *memory,
+                          bool with_remote, dmi_blockmap *map, size_t *pinned, const void **bad) {
     size_t left = run->carved;
     uint16_t read[DMI_RUN_BLOCKS_MAX], *next = NULL;
     memset(map->word, 0, _dmi_bits_words(run->carved) * sizeof(uint64_t));
     uint64_t remote = atomic_load_explicit(&run->remote, memory_order_acquire);
-    dmi_links links = links_of(run, memory);
+    dmi_links links = links_of(run, code, memory);
     int64_t busy = _dmi_lfh_busy(run);
     if (run->carved - busy > run->carved / LINKS_FEW) {
         read_links(&links, read);
@@ -281,7 +307,16 @@ bool _dmi_lfh_free_map_in(const dmi_run *run, const char *memory, bool with_remo
 
 bool _dmi_lfh_free_map(const dmi_run *run, bool with_remote, dmi_blockmap *map, size_t *pinned,
                        const void **bad) {
-    return _dmi_lfh_free_map_in(run, _dmi_run_base(run), with_remote, map, pinned, bad);
+    dmi_link_code code = own_code(run);
+    return _dmi_lfh_free_map_in(run, &code, _dmi_run_base(run), with_remote, map, pinned, bad);
+}
+
+__attribute__((no_sanitize("thread"))) bool _dmi_lfh_looks_free(const dmi_run *run,
+                                                                const void *block) {
+    dmi_link_code code = own_code(run);
+    dmi_links links = links_of(run, &code, _dmi_run_base(run));
+    uint64_t word = *(const volatile uint64_t *)block;
+    return behind(&links, (size_t)((const char *)block - _dmi_run_base(run)), word) != LINK_BAD;
 }
 
 /* Are the blocks [from, to) of the map all free? */
@@ -294,7 +329,8 @@ static bool all_free(const dmi_blockmap *map, size_t from, size_t to) {
 }
 
 __attribute__((no_sanitize("thread"))) bool _dmi_lfh_may_free(const dmi_run *run) {
-    dmi_links links = links_of(run, _dmi_run_base(run));
+    dmi_link_code code = own_code(run);
+    dmi_links links = links_of(run, &code, _dmi_run_base(run));
     size_t size = links.size, left = run->carved;
     for (size_t p = 0; p < run->pages; p++) {
         if (!_dmi_page_usable(run->segment, run->first + p)) continue;
@@ -305,9 +341,8 @@ __attribute__((no_sanitize("thread"))) bool _dmi_lfh_may_free(const dmi_run *run
         __builtin_prefetch(links.memory + (p + PAGES_AHEAD) * _dmi_page);
         for (; i < end; i++) {
             if (!links.whole && !usable(run, i)) continue;
-            const char *block = links.memory + i * size;
-            if (number_of(&links, *(const volatile uintptr_t *)(const void *)block) == LINK_BAD)
-                break;
+            const volatile void *block = links.memory + i * size;
+            if (behind(&links, i * size, *(const volatile uint64_t *)block) == LINK_BAD) break;
         }
         if (i == end) return true;
     }
@@ -364,7 +399,7 @@ void _dmi_lfh_park(dmi_run *run, const dmi_blockmap *map, size_t pinned, const u
                 continue;
             }
             char *block = _dmi_lfh_block(run, i);
-            _dmi_link_set(block, head);
+            _dmi_link_set(run, block, head);
             head = block;
         }
     }
@@ -390,25 +425,31 @@ size_t _dmi_lfh_ghosts(const dmi_run *run) {
 
 /* ---- take and repair ---------------------------------------------------------------------------------- */
 
-/* The link of a block that may be handed out, and written by its new owner, at this very moment: what is
+/* The block behind one that may be handed out, and written by its new owner, at this very moment: what is
  * read counts only if the head is still that block afterwards. The race detector must not mind. */
-__attribute__((no_sanitize("thread"), noinline)) static void *peek(void *const volatile *block) {
-    return *block;
+__attribute__((no_sanitize("thread"), noinline)) static void *peek(const dmi_run *run,
+                                                                   const void *block) {
+    uintptr_t word = (uintptr_t) * (const volatile uint64_t *)block;
+    uintptr_t next = word ^ DMI_LFH_MARK(run, block) ^ (uintptr_t)_dmi_secret.link;
+    return next == (uintptr_t)_dmi_end ? NULL : (void *)next;
 }
 
 void _dmi_lfh_take(dmi_run *run, bool current) {
     if (run->flags & DMI_RUN_TAKEN) return;
     void *head = atomic_load_explicit(&run->head, memory_order_acquire), *second = NULL;
-    while (current && head) {
-        second = peek((void *const volatile *)head);
+    while (current && head != DMI_END) {
+        second = _dmi_lfh_is_block(run, head) ? peek(run, head) : NULL;
         atomic_thread_fence(memory_order_acquire);
         void *again = atomic_load_explicit(&run->head, memory_order_acquire);
         if (again == head) break;
         head = again; /* the operation in flight ended just now; there is no other */
         second = NULL;
     }
+    if (head == DMI_END) head = NULL;
+    /* Somebody wrote into the head block: what lies behind it is lost, and repair says so. */
+    if (second && !_dmi_lfh_is_block(run, second)) second = NULL;
     run->taken_head = head;
-    run->taken_second = second;
+    run->second = (uint16_t)(second ? _dmi_lfh_index(run, second) + 1 : 0);
     run->taken_count = 0;
     /* The head block is left as it is, link and all: it may be handed out at any moment. */
     run->list = current ? second : head;
@@ -418,32 +459,37 @@ void _dmi_lfh_take(dmi_run *run, bool current) {
 void _dmi_lfh_repair(dmi_run *run) {
     if (!(run->flags & DMI_RUN_TAKEN)) return;
     bool current = run->flags & DMI_RUN_TAKEN_CURRENT;
-    void *head = atomic_load_explicit(&run->head, memory_order_relaxed);
+    void *head = _dmi_lfh_head(run);
+    void *second = run->second ? _dmi_lfh_block(run, run->second - 1u) : NULL;
     void *list = run->list;
     if (run->flags & DMI_RUN_TAKEN_GONE) {
         /* The head block was handed out, and it came back already. */
     } else if (head == run->taken_head) {
         /* Nothing was in flight. */
         if (current && head) {
-            _dmi_link_set(head, list);
+            _dmi_link_set(run, head, list);
             list = head;
         }
-    } else if (current && head == run->taken_second) {
+    } else if (current && head == second) {
         /* The head block was handed out. */
+    } else if (!_dmi_lfh_is_block(run, head)) {
+        /* It was handed out, and its link led nowhere. */
+        _dmi_fault_note(DMI_NOTE_LINK, run->taken_head);
     } else {
         /* A free was in flight: the block at the head came back, its link is void. */
         if (current && run->taken_head) {
-            _dmi_link_set(run->taken_head, list);
+            _dmi_link_set(run, run->taken_head, list);
             list = run->taken_head;
         }
-        _dmi_link_set(head, list);
+        _dmi_link_set(run, head, list);
         list = head;
     }
     run->flags &= (uint8_t) ~(DMI_RUN_TAKEN | DMI_RUN_TAKEN_CURRENT | DMI_RUN_TAKEN_GONE);
-    atomic_store_explicit(&run->head, list, memory_order_relaxed);
+    _dmi_lfh_set_head(run, list);
     atomic_store_explicit(&run->used,
                           atomic_load_explicit(&run->used, memory_order_relaxed) - run->taken_count,
                           memory_order_relaxed);
     run->taken_count = 0;
-    run->list = run->taken_head = run->taken_second = NULL;
+    run->second = 0;
+    run->list = run->taken_head = NULL;
 }

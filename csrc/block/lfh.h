@@ -11,12 +11,19 @@
  *
  * Parked blocks. A carved block that overlaps an uncommitted (or offered) page of the run is parked: it
  * is free and in no list. Its state follows from the commit map alone.
+ *
+ * Links. The first word of a free block holds the next one, encoded with a secret and the block's place; the second
+ * holds its mark, which follows from run and block. A block is handed out only when its mark is there, and loses both
+ * words then: so a list that somebody wrote into ends in an abort or at a wild address, and never at a busy block, and
+ * a second free finds the mark. Links are decoded without a check while an operation may be in flight; whoever goes on
+ * to write asks _dmi_lfh_is_block first.
  */
 #ifndef DMI_LFH_H
 #define DMI_LFH_H
 
 #include "../segment/segment.h"
 #include "bucket.h"
+#include "secret.h"
 
 #define DMI_BIAS_CURRENT (INT32_C(1) << 30)
 #define DMI_REMOTE_PENDING (UINT64_C(1) << 63)
@@ -31,12 +38,38 @@ typedef struct dmi_blockmap {
     uint64_t word[DMI_RUN_BLOCKS_MAX / 64];
 } dmi_blockmap;
 
-/* Links are read by takers while their owner runs: relaxed atomics throughout. */
-static inline void *_dmi_link_get(const void *block) {
-    return __atomic_load_n((void *const *)block, __ATOMIC_RELAXED);
+/* A word of a block, whatever its user keeps there. */
+typedef uintptr_t __attribute__((may_alias)) dmi_word;
+
+#define DMI_END ((void *)(uintptr_t)_dmi_end)
+
+/* The second word of a free block of that run. */
+#define DMI_LFH_MARK(run, block) ((uintptr_t)(run) + (uintptr_t)(block))
+
+static inline bool _dmi_lfh_marked(const dmi_run *run, const void *block) {
+    return __atomic_load_n((const dmi_word *)block + 1, __ATOMIC_RELAXED) ==
+           DMI_LFH_MARK(run, block);
 }
-static inline void _dmi_link_set(void *block, void *next) {
-    __atomic_store_n((void **)block, next, __ATOMIC_RELAXED);
+
+/* Links are read by takers while their owner runs: relaxed atomics throughout. NULL: the last one. */
+static inline void *_dmi_link_get(const dmi_run *run, const void *block) {
+    uintptr_t word = __atomic_load_n((const dmi_word *)block, __ATOMIC_RELAXED);
+    uintptr_t next = word ^ DMI_LFH_MARK(run, block) ^ (uintptr_t)_dmi_secret.link;
+    return next == (uintptr_t)_dmi_end ? NULL : (void *)next;
+}
+/* Makes it a free block: the mark too. */
+static inline void _dmi_link_set(const dmi_run *run, void *block, const void *next) {
+    uintptr_t mark = DMI_LFH_MARK(run, block), to = (uintptr_t)(next ? next : DMI_END);
+    __atomic_store_n((dmi_word *)block, to ^ mark ^ (uintptr_t)_dmi_secret.link, __ATOMIC_RELAXED);
+    __atomic_store_n((dmi_word *)block + 1, mark, __ATOMIC_RELAXED);
+}
+/* The first block of the local list, NULL: it is empty. */
+static inline void *_dmi_lfh_head(const dmi_run *run) {
+    void *head = atomic_load_explicit(&run->head, memory_order_relaxed);
+    return head == DMI_END ? NULL : head;
+}
+static inline void _dmi_lfh_set_head(dmi_run *run, void *head) {
+    atomic_store_explicit(&run->head, head ? head : DMI_END, memory_order_relaxed);
 }
 static inline int32_t _dmi_lfh_busy(const dmi_run *run) {
     return atomic_load_explicit(&run->used, memory_order_relaxed) - run->bias;
@@ -48,6 +81,13 @@ static inline void _dmi_lfh_set_bias(dmi_run *run, int32_t bias) {
 }
 static inline size_t _dmi_lfh_index(const dmi_run *run, const void *block) {
     return (size_t)((const char *)block - _dmi_run_base(run)) / run->block_size;
+}
+/* Does one of its carved blocks begin there? */
+static inline bool _dmi_lfh_is_block(const dmi_run *run, const void *p) {
+    size_t offset = (size_t)((const char *)p - _dmi_run_base(run));
+    if (offset >= _dmi_run_size(run)) return false;
+    uint32_t index = (uint32_t)offset / run->block_size; /* 32 bits are divided faster */
+    return index < run->carved && index * run->block_size == offset;
 }
 static inline char *_dmi_lfh_block(const dmi_run *run, size_t index) {
     return _dmi_run_base(run) + index * run->block_size;
@@ -67,17 +107,28 @@ void _dmi_lfh_relink(dmi_run *run, const uint64_t pages[2]);
 /* Push a block that another thread frees. True: the caller enters the run in its cache's pending list. */
 bool _dmi_lfh_push_remote(dmi_run *run, void *block);
 /* Move what others freed to the local list. keep_pending: the run stays in (or on its way to) the pending
- * list. Returns how many blocks came. */
-unsigned _dmi_lfh_collect(dmi_run *run, bool keep_pending);
+ * list. Returns how many blocks came. A list that is no list of its free blocks is left behind, and the fault noted. */
+unsigned _dmi_lfh_collect_some(dmi_run *run, bool keep_pending);
+static inline unsigned _dmi_lfh_collect(dmi_run *run, bool keep_pending) {
+    uint64_t word = atomic_load_explicit(&run->remote, memory_order_relaxed);
+    return keep_pending && DMI_REMOTE_COUNT(word) == 0 ? 0
+                                                       : _dmi_lfh_collect_some(run, keep_pending);
+}
 /* Free blocks among the carved ones: local list and parked; the remote list too if asked (to look; a
  * sweep collects it first and takes what arrives later for busy). The lists must be at rest, or the
  * run taken. pinned (may be NULL) gets the block that an operation in flight may touch, SIZE_MAX if
  * none. False: a link is damaged (*bad is the block that holds it, or the run). */
 bool _dmi_lfh_free_map(const dmi_run *run, bool with_remote, dmi_blockmap *map, size_t *pinned,
                        const void **bad);
+/* What the links of a run are encoded with: of another process, what lies where there. */
+typedef struct dmi_link_code {
+    uint64_t secret, run, end; /* _dmi_secret.link, the run's address, that of _dmi_end */
+} dmi_link_code;
 /* The same, with the run's pages (the usable ones) read at memory: a copy, when the run is another process's. */
-bool _dmi_lfh_free_map_in(const dmi_run *run, const char *memory, bool with_remote,
-                          dmi_blockmap *map, size_t *pinned, const void **bad);
+bool _dmi_lfh_free_map_in(const dmi_run *run, const dmi_link_code *code, const char *memory,
+                          bool with_remote, dmi_blockmap *map, size_t *pinned, const void **bad);
+/* Does the first word of that block (which may be in use) say that it may be free? What is free begins with a link. */
+bool _dmi_lfh_looks_free(const dmi_run *run, const void *block);
 /* May a page of the run be free? A free block begins with a link, so one that does not is busy, and its page
  * with it: for most pages that costs a few words instead of a walk. False: certainly none is. */
 bool _dmi_lfh_may_free(const dmi_run *run);

@@ -3,6 +3,7 @@
 #include "cache.h"
 #include "create.h"
 #include "fast.h"
+#include "fault.h"
 #include "pass.h"
 #include "registry.h"
 #include "take.h"
@@ -12,7 +13,7 @@
 #include <errno.h>
 #include <string.h>
 
-#define CANARY(address) (_dmi_key ^ (uintptr_t)(address) ^ UINT64_C(0x5bd1e995a5a5a5a5))
+#define CANARY(address) (_dmi_secret.canary ^ (uintptr_t)(address))
 
 /* ---- hardened heaps: a word behind what the caller may use ------------------------------------------ */
 
@@ -163,6 +164,7 @@ void *_dmi_heap_alloc(dmi_heap *heap, size_t size, size_t align, bool *zero) {
     if (size <= (size_t)PTRDIFF_MAX - DMI_VIRTUAL_MIN) {
         void *block = allocate(heap, size, align, zero, wanted);
         if (__builtin_expect(!block, 0)) block = make_room(heap, size, align, zero, wanted);
+        _dmi_fault_tell("malloc");
         if (block) return block;
     }
     errno = ENOMEM;
@@ -185,6 +187,7 @@ static inline void *from_own(dmi_thread *self, dmi_cache *cache, size_t size) {
     if (!atomic_load_explicit(&heap->shared_only, memory_order_relaxed))
         block = _dmi_cache_alloc(cache, bucket);
     _dmi_unlock(&self->lock);
+    _dmi_fault_tell("malloc");
     return block;
 }
 

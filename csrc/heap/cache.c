@@ -1,6 +1,7 @@
 /* cache.c - one thread's subsegments of one heap: where a block comes from when the fast path is empty. */
 #include "cache.h"
 #include "fast.h"
+#include "../block/note.h"
 #include "registry.h"
 
 #include <errno.h>
@@ -341,7 +342,7 @@ static dmi_run *fresh(dmi_cache *cache, unsigned bucket) {
 }
 
 static bool listed(dmi_run *run) {
-    return atomic_load_explicit(&run->head, memory_order_relaxed) || _dmi_lfh_collect(run, true);
+    return _dmi_lfh_head(run) || _dmi_lfh_collect(run, true);
 }
 static bool grown(dmi_run *run, int *error) {
     return _dmi_lfh_carve(run, error) || (!*error && _dmi_lfh_unpark(run, error));
@@ -394,10 +395,15 @@ static bool refill(dmi_cache *cache, unsigned bucket) {
 }
 
 void *_dmi_cache_alloc(dmi_cache *cache, unsigned bucket) {
-    void *block = _dmi_fast_pop(cache->current[bucket]);
-    if (!block) {
+    void *block;
+    while (!(block = _dmi_fast_pop(cache->current[bucket]))) {
+        dmi_run *old = cache->current[bucket];
+        void *damaged = _dmi_lfh_head(old);
+        if (damaged) { /* its list is lost: its blocks stay busy for ever */
+            _dmi_fault_note(DMI_NOTE_LINK, damaged);
+            _dmi_lfh_set_head(old, NULL);
+        }
         if (!refill(cache, bucket)) return NULL;
-        block = _dmi_fast_pop(cache->current[bucket]);
     }
     dmi_run *run = cache->current[bucket];
     if (run->flags & DMI_RUN_COUNTED) _dmi_engine_count_block(&cache->heap->engine, run, block, 1);
@@ -405,9 +411,7 @@ void *_dmi_cache_alloc(dmi_cache *cache, unsigned bucket) {
 }
 
 void _dmi_cache_free(dmi_cache *cache, dmi_run *run, void *block) {
-    _dmi_link_set(block, atomic_load_explicit(&run->head, memory_order_relaxed));
-    atomic_store_explicit(&run->head, block, memory_order_relaxed);
-    int32_t used = _dmi_used_add(run, -1);
+    int32_t used = _dmi_fast_push(run, block);
     if (run->flags & DMI_RUN_COUNTED) _dmi_engine_count_block(&cache->heap->engine, run, block, -1);
     if (used == 0) _dmi_cache_settle(cache, run);
 }

@@ -1,4 +1,4 @@
-/* check.c - what a pointer is to a heap, and the end of a program that frees a wrong one. */
+/* check.c - what a pointer is to a heap. */
 #include "check.h"
 #include "alloc.h"
 #include "cache.h"
@@ -7,23 +7,6 @@
 #include "take.h"
 
 #include <errno.h>
-#include <stdio.h>
-#include <stdlib.h>
-
-void _dmi_die(int fault, const char *call, const void *address) {
-    static const char *const what[] = {"no fault",
-                                       "the heap was destroyed",
-                                       "no heap owns this address",
-                                       "another heap owns this address",
-                                       "the address is inside a block, not at its start",
-                                       "the block is free already",
-                                       "the block was written behind its end",
-                                       "a tag or link is damaged"};
-    char line[160];
-    int n = snprintf(line, sizeof line, "dmi: %s(%p): %s\n", call, address, what[fault]);
-    _dmi_os_message(line, (size_t)n);
-    abort();
-}
 
 int _dmi_check_backend(const dmi_heap *heap, const dmi_run *run, const void *block) {
     switch (run->kind) {
@@ -99,6 +82,17 @@ static int check_unmapped(dmi_heap *heap, const void *block) {
     return DMI_FAULT_FOREIGN;
 }
 
+int _dmi_check_lfh(dmi_run *run, const void *block) {
+    size_t offset = (size_t)((const char *)block - _dmi_run_base(run));
+    size_t index = offset / run->block_size;
+    if (index >= run->carved) return DMI_FAULT_FREE;
+    if (offset % run->block_size) return DMI_FAULT_INTERIOR;
+    if (!on_usable_pages(run, index)) return DMI_FAULT_FREE;
+    /* A user may have put back what he read where the mark is: only the lists know. */
+    if (_dmi_lfh_marked(run, block) && is_free(run, index)) return DMI_FAULT_FREE;
+    return DMI_OK;
+}
+
 /* Segments are held: what the page map names stays a descriptor. */
 static int check_run(dmi_heap *heap, const void *block, dmi_run *run) {
     dmi_heap *owner = _dmi_heap_of_run(run);
@@ -109,13 +103,7 @@ static int check_run(dmi_heap *heap, const void *block, dmi_run *run) {
         _dmi_unlock(&owner->lock);
         return fault;
     }
-    size_t offset = (size_t)((const char *)block - _dmi_run_base(run));
-    size_t index = offset / run->block_size;
-    if (index >= run->carved) return DMI_FAULT_FREE;
-    if (offset % run->block_size) return DMI_FAULT_INTERIOR;
-    if (!on_usable_pages(run, index)) return DMI_FAULT_FREE;
-    if (_dmi_marked(block) && is_free(run, index)) return DMI_FAULT_FREE;
-    return DMI_OK;
+    return _dmi_check_lfh(run, block);
 }
 
 int _dmi_check(dmi_heap *heap, const void *block, dmi_run **where) {

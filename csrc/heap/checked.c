@@ -17,13 +17,10 @@ static bool free_own(void *handle, void *block) {
         uint32_t offset = (uint32_t)((char *)block - _dmi_run_base(run));
         uint32_t index = offset / run->block_size;
         own = index < run->carved && index * run->block_size == offset && run->parked == 0 &&
-              !_dmi_marked(block);
+              !_dmi_lfh_marked(run, block);
     }
     int32_t used = 1;
-    if (own) {
-        _dmi_mark(block, DMI_MARK(block));
-        used = _dmi_fast_push(run, block);
-    }
+    if (own) used = _dmi_fast_push(run, block);
     _dmi_let_go(held);
     if (used == 0) _dmi_free_settle(run);
     return own;
@@ -38,13 +35,10 @@ int dmi_heap_free_checked(void *handle, void *block) {
     dmi_run *run;
     int fault = _dmi_check(heap, block, &run);
     if (fault) return fault;
-    if (run->kind == DMI_RUN_LFH) _dmi_mark(block, DMI_MARK(block));
     _dmi_fast_free(block);
     return DMI_OK;
 }
 
 void *dmi_heap_malloc_checked(void *handle, size_t size) {
-    void *block = _dmi_fast_heap_malloc(handle, size);
-    if (block) _dmi_mark(block, 0);
-    return block;
+    return _dmi_fast_heap_malloc(handle, size);
 }

@@ -2,8 +2,9 @@
  *
  * They take no lock and no atomic read-modify-write. The owner of a run reads and writes its head, used
  * and links with plain instructions; others look at them only after a barrier (see take.c), and then
- * never write them. A free writes its link before the head, so that a list that is cut short at any
- * instruction (fork) is still a list.
+ * never write them. A free writes mark and link before the head, and an allocation clears them behind it, so that a
+ * list that is cut short at any instruction (fork) is still a list. What block/lfh.h says of links and marks costs
+ * eleven instructions a pair, two of them for frees that are no multiple of the block's power of two.
  */
 #ifndef DMI_FAST_H
 #define DMI_FAST_H
@@ -21,7 +22,12 @@
 #define DMI_FEATURE(name) 0
 #endif
 #if defined(__SANITIZE_THREAD__) || DMI_FEATURE(thread_sanitizer)
-#define DMI_HEAD_ORDER memory_order_release
+static inline uintptr_t _dmi_fast_head(const dmi_run *run) {
+    return (uintptr_t)atomic_load_explicit(&run->head, memory_order_relaxed);
+}
+static inline uintptr_t _dmi_fast_word(const void *block, unsigned i) {
+    return __atomic_load_n((const dmi_word *)block + i, __ATOMIC_RELAXED);
+}
 static inline int32_t _dmi_used_add(dmi_run *run, int32_t n) {
     int32_t used = atomic_load_explicit(&run->used, memory_order_relaxed) + n;
     atomic_store_explicit(&run->used, used, memory_order_relaxed);
@@ -31,7 +37,12 @@ static inline bool _dmi_owner_is(const dmi_run *run, const dmi_thread *self) {
     return atomic_load_explicit(&run->owner, memory_order_relaxed) == (uintptr_t)self;
 }
 #else
-#define DMI_HEAD_ORDER memory_order_relaxed
+static inline uintptr_t _dmi_fast_head(const dmi_run *run) {
+    return *(const uintptr_t *)(const void *)&run->head;
+}
+static inline uintptr_t _dmi_fast_word(const void *block, unsigned i) {
+    return ((const dmi_word *)block)[i];
+}
 static inline bool _dmi_owner_is(const dmi_run *run, const dmi_thread *self) {
     return *(const uintptr_t *)(const void *)&run->owner == (uintptr_t)self;
 }
@@ -40,6 +51,9 @@ static inline int32_t _dmi_used_add(dmi_run *run, int32_t n) {
     return *used += n;
 }
 #endif
+
+/* Compilers put the terms of a sum in an order that costs a register more. */
+#define DMI_IN_THIS_ORDER(word) __asm__("" : "+r"(word))
 
 static inline dmi_thread *_dmi_self_get(void) {
     return __atomic_load_n(&_dmi_self, __ATOMIC_RELAXED); /* takers write it */
@@ -68,17 +82,25 @@ static inline void _dmi_let_go(dmi_thread *held) {
     atomic_store_explicit(&held->holding, holds - 1, memory_order_release);
 }
 
+/* NULL: the list is empty, or its first block is none of its free ones. */
 static inline void *_dmi_fast_pop(dmi_run *run) {
     void *block = atomic_load_explicit(&run->head, memory_order_relaxed);
-    if (__builtin_expect(block != NULL, 1)) {
-        atomic_store_explicit(&run->head, _dmi_link_get(block), DMI_HEAD_ORDER);
-        (void)_dmi_used_add(run, 1);
-    }
+    uintptr_t mark = DMI_LFH_MARK(run, block);
+    if (__builtin_expect(_dmi_fast_word(block, 1) != mark, 0)) return NULL;
+    uintptr_t next = mark ^ (uintptr_t)_dmi_secret.link;
+    DMI_IN_THIS_ORDER(next);
+    next ^= _dmi_fast_word(block, 0);
+    atomic_store_explicit(&run->head, (void *)next, memory_order_release);
+    (void)_dmi_used_add(run, 1);
+    /* Behind the head, for a taker who still reads the old one reads the link too. */
+    __atomic_store_n((dmi_word *)block, 0, __ATOMIC_RELEASE);
+    __atomic_store_n((dmi_word *)block + 1, 0, __ATOMIC_RELAXED);
     return block;
 }
 
 /* slow: what serves the rest, called last so that the fast path needs no stack frame. */
-static inline void *_dmi_fast_malloc_or(size_t size, void *(*slow)(size_t)) {
+static inline __attribute__((always_inline)) void *_dmi_fast_malloc_or(size_t size,
+                                                                       void *(*slow)(size_t)) {
     if (__builtin_expect(size <= DMI_DIRECT_MAX, 1)) {
         void *block = _dmi_fast_pop(_dmi_self_get()->cache.direct[(size + 15) / 16]);
         if (__builtin_expect(block != NULL, 1)) {
@@ -108,16 +130,28 @@ static inline void *_dmi_fast_heap_malloc(void *handle, size_t size) {
 
 /* Back to a run of this thread's. Returns what is used of it; at 0 it must be settled. */
 static inline int32_t _dmi_fast_push(dmi_run *run, void *block) {
-    _dmi_link_set(block, atomic_load_explicit(&run->head, memory_order_relaxed));
-    atomic_signal_fence(memory_order_release);
-    atomic_store_explicit(&run->head, block, DMI_HEAD_ORDER);
+    uintptr_t mark = DMI_LFH_MARK(run, block);
+    __atomic_store_n((dmi_word *)block + 1, mark, __ATOMIC_RELAXED);
+    uintptr_t link = mark ^ (uintptr_t)_dmi_secret.link;
+    DMI_IN_THIS_ORDER(link);
+    link ^= _dmi_fast_head(run);
+    __atomic_store_n((dmi_word *)block, link, __ATOMIC_RELAXED);
+    atomic_store_explicit(&run->head, block, memory_order_release);
     return _dmi_used_add(run, -1);
+}
+
+/* Is it free already, or no block? Not all that are none are found: what is left is the multiples of the block
+ * size's power of two. */
+static inline bool _dmi_fast_bad(const dmi_run *run, const void *block) {
+    return (run->grain & (uint16_t)(uintptr_t)block) ||
+           _dmi_fast_word(block, 1) == DMI_LFH_MARK(run, block);
 }
 
 static inline void _dmi_fast_free_or(void *block, void (*slow)(void *, dmi_run *),
                                      void (*settle)(dmi_run *)) {
     dmi_run *run = _dmi_pagemap_get(block);
-    if (__builtin_expect(_dmi_owner_is(run, _dmi_self_get()), 1)) {
+    if (__builtin_expect(_dmi_owner_is(run, _dmi_self_get()), 1) &&
+        __builtin_expect(!_dmi_fast_bad(run, block), 1)) {
         if (__builtin_expect(_dmi_fast_push(run, block) == 0, 0)) settle(run);
         return;
     }

@@ -2,6 +2,7 @@
 #include "cache.h"
 #include "check.h"
 #include "fast.h"
+#include "fault.h"
 #include "registry.h"
 #include "take.h"
 #include "thread.h"
@@ -18,6 +19,8 @@ static inline bool free_remote(void *block, dmi_run *run, bool quietly) {
     dmi_thread *self = _dmi_self_get();
     if (owner == DMI_OWNER_NONE || owner == (uintptr_t)self || self == &_dmi_no_thread)
         return false;
+    /* No block, or free already? What else may be wrong with it the run's next slow path finds, when it takes it in. */
+    if ((uintptr_t)block % 16 || _dmi_lfh_marked(run, block)) return false;
     if (_dmi_lfh_push_remote(run, block)) {
         int saved = errno;
         dmi_heap *heap = _dmi_heap_of_run(run); /* which may be gone once its cache knows */
@@ -81,12 +84,14 @@ static inline dmi_heap *settle(dmi_run *run) {
 void _dmi_free_settle(dmi_run *run) {
     int saved = errno;
     _dmi_heap_tick(settle(run));
+    _dmi_fault_tell("free");
     errno = saved;
 }
 
 void _dmi_free_settle_quietly(dmi_run *run) {
     int saved = errno;
     (void)settle(run);
+    _dmi_fault_tell("free");
     errno = saved;
 }
 
@@ -109,18 +114,24 @@ static void free_backend(dmi_heap *heap, dmi_run *run, void *block) {
 }
 
 static inline dmi_heap *free_any(void *block, dmi_run *run) {
-    if (run->kind == DMI_RUN_NONE) _dmi_die(DMI_FAULT_FOREIGN, "free", block);
+    int fault = DMI_FAULT_FOREIGN;
+    if (run->kind == DMI_RUN_NONE) {
+        _dmi_fault(fault, "free", block);
+        return NULL;
+    }
     dmi_heap *heap = _dmi_heap_of_run(run);
     if (run->kind == DMI_RUN_LFH) {
-        free_lfh(block, run);
+        fault = _dmi_check_lfh(run, block);
+        if (fault) _dmi_fault(fault, "free", block);
+        else free_lfh(block, run);
         return heap;
     }
     _dmi_heap_clock(heap);
     _dmi_lock(&heap->lock);
-    int fault = _dmi_check_backend(heap, run, block);
+    fault = _dmi_check_backend(heap, run, block);
     if (!fault) free_backend(heap, run, block);
     _dmi_unlock(&heap->lock);
-    if (fault) _dmi_die(fault, "free", block);
+    if (fault) _dmi_fault(fault, "free", block);
     return heap;
 }
 
@@ -128,7 +139,9 @@ static inline dmi_heap *free_any(void *block, dmi_run *run) {
 void _dmi_free_slow(void *block, dmi_run *run) {
     if (free_remote(block, run, false) || !block) return;
     int saved = errno;
-    _dmi_heap_tick(free_any(block, run));
+    dmi_heap *heap = free_any(block, run);
+    if (heap) _dmi_heap_tick(heap);
+    _dmi_fault_tell("free");
     errno = saved;
 }
 
@@ -136,6 +149,7 @@ void _dmi_free_quietly(void *block, dmi_run *run) {
     if (free_remote(block, run, true) || !block) return;
     int saved = errno;
     (void)free_any(block, run);
+    _dmi_fault_tell("free");
     errno = saved;
 }
 

@@ -1,6 +1,6 @@
 /* free.h - the whole path of a free that the fast path did not finish.
  *
- * A free never changes errno and never fails: an address that is no busy block ends the program. Call with no
+ * A free never changes errno and never fails: an address that is no busy block is a fault (fault.h). Call with no
  * lock held: a pass may run afterwards, except through the quiet ones.
  */
 #ifndef DMI_FREE_H

@@ -1,6 +1,7 @@
 /* realloc.c - growing and shrinking, in place where it can be done. */
 #include "check.h"
 #include "fast.h"
+#include "fault.h"
 #include "registry.h"
 #include "tick.h"
 
@@ -59,8 +60,11 @@ static void *resize_virtual(dmi_heap *heap, dmi_run *run, size_t size) {
 
 static void *resize(dmi_heap *heap, void *block, size_t size) {
     dmi_run *run = _dmi_pagemap_get(block);
-    if (run->kind == DMI_RUN_NONE || run->kind == DMI_RUN_FREE)
-        _dmi_die(DMI_FAULT_FOREIGN, "realloc", block);
+    if (run->kind == DMI_RUN_NONE || run->kind == DMI_RUN_FREE) {
+        _dmi_fault(DMI_FAULT_FOREIGN, "realloc", block);
+        errno = EINVAL;
+        return NULL;
+    }
     dmi_heap *owner = _dmi_heap_of_run(run);
     if (!heap) heap = owner;
     if (size > (size_t)PTRDIFF_MAX - DMI_VIRTUAL_MIN) {

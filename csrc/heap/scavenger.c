@@ -5,6 +5,7 @@
  * Python counts the threads when fork has returned. Until then passes that are due are run by slow paths.
  */
 #include "scavenger.h"
+#include "fault.h"
 #include "pass.h"
 #include "registry.h"
 
@@ -50,6 +51,7 @@ static void body(void) {
         if (p.due) {
             _dmi_heap_due(p.due);
             _dmi_unlock(&p.due->pass);
+            _dmi_fault_tell("pass");
             continue;
         }
         uint64_t known = atomic_load_explicit(&alarm, memory_order_relaxed);

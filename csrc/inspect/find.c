@@ -24,11 +24,6 @@ static uint32_t page_state(const dmi_segment *segment, const char *address, uint
     return _dmi_bits_get(segment->offered, page) ? DMI_STATE_OFFERED : otherwise;
 }
 
-/* The first word of a block that may be in use at this moment. */
-__attribute__((no_sanitize("thread"), noinline)) static uintptr_t peek(const char *block) {
-    return *(const volatile uintptr_t *)(const void *)block;
-}
-
 typedef enum lfh_answer { LFH_BUSY, LFH_FREE, LFH_ASK } lfh_answer;
 
 /* A free block lies on a page that went, or begins with a link, which is written before the block enters its
@@ -40,10 +35,7 @@ static lfh_answer by_first_word(const dmi_run *run, size_t index) {
     if (index >= run->carved) return LFH_FREE;
     for (size_t p = first; p <= last; p++)
         if (!_dmi_page_usable(run->segment, run->first + p)) return LFH_FREE;
-    uintptr_t word = peek(_dmi_lfh_block(run, index));
-    size_t offset = word - (uintptr_t)_dmi_run_base(run);
-    if (word != 0 && (offset >= run->carved * size || offset % size)) return LFH_BUSY;
-    return LFH_ASK;
+    return _dmi_lfh_looks_free(run, _dmi_lfh_block(run, index)) ? LFH_ASK : LFH_BUSY;
 }
 
 static bool listed(const dmi_run *run, size_t index) {

@@ -37,7 +37,9 @@ void _dmi_image_open_own(dmi_image *image) {
     memset(image, 0, sizeof *image);
     image->reader = &_dmi_reader_own;
     image->heaps = at(_dmi_heaps);
-    image->key = _dmi_key;
+    image->key = _dmi_secret.tag;
+    image->code.secret = _dmi_secret.link;
+    image->code.end = at(_dmi_end);
 }
 
 int _dmi_image_open(dmi_image *image, const dmi_reader *reader, dmi_copies *copies, uint64_t root) {
@@ -53,8 +55,10 @@ int _dmi_image_open(dmi_image *image, const dmi_reader *reader, dmi_copies *copi
     if (!word_at(image, at(layout.page), &page) ||
         !word_at(image, at(layout.pagemap), &image->table) ||
         !word_at(image, at(layout.key), &image->key) ||
+        !word_at(image, at(layout.link), &image->code.secret) ||
         !word_at(image, at(layout.heaps), &image->heaps))
         return EFAULT;
+    image->code.end = at(layout.end);
     if (page == 0) image->heaps = 0; /* it never made a heap */
     else if (_dmi_space_setup() || page != _dmi_page) {
         image->differs = "page";
@@ -273,7 +277,11 @@ const dmi_run *_dmi_image_run(dmi_image *image, size_t page) {
         run->first > page || run->first + (uint64_t)run->pages > s->pages ||
         page - run->first >= run->pages || !sane_blocks(run))
         return NULL;
-    if (copies && run->kind == DMI_RUN_LFH) settle_count(&copies->run);
+    image->code.run = found;
+    if (copies && run->kind == DMI_RUN_LFH) {
+        settle_count(&copies->run);
+        if (at(copies->run.head) == image->code.end) _dmi_lfh_set_head(&copies->run, NULL);
+    }
     return run;
 }
 

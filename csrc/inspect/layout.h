@@ -9,7 +9,7 @@
 
 #include <dmi/dmi.h>
 
-#define DMI_LAYOUT_VERSION 2u
+#define DMI_LAYOUT_VERSION 3u
 
 /* One member of one struct that the walker reads; a name without a dot is the struct itself. */
 typedef struct dmi_layout_field {
@@ -27,7 +27,9 @@ typedef struct dmi_layout {
     const void *heaps;   /* the oldest heap's record, NULL: none */
     const void *page;    /* bytes of a page, 0: nothing was set up */
     const void *pagemap; /* the table of slices (pagemap.h) */
-    const void *key;     /* the heap key */
+    const void *key;     /* what tags are sealed with */
+    const void *link;    /* what links of subsegments are encoded with (lfh.h) */
+    const void *end;     /* this is the address that their last link holds */
     dmi_layout_field fields[DMI_LAYOUT_FIELDS];
 } dmi_layout;
 

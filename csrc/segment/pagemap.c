@@ -17,7 +17,8 @@ typedef struct leaf {
     dmi_run *run[UNITS];
 } leaf;
 
-dmi_run _dmi_no_run = {.owner = DMI_OWNER_NONE};
+const uint64_t _dmi_end[2];
+dmi_run _dmi_no_run = {.head = (void *)(uintptr_t)_dmi_end, .owner = DMI_OWNER_NONE};
 
 uintptr_t *_dmi_pagemap;
 uintptr_t _dmi_pagemap_slices;

@@ -38,7 +38,7 @@ typedef enum dmi_run_place {
 
 struct dmi_run {
     /* -- the owner's -- */
-    _Atomic(void *) head; /* local free list, threaded through the blocks */
+    _Atomic(void *) head; /* local free list, threaded through the blocks; empty: &_dmi_end */
     dmi_run *taken_next;  /* runs of one thread that are taken */
     _Atomic int32_t used; /* LFH: busy blocks plus bias; a free that makes it 0 goes slow.
                                 LIST: busy blocks */
@@ -60,7 +60,10 @@ struct dmi_run {
     union {
         uint64_t freed_at;   /* FREE, kept VIRTUAL: the heap's clock when it was freed, ns */
         uint64_t busy_bytes; /* LIST: payload of its busy blocks */
-        void *taken_second;  /* LFH, taken: the block behind the recorded head */
+        struct {             /* LFH */
+            uint16_t grain;  /* address bits that are 0 in each of its blocks */
+            uint16_t second; /* taken: number of the block behind the recorded head plus 1, 0: none */
+        };
     };
 
     /* -- everybody's -- */
@@ -84,6 +87,10 @@ struct dmi_run {
 
 _Static_assert(offsetof(dmi_run, owner) == 64 && sizeof(dmi_run) == 128,
                "a run descriptor is two cache lines");
+
+/* What the head and the last link of an empty list point to: two words that no free block begins with, so that
+ * one comparison tells an empty list, and a damaged one, from a block to hand out. */
+extern const uint64_t _dmi_end[2];
 
 /* What every address outside dmi maps to: owned by nobody, nothing to hand out. */
 extern dmi_run _dmi_no_run;

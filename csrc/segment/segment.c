@@ -434,7 +434,7 @@ dmi_run *_dmi_run_free(dmi_space *space, dmi_run *run) {
     }
     free_piece(run, first, end - first, space->pass, _dmi_space_clock(space));
     run->flags = 0;
-    run->head = NULL;
+    run->head = (void *)(uintptr_t)_dmi_end;
     map_free(run);
     bin_insert(space, run);
     return run;

@@ -1,5 +1,6 @@
 /* test_freelist.c - the back end's blocks against a model: overlap, contents, tags, pages, failures. */
 #include "block/freelist.h"
+#include "block/secret.h"
 #include "floors.h"
 
 enum { SLOTS = 600 };
@@ -233,7 +234,7 @@ static void random_blocks(dmi_os_mode mode, uint64_t seed, unsigned long steps, 
     ENSURE_EQ(_dmi_space_setup(), 0);
     _dmi_space_init(&space, mode, false, "test", 0);
     _dmi_freelist_init(&list, &space);
-    ENSURE(_dmi_key != 0);
+    ENSURE(_dmi_secret.tag != 0);
     floors_skip_empty = true;
     for (floors_step = 0; floors_step < steps; floors_step++) {
         /* The live set breathes, so that regions come and go. */

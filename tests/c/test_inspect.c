@@ -177,8 +177,19 @@ TEST_EACH_PAGE(validate_names_a_damaged_link) {
     ENSURE_EQ(look(b[150]).range.kind, DMI_RANGE_LFH);
     for (size_t i = 100; i < 120; i++) dmi_heap_free(heap, b[i]);
     (void)heaps_check(heap);
-    uintptr_t bad[] = {1,           (uintptr_t)b[150] + 8, (uintptr_t)b[115], 0x1234567890,
-                       UINTPTR_MAX, (uintptr_t)&bad};
+    /* As somebody would write them who does not know the code, and as somebody who does. */
+    const dmi_run *run = _dmi_pagemap_get(b[110]);
+    uintptr_t code = DMI_LFH_MARK(run, b[110]) ^ (uintptr_t)_dmi_secret.link;
+    uintptr_t bad[] = {1,
+                       (uintptr_t)b[150] + 8,
+                       (uintptr_t)b[115] ^ code,
+                       0x1234567890,
+                       UINTPTR_MAX,
+                       (uintptr_t)&bad,
+                       (uintptr_t)b[115],
+                       ((uintptr_t)b[150] + 8) ^ code,
+                       code,
+                       0};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         uintptr_t was;
         memcpy(&was, b[110], sizeof was);
@@ -189,7 +200,8 @@ TEST_EACH_PAGE(validate_names_a_damaged_link) {
         memcpy(b[110], &was, sizeof was);
         (void)heaps_check(heap);
     }
-    memset(b[110], 0, 8); /* the list ends early: blocks are missing */
+    uintptr_t end = code ^ (uintptr_t)_dmi_end; /* the list ends early: blocks are missing */
+    memcpy(b[110], &end, sizeof end);
     ENSURE(strstr(damage(heap, "counts").message, "busy"));
 }
 

@@ -40,7 +40,7 @@ TEST_EACH_PAGE(foreign_values_belong_to_nobody) {
     }
     ENSURE_EQ(_dmi_no_run.kind, DMI_RUN_NONE);
     ENSURE_EQ(_dmi_no_run.owner, DMI_OWNER_NONE);
-    ENSURE(_dmi_no_run.head == NULL);
+    ENSURE(_dmi_no_run.head == _dmi_end);
 }
 
 /* The map never reads what is registered, so any addresses will do. */

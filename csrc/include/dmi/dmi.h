@@ -179,6 +179,24 @@ DMI_API void *dmi_heap_malloc_checked(void *heap, size_t size);
 /* Only the check: DMI_OK when block is a busy block of heap. */
 DMI_API int dmi_heap_check(void *heap, const void *block);
 
+/* What was found wrong. block, block_size and heap are 0 where they are not known. */
+typedef struct dmi_fault_report {
+    size_t size;
+    uint32_t kind; /* dmi_fault_kind */
+    uint32_t reserved_;
+    const char *call;    /* which function found it: "free", "malloc", "realloc", "pass" */
+    const char *message; /* one line without its end */
+    const void *address; /* what was freed, or the damaged word's block */
+    const void *block;   /* the block that holds it */
+    size_t block_size;
+    void *heap;
+} dmi_fault_report;
+typedef void (*dmi_fault_handler)(const dmi_fault_report *report, void *argument);
+/* One handler for the process, called without any lock of dmi on the thread that found the fault: it may
+ * allocate and free. If it returns, a free frees nothing, a realloc returns NULL with EINVAL, and an allocation
+ * or a pass goes on without what is damaged. NULL, the default: one line on standard error, then abort(). */
+DMI_API void dmi_set_fault_handler(dmi_fault_handler handler, void *argument);
+
 /* ---- decommit -------------------------------------------------------------------------------- */
 
 /* Change the policy of a live heap; applies to what is free already before it returns. */

@@ -1,0 +1,87 @@
+/* fault.c - the one place where faults are told. */
+#include "fault.h"
+
+#include "fast.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+static dmi_fault_handler handler;
+static void *handler_argument;
+static dmi_lock handler_lock;
+
+void dmi_set_fault_handler(dmi_fault_handler to, void *argument) {
+    _dmi_lock(&handler_lock);
+    handler = to;
+    handler_argument = argument;
+    _dmi_unlock(&handler_lock);
+}
+
+static const char *const what[] = {"no fault",
+                                   "the heap was destroyed",
+                                   "no heap owns this address",
+                                   "another heap owns this address",
+                                   "the address is inside a block, not at its start",
+                                   "the block is free already",
+                                   "the block was written behind its end",
+                                   "a tag or link is damaged"};
+
+/* Heap, block and size as far as the page map and the descriptor tell them. */
+static void locate(dmi_fault_report *report) {
+    const char *address = report->address;
+    dmi_thread *held = _dmi_hold();
+    const dmi_run *run = _dmi_pagemap_find(address);
+    if (run->kind != DMI_RUN_NONE) {
+        dmi_heap *heap = _dmi_heap_of_run(run);
+        report->heap = heap->handle;
+        if (run->kind == DMI_RUN_LFH) {
+            size_t index = _dmi_lfh_index(run, address);
+            report->block = _dmi_lfh_block(run, index);
+            report->block_size = run->block_size;
+        } else if (run->kind == DMI_RUN_LIST) {
+            _dmi_lock(&heap->lock);
+            const dmi_tag *tag =
+                run->kind == DMI_RUN_LIST ? _dmi_freelist_holding(run, address) : NULL;
+            if (tag) {
+                report->block = (const char *)tag + DMI_LIST_TAG;
+                report->block_size = _dmi_tag_bytes(tag) - DMI_LIST_TAG;
+            }
+            _dmi_unlock(&heap->lock);
+        } else if (run->kind == DMI_RUN_LARGE || run->kind == DMI_RUN_VIRTUAL) {
+            report->block = _dmi_run_base(run);
+            report->block_size = _dmi_run_size(run);
+        }
+    }
+    _dmi_let_go(held);
+}
+
+void _dmi_fault(int kind, const char *call, const void *address) {
+    _dmi_lock(&handler_lock);
+    dmi_fault_handler to = handler;
+    void *argument = handler_argument;
+    _dmi_unlock(&handler_lock);
+    if (to) {
+        dmi_fault_report report = {.size = sizeof report,
+                                   .kind = (uint32_t)kind,
+                                   .call = call,
+                                   .message = what[kind],
+                                   .address = address};
+        int saved = errno;
+        locate(&report);
+        to(&report, argument);
+        errno = saved;
+        return;
+    }
+    char line[160];
+    int n = snprintf(line, sizeof line, "dmi: %s(%p): %s\n", call, address, what[kind]);
+    _dmi_os_message(line, (size_t)n);
+    abort();
+}
+
+void _dmi_fault_tell_noted(const char *call) {
+    dmi_note note = _dmi_note;
+    _dmi_note.kind = DMI_NOTE_NONE;
+    _dmi_fault(note.kind == DMI_NOTE_END ? DMI_FAULT_OVERFLOW : DMI_FAULT_CORRUPT, call,
+               note.address);
+}
