@@ -253,6 +253,19 @@ cdef extern from "dmi/capi.h" nogil:
         void *heap
         dmi_range range
 
+    ctypedef struct dmi_fault_report:
+        size_t size
+        uint32_t kind
+        const char *call
+        const char *message
+        const void *address
+        const void *block
+        size_t block_size
+        void *heap
+
+    ctypedef void (*dmi_fault_handler)(const dmi_fault_report *report, void *argument) noexcept
+    void dmi_set_fault_handler(dmi_fault_handler handler, void *argument)
+
     int dmi_find(const void *address, dmi_found *found)
 
     ctypedef struct dmi_fault:
