@@ -22,7 +22,9 @@ static uint16_t checksum_at(const dmi_tag *tag, uint64_t key, uint64_t address) 
     h *= UINT64_C(0x9e3779b97f4a7c15);
     return (uint16_t)(h >> 48);
 }
-static uint16_t checksum(const dmi_tag *tag) { return checksum_at(tag, _dmi_secret.tag, (uintptr_t)tag); }
+static uint16_t checksum(const dmi_tag *tag) {
+    return checksum_at(tag, _dmi_secret.tag, (uintptr_t)tag);
+}
 
 static void seal(dmi_tag *tag, size_t size, size_t before, unsigned flags) {
     tag->size = (uint16_t)size;

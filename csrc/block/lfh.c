@@ -195,8 +195,9 @@ unsigned _dmi_lfh_collect_some(dmi_run *run, bool keep_pending) {
 
 typedef struct dmi_links {
     const dmi_run *run;
-    uint64_t mask, end_link; /* a link is next ^ mask ^ (run + block); of the last one, next is end_link */
-    uint64_t code_run;       /* run, where its process has it */
+    uint64_t mask,
+        end_link; /* a link is next ^ mask ^ (run + block); of the last one, next is end_link */
+    uint64_t code_run;  /* run, where its process has it */
     const char *memory; /* the run's pages, or a copy of them */
     uintptr_t base;     /* where they are in their process */
     uint64_t inverse;   /* offset / size by a multiplication: offset < 2^19 and size < 2^16, so 2^40

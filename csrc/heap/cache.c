@@ -1,7 +1,7 @@
 /* cache.c - one thread's subsegments of one heap: where a block comes from when the fast path is empty. */
 #include "cache.h"
-#include "fast.h"
 #include "../block/note.h"
+#include "fast.h"
 #include "registry.h"
 
 #include <errno.h>
@@ -341,9 +341,7 @@ static dmi_run *fresh(dmi_cache *cache, unsigned bucket) {
     return run;
 }
 
-static bool listed(dmi_run *run) {
-    return _dmi_lfh_head(run) || _dmi_lfh_collect(run, true);
-}
+static bool listed(dmi_run *run) { return _dmi_lfh_head(run) || _dmi_lfh_collect(run, true); }
 static bool grown(dmi_run *run, int *error) {
     return _dmi_lfh_carve(run, error) || (!*error && _dmi_lfh_unpark(run, error));
 }

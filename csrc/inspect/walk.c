@@ -203,7 +203,8 @@ static void walk_lfh(walker *w, const dmi_run *run) {
     lfh_walk l = {.run = run, .pinned = SIZE_MAX};
     const char *memory = _dmi_image_memory(&w->image, run);
     uint64_t base = run_base(w, run), size = run->block_size, used = run->capacity * size;
-    if (!memory || !_dmi_lfh_free_map_in(run, &w->image.code, memory, true, &l.map, &l.pinned, NULL)) {
+    if (!memory ||
+        !_dmi_lfh_free_map_in(run, &w->image.code, memory, true, &l.map, &l.pinned, NULL)) {
         emit_overhead(w, base, _dmi_run_size(run), DMI_RANGE_DAMAGED);
         return;
     }
