@@ -36,6 +36,8 @@ cdef extern from *:
         uint64_t pairs
     size_t _dmi_linked_find(const uint64_t *, size_t, uint64_t, uint64_t, uint64_t, dmi_linked *,
                             size_t) nogil
+    size_t _dmi_linked_pages(const uint64_t *, size_t, uint64_t, uint64_t, dmi_linked *,
+                             size_t) nogil
 
     ctypedef struct dmi_glibc_region:
         uint64_t from_ "from"
@@ -248,11 +250,22 @@ def linked(data, uint64_t address, uint64_t least, uint64_t holes):
     read at address."""
     cdef const unsigned char[::1] bytes_ = data
     cdef size_t count = len(data) // 8, n, i
-    cdef dmi_linked found[64]
+    cdef dmi_linked found[1024]
     if count < 2 or address % 8:
         return []
-    n = _dmi_linked_find(<const uint64_t *>&bytes_[0], count, address, least, holes, found, 64)
-    return [(found[i].first, found[i].last, found[i].pairs) for i in range(min(n, 64))]
+    n = _dmi_linked_find(<const uint64_t *>&bytes_[0], count, address, least, holes, found, 1024)
+    return [(found[i].first, found[i].last, found[i].pairs) for i in range(min(n, <size_t>1024))]
+
+
+def linked_pages(data, uint64_t address, uint64_t least):
+    """[(first, last, words), ...] of runs of words that lead to pages or to themselves."""
+    cdef const unsigned char[::1] bytes_ = data
+    cdef size_t count = len(data) // 8, n, i
+    cdef dmi_linked found[1024]
+    if count < 2 or address % 8:
+        return []
+    n = _dmi_linked_pages(<const uint64_t *>&bytes_[0], count, address, least, found, 1024)
+    return [(found[i].first, found[i].last, found[i].pairs) for i in range(min(n, <size_t>1024))]
 
 
 cdef class FastList:

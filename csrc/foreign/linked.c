@@ -31,3 +31,20 @@ size_t _dmi_linked_find(const uint64_t *words, size_t count, uint64_t address, u
     }
     return found;
 }
+
+size_t _dmi_linked_pages(const uint64_t *words, size_t count, uint64_t address, uint64_t least,
+                         dmi_linked *out, size_t capacity) {
+    size_t found = 0, first = 0;
+    for (size_t i = 0; i <= count; i++) {
+        uint64_t at = address + 8 * i;
+        if (i < count && words[i] && words[i] >> 47 == 0 &&
+            (words[i] % 4096 == 0 || words[i] == at - 16 || words[i] == at - 24))
+            continue;
+        if (i - first >= least) {
+            if (found < capacity) out[found] = (dmi_linked){address + 8 * first, at - 8, i - first};
+            found++;
+        }
+        first = i + 1;
+    }
+    return found;
+}

@@ -18,4 +18,10 @@ typedef struct dmi_linked {
 size_t _dmi_linked_find(const uint64_t *words, size_t count, uint64_t address, uint64_t least,
                         uint64_t holes, dmi_linked *out, size_t capacity);
 
+/* Runs of at least `least` words of which each leads to a page, or is the head of an empty list as above: what
+ * a table of lists of whole pages looks like, also where no list is empty. first and last are addresses of
+ * words, pairs is how many words there are. */
+size_t _dmi_linked_pages(const uint64_t *words, size_t count, uint64_t address, uint64_t least,
+                         dmi_linked *out, size_t capacity);
+
 #endif

@@ -24,6 +24,7 @@ from ._glibc import glibc_heaps
 from ._glibc_find import Space
 from ._heaps import ForeignHeap, ForeignPin, ForeignRange, ForeignRow, ForeignStats
 from ._live import LiveReader
+from ._python import pymalloc_heaps
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -107,9 +108,13 @@ class Process:
                 self._notes.append(self.reader.denied)
                 self._heaps = ()
                 return self._heaps
-            found, notes = glibc_heaps(self.reader, self.space())
-            self._notes += notes
-            self._heaps = tuple(found)
+            space = self.space()
+            heaps: list[ForeignHeap] = []
+            for kind in (glibc_heaps, pymalloc_heaps):
+                found, notes = kind(self.reader, space)
+                heaps += found
+                self._notes += notes
+            self._heaps = tuple(heaps)
         return self._heaps
 
     def find(self, address: int) -> tuple[ForeignHeap, ForeignRange] | None:
