@@ -24,23 +24,32 @@ static void write_all(uint32_t what, const char *why) {
     if (what & DMI_ASKED_SNAPSHOT) _dmi_preload_snapshot(why);
 }
 
+static sigset_t before;
+const sigset_t *_dmi_preload_mask_before(void) { return &before; }
+
+/* What our own writing raised is not for the program. */
+static void drop(int number) {
+    static const struct timespec now;
+    sigset_t these;
+    if (sigismember(&before, number)) return;
+    (void)sigemptyset(&these);
+    (void)sigaddset(&these, number);
+    while (sigtimedwait(&these, NULL, &now) < 0 && errno == EINTR) {
+    }
+}
+
 /* Locked. */
 static void write_locked(uint32_t besides, const char *why) {
-    static const struct timespec now;
-    sigset_t every, before, beyond;
+    sigset_t every;
     int saved = errno, cancel;
-    /* A write beyond the limit of file sizes would be the end of the program. */
+    /* A write beyond the limit of file sizes, or to a pipe that was closed, would be the end of the program. */
     (void)sigfillset(&every);
     (void)pthread_sigmask(SIG_SETMASK, &every, &before);
     (void)pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
     write_all(_dmi_preload_take(DMI_ASKED), "on a signal");
     write_all(besides, why);
-    if (!sigismember(&before, SIGXFSZ)) {
-        (void)sigemptyset(&beyond);
-        (void)sigaddset(&beyond, SIGXFSZ);
-        while (sigtimedwait(&beyond, NULL, &now) < 0 && errno == EINTR) {
-        }
-    }
+    drop(SIGXFSZ);
+    drop(SIGPIPE);
     (void)pthread_setcancelstate(cancel, &cancel);
     (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
     errno = saved;

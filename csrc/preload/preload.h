@@ -2,6 +2,7 @@
 #ifndef DMI_PRELOAD_H
 #define DMI_PRELOAD_H
 
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -59,6 +60,8 @@ void _dmi_preload_unlock(void);
 /* Write what signals asked for, and DMI_ASKED_* besides; why says on what occasion that is. When it
  * returns, all that was asked for before is written. Call without locks. */
 void _dmi_preload_write(uint32_t besides, const char *why);
+/* The signals that the program had blocked before writing began. Only while something is written. */
+const sigset_t *_dmi_preload_mask_before(void);
 /* Only what signals asked for, and nothing if somebody else is writing. */
 void _dmi_preload_try_write(void);
 

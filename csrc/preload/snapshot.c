@@ -1,10 +1,11 @@
 /* snapshot.c - the heaps of the process as dmi.snapshot() saves them: JSON, and the blocks beside it.
  *
- * Nothing is allocated from a heap, and nothing waits for a reader: files are written under another name
- * and renamed when they are whole. Blocks go to their file as the walk meets them. What Python would
+ * Nothing is allocated from a heap, and nothing waits for a reader: files are new ones that take their name
+ * when they are whole (newfile.c). Blocks go to their file as the walk meets them. What Python would
  * work out about the address space is left to whoever loads the file: it holds the lines of smaps
  * that matter (dmi/_snapshot.py).
  */
+#include "newfile.h"
 #include "pack.h"
 #include "preload.h"
 #include "tally.h"
@@ -24,7 +25,6 @@
 #include <unistd.h>
 
 #define HEAPS 4096
-#define FIRST_OWN 100 /* descriptors from here on are not those that a program closes blindly */
 #define SIDE ".blocks"
 #define MAGIC "DMIBLK01" /* dmi/_snapshot.py */
 
@@ -71,48 +71,10 @@ static bool make_name(char *name, const char *behind) {
     return true;
 }
 
-static int create(const char *path) {
-    int file = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (file < 0) return -1;
-    int moved = fcntl(file, F_DUPFD_CLOEXEC, FIRST_OWN);
-    if (moved >= 0) {
-        (void)close(file);
-        file = moved;
-    }
-    return file;
-}
-
-typedef struct target {
-    char whole[PATH_MAX], part[PATH_MAX];
-    dmi_writer out;
-    bool open;
-} target;
-
-static bool target_open(target *to, const char *behind) {
-    char part[32];
-    (void)snprintf(part, sizeof part, "%s.part", behind);
+static bool target_open(dmi_newfile *to, const char *behind) {
     to->open = false;
-    if (!make_name(to->whole, behind) || !make_name(to->part, part)) return false;
-    int file = create(to->part);
-    if (file < 0) return false;
-    _dmi_writer_begin(&to->out, file);
-    to->open = true;
-    return true;
-}
-
-static bool target_close(target *to, bool keep) {
-    if (!to->open) return false;
-    _dmi_writer_flush(&to->out);
-    int error = to->out.error;
-    if (close(to->out.file) && !error && errno != EINTR) error = errno;
-    keep = keep && !error;
-    if (keep && rename(to->part, to->whole)) {
-        error = errno;
-        keep = false;
-    }
-    if (!keep) (void)unlink(to->part);
-    errno = error;
-    return keep;
+    to->fault = NULL;
+    return make_name(to->whole, behind) && _dmi_newfile_open(to);
 }
 
 /* ---- what it says -------------------------------------------------------------------------------------- */
@@ -282,28 +244,29 @@ static bool mine(void) {
     return self == home || strstr(pattern, "%p");
 }
 
-static void complain(const char *path, int error) {
-    dmi_writer out;
-    _dmi_writer_begin(&out, _dmi_preload_stderr());
+static void complain(const dmi_newfile *of) {
+    static dmi_writer out;
+    const char *why = of->fault ? of->fault : strerror(errno);
+    _dmi_writer_begin_stderr(&out);
     _dmi_writer_put(&out, "dmi: snapshot: ");
-    _dmi_writer_bytes(&out, path, strlen(path));
-    _dmi_writer_put(&out, ": %s\n", strerror(error));
+    _dmi_writer_bytes(&out, of->whole, strlen(of->whole));
+    _dmi_writer_put(&out, ": %s\n", why);
     _dmi_writer_flush(&out);
 }
 
 void _dmi_preload_snapshot(const char *why) {
-    static target json, side;
+    static dmi_newfile json, side;
     static dmi_packer packer;
     bool blocks = _dmi_preload_wish.snapshot.blocks;
     if (!_dmi_preload_wish.snapshot.file || !mine()) return;
     number++;
     if (!target_open(&json, "")) {
-        complain(json.whole, errno);
+        complain(&json);
         return;
     }
     if (blocks && !target_open(&side, SIDE)) {
-        complain(side.whole, errno);
-        (void)target_close(&json, false);
+        complain(&side);
+        (void)_dmi_newfile_close(&json, false);
         return;
     }
     if (blocks) {
@@ -313,10 +276,10 @@ void _dmi_preload_snapshot(const char *why) {
     put_snapshot(&json.out, blocks ? &packer : NULL, why);
     if (blocks) _dmi_pack_end(&packer);
     /* The blocks first: a snapshot that is there has them. */
-    if (blocks && !target_close(&side, true)) {
-        complain(side.whole, errno);
-        (void)target_close(&json, false);
-    } else if (!target_close(&json, true)) {
-        complain(json.whole, errno);
+    if (blocks && !_dmi_newfile_close(&side, true)) {
+        complain(&side);
+        (void)_dmi_newfile_close(&json, false);
+    } else if (!_dmi_newfile_close(&json, true)) {
+        complain(&json);
     }
 }

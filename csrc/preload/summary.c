@@ -83,7 +83,7 @@ static void row(dmi_writer *out, void *handle, const dmi_stats *s, int width) {
 void _dmi_preload_summary(const char *why) {
     static void *handles[HEAPS];
     static dmi_writer out;
-    _dmi_writer_begin(&out, _dmi_preload_stderr());
+    _dmi_writer_begin_stderr(&out);
     size_t count = dmi_heap_list(handles, HEAPS), shown = count < HEAPS ? count : HEAPS;
     int width = 8;
     for (size_t i = 0; i < shown; i++)

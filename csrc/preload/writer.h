@@ -2,6 +2,7 @@
 #ifndef DMI_WRITER_H
 #define DMI_WRITER_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 /* Static, or on the stack of a thread that has room. No lock: the caller has one. */
@@ -9,10 +10,15 @@ typedef struct dmi_writer {
     char bytes[4096];
     size_t used;
     int file;
-    int error; /* errno of the first write that failed; what follows is dropped */
+    bool may_wait; /* somebody may have to read on: see _dmi_writer_begin_stderr */
+    int error;     /* errno of the first write that failed; what follows is dropped */
 } dmi_writer;
 
+/* A file of our own. */
 void _dmi_writer_begin(dmi_writer *out, int file);
+/* Standard error, which may be a pipe that nobody reads. Signals are blocked: so it is waited for ten seconds at
+ * most, and a signal that would end the program ends it meanwhile. */
+void _dmi_writer_begin_stderr(dmi_writer *out);
 void _dmi_writer_flush(dmi_writer *out);
 void _dmi_writer_bytes(dmi_writer *out, const void *bytes, size_t size);
 /* At most 255 bytes a call; no floating point, for which some C libraries allocate. */

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import dmi
 from dmi import windbg
 from dmi.cli import main
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="there is no LD_PRELOAD"),
@@ -282,3 +288,80 @@ def test_wrong_use_is_said_before_the_program_starts(
     assert done.returncode == 2
     assert said in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+# ---- what is in the way --------------------------------------------------------------------------
+
+
+def put_fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def put_link(path: Path) -> None:
+    path.with_name("victim").write_text("precious")
+    path.symlink_to("victim")
+
+
+def put_dangling(path: Path) -> None:
+    path.symlink_to(path.with_name("nowhere"))
+
+
+def put_folder(path: Path) -> None:
+    path.mkdir()
+
+
+@pytest.mark.parametrize("behind", ["", ".blocks"])
+@pytest.mark.parametrize("put", [put_fifo, put_link, put_dangling, put_folder])
+def test_only_new_and_regular_files_are_written(
+    tmp_path: Path, put: Callable[[Path], None], behind: str
+) -> None:
+    """In place of the file itself, and of what earlier releases wrote to first."""
+    target = tmp_path / f"moment.json{behind}"
+    put(target)
+    os.mkfifo(tmp_path / f"moment.json{behind}.part")
+    before, names = target.lstat(), {path.name for path in tmp_path.iterdir()}
+    done = preloaded("true", options=f"snapshot={tmp_path}/moment.json:blocks")
+    assert done.returncode == 0
+    assert re.fullmatch(rf"dmi: snapshot: {re.escape(str(target))}: it is a .*\n", done.stderr)
+    assert target.lstat() == before
+    assert {path.name for path in tmp_path.iterdir()} == names
+    if put is put_link:
+        assert (tmp_path / "victim").read_text() == "precious"
+
+
+def test_a_snapshot_is_for_its_owner_alone(tmp_path: Path) -> None:
+    path = tmp_path / "moment.json"
+    path.write_text("old")
+    path.chmod(0o666)
+    done = preloaded("true", options=f"snapshot={path}:blocks")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {file.name for file in tmp_path.iterdir()} == {"moment.json", "moment.json.blocks"}
+    assert {stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()} == {0o600}
+    sound(path)
+
+
+def test_where_nothing_can_be_made_is_said(tmp_path: Path) -> None:
+    for folder in ("/proc", tmp_path / "missing"):
+        done = preloaded("true", options=f"snapshot={folder}/moment.json")
+        assert done.returncode == 0
+        assert f"dmi: snapshot: {folder}/moment.json: " in done.stderr
+
+
+def test_a_program_whose_errors_nobody_reads_can_be_ended() -> None:
+    """Its standard error is a full pipe; the summary waits for a reader, and SIGTERM ends that."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writer, bytes(4096))
+    os.set_blocking(writer, True)
+    environment = {
+        **os.environ, "LD_PRELOAD": dmi.get_preload_path(), "DMI_OPTIONS": "summary=exit"
+    }  # fmt: skip
+    program = subprocess.Popen(["true"], env=environment, stderr=writer)
+    time.sleep(1)
+    assert program.poll() is None
+    program.terminate()
+    assert program.wait(timeout=5) == -signal.SIGTERM
+    os.close(reader)
+    os.close(writer)
