@@ -3,6 +3,7 @@
  * Nothing here allocates. What cannot be read is named in one line on standard error and left out: a
  * program must start whatever its environment holds.
  */
+#define _GNU_SOURCE
 #include "preload.h"
 
 #include "../decommit/number.h"
@@ -10,6 +11,7 @@
 #include "../heap/create.h"
 #include "../heap/scavenger.h"
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -156,6 +158,13 @@ static bool set_flag(const char *value, uint32_t flag) {
 static bool set_hardened(const char *value) { return set_flag(value, DMI_HEAP_HARDENED); }
 static bool set_huge(const char *value) { return set_flag(value, DMI_HEAP_HUGE_PAGES); }
 
+/* Plugins find our malloc unless the program's own wish is kept (deepbind.c). */
+static bool set_deepbind(const char *value) {
+    bool keep = !strcmp(value, "keep");
+    _dmi_preload_dlopen_mask = keep ? UINT32_MAX : ~(uint32_t)RTLD_DEEPBIND;
+    return keep || !strcmp(value, "strip");
+}
+
 static bool set_huge_split(const char *value) {
     double share;
     if (!_dmi_number_read(value, strlen(value), &share) || !(share > 0 && share <= 1)) return false;
@@ -174,12 +183,14 @@ static const struct {
      "FILE (%p process, %n number, %% percent), then :blocks, :at=WHEN, :only=PID; WHEN is one "
      "of " WHENS,
      set_snapshot},
+    {"deepbind", "strip, keep", set_deepbind},
     {"scavenger", "on, off", set_scavenger},
     {"hardened", "on, off", set_hardened},
     {"huge", "on, off", set_huge},
     {"huge_split", "a fraction above 0, up to 1", set_huge_split},
 };
-#define KEY_NAMES "decommit, name, summary, scavenger, hardened, huge, huge_split, snapshot"
+#define KEY_NAMES                                                                                  \
+    "decommit, name, summary, scavenger, hardened, huge, huge_split, snapshot, deepbind"
 
 /* Takes the pair apart in place. */
 static void apply(char *pair) {

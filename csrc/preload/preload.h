@@ -24,6 +24,9 @@ void _dmi_preload_free_settle(struct dmi_run *run);
 bool _dmi_preload_is_loader(const void *code);
 void _dmi_preload_find_loader(void);
 
+/* deepbind.c: the flags of dlopen that are passed on. */
+extern uint32_t _dmi_preload_dlopen_mask;
+
 /* What DMI_OPTIONS says about summaries and snapshots. */
 typedef struct dmi_preload_wish {
     bool policy; /* it chose one */
