@@ -155,7 +155,7 @@ static dmi_tag *region_create(dmi_freelist *list, size_t units) {
         return NULL;
     }
     dmi_tag *tag = tag_at(base + 8);
-    run->bias = 1;
+    run->blocks = 1;
     run->busy_bytes = 0;
     atomic_store_explicit(&run->used, 0, memory_order_relaxed);
     seal(tag, (whole - 16) / 16, 0, DMI_TAG_LAST);
@@ -183,13 +183,13 @@ static void cut_tail(dmi_freelist *list, dmi_run *run, dmi_tag *tag, size_t unit
         dmi_tag *merged = next;
         next = after(next);
         unseal(merged);
-        run->bias--;
+        run->blocks--;
     }
     seal(tag, units, tag->before, tag->flags & ~DMI_TAG_LAST);
     seal(tail, rest, units, last);
     if (next) seal(next, next->size, rest, next->flags);
     bin_insert(list, tail);
-    run->bias++;
+    run->blocks++;
 }
 
 static void count_busy(dmi_run *run, int32_t blocks, int64_t bytes) {
@@ -223,7 +223,7 @@ void *_dmi_freelist_alloc(dmi_freelist *list, size_t size, size_t align) {
         if (next) seal(next, next->size, tag->size, next->flags);
         seal(front, skip, front->before, front->flags & ~DMI_TAG_LAST);
         bin_insert(list, front);
-        run->bias++;
+        run->blocks++;
     }
     cut_tail(list, run, tag, units);
     seal(tag, tag->size, tag->before, tag->flags | DMI_TAG_BUSY);
@@ -242,7 +242,7 @@ dmi_tag *_dmi_freelist_free(dmi_freelist *list, dmi_run *run, void *p, dmi_run *
         units += left->size;
         unseal(tag);
         tag = left;
-        run->bias--;
+        run->blocks--;
     }
     if (right && !(right->flags & DMI_TAG_BUSY)) {
         bin_remove(list, right);
@@ -251,11 +251,11 @@ dmi_tag *_dmi_freelist_free(dmi_freelist *list, dmi_run *run, void *p, dmi_run *
         dmi_tag *merged = right;
         right = after(right);
         unseal(merged);
-        run->bias--;
+        run->blocks--;
     }
     seal(tag, units, tag->before, last);
     if (right) seal(right, right->size, units, right->flags);
-    if (run->bias == 1) {
+    if (run->blocks == 1) {
         unseal(tag);
         *freed = _dmi_run_free(list->space, run);
         return NULL;
@@ -280,7 +280,7 @@ bool _dmi_freelist_resize(dmi_freelist *list, dmi_run *run, void *p, size_t size
         dmi_tag *next = after(right);
         bin_remove(list, right);
         unseal(right);
-        run->bias--;
+        run->blocks--;
         seal(tag, all, tag->before, DMI_TAG_BUSY | last);
         if (next) seal(next, next->size, all, next->flags);
     } else if (tag->size - units < MIN_UNITS) {

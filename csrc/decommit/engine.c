@@ -89,7 +89,7 @@ static bool deal_run(dmi_sweep *sweep, dmi_run *run) {
     size_t first = run->first, pages = run->pages, done = 0;
     uint64_t before = sweep->given;
     bool let_go = false;
-    run->bias = space->pass;
+    run->pass = space->pass;
     while (done < pages) {
         size_t count = sweep->pause && pages - done > DMI_SLICE ? DMI_SLICE : pages - done;
         sweep->since = run->freed_at;
@@ -110,7 +110,7 @@ static void deal_bin(dmi_sweep *sweep, dmi_run *const *first, uint64_t *given) {
     dmi_run *next;
     for (dmi_run *run = *first; run; run = next) {
         next = run->next;
-        if (run->bias == sweep->space->pass) continue;
+        if (run->pass == sweep->space->pass) continue;
         bool let_go = deal_run(sweep, run);
         if (!let_go && sweep->pause && (sweep->given - *given) >> _dmi_page_shift >= DMI_SLICE) {
             sweep->pause(sweep->pause_argument);
@@ -136,7 +136,7 @@ void _dmi_sweep_backend(dmi_sweep *sweep) {
     dmi_space *space = sweep->space;
     deal_lists(sweep);
     deal_runs(sweep);
-    if (sweep->kind == DMI_PASS_HELD) return;
+    if (sweep->kind == DMI_PASS_DEFERRED) return;
     deal_kept(sweep);
     if (sweep->kind != DMI_PASS_COUNT && sweep->how != DMI_HOW_OFFER)
         (void)_dmi_segments_release(space, false);

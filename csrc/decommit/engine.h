@@ -13,11 +13,11 @@
 
 /* What a pass does with a free page. */
 typedef enum dmi_pass_kind {
-    DMI_PASS_AGE = 0,   /* give back what the last pass found free too, mark the rest */
-    DMI_PASS_ALL = 1,   /* give back everything */
-    DMI_PASS_LIMIT = 2, /* leave limit bytes of free pages, give back the rest */
-    DMI_PASS_COUNT = 3, /* only count: found */
-    DMI_PASS_HELD = 4   /* give back what was held for units that are split by now */
+    DMI_PASS_AGE = 0,     /* give back what the last pass found free too, mark the rest */
+    DMI_PASS_ALL = 1,     /* give back everything */
+    DMI_PASS_LIMIT = 2,   /* leave limit bytes of free pages, give back the rest */
+    DMI_PASS_COUNT = 3,   /* only count: found */
+    DMI_PASS_DEFERRED = 4 /* give back what was deferred for units that are split by now */
 } dmi_pass_kind;
 
 /* At least half of DMI_RUN_PAGES_MAX: the ranges of one run fit. */
@@ -48,7 +48,7 @@ typedef struct dmi_sweep {
     uint64_t limit;   /* LIMIT: bytes of free pages that may remain */
     uint64_t found;   /* bytes of free pages left standing so far */
     uint64_t given;   /* bytes given back so far */
-    uint64_t refused; /* of found: the OS refused them before, or a huge page holds them */
+    uint64_t refused; /* of found: the OS refused them before, or their huge page stays whole */
     uint64_t since;   /* when the free pages in hand became free at the latest, ns */
     /* Lets others have the heap's lock for a moment; NULL: nobody waits for it long. Runs may come and go
      * meanwhile, segments may not (space->visitors). */
@@ -90,7 +90,7 @@ static inline uint64_t _dmi_engine_backend_free(const dmi_engine *engine) {
 }
 /* Huge pages: after the runs were visited, give back the units that are free as a whole, split those of which
  * enough is free, join those that filled up again. How many were split: then break them, and visit once more
- * with DMI_PASS_HELD. The heap's lock is held. */
+ * with DMI_PASS_DEFERRED. The heap's lock is held. */
 size_t _dmi_units_judge(dmi_sweep *sweep);
 /* The units of a free run that are free as a whole and held. The heap's lock is held. */
 void _dmi_units_drop(dmi_sweep *sweep, dmi_run *run);

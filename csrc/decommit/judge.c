@@ -25,7 +25,7 @@ bool _dmi_give(dmi_sweep *sweep, dmi_segment *segment, size_t first, size_t page
 
 void _dmi_defer(dmi_sweep *sweep, dmi_segment *segment, size_t first, size_t pages) {
     uint64_t bytes = (uint64_t)pages << _dmi_page_shift;
-    _dmi_bits_put(segment->held, first, pages, true);
+    _dmi_bits_put(segment->deferred, first, pages, true);
     _dmi_bits_put(segment->aged, first, pages, true);
     _dmi_pages_found_free(segment, first, pages, sweep->since);
     sweep->found += bytes;
@@ -75,10 +75,11 @@ dmi_verdict _dmi_judge(dmi_sweep *sweep, const dmi_segment *segment, size_t from
         size_t unit_end = ((from >> _dmi_unit_shift()) + 1) << _dmi_unit_shift();
         if (*stop > unit_end) *stop = unit_end;
     }
-    if (sweep->kind == DMI_PASS_HELD)
-        return segment->units && alike(segment->held, from, stop) && !whole ? DMI_GIVE : DMI_SKIP;
+    if (sweep->kind == DMI_PASS_DEFERRED)
+        return segment->units && alike(segment->deferred, from, stop) && !whole ? DMI_GIVE
+                                                                                : DMI_SKIP;
     bool waits = alike(segment->refused, from, stop);
-    if (!waits && whole) waits = alike(segment->held, from, stop);
+    if (!waits && whole) waits = alike(segment->deferred, from, stop);
     if (waits && sweep->kind != DMI_PASS_ALL) {
         sweep->found += (uint64_t)(*stop - from) << _dmi_page_shift;
         sweep->refused += (uint64_t)(*stop - from) << _dmi_page_shift;

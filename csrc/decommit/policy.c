@@ -13,7 +13,7 @@
 
 #define HAS(index) (1u << (index))
 
-static bool takes(const dmi_policy_row *which, size_t k) { return which->keys >> k & 1; }
+static bool accepts(const dmi_policy_row *which, size_t k) { return which->keys >> k & 1; }
 
 /* ---- fields -------------------------------------------------------------------------------------- */
 
@@ -99,7 +99,7 @@ static void put_policies(writer *out) {
 static void put_keys(writer *out, const dmi_policy_row *which) {
     const char *comma = "";
     for (size_t k = 0; k < DMI_KEYS; k++)
-        if (takes(which, k)) {
+        if (accepts(which, k)) {
             put(out, "%s%s", comma, _dmi_policy_keys[k].name);
             comma = ", ";
         }
@@ -142,7 +142,7 @@ int _dmi_policy_check(const dmi_policy *policy, char *error, size_t error_size) 
     }
     const dmi_policy_row *which = &_dmi_policies[policy->when];
     for (size_t k = 0; k < DMI_KEYS; k++)
-        if (takes(which, k) && !in_range(policy, &_dmi_policy_keys[k])) {
+        if (accepts(which, k) && !in_range(policy, &_dmi_policy_keys[k])) {
             put(&out, "%s: %s is out of range; accepted: %s", which->name, _dmi_policy_keys[k].name,
                 _dmi_policy_keys[k].accepted);
             return EINVAL;
@@ -199,7 +199,8 @@ static bool read_part(dmi_policy *policy, unsigned *given, const char *text, siz
     const char *equals = memchr(text, '=', length);
     size_t name = equals ? (size_t)(equals - text) : length;
     size_t k = 0;
-    while (k < DMI_KEYS && !(takes(which, k) && is_word(_dmi_policy_keys[k].name, text, name))) k++;
+    while (k < DMI_KEYS && !(accepts(which, k) && is_word(_dmi_policy_keys[k].name, text, name)))
+        k++;
     if (k == DMI_KEYS) {
         put(out, "%s (%s) has no key '%s'; accepted: ", which->name, which->doc,
             quoted(text, name).text);
@@ -285,7 +286,7 @@ int dmi_policy_format(const dmi_policy *policy, char *text, size_t text_size) {
     writer out = {text, text ? text_size : 0, 0};
     put(&out, "%s", which->name);
     for (size_t k = 0; k < DMI_KEYS; k++) {
-        if (!takes(which, k) || is_usual(policy, &_dmi_policy_keys[k])) continue;
+        if (!accepts(which, k) || is_usual(policy, &_dmi_policy_keys[k])) continue;
         put(&out, ":%s=", _dmi_policy_keys[k].name);
         put_value(&out, policy, &_dmi_policy_keys[k]);
     }

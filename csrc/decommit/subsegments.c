@@ -125,7 +125,7 @@ static void sweep_deferred(dmi_sweep *sweep, dmi_run *run) {
     dmi_blockmap map;
     size_t pinned, end = run->first + (size_t)run->pages;
     uint64_t pages[2], chosen[2] = {0, 0};
-    if (_dmi_bits_find(segment->held, run->first, end, true) == end) return;
+    if (_dmi_bits_find(segment->deferred, run->first, end, true) == end) return;
     if (!_dmi_lfh_free_map(run, false, &map, &pinned, NULL)) return;
     if (_dmi_lfh_free_pages(run, &map, pinned, pages) == 0) return;
     for (size_t p = 0; p < run->pages; p++) {
@@ -192,9 +192,9 @@ static bool pass_by(dmi_sweep *sweep, dmi_run *run, bool rested) {
     }
     if (run->flags & DMI_RUN_DONE) {
         if (segment->units) {
-            uint64_t held = _dmi_bits_count(segment->held, run->first, run->pages);
-            sweep->found += held << _dmi_page_shift;
-            sweep->refused += held << _dmi_page_shift;
+            uint64_t deferred = _dmi_bits_count(segment->deferred, run->first, run->pages);
+            sweep->found += deferred << _dmi_page_shift;
+            sweep->refused += deferred << _dmi_page_shift;
         }
         return true;
     }
@@ -208,7 +208,7 @@ static bool pass_by(dmi_sweep *sweep, dmi_run *run, bool rested) {
  * free for that long. One that is never at rest is walked at every second pass, and its pages age by the
  * aged bits, which hold what was free at the last walk. */
 void _dmi_sweep_run(dmi_sweep *sweep, dmi_run *run) {
-    if (sweep->kind == DMI_PASS_HELD) {
+    if (sweep->kind == DMI_PASS_DEFERRED) {
         sweep_deferred(sweep, run);
         return;
     }
@@ -246,10 +246,10 @@ void _dmi_engine_count_block(const dmi_engine *engine, dmi_run *run, const void 
     for (size_t p = first; p <= last; p++) {
         busy[p] = (uint16_t)(busy[p] + n);
         if (n > 0 && run->segment->units)
-            _dmi_bits_put(run->segment->held, run->first + p, 1, false);
+            _dmi_bits_put(run->segment->deferred, run->first + p, 1, false);
         if (n < 0 && busy[p] == 0) {
             if (_dmi_unit_whole(run->segment, run->first + p)) {
-                _dmi_bits_put(run->segment->held, run->first + p, 1, true);
+                _dmi_bits_put(run->segment->deferred, run->first + p, 1, true);
                 continue;
             }
             pages[p / 64] |= UINT64_C(1) << (p % 64);

@@ -1,6 +1,6 @@
 /* units.c - huge pages: which units of 2 MiB go as a whole, which are split, which stay.
  *
- * The sweep holds what is due in whole units: so after it has visited everything, the held pages of a unit
+ * The sweep defers what is due in whole units: so after it has visited everything, the deferred pages of a unit
  * and those that are uncommitted anyway are what is free of it.
  */
 #include "engine.h"
@@ -8,23 +8,23 @@
 static size_t committed_of(const dmi_segment *s, size_t unit) {
     return _dmi_bits_count(s->committed, unit << _dmi_unit_shift(), _dmi_unit_pages());
 }
-static size_t held_of(const dmi_segment *s, size_t unit) {
-    return _dmi_bits_count(s->held, unit << _dmi_unit_shift(), _dmi_unit_pages());
+static size_t deferred_of(const dmi_segment *s, size_t unit) {
+    return _dmi_bits_count(s->deferred, unit << _dmi_unit_shift(), _dmi_unit_pages());
 }
 static size_t offered_of(const dmi_segment *s, size_t unit) {
     return _dmi_bits_count(s->offered, unit << _dmi_unit_shift(), _dmi_unit_pages());
 }
 
-/* All that is committed of the unit is held: the policy wants none of it. */
+/* All that is committed of the unit is deferred: the policy wants none of it. */
 static bool due(const dmi_segment *s, size_t unit) {
-    size_t held = held_of(s, unit);
-    return held && held == committed_of(s, unit) && !_dmi_bits_get(s->split, unit);
+    size_t deferred = deferred_of(s, unit);
+    return deferred && deferred == committed_of(s, unit) && !_dmi_bits_get(s->split, unit);
 }
 
 static void offer(dmi_sweep *sweep, dmi_segment *s, size_t unit) {
     size_t first = unit << _dmi_unit_shift(), end = first + _dmi_unit_pages();
-    while ((first = _dmi_bits_find(s->held, first, end, true)) < end) {
-        size_t to = _dmi_bits_find(s->held, first, end, false);
+    while ((first = _dmi_bits_find(s->deferred, first, end, true)) < end) {
+        size_t to = _dmi_bits_find(s->deferred, first, end, false);
         if (_dmi_pages_offer(s, first, to - first) == 0)
             sweep->given += (uint64_t)(to - first) << _dmi_page_shift;
         first = to;
@@ -66,12 +66,12 @@ static bool is_empty(const dmi_segment *s, size_t unit) {
 }
 
 static bool wants_split(const dmi_sweep *sweep, const dmi_segment *s, size_t unit) {
-    size_t committed = committed_of(s, unit), held = held_of(s, unit),
+    size_t committed = committed_of(s, unit), deferred = deferred_of(s, unit),
            offered = offered_of(s, unit);
     /* Pages that were never used lie behind the same huge page; but unless something is due, it is
      * just the place where the heap grows. A trim wants those, too. */
-    if (committed == offered || (held == 0 && sweep->kind != DMI_PASS_ALL)) return false;
-    return _dmi_unit_pages() - committed + held + offered >= sweep->space->huge_need &&
+    if (committed == offered || (deferred == 0 && sweep->kind != DMI_PASS_ALL)) return false;
+    return _dmi_unit_pages() - committed + deferred + offered >= sweep->space->huge_need &&
            !is_empty(s, unit);
 }
 

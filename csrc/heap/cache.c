@@ -341,8 +341,10 @@ static dmi_run *fresh(dmi_cache *cache, unsigned bucket) {
     return run;
 }
 
-static bool listed(dmi_run *run) { return _dmi_lfh_head(run) || _dmi_lfh_collect(run, true); }
-static bool grown(dmi_run *run, int *error) {
+/* Let the run have something on its list: what it has, or what others freed. False: nothing came back. */
+static bool fill_list(dmi_run *run) { return _dmi_lfh_head(run) || _dmi_lfh_collect(run, true); }
+/* The same from blocks that were never used, or whose pages were given back. */
+static bool grow(dmi_run *run, int *error) {
     return _dmi_lfh_carve(run, error) || (!*error && _dmi_lfh_unpark(run, error));
 }
 
@@ -356,10 +358,10 @@ static bool refill(dmi_cache *cache, unsigned bucket) {
      * theirs as it is, where another would be followed to its end first. */
     for (int round = 0; round < 2; round++) {
         if (round) drain_bucket(cache, bucket);
-        if (old != &_dmi_no_run && listed(old)) return true;
+        if (old != &_dmi_no_run && fill_list(old)) return true;
         while ((run = cache->avail[bucket].head)) {
             list_remove(cache, run);
-            if (listed(run)) {
+            if (fill_list(run)) {
                 if (old != &_dmi_no_run) retire(cache, old);
                 make_current(cache, run);
                 return true;
@@ -368,14 +370,14 @@ static bool refill(dmi_cache *cache, unsigned bucket) {
         }
     }
     if (old != &_dmi_no_run) {
-        if (grown(old, &error)) return true;
+        if (grow(old, &error)) return true;
         if (error) return false;
         set_current(cache, bucket, &_dmi_no_run);
         retire(cache, old);
     }
     while ((run = cache->spare[bucket]) || (run = steal(cache, bucket))) {
         if (run->place == DMI_PLACE_SPARE) list_remove(cache, run);
-        if (listed(run) || grown(run, &error)) {
+        if (fill_list(run) || grow(run, &error)) {
             make_current(cache, run);
             return true;
         }

@@ -93,7 +93,7 @@ int _dmi_check_lfh(dmi_run *run, const void *block) {
     return DMI_OK;
 }
 
-/* Segments are held: what the page map names stays a descriptor. */
+/* Segments are guarded: what the page map names stays a descriptor. */
 static int check_run(dmi_heap *heap, const void *block, dmi_run *run) {
     dmi_heap *owner = _dmi_heap_of_run(run);
     if (heap && owner != heap) return DMI_FAULT_OTHER_HEAP;
@@ -107,11 +107,11 @@ static int check_run(dmi_heap *heap, const void *block, dmi_run *run) {
 }
 
 int _dmi_check(dmi_heap *heap, const void *block, dmi_run **where) {
-    dmi_thread *held = _dmi_hold();
+    dmi_thread *guard = _dmi_guard();
     dmi_run *run = *where = _dmi_pagemap_find(block);
     bool none = run->kind == DMI_RUN_NONE;
     int fault = none ? DMI_OK : check_run(heap, block, run);
-    _dmi_let_go(held);
+    _dmi_unguard(guard);
     return none ? check_unmapped(heap, block) : fault;
 }
 

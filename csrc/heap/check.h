@@ -1,7 +1,7 @@
 /* check.h - what a pointer is to a heap.
  *
  * Nobody need own a block that is checked, so no answer may come from its memory alone: the page map says which run
- * covers it, the run's lists and tags say whether it is busy. While a descriptor is read, the segments are held
+ * covers it, the run's lists and tags say whether it is busy. While a descriptor is read, the segments are guarded
  * (fast.h), so that it stays one. A check takes the locks that it needs, one at a time, and holds none afterwards: it is
  * true for a caller who keeps other threads from freeing that block meanwhile.
  */

@@ -8,9 +8,9 @@
 /* The common case in few steps: a block of a run of this thread's. The run tells the heap, and a live one by its
  * handle. False: nothing was done, and the whole check is to say why. */
 static bool free_own(void *handle, void *block) {
-    dmi_thread *held = _dmi_hold();
+    dmi_thread *guard = _dmi_guard();
     dmi_run *run = _dmi_pagemap_find(block);
-    bool own = held != &_dmi_no_thread && _dmi_owner_is(run, held) &&
+    bool own = guard != &_dmi_no_thread && _dmi_owner_is(run, guard) &&
                _dmi_heap_of_run(run)->handle == handle;
     if (own) {
         /* A run is short: 32 bits, which are divided faster. */
@@ -21,7 +21,7 @@ static bool free_own(void *handle, void *block) {
     }
     int32_t used = 1;
     if (own) used = _dmi_fast_push(run, block);
-    _dmi_let_go(held);
+    _dmi_unguard(guard);
     if (used == 0) _dmi_free_settle(run);
     return own;
 }

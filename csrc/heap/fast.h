@@ -59,27 +59,27 @@ static inline dmi_thread *_dmi_self_get(void) {
     return __atomic_load_n(&_dmi_self, __ATOMIC_RELAXED); /* takers write it */
 }
 
-/* _dmi_segments_hold at the price of a plain store, where other threads can be made to pass a barrier: then who
+/* _dmi_segments_guard at the price of a plain store, where other threads can be made to pass a barrier: then who
  * releases a segment does that, and looks (thread.c). Returns what to let go. */
-static inline dmi_thread *_dmi_hold(void) {
+static inline dmi_thread *_dmi_guard(void) {
     dmi_thread *self = _dmi_self_get();
     if (__builtin_expect(self == &_dmi_no_thread || !_dmi_have_barrier, 0)) {
-        _dmi_segments_hold();
+        _dmi_segments_guard();
         return &_dmi_no_thread;
     }
-    /* Counted, for a signal handler may hold in between. */
-    uint32_t holds = atomic_load_explicit(&self->holding, memory_order_relaxed);
-    atomic_store_explicit(&self->holding, holds + 1, memory_order_relaxed);
+    /* Counted, for a signal handler may guard in between. */
+    uint32_t guards = atomic_load_explicit(&self->guarding, memory_order_relaxed);
+    atomic_store_explicit(&self->guarding, guards + 1, memory_order_relaxed);
     atomic_signal_fence(memory_order_seq_cst);
     return self;
 }
-static inline void _dmi_let_go(dmi_thread *held) {
-    if (__builtin_expect(held == &_dmi_no_thread, 0)) {
-        _dmi_segments_let_go();
+static inline void _dmi_unguard(dmi_thread *guard) {
+    if (__builtin_expect(guard == &_dmi_no_thread, 0)) {
+        _dmi_segments_unguard();
         return;
     }
-    uint32_t holds = atomic_load_explicit(&held->holding, memory_order_relaxed);
-    atomic_store_explicit(&held->holding, holds - 1, memory_order_release);
+    uint32_t guards = atomic_load_explicit(&guard->guarding, memory_order_relaxed);
+    atomic_store_explicit(&guard->guarding, guards - 1, memory_order_release);
 }
 
 /* NULL: the list is empty, or its first block is none of its free ones. */

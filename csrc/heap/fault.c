@@ -30,7 +30,7 @@ static const char *const what[] = {"no fault",
 /* Heap, block and size as far as the page map and the descriptor tell them. */
 static void locate(dmi_fault_report *report) {
     const char *address = report->address;
-    dmi_thread *held = _dmi_hold();
+    dmi_thread *guard = _dmi_guard();
     const dmi_run *run = _dmi_pagemap_find(address);
     if (run->kind != DMI_RUN_NONE) {
         dmi_heap *heap = _dmi_heap_of_run(run);
@@ -53,7 +53,7 @@ static void locate(dmi_fault_report *report) {
             report->block_size = _dmi_run_size(run);
         }
     }
-    _dmi_let_go(held);
+    _dmi_unguard(guard);
 }
 
 void _dmi_fault(int kind, const char *call, const void *address) {

@@ -94,13 +94,13 @@ static int recount(dmi_heap *heap, void *unused) {
 /* The other threads are gone; one operation of each may have been cut off at any instruction. What it
  * held stays busy for ever; everything else is counted afresh from the lists. */
 static void fork_child(void) {
-    _dmi_segments_forget_holders();
+    _dmi_segments_forget_guards();
     unlock_heaps(); /* bringing the runs in order gives some of them back; there is no other thread */
     _dmi_records_forget_abandoned(); /* a thread that was ending or beginning is not there either */
     for (dmi_thread *t = _dmi_threads(); t; t = t->next) {
         if (t == _dmi_record) continue;
         if (t->state != DMI_THREAD_ABANDONED) {
-            atomic_store_explicit(&t->holding, 0, memory_order_relaxed);
+            atomic_store_explicit(&t->guarding, 0, memory_order_relaxed);
             for (dmi_cache *cache = t->caches; cache; cache = cache->next_of_thread) {
                 (void)_dmi_cache_repair(cache);
                 atomic_fetch_add_explicit(&cache->heap->abandoned, 1, memory_order_relaxed);

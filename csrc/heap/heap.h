@@ -63,7 +63,7 @@ struct dmi_thread {
     dmi_thread *next;      /* all records, through the registry */
     dmi_thread *abandoned; /* those without a thread */
     uint64_t os_id;
-    _Atomic uint32_t holding; /* how often its thread holds the segments now: see _dmi_hold */
+    _Atomic uint32_t guarding; /* how often its thread guards the segments now: see _dmi_guard */
 };
 
 struct dmi_heap {

@@ -1,7 +1,7 @@
 /* hold.c - who keeps a heap from being destroyed.
  *
  * No block says who allocated it, for that would be a word or a table on the fast path. So whoever needs
- * a heap that is not his says so once, by name; a hold is exact wherever blocks wander afterwards.
+ * a heap that belongs to another says so once, by name; a hold is exact wherever blocks wander afterwards.
  */
 #include "hold.h"
 #include "registry.h"
@@ -13,8 +13,8 @@ typedef struct {
     char text[sizeof((dmi_heap *)0)->holders[0].who];
 } holder_name;
 
-/* The name as it is kept; empty for none. */
-static holder_name kept(const char *who) {
+/* The name as it is written down; empty for none. */
+static holder_name name_of(const char *who) {
     holder_name name = {{0}};
     for (size_t n = 0; who && who[n] && n + 1 < sizeof name.text; n++) name.text[n] = who[n];
     return name;
@@ -48,7 +48,7 @@ static int refuse(const dmi_heap *heap, const holder_name *name) {
 }
 
 int dmi_heap_hold(void *handle, const char *who) {
-    holder_name name = kept(who);
+    holder_name name = name_of(who);
     _dmi_heaps_lock();
     dmi_heap *heap = _dmi_heap_resolve(handle);
     int error = refuse(heap, &name);
@@ -56,7 +56,7 @@ int dmi_heap_hold(void *handle, const char *who) {
         size_t i = slot_of(heap, name.text);
         if (i == DMI_HEAP_HOLDERS) {
             i = free_slot(heap);
-            if (i == DMI_HEAP_HOLDERS - 1) name = kept("others");
+            if (i == DMI_HEAP_HOLDERS - 1) name = name_of("others");
             memcpy(heap->holders[i].who, name.text, sizeof name.text);
         }
         heap->holders[i].holds++;
@@ -67,7 +67,7 @@ int dmi_heap_hold(void *handle, const char *who) {
 }
 
 int dmi_heap_unhold(void *handle, const char *who) {
-    holder_name name = kept(who);
+    holder_name name = name_of(who);
     _dmi_heaps_lock();
     dmi_heap *heap = _dmi_heap_resolve(handle);
     int error = refuse(heap, &name);

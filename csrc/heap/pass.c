@@ -7,7 +7,7 @@
 
 static void sweep_run(dmi_visitor *visitor, dmi_heap *heap, dmi_cache *cache, dmi_run *run) {
     (void)heap;
-    if (visitor->sweep->kind == DMI_PASS_HELD)
+    if (visitor->sweep->kind == DMI_PASS_DEFERRED)
         _dmi_units_forget(run->segment, run->first, run->pages);
     if (!cache || !visitor->taken) return;
     (void)_dmi_lfh_collect(run, true);
@@ -55,7 +55,7 @@ static void break_units(dmi_heap *heap) {
     }
 }
 
-/* What the sweep held back because of huge pages: judge their units, and give back what that sets free. */
+/* What the sweep deferred because of huge pages: judge their units, and give back what that sets free. */
 static void pass_units(dmi_heap *heap, dmi_sweep *sweep) {
     if (!heap->space.huge || sweep->kind == DMI_PASS_COUNT) return;
     _dmi_lock(&heap->lock);
@@ -64,7 +64,7 @@ static void pass_units(dmi_heap *heap, dmi_sweep *sweep) {
         break_units(heap);
         _dmi_unlock(&heap->lock);
         dmi_sweep again;
-        _dmi_sweep_init(&again, sweep->engine, DMI_PASS_HELD, 0);
+        _dmi_sweep_init(&again, sweep->engine, DMI_PASS_DEFERRED, 0);
         again.how = sweep->how;
         pass_once(heap, &again);
         sweep->given += again.given;
@@ -119,7 +119,7 @@ static uint64_t busy_bytes(dmi_passes *passes) { return _dmi_heap_busy(heap_of(p
 
 static void judge_units(dmi_passes *passes) {
     dmi_sweep sweep;
-    _dmi_sweep_init(&sweep, passes->engine, DMI_PASS_HELD, 0);
+    _dmi_sweep_init(&sweep, passes->engine, DMI_PASS_DEFERRED, 0);
     pass_units(heap_of(passes), &sweep);
 }
 

@@ -39,13 +39,13 @@ static void thread_ended(void *value) {
     _dmi_record_put(self);
 }
 
-/* Somebody who held before the barrier is seen here; whoever holds after it reads a page map that no longer
+/* Does any thread guard the segments? One that began before the barrier is seen here; one that begins after it reads a page map that no longer
  * names the segment. */
-static bool held(void) {
-    if (!_dmi_have_barrier) return false; /* then nobody holds like that */
+static bool find_guards(void) {
+    if (!_dmi_have_barrier) return false; /* then nobody guards like that */
     if (_dmi_os_barrier()) return true;
     for (dmi_thread *t = _dmi_threads(); t; t = t->next)
-        if (atomic_load_explicit(&t->holding, memory_order_acquire)) return true;
+        if (atomic_load_explicit(&t->guarding, memory_order_acquire)) return true;
     return false;
 }
 
@@ -54,7 +54,7 @@ int _dmi_threads_setup(void) {
     if (ready == 0) {
         ready = _dmi_os_thread_exit_setup(thread_ended) == 0 ? 1 : -1;
         _dmi_have_barrier = _dmi_os_barrier_setup() == 0;
-        _dmi_segments_ask(held);
+        _dmi_segments_ask_guards(find_guards);
         (void)_dmi_fork_setup();
     }
     _dmi_records_unlock();

@@ -6,8 +6,8 @@
 #define GROUP 64
 /* At most so many runs, or so many regions of the free list when their blocks are looked at, while the
  * heap's lock is held. */
-#define HOLD 256
-#define HOLD_REGIONS 4
+#define RUNS_AT_ONCE 256
+#define REGIONS_AT_ONCE 4
 
 typedef struct visit_group {
     size_t count;
@@ -25,26 +25,26 @@ static dmi_run *run_at(const dmi_segment *segment, size_t page) {
     return run->kind == DMI_RUN_NONE ? NULL : run;
 }
 
-static void let_go(dmi_visitor *visitor, dmi_cache *held) {
-    if (!held) return;
+static void let_go(dmi_visitor *visitor, dmi_cache *locked) {
+    if (!locked) return;
     if (visitor->sweep) _dmi_sweep_flush(visitor->sweep);
-    _dmi_unlock(held->lock);
+    _dmi_unlock(locked->lock);
 }
 
 static void visit_lfh(dmi_heap *heap, dmi_visitor *visitor, const visit_group *group) {
-    dmi_cache *held = NULL;
+    dmi_cache *locked = NULL;
     for (size_t i = 0; i < group->count; i++) {
         dmi_run *run = group->runs[i].run;
-        if (!held || atomic_load_explicit(&run->cache, memory_order_relaxed) != held) {
-            let_go(visitor, held);
-            held = NULL;
-            if (visitor->lock == DMI_VISIT_TAKE) held = _dmi_cache_lock_of(run, true);
-            visitor->taken = held != NULL;
-            if (!held) held = _dmi_cache_lock_of(run, false);
-            if (held && visitor->taken) _dmi_cache_drain(held);
+        if (!locked || atomic_load_explicit(&run->cache, memory_order_relaxed) != locked) {
+            let_go(visitor, locked);
+            locked = NULL;
+            if (visitor->lock == DMI_VISIT_TAKE) locked = _dmi_cache_lock_of(run, true);
+            visitor->taken = locked != NULL;
+            if (!locked) locked = _dmi_cache_lock_of(run, false);
+            if (locked && visitor->taken) _dmi_cache_drain(locked);
         }
         /* Between the two locks it may have been freed and used again. */
-        if (!held || atomic_load_explicit(&run->cache, memory_order_relaxed) != held ||
+        if (!locked || atomic_load_explicit(&run->cache, memory_order_relaxed) != locked ||
             run->kind != DMI_RUN_LFH || run->first != group->runs[i].first ||
             run->pages != group->runs[i].pages) {
             if (visitor->gap)
@@ -52,10 +52,10 @@ static void visit_lfh(dmi_heap *heap, dmi_visitor *visitor, const visit_group *g
                              group->runs[i].pages);
             continue;
         }
-        if (visitor->taken) _dmi_cache_take_run(held, run);
-        visitor->run(visitor, heap, held, run);
+        if (visitor->taken) _dmi_cache_take_run(locked, run);
+        visitor->run(visitor, heap, locked, run);
     }
-    let_go(visitor, held);
+    let_go(visitor, locked);
 }
 
 /* Take in what waits in the caches: of threads that ended that may give runs back, and no run should change
@@ -102,7 +102,7 @@ void _dmi_heap_visit(dmi_heap *heap, dmi_visitor *visitor) {
     size_t page = 0;
     while (segment) {
         group.count = 0;
-        for (size_t held = 0; segment && group.count < GROUP && held < HOLD; held++) {
+        for (size_t looked = 0; segment && group.count < GROUP && looked < RUNS_AT_ONCE; looked++) {
             if (page == 0 && visitor->segment) visitor->segment(visitor, segment);
             dmi_run *run = NULL;
             page = skip_changed(visitor, segment, page, &run);
@@ -117,7 +117,7 @@ void _dmi_heap_visit(dmi_heap *heap, dmi_visitor *visitor) {
                 } else {
                     visitor->run(visitor, heap, NULL, run);
                     if (run->kind == DMI_RUN_LIST && visitor->lock == DMI_VISIT_TAKE)
-                        held += HOLD / HOLD_REGIONS;
+                        looked += RUNS_AT_ONCE / REGIONS_AT_ONCE;
                 }
                 page = end;
             }

@@ -31,8 +31,9 @@ static size_t refused_pages(const dmi_run *run) {
     return _dmi_bits_count(run->segment->refused, run->first, run->pages);
 }
 
-static size_t held_pages(const dmi_run *run) {
-    return run->segment->units ? _dmi_bits_count(run->segment->held, run->first, run->pages) : 0;
+static size_t deferred_pages(const dmi_run *run) {
+    return run->segment->units ? _dmi_bits_count(run->segment->deferred, run->first, run->pages)
+                               : 0;
 }
 
 static void lfh_detail(const dmi_run *run, dmi_account *out, size_t tail_from) {
@@ -117,7 +118,7 @@ static void list_detail(const dmi_run *run, size_t tail, dmi_account *out) {
 
 static void account_list(const dmi_heap *heap, const dmi_run *run, bool detail, uint64_t usable,
                          dmi_account *out) {
-    uint64_t blocks = (uint64_t)run->bias;
+    uint64_t blocks = (uint64_t)run->blocks;
     uint64_t count = (uint64_t)atomic_load_explicit(&run->used, memory_order_relaxed);
     uint64_t busy = run->busy_bytes - count * heap->tail;
     uint64_t overhead = blocks * DMI_LIST_TAG + count * heap->tail + 8;
@@ -190,8 +191,9 @@ void _dmi_account_run(const dmi_heap *heap, const dmi_run *run, dmi_account *out
     add_run(heap, run, true, out);
     out->refused = (uint64_t)refused_pages(run) << _dmi_page_shift;
     if (out->refused > out->reclaimable) out->refused = out->reclaimable;
-    out->held = (uint64_t)held_pages(run) << _dmi_page_shift;
-    if (out->held > out->reclaimable - out->refused) out->held = out->reclaimable - out->refused;
+    out->deferred = (uint64_t)deferred_pages(run) << _dmi_page_shift;
+    if (out->deferred > out->reclaimable - out->refused)
+        out->deferred = out->reclaimable - out->refused;
 }
 
 void _dmi_account_virtual(const dmi_heap *heap, const dmi_run *run, dmi_account *out) {

@@ -16,9 +16,9 @@ dmi_reason _dmi_reason(const dmi_policy *policy, unsigned kind, uint64_t bytes);
 typedef struct dmi_account {
     uint64_t bytes, uncommitted, offered, busy, free_lfh, free_list, free_pages, overhead;
     uint64_t busy_blocks, list_length;
-    uint64_t soft;    /* uncommitted for dmi, writable for the OS */
-    uint64_t refused; /* of reclaimable: pages the OS refused to take */
-    uint64_t held;    /* of the rest: the policy is done with them, their huge page is not */
+    uint64_t soft;     /* uncommitted for dmi, writable for the OS */
+    uint64_t refused;  /* of reclaimable: pages the OS refused to take */
+    uint64_t deferred; /* of the rest: the policy is done with them, their huge page is not */
     /* detail */
     uint64_t reclaimable, in_flight, page_bound;
     uint64_t pages[2]; /* LFH: a bit for each page of the run that is free and may go */

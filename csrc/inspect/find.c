@@ -164,9 +164,9 @@ int dmi_find(const void *address, dmi_found *found) {
         return -1;
     }
     memset(&found->range, 0, sizeof found->range);
-    dmi_thread *held = _dmi_hold();
+    dmi_thread *guard = _dmi_guard();
     int error = find_run(address, found);
-    _dmi_let_go(held);
+    _dmi_unguard(guard);
     if (!error) return 0;
     search s = {.address = address, .found = found};
     if (error == ENOENT && _dmi_heaps_each(search_heap, &s)) return 0;

@@ -217,7 +217,7 @@ const dmi_segment *_dmi_image_segment(dmi_image *image, uint64_t address) {
             !bitmap(image, &copy->offered, copies->offered, low, high, s->pages) ||
             !bitmap(image, &copy->refused, copies->refused, low, high, s->pages))
             return NULL;
-        if (copy->units && !bitmap(image, &copy->held, copies->held, low, high, s->pages))
+        if (copy->units && !bitmap(image, &copy->deferred, copies->deferred, low, high, s->pages))
             return NULL;
         copy->split = copy->opening = NULL;
         /* Nobody asks for these, and they lead nowhere. */

@@ -29,7 +29,7 @@ typedef struct dmi_copies {
     dmi_segment segment, virtual_segment;
     dmi_run run, virtual_run;
     dmi_bits committed[DMI_IMAGE_WORDS], offered[DMI_IMAGE_WORDS], refused[DMI_IMAGE_WORDS],
-        held[DMI_IMAGE_WORDS];
+        deferred[DMI_IMAGE_WORDS];
     char memory[DMI_IMAGE_RUN];
 } dmi_copies;
 

@@ -45,7 +45,7 @@ const dmi_layout dmi_layout_root = {
                MEMBER(dmi_segment, "segment.committed", committed),
                MEMBER(dmi_segment, "segment.offered", offered),
                MEMBER(dmi_segment, "segment.refused", refused),
-               MEMBER(dmi_segment, "segment.held", held),
+               MEMBER(dmi_segment, "segment.deferred", deferred),
                MEMBER(dmi_segment, "segment.units", units),
                MEMBER(dmi_segment, "segment.given_at", has_given_at),
                MEMBER(dmi_segment, "segment.runs", runs),

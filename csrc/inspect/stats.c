@@ -36,7 +36,7 @@ static void add_detail(dmi_stats *stats, const dmi_account *a) {
     stats->page_bound += a->page_bound;
     stats->reason_in_flight += a->in_flight;
     stats->reason_refused += a->refused;
-    stats->reason_commit_granularity += a->held;
+    stats->reason_commit_granularity += a->deferred;
 }
 
 /* Why reclaimable bytes of a run are still here. */
@@ -62,7 +62,7 @@ static void visit(dmi_visitor *visitor, dmi_heap *heap, dmi_cache *cache, dmi_ru
     add(v->stats, &account);
     add_detail(v->stats, &account);
     *reason(heap, v->stats, run->kind, account.bytes) +=
-        account.reclaimable - account.refused - account.held;
+        account.reclaimable - account.refused - account.deferred;
     _dmi_ages_run(run, &account, v->stats);
 }
 

@@ -103,7 +103,7 @@ static bool sound_list(const dmi_heap *heap, const dmi_run *run, dmi_fault *out)
         blocks++;
         before = tag;
     }
-    if (blocks != run->bias || bytes != run->busy_bytes ||
+    if (blocks != run->blocks || bytes != run->busy_bytes ||
         busy != atomic_load_explicit(&run->used, memory_order_relaxed))
         return fault(
             out, DMI_FAULT_CORRUPT, run,

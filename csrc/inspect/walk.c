@@ -112,7 +112,7 @@ static void emit_overhead(walker *w, uint64_t from, uint64_t size, uint32_t flag
 /* Why a free page stays that holds no byte of a busy block. */
 static uint32_t page_reason(const walker *w, size_t page) {
     if (_dmi_bits_get(w->segment->refused, page)) return DMI_REASON_refused;
-    return _dmi_page_held(w->segment, page) ? DMI_REASON_commit_granularity : w->reason;
+    return _dmi_page_deferred(w->segment, page) ? DMI_REASON_commit_granularity : w->reason;
 }
 
 static uint64_t run_base(const walker *w, const dmi_run *run) {
@@ -267,7 +267,8 @@ static void walk_pages(walker *w, const dmi_run *run) {
         bool refused = _dmi_bits_get(w->segment->refused, page);
         size_t last = _dmi_bits_find(w->segment->refused, page, end, !refused);
         if (w->segment->units)
-            last = _dmi_bits_find(w->segment->held, page, last, !_dmi_page_held(w->segment, page));
+            last = _dmi_bits_find(w->segment->deferred, page, last,
+                                  !_dmi_page_deferred(w->segment, page));
         emit_free(w, w->base + ((uint64_t)page << _dmi_page_shift),
                   (uint64_t)(last - page) << _dmi_page_shift, DMI_RANGE_PAGES, DMI_STATE_FREE, 0,
                   page_reason(w, page));

@@ -116,7 +116,7 @@ int _dmi_pages_commit(dmi_segment *segment, size_t first, size_t count) {
     size_t end = first + count;
     dmi_os_mode mode = segment->space->mode;
     _dmi_bits_put(segment->aged, first, count, false);
-    if (segment->units) _dmi_bits_put(segment->held, first, count, false);
+    if (segment->units) _dmi_bits_put(segment->deferred, first, count, false);
     for (size_t i = first; i < end;) {
         size_t from = _dmi_bits_find(segment->committed, i, end, false);
         if (from == end) break;
@@ -187,7 +187,7 @@ void _dmi_pages_found_free(dmi_segment *segment, size_t first, size_t count, uin
 void _dmi_pages_forget(dmi_segment *segment, size_t first, size_t count) {
     size_t end = first + count;
     _dmi_bits_put(segment->aged, first, count, false);
-    if (segment->units) _dmi_bits_put(segment->held, first, count, false);
+    if (segment->units) _dmi_bits_put(segment->deferred, first, count, false);
     if (!segment->has_given_at) return;
     while ((first = _dmi_bits_find(segment->committed, first, end, true)) < end) {
         size_t stop = _dmi_bits_find(segment->committed, first, end, false);
@@ -221,7 +221,7 @@ void _dmi_pages_note_decommit(dmi_segment *segment, size_t first, size_t count, 
     _dmi_bits_put(segment->offered, first, count, false);
     _dmi_bits_put(segment->aged, first, count, false);
     _dmi_bits_put(segment->refused, first, count, false);
-    if (segment->units) _dmi_bits_put(segment->held, first, count, false);
+    if (segment->units) _dmi_bits_put(segment->deferred, first, count, false);
     add(&segment->space->ledger.decommit_calls, calls);
     add(&segment->space->ledger.decommit_bytes, gone << _dmi_page_shift);
     need_given_at(segment);
@@ -264,7 +264,7 @@ int _dmi_pages_offer(dmi_segment *segment, size_t first, size_t count) {
         return error;
     }
     size_t gone = _dmi_bits_put(segment->offered, first, count, true);
-    if (segment->units) _dmi_bits_put(segment->held, first, count, false);
+    if (segment->units) _dmi_bits_put(segment->deferred, first, count, false);
     _dmi_bits_put(segment->aged, first, count, false);
     add(&segment->space->ledger.offer_calls, 1);
     add(&segment->space->ledger.offer_bytes, gone << _dmi_page_shift);

@@ -6,7 +6,7 @@
 #include <string.h>
 
 /* In the note of a freed object: the OS refused to take its pages, they are committed still. */
-#define HELD UINT32_C(0x80000000)
+#define BACKED UINT32_C(0x80000000)
 
 static size_t round_up(size_t n, size_t to) { return (n + to - 1) & ~(to - 1); }
 
@@ -42,12 +42,12 @@ void *_dmi_pool_alloc(dmi_pool *pool) {
     size_t page = _dmi_os_page_size();
     if (pool->freed) {
         uint32_t note = *freed_at(pool, pool->freed - 1);
-        char *object = _dmi_pool_at(pool, note & ~HELD);
-        if (pool->item % page == 0 && !(note & HELD)) {
+        char *object = _dmi_pool_at(pool, note & ~BACKED);
+        if (pool->item % page == 0 && !(note & BACKED)) {
             if (_dmi_os_commit(object, pool->item, DMI_OS_LAZY)) return NULL;
             pool->live_bytes += pool->item;
         }
-        if (note & HELD && pool->warm) pool->warm--;
+        if (note & BACKED && pool->warm) pool->warm--;
         pool->freed--;
         memset(object, 0, pool->item);
         return object;
@@ -77,13 +77,13 @@ void _dmi_pool_free(dmi_pool *pool, void *object) {
         if (!enter(pool, stack, i % pool->chunk, sizeof(uint32_t))) return;
         pool->freed_high++;
     }
-    bool held = pool->item % _dmi_os_page_size() == 0;
-    if (held && pool->warm < DMI_POOL_WARM) pool->warm++;
-    else if (held && _dmi_os_decommit(object, pool->item, DMI_OS_LAZY) == 0) {
+    bool backed = pool->item % _dmi_os_page_size() == 0;
+    if (backed && pool->warm < DMI_POOL_WARM) pool->warm++;
+    else if (backed && _dmi_os_decommit(object, pool->item, DMI_OS_LAZY) == 0) {
         pool->live_bytes -= pool->item;
-        held = false;
+        backed = false;
     }
-    *freed_at(pool, i) = (uint32_t)index | (held ? HELD : 0);
+    *freed_at(pool, i) = (uint32_t)index | (backed ? BACKED : 0);
     pool->freed++;
 }
 

@@ -42,10 +42,14 @@ struct dmi_run {
     dmi_run *taken_next;  /* runs of one thread that are taken */
     _Atomic int32_t used; /* LFH: busy blocks plus bias; a free that makes it 0 goes slow.
                                 LIST: busy blocks */
-    int32_t bias;         /* LFH: see lfh.h. LIST: blocks, free ones included. FREE: the pass that
-                                dealt with it, or during which it was formed */
-    uint16_t block_size;  /* bytes */
-    uint16_t seen; /* a digest of head and counts as of the last pass: still the same, then cold */
+    union {
+        int32_t bias;   /* LFH: see lfh.h */
+        int32_t blocks; /* LIST: free ones included */
+        int32_t pass;   /* FREE: the pass that dealt with it, or during which it was formed */
+    };
+    uint16_t block_size; /* bytes */
+    uint16_t
+        seen; /* a digest of head and counts as of the last pass: still the same, then it rested */
     uint16_t capacity; /* blocks that fit */
     uint16_t carved;   /* blocks [0, carved) were linked once */
     uint8_t kind;      /* dmi_run_kind */
@@ -62,7 +66,8 @@ struct dmi_run {
         uint64_t busy_bytes; /* LIST: payload of its busy blocks */
         struct {             /* LFH */
             uint16_t grain;  /* address bits that are 0 in each of its blocks */
-            uint16_t second; /* taken: number of the block behind the recorded head plus 1, 0: none */
+            uint16_t
+                second; /* taken: number of the block behind the recorded head plus 1, 0: none */
         };
     };
 

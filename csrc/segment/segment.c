@@ -216,7 +216,7 @@ static dmi_segment *segment_create(dmi_space *space, size_t pages) {
     segment->refused = bits + 5 * words;
     segment->units = units;
     if (units) {
-        segment->held = bits + 6 * words;
+        segment->deferred = bits + 6 * words;
         segment->split = bits + 7 * words;
         segment->opening = segment->split + _dmi_bits_words(units);
         _dmi_units_advise(segment);
@@ -285,28 +285,26 @@ void _dmi_space_release(dmi_space *space) {
     memset(space->bin_map, 0, sizeof space->bin_map);
 }
 
-static _Atomic uint32_t holders;
-static bool (*others_hold)(void);
+static _Atomic uint32_t guards;
+static bool (*others_guard)(void);
 
-void _dmi_segments_ask(bool (*held)(void)) { others_hold = held; }
+void _dmi_segments_ask_guards(bool (*guarded)(void)) { others_guard = guarded; }
 
-void _dmi_segments_hold(void) {
-    atomic_fetch_add_explicit(&holders, 1, memory_order_seq_cst);
+void _dmi_segments_guard(void) {
+    atomic_fetch_add_explicit(&guards, 1, memory_order_seq_cst);
     atomic_thread_fence(memory_order_seq_cst);
 }
-void _dmi_segments_forget_holders(void) {
-    atomic_store_explicit(&holders, 0, memory_order_relaxed);
-}
-void _dmi_segments_let_go(void) { atomic_fetch_sub_explicit(&holders, 1, memory_order_release); }
+void _dmi_segments_forget_guards(void) { atomic_store_explicit(&guards, 0, memory_order_relaxed); }
+void _dmi_segments_unguard(void) { atomic_fetch_sub_explicit(&guards, 1, memory_order_release); }
 
-/* Take a free segment off the page map, unless somebody may have read it there already: whoever holds from
+/* Take a free segment off the page map, unless somebody may have read it there already: whoever guards from
  * now on reads that nobody owns these addresses. */
 static bool unmap_free(dmi_run *run) {
     _dmi_pagemap_set(_dmi_run_base(run), _dmi_page, &_dmi_no_run);
     _dmi_pagemap_set(_dmi_run_base(run) + _dmi_run_size(run) - _dmi_page, _dmi_page, &_dmi_no_run);
     atomic_thread_fence(memory_order_seq_cst);
-    if (atomic_load_explicit(&holders, memory_order_seq_cst) == 0 &&
-        !(others_hold && others_hold()))
+    if (atomic_load_explicit(&guards, memory_order_seq_cst) == 0 &&
+        !(others_guard && others_guard()))
         return true;
     map_free(run);
     return false;
@@ -341,7 +339,7 @@ static dmi_run *free_piece(dmi_run *piece, size_t first, size_t pages, int32_t p
     piece->kind = DMI_RUN_FREE;
     piece->first = (uint32_t)first;
     piece->pages = (uint32_t)pages;
-    piece->bias = pass;
+    piece->pass = pass;
     piece->freed_at = freed_at;
     return piece;
 }
@@ -377,12 +375,12 @@ dmi_run *_dmi_run_alloc(dmi_space *space, size_t pages, size_t align_pages, dmi_
     bin_remove(space, run);
     space->free_committed -= had << _dmi_page_shift;
     if (before) {
-        free_piece(before, run->first, skip, run->bias, run->freed_at);
+        free_piece(before, run->first, skip, run->pass, run->freed_at);
         map_free(before);
         bin_insert(space, before);
     }
     if (after) {
-        free_piece(after, run->first + skip + pages, rest, run->bias, run->freed_at);
+        free_piece(after, run->first + skip + pages, rest, run->pass, run->freed_at);
         map_free(after);
         bin_insert(space, after);
     }

@@ -39,7 +39,7 @@ struct dmi_segment {
     dmi_bits *touched;     /* the page was committed at some time */
     dmi_bits *soft;        /* uncommitted by a discard although the space is strict (VMA limit) */
     dmi_bits *refused;     /* free, but the OS refused to take it; cleared when it is used again */
-    dmi_bits *held;        /* due to go, but its huge page stays whole (NULL: no huge pages) */
+    dmi_bits *deferred;    /* due to go, but its huge page stays whole (NULL: no huge pages) */
     dmi_bits *split;       /* a bit a unit: broken, its pages come and go one by one */
     dmi_bits *opening;     /* a bit a unit: split by the pass that runs now */
     size_t units;          /* whole units of DMI_HUGE bytes from base; 0: no huge pages */
@@ -123,17 +123,17 @@ dmi_run *_dmi_run_free(dmi_space *space, dmi_run *run);
 void _dmi_run_cooled(dmi_space *space, dmi_run *run);
 /* Grow a LARGE run in place to pages, or shrink it. False: nothing changed. */
 bool _dmi_run_resize(dmi_space *space, dmi_run *run, size_t pages);
-/* From here on to let_go no descriptor of any space goes away: for whoever follows what the page map says
+/* From here on to unguard no descriptor of any space goes away: for whoever follows what the page map says
  * without a lock. No lock is needed; keep it short. */
-void _dmi_segments_hold(void);
-void _dmi_segments_let_go(void);
-/* Whoever has holders of his own, that cost less, answers for them: held() is asked before a segment goes, after
- * it was taken off the page map, and must see every hold that began before. Once, before there are spaces. */
-void _dmi_segments_ask(bool (*held)(void));
-/* Fork child: whoever held is gone. */
-void _dmi_segments_forget_holders(void);
+void _dmi_segments_guard(void);
+void _dmi_segments_unguard(void);
+/* Whoever has guards of its own, that cost less, answers for them: before a segment goes, and after it was taken off
+ * the page map, guarded() is called, and must see every guard that began before. Once, before there are spaces. */
+void _dmi_segments_ask_guards(bool (*guarded)(void));
+/* Fork child: whoever guarded them is gone. */
+void _dmi_segments_forget_guards(void);
 /* Release segments that are one free run without a committed page; the first one stays unless all is
- * true. Those that somebody visits or holds wait for the next time. Returns how many. */
+ * true. Those that somebody visits or guards wait for the next time. Returns how many. */
 size_t _dmi_segments_release(dmi_space *space, bool all);
 /* The run that begins at page p (every page of a segment lies in exactly one run). */
 dmi_run *_dmi_segment_run(const dmi_segment *segment, size_t page);
@@ -184,8 +184,8 @@ static inline bool _dmi_unit_whole(const dmi_segment *s, size_t page) {
     return unit < s->units && !_dmi_bits_get(s->split, unit);
 }
 /* Is it due, and stays because its unit is whole? */
-static inline bool _dmi_page_held(const dmi_segment *s, size_t page) {
-    return s->units && _dmi_bits_get(s->held, page);
+static inline bool _dmi_page_deferred(const dmi_segment *s, size_t page) {
+    return s->units && _dmi_bits_get(s->deferred, page);
 }
 /* Tell the OS which units may be backed by huge pages. */
 void _dmi_units_advise(dmi_segment *segment);

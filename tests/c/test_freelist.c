@@ -69,7 +69,7 @@ static void check_region(const dmi_run *run, totals *sum) {
         else ENSURE((size_t)(limit - (char *)tag) < 2 * _dmi_page + sizeof(dmi_free_block));
     }
     ENSURE(expected == end - 8);
-    ENSURE_EQ(run->bias, blocks);
+    ENSURE_EQ(run->blocks, blocks);
     ENSURE_EQ(run->used, busy);
     ENSURE_EQ(run->busy_bytes, bytes);
     ENSURE(busy > 0); /* an empty region goes back at once */

@@ -127,7 +127,7 @@ TEST_EACH_PAGE(less_than_a_quarter_stays_and_says_why) {
     dmi_trim_report report = {.size = sizeof report};
     ENSURE_EQ(dmi_heap_trim(heap, &report), 0);
     ENSURE_EQ(report.decommitted, 0);
-    /* In use again it is no longer held. */
+    /* In use again it is no longer deferred. */
     ENSURE(dmi_heap_malloc(heap, UNIT / 8 - PAGE));
     after = heaps_check(heap);
     ENSURE(after.reason_commit_granularity <= PAGE);
