@@ -59,8 +59,7 @@ class Space:
         return found is not None and found.perms[1] == "w"
 
     def stretch(self, address: int) -> tuple[int, int]:
-        """First and last address of the writable private mappings that touch each other around
-        it."""
+        """First and last address of the writable private mappings that touch each other around it."""
         index = bisect_right(self._starts, address) - 1
         first = last = index
         maps = self.mappings
@@ -131,13 +130,11 @@ class MallocParameters:
     most_mmapped: int
 
 
-# ---- main arenas
-# ------------------------------------------------------------------------------------
+# ---- main arenas ------------------------------------------------------------------------------------
 
 
 def data_of_files(space: Space) -> Iterator[tuple[int, int]]:
-    """Writable data of files with the zero-filled memory behind it, libc's first, then by
-    address."""
+    """Writable data of files with the zero-filled memory behind it, libc's first, then by address."""
     found: list[tuple[bool, int, int]] = []
     maps = space.mappings
     for index, mapping in enumerate(maps):
@@ -239,8 +236,7 @@ def _state(raw: bytes, bins: int, prefix: int, *, main: bool) -> ArenaState:
     )
 
 
-# ---- the others
-# --------------------------------------------------------------------------------------
+# ---- the others --------------------------------------------------------------------------------------
 
 
 def read_ring(memory: Memory, space: Space, main: ArenaState) -> tuple[list[ArenaState], str]:
@@ -288,8 +284,7 @@ def _heap_info(memory: Memory, arena: int, base: int, largest: int) -> tuple[Hea
     return HeapInfo(base, size, writable, largest), previous
 
 
-# ---- totals of what is mapped block by block
-# -----------------------------------------------------------
+# ---- totals of what is mapped block by block -----------------------------------------------------------
 
 
 def find_parameters(

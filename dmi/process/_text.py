@@ -1,7 +1,7 @@
 """`!heap` of heaps of any kind: the same options and columns, with the kind beside each row.
 
-Sizes are KiB in the rows of -s and hexadecimal bytes elsewhere, as in the debugger; what is not
-known, or what a kind has not, is ``-``.
+Sizes are KiB in the rows of -s and hexadecimal bytes elsewhere, as in the debugger; what is not known, or
+what a kind has not, is ``-``.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _HEADER: Final = (
     "                    (k)     (k)    (k)     (k) length      blocks cont. heap ",
 )
 _FIGURES: Final = (
-    "reserved", "committed", "busy", "free", "overhead", "unknown", "retained", "mapped",
-    "resident", "trim", "pinned",
+    "reserved", "committed", "busy", "free", "overhead", "unknown", "retained", "mapped", "resident",
+    "trim", "pinned",
 )  # fmt: skip
 
 
@@ -54,10 +54,7 @@ def _row(row: ForeignRow, width: int) -> Iterator[str]:
     if row.virtual and row.committed is not None and (row.uncommitted_ranges or 0) > 32:
         part = 100 * max(0, row.virtual - row.committed) // row.virtual
         if part > 10:
-            yield f" 
-            
-             Virtual address fragmentation
-             {part} % ({row.uncommitted_ranges} uncommited ranges)"
+            yield f"    Virtual address fragmentation  {part} % ({row.uncommitted_ranges} uncommited ranges)"
 
 
 def summary(heaps: Iterable[ForeignHeap]) -> Iterator[str]:
