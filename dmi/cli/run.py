@@ -41,7 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     parser.usage = (
         "dmi run [--decommit POLICY] [--name NAME] [--summary[=WHEN]] [--snapshot FILE [--blocks] "
-        "[--at WHEN]...] -- PROGRAM [ARGUMENT ...]"
+        "[--at WHEN]... | --report FILE] -- PROGRAM [ARGUMENT ...]"
     )
     parser.add_argument("--decommit", metavar="POLICY", help="such as lazy:delay=0.5")
     parser.add_argument("--name", help="of the default heap")
@@ -64,6 +64,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="WHEN",
         help="when to write the snapshot, instead of at the end; may be given several times: exit "
         "or a signal, as with --summary",
+    )
+    parser.add_argument(
+        "--report",
+        metavar="FILE",
+        help="write an HTML page about the run: a time line, and the heaps at its end",
     )
     parser.add_argument("program", metavar="PROGRAM")
     parser.add_argument("arguments", metavar="ARGUMENT", nargs=argparse.REMAINDER)
@@ -152,6 +157,21 @@ def run(args: argparse.Namespace) -> int:
     if program is None:
         print(f"dmi run: {args.program}: not found", file=sys.stderr)
         return 127
+    if args.report is None:
+        return become(args, program)
+    if args.snapshot is not None:
+        raise ValueError("--report takes its own snapshot: give --report or --snapshot")
+    from dmi.cli._reported import run_reported
+
+    def start(file: str) -> int:
+        args.snapshot, args.blocks = file, True
+        return become(args, program)
+
+    return run_reported(args.report, start, args.program)
+
+
+def become(args: argparse.Namespace, program: str) -> int:
+    """Become the program; returns only where that cannot be."""
     prepared = environment(args, program)
     sys.stdout.flush()
     sys.stderr.flush()

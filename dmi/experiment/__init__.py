@@ -8,7 +8,17 @@ result["lazy"].end.stats.retained      # bytes
 from __future__ import annotations
 
 from dmi.experiment._replay import Replay, Run, replay
-from dmi.experiment._run import Sample
+from dmi.experiment._run import Sample, ranges_at_end
 from dmi.experiment._sweep import Cell, Sweep, SweepError, sweep
 
-__all__ = ["Cell", "Replay", "Run", "Sample", "Sweep", "SweepError", "replay", "sweep"]
+__all__ = [
+    "Cell",
+    "Replay",
+    "Run",
+    "Sample",
+    "Sweep",
+    "SweepError",
+    "ranges_at_end",
+    "replay",
+    "sweep",
+]

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dmi.policy import Decommit
     from dmi.stats import HeapStats
     from dmi.trace import Trace
+    from dmi.walk import Ranges
     from dmi.windbg import HeapRow
 
 _FOR_EVER = (1 << 64) - 1
@@ -273,6 +274,13 @@ def measure(trace: Trace, policy: Decommit, stops: Sequence[Stop], progress: Pro
         end = _sample(player, heap, detail=True)
         states.update({Stop(us=late): end for late in micros})
     return Measured(states, end, player.cpu + teardown.cpu, player.wall)
+
+
+def ranges_at_end(trace: Trace, policy: Decommit) -> Ranges:
+    """Every range of the heap when the recording has been played under a policy."""
+    with _fresh(policy) as (heap, _):
+        Player(trace, heap).play(Stop())
+        return heap.ranges()
 
 
 def cost(trace: Trace, policy: Decommit, progress: Progress) -> tuple[float, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
+from dmi import _files
 from dmi._sizes import show_size
 
 if TYPE_CHECKING:
@@ -32,12 +33,8 @@ class Baseline:
     @classmethod
     def load(cls, path: Path) -> Baseline:
         """Read a file. ValueError, naming it, for anything that is no baseline."""
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-        if len(data) > MAX_BYTES:
-            raise ValueError(f"{path}: larger than {MAX_BYTES >> 20} MiB")
+        values = _files.read_json(path, what="a baseline of dmi", budget=MAX_BYTES)
         try:
-            values = json.loads(data)
             if not isinstance(values, dict) or values.get("format") != FORMAT:
                 raise ValueError(f"its format is not {FORMAT!r}")
             return cls({str(name): cls._row(row) for name, row in values["tests"].items()})

@@ -171,9 +171,10 @@ class _Judge:
         from dmi._sizes import show_size
 
         if self.write is not None and not hasattr(self.config, "workerinput"):
+            from dmi import _files
             from dmi.testing._baseline import Baseline
 
-            Path(self.write).write_text(Baseline(self.rows).text())
+            _files.write_text(self.write, Baseline(self.rows).text())
             terminalreporter.write_line(f"dmi: {len(self.rows)} tests written to {self.write}")
         if self.baseline is not None:
             new = [name for name in self.rows if name not in self.baseline.tests]
