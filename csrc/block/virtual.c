@@ -1,4 +1,4 @@
-/* virtual.c - blocks mapped on their own. */
+/* virtual.c - blocks mapped on their own: made, kept, joined, cut, grown. */
 #include "virtual.h"
 
 #include "../os/lock.h"
@@ -8,6 +8,7 @@
 typedef struct virtual_block {
     dmi_segment segment;
     dmi_run run;
+    size_t seen; /* bytes of it that were resident when somebody looked */
 } virtual_block;
 
 static dmi_lock pool_lock;
@@ -22,11 +23,14 @@ static void add(_Atomic uint64_t *counter, uint64_t n) {
     atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
 }
 
-static void link_into(dmi_run **list, dmi_run *run) {
-    run->prev = NULL;
-    run->next = *list;
+/* ---- lists ------------------------------------------------------------------------------------------- */
+
+static void link_behind(dmi_run **list, dmi_run *before, dmi_run *run) {
+    run->prev = before;
+    run->next = before ? before->next : *list;
     if (run->next) run->next->prev = run;
-    *list = run;
+    if (before) before->next = run;
+    else *list = run;
 }
 
 static void unlink_from(dmi_run **list, dmi_run *run) {
@@ -35,104 +39,270 @@ static void unlink_from(dmi_run **list, dmi_run *run) {
     if (run->next) run->next->prev = run->prev;
 }
 
-/* Room kept for reuse: a kept block serves a request that it exceeds by an eighth at most, or by more
- * when the OS can cut it down. */
-static dmi_run *reuse(dmi_space *space, size_t size, size_t align) {
-    dmi_run *best = NULL;
-    for (dmi_run *run = space->kept; run; run = run->next) {
-        size_t have = run->segment->size;
-        if (have < size || ((uintptr_t)run->segment->base & (align - 1))) continue;
-        if (have - size > size / 8) continue;
-        if (!best || have < best->segment->size) best = run;
-    }
-    if (!best) return NULL;
-    if (best->segment->has_given_at) { /* offered */
-        if (_dmi_os_unoffer(best->segment->base, best->segment->size)) return NULL;
-        add(&space->ledger.unoffer_bytes, best->segment->size);
-        best->segment->has_given_at = false;
-    }
-    unlink_from(&space->kept, best);
-    best->flags &= (uint8_t)~DMI_RUN_KEPT;
-    link_into(&space->virtuals, best);
-    return best;
+static void link_kept(dmi_space *space, dmi_run *run) {
+    dmi_run *before = NULL;
+    for (dmi_run *at = space->kept; at && at->segment->base < run->segment->base; at = at->next)
+        before = at;
+    run->flags |= DMI_RUN_KEPT;
+    space->kept_bytes += run->segment->size;
+    link_behind(&space->kept, before, run);
 }
 
-dmi_run *_dmi_virtual_alloc(dmi_space *space, size_t size, size_t align, bool *zero) {
-    size_t bytes = (size + _dmi_page - 1) & ~(_dmi_page - 1);
-    if (bytes < size || bytes >> _dmi_page_shift > UINT32_MAX) return NULL;
-    if (align < _dmi_os_granularity()) align = _dmi_os_granularity();
-    if (space->huge && align < DMI_HUGE) align = DMI_HUGE;
-    dmi_run *run = reuse(space, bytes, align);
-    *zero = run == NULL;
-    if (run) return run;
-    if (space->max_reserved && space->reserved + bytes > space->max_reserved) return NULL;
+static void unlink_kept(dmi_space *space, dmi_run *run) {
+    run->flags &= (uint8_t)~DMI_RUN_KEPT;
+    space->kept_bytes -= run->segment->size;
+    unlink_from(&space->kept, run);
+}
+
+/* What is kept counts as resident, so that it needs no look. */
+static void link_busy(dmi_space *space, dmi_run *run, size_t seen) {
+    of(run)->seen = seen;
+    space->unseen += run->segment->size - seen;
+    link_behind(&space->virtuals, NULL, run);
+}
+
+static void unlink_busy(dmi_space *space, dmi_run *run) {
+    space->unseen -= run->segment->size - of(run)->seen;
+    unlink_from(&space->virtuals, run);
+}
+
+/* ---- descriptors ------------------------------------------------------------------------------------- */
+
+static virtual_block *new_block(dmi_space *space) {
     _dmi_lock(&pool_lock);
     virtual_block *block = _dmi_pool_alloc(&pool);
     _dmi_unlock(&pool_lock);
+    if (block) space->virtual_meta += pool.item;
+    return block;
+}
+
+static void free_block(dmi_space *space, virtual_block *block) {
+    space->virtual_meta -= pool.item;
+    _dmi_lock(&pool_lock);
+    _dmi_pool_free(&pool, block);
+    _dmi_unlock(&pool_lock);
+}
+
+static void set_size(dmi_run *run, size_t bytes) {
+    dmi_segment *segment = run->segment;
+    segment->size = segment->reserved = bytes;
+    segment->pages = bytes >> _dmi_page_shift;
+    run->pages = (uint32_t)segment->pages;
+}
+
+/* Its first page is counted in the page map. */
+static dmi_run *describe(dmi_space *space, virtual_block *block, char *base, size_t bytes) {
+    dmi_run *run = &block->run;
+    block->segment.space = space;
+    block->segment.base = block->segment.reservation = base;
+    run->segment = &block->segment;
+    run->kind = DMI_RUN_VIRTUAL;
+    set_size(run, bytes);
+    atomic_store_explicit(&run->owner, DMI_OWNER_NONE, memory_order_relaxed);
+    _dmi_pagemap_set(base, _dmi_page, run);
+    return run;
+}
+
+/* ---- cutting and joining ----------------------------------------------------------------------------- */
+
+/* Cut a block that is in no list at bytes. Returns the second part, in no list either. NULL: nothing changed. */
+static dmi_run *cut(dmi_space *space, dmi_run *run, size_t bytes) {
+    char *base = run->segment->base;
+    size_t size = run->segment->size;
+    virtual_block *block = new_block(space);
     if (!block) return NULL;
-    char *base = _dmi_os_reserve(bytes, align, space->mode, space->huge, space->name);
+    if (_dmi_pagemap_add(base + bytes, _dmi_page)) goto fail;
+    if (!_dmi_os_split(base, size, bytes)) {
+        _dmi_pagemap_count_out(base + bytes, _dmi_page);
+        goto fail;
+    }
+    dmi_run *rest = describe(space, block, base + bytes, size - bytes);
+    rest->freed_at = run->freed_at;
+    rest->segment->has_given_at = run->segment->has_given_at;
+    set_size(run, bytes);
+    return rest;
+fail:
+    free_block(space, block);
+    return NULL;
+}
+
+static bool beside(const dmi_run *left, const dmi_run *right) {
+    return left->segment->base + left->segment->size == right->segment->base;
+}
+
+/* Let a block take in the one on its right; both are in no list. False: nothing changed. */
+static bool join(dmi_space *space, dmi_run *left, dmi_run *right) {
+    dmi_segment *a = left->segment, *b = right->segment;
+    if (!_dmi_os_join(a->base, a->size, b->size)) return false;
+    _dmi_pagemap_remove(b->base, _dmi_page);
+    set_size(left, a->size + b->size);
+    free_block(space, of(right));
+    return true;
+}
+
+static bool unoffer(dmi_space *space, dmi_run *run) {
+    if (!run->segment->has_given_at) return true;
+    if (_dmi_os_unoffer(run->segment->base, run->segment->size)) return false;
+    add(&space->ledger.unoffer_bytes, run->segment->size);
+    run->segment->has_given_at = false;
+    return true;
+}
+
+/* Cut off what of a kept block is worth it. False: there was no memory for that. */
+static bool cut_kept(dmi_space *space, dmi_run *run, size_t bytes) {
+    if (run->segment->size < bytes + DMI_VIRTUAL_PIECE) return true;
+    unlink_kept(space, run);
+    dmi_run *rest = cut(space, run, bytes);
+    link_kept(space, run);
+    if (rest) link_kept(space, rest);
+    return rest != NULL;
+}
+
+/* ---- reuse ------------------------------------------------------------------------------------------- */
+
+/* Of kept blocks that lie side by side, from one on: how many bytes are they? *last: the last of them. */
+static size_t row(dmi_run *first, dmi_run **last) {
+    size_t bytes = first->segment->size;
+    for (*last = first; (*last)->next && beside(*last, (*last)->next); *last = (*last)->next)
+        bytes += (*last)->next->segment->size;
+    return bytes;
+}
+
+/* The shortest row of kept blocks that holds size bytes. */
+static dmi_run *best_row(const dmi_space *space, size_t size, size_t align) {
+    dmi_run *best = NULL, *last;
+    size_t best_size = SIZE_MAX;
+    bool may_cut = _dmi_os_can_trim();
+    for (dmi_run *run = space->kept; run; run = may_cut ? last->next : run->next) {
+        size_t have = run->segment->size;
+        last = run;
+        if (may_cut) have = row(run, &last);
+        else if (have > size && have - size > size / 8) continue; /* it goes whole, or not at all */
+        if (have < size || have >= best_size) continue;
+        if ((uintptr_t)run->segment->base & (align - 1)) continue;
+        best = run;
+        best_size = have;
+    }
+    return best;
+}
+
+static size_t rounded(const dmi_space *space, size_t size) {
+    size_t to = space->huge ? DMI_HUGE : _dmi_page, bytes = (size + _dmi_page - 1) & ~(_dmi_page - 1);
+    size_t wide = (bytes + to - 1) & ~(to - 1);
+    return bytes < size || bytes >> _dmi_page_shift > UINT32_MAX ? 0 : wide < bytes ? bytes : wide;
+}
+
+static size_t alignment(const dmi_space *space, size_t align) {
+    if (align < _dmi_os_granularity()) align = _dmi_os_granularity();
+    return space->huge && align < DMI_HUGE ? DMI_HUGE : align;
+}
+
+/* Make of the kept row that begins at run one kept block of bytes, or little more. False: nothing that anybody would
+ * notice changed. */
+static bool gather(dmi_space *space, dmi_run *run, size_t bytes) {
+    while (run->segment->size < bytes) {
+        dmi_run *next = run->next;
+        size_t missing = bytes - run->segment->size;
+        if (!cut_kept(space, next, missing) && next->segment->size - missing > missing / 8)
+            return false;
+        if (!unoffer(space, run) || !unoffer(space, next)) return false;
+        uint64_t freed_at = run->freed_at < next->freed_at ? next->freed_at : run->freed_at;
+        unlink_kept(space, run);
+        unlink_kept(space, next);
+        bool joined = join(space, run, next);
+        if (joined) run->freed_at = freed_at;
+        link_kept(space, run);
+        if (!joined) {
+            link_kept(space, next);
+            return false;
+        }
+    }
+    size_t more = run->segment->size - bytes;
+    if (!cut_kept(space, run, bytes) && more > bytes / 8) return false;
+    return unoffer(space, run);
+}
+
+dmi_run *_dmi_virtual_reuse(dmi_space *space, size_t size, size_t align) {
+    size_t bytes = rounded(space, size);
+    dmi_run *run = bytes ? best_row(space, bytes, alignment(space, align)) : NULL;
+    if (!run || !gather(space, run, bytes)) return NULL;
+    unlink_kept(space, run);
+    link_busy(space, run, run->segment->size);
+    return run;
+}
+
+/* ---- making and releasing ---------------------------------------------------------------------------- */
+
+dmi_run *_dmi_virtual_fresh(dmi_space *space, size_t size, size_t align) {
+    size_t bytes = (size + _dmi_page - 1) & ~(_dmi_page - 1);
+    if (bytes < size || bytes >> _dmi_page_shift > UINT32_MAX) return NULL;
+    if (space->max_reserved && space->reserved + bytes > space->max_reserved) return NULL;
+    virtual_block *block = new_block(space);
+    if (!block) return NULL;
+    char *base =
+        _dmi_os_reserve(bytes, alignment(space, align), space->mode, space->huge, space->name);
     if (!base) goto fail;
     if (_dmi_os_commit(base, bytes, space->mode)) goto fail_reserved;
     if (_dmi_pagemap_add(base, _dmi_page)) {
         _dmi_os_uncount(bytes);
         goto fail_reserved;
     }
-    block->segment.space = space;
-    block->segment.base = block->segment.reservation = base;
-    block->segment.size = block->segment.reserved = bytes;
-    block->segment.pages = bytes >> _dmi_page_shift;
-    run = &block->run;
-    run->segment = &block->segment;
-    run->kind = DMI_RUN_VIRTUAL;
-    run->pages = (uint32_t)block->segment.pages;
-    atomic_store_explicit(&run->owner, DMI_OWNER_NONE, memory_order_relaxed);
-    _dmi_pagemap_set(base, _dmi_page, run);
+    dmi_run *run = describe(space, block, base, bytes);
     space->reserved += bytes;
-    space->virtual_meta += pool.item;
     add(&space->ledger.commit_calls, 1);
     add(&space->ledger.commit_bytes, bytes);
-    link_into(&space->virtuals, run);
+    link_busy(space, run, 0);
     return run;
 fail_reserved:
     (void)_dmi_os_release(base, bytes);
 fail:
-    _dmi_lock(&pool_lock);
-    _dmi_pool_free(&pool, block);
-    _dmi_unlock(&pool_lock);
+    free_block(space, block);
     return NULL;
 }
 
 /* It is in no list any more. */
 static void destroy(dmi_space *space, dmi_run *run) {
-    virtual_block *block = of(run);
-    size_t bytes = block->segment.size;
-    _dmi_pagemap_remove(block->segment.base, _dmi_page);
+    dmi_segment *segment = run->segment;
+    size_t bytes = segment->size;
+    _dmi_pagemap_remove(segment->base, _dmi_page);
     _dmi_os_uncount(bytes);
-    (void)_dmi_os_release(block->segment.base, bytes);
+    (void)_dmi_os_release(segment->base, bytes);
     space->reserved -= bytes;
-    space->virtual_meta -= pool.item;
     add(&space->ledger.decommit_calls, 1);
     add(&space->ledger.decommit_bytes, bytes);
-    _dmi_lock(&pool_lock);
-    _dmi_pool_free(&pool, block);
-    _dmi_unlock(&pool_lock);
+    free_block(space, of(run));
 }
 
 void _dmi_virtual_release(dmi_space *space, dmi_run *run) {
-    unlink_from(&space->virtuals, run);
+    unlink_busy(space, run);
     destroy(space, run);
 }
 
 void _dmi_virtual_drop(dmi_space *space, dmi_run *run) {
-    unlink_from(&space->kept, run);
+    unlink_kept(space, run);
     destroy(space, run);
 }
 
+size_t _dmi_virtual_drop_part(dmi_space *space, dmi_run *run, size_t bytes) {
+    size_t size = run->segment->size;
+    bytes = rounded(space, bytes);
+    if (bytes && bytes < size && size - bytes >= DMI_VIRTUAL_PIECE) {
+        unlink_kept(space, run);
+        dmi_run *rest = cut(space, run, size - bytes);
+        link_kept(space, run);
+        if (rest) {
+            destroy(space, rest);
+            return bytes;
+        }
+    }
+    _dmi_virtual_drop(space, run);
+    return size;
+}
+
 void _dmi_virtual_keep(dmi_space *space, dmi_run *run) {
-    unlink_from(&space->virtuals, run);
-    run->flags |= DMI_RUN_KEPT;
+    unlink_busy(space, run);
     run->freed_at = _dmi_space_clock(space);
-    link_into(&space->kept, run);
+    link_kept(space, run);
 }
 
 int _dmi_virtual_offer(dmi_space *space, dmi_run *run) {
@@ -148,13 +318,15 @@ int _dmi_virtual_offer(dmi_space *space, dmi_run *run) {
     return 0;
 }
 
+/* ---- growing ----------------------------------------------------------------------------------------- */
+
 /* Move to a larger place, which the page map knows before the block is there. */
 static bool move(dmi_space *space, dmi_run *run, size_t bytes) {
     dmi_segment *segment = run->segment;
     char *from = segment->base;
     size_t old = segment->size, more = bytes - old;
-    size_t align = space->huge ? DMI_HUGE : _dmi_os_granularity();
-    char *to = _dmi_os_reserve(bytes, align, space->mode, space->huge, space->name);
+    char *to =
+        _dmi_os_reserve(bytes, alignment(space, 1), space->mode, space->huge, space->name);
     if (!to) return false;
     if (_dmi_os_commit(to + old, more, space->mode)) {
         (void)_dmi_os_release(to, bytes);
@@ -179,38 +351,98 @@ static bool move(dmi_space *space, dmi_run *run, size_t bytes) {
     return true;
 }
 
+/* Grow into kept blocks on the right. */
+static bool take_in(dmi_space *space, dmi_run *run, size_t bytes) {
+    dmi_run *right = space->kept, *last;
+    size_t missing = bytes - run->segment->size;
+    if (space->huge) return false; /* what would be left would begin anywhere */
+    while (right && !beside(run, right)) right = right->next;
+    if (!right || row(right, &last) < missing || !gather(space, right, missing)) return false;
+    size_t more = right->segment->size;
+    unlink_kept(space, right);
+    if (!join(space, run, right)) {
+        link_kept(space, right);
+        return false;
+    }
+    of(run)->seen += more;
+    return true;
+}
+
+static void note_growth(dmi_space *space, size_t more) {
+    space->reserved += more;
+    space->unseen += more;
+    add(&space->ledger.commit_calls, 1);
+    add(&space->ledger.commit_bytes, more);
+}
+
+static bool shrink(dmi_space *space, dmi_run *run, size_t bytes) {
+    size_t less = run->segment->size - bytes;
+    if (!_dmi_os_remap(run->segment->base, run->segment->size, bytes, false)) return false;
+    _dmi_os_uncount(less);
+    space->unseen -= run->segment->size - of(run)->seen;
+    set_size(run, bytes);
+    if (of(run)->seen > bytes) of(run)->seen = bytes;
+    space->unseen += bytes - of(run)->seen;
+    space->reserved -= less;
+    add(&space->ledger.decommit_calls, 1);
+    add(&space->ledger.decommit_bytes, less);
+    return true;
+}
+
 bool _dmi_virtual_resize(dmi_space *space, dmi_run *run, size_t size, bool may_move) {
     dmi_segment *segment = run->segment;
     size_t old = segment->size, bytes = (size + _dmi_page - 1) & ~(_dmi_page - 1);
     if (bytes == old) return true;
     if (bytes < size || bytes >> _dmi_page_shift > UINT32_MAX || space->mode != DMI_OS_LAZY)
         return false;
-    if (bytes > old && space->max_reserved && space->reserved + (bytes - old) > space->max_reserved)
-        return false;
-    char *from = segment->base;
-    if (bytes < old) {
-        if (!_dmi_os_remap(from, old, bytes, false)) return false;
-        _dmi_os_uncount(old - bytes);
-    } else if (_dmi_os_remap(from, old, bytes, false)) {
-        if (_dmi_os_commit(from + old, bytes - old, space->mode)) {
-            (void)_dmi_os_remap(from, bytes, old, false);
+    if (bytes < old) return shrink(space, run, bytes);
+    if (take_in(space, run, bytes)) return true;
+    if (space->max_reserved && space->reserved + (bytes - old) > space->max_reserved) return false;
+    if (_dmi_os_remap(segment->base, old, bytes, false)) {
+        if (_dmi_os_commit(segment->base + old, bytes - old, space->mode)) {
+            (void)_dmi_os_remap(segment->base, bytes, old, false);
             return false;
         }
     } else if (!may_move || !move(space, run, bytes)) {
         return false;
     }
-    segment->size = segment->reserved = bytes;
-    segment->pages = bytes >> _dmi_page_shift;
-    run->pages = (uint32_t)segment->pages;
-    space->reserved += bytes - old;
-    if (bytes > old) {
-        add(&space->ledger.commit_calls, 1);
-        add(&space->ledger.commit_bytes, bytes - old);
-    } else {
-        add(&space->ledger.decommit_calls, 1);
-        add(&space->ledger.decommit_bytes, old - bytes);
-    }
+    set_size(run, bytes);
+    note_growth(space, bytes - old);
     return true;
+}
+
+/* ---- looking ----------------------------------------------------------------------------------------- */
+
+#define LOOKS 8   /* blocks */
+#define PROBES 64 /* places in one, when it is large */
+#define PROBE ((size_t)256 << 10)
+
+/* About how many bytes of a block are resident; what the OS does not tell counts. */
+static size_t resident(const dmi_segment *segment) {
+    size_t size = segment->size, step = size / PROBES & ~(_dmi_page - 1), sum = 0;
+    if (size <= PROBES * PROBE) {
+        int64_t told = _dmi_os_resident(segment->base, size);
+        return told < 0 ? size : (size_t)told;
+    }
+    for (size_t i = 0; i < PROBES; i++) {
+        int64_t told = _dmi_os_resident(segment->base + i * step, PROBE);
+        if (told < 0) return size;
+        sum += (size_t)told;
+    }
+    return (size_t)((double)sum / (double)(PROBES * PROBE) * (double)size);
+}
+
+void _dmi_virtual_look(dmi_space *space) {
+    int looks = 0;
+    for (dmi_run *run = space->virtuals; run && looks < LOOKS; run = run->next) {
+        virtual_block *block = of(run);
+        if (block->seen >= run->segment->size) continue;
+        looks++;
+        size_t now = resident(run->segment);
+        if (now <= block->seen) continue;
+        space->unseen -= now - block->seen;
+        block->seen = now;
+    }
 }
 
 void _dmi_virtual_release_all(dmi_space *space) {

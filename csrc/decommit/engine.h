@@ -28,6 +28,12 @@ typedef enum dmi_pass_kind {
 #define DMI_DECAY_RATE 4
 #define DMI_DECAY_STEPS (6 * DMI_DECAY_RATE)
 
+/* See level.h. */
+typedef struct dmi_level {
+    uint64_t began;               /* the period that runs, ns of the heap's clock */
+    uint64_t most[2], served[2];  /* in it, and in the one before */
+} dmi_level;
+
 /* What a heap's policy is, and what it remembers from pass to pass. */
 typedef struct dmi_engine {
     dmi_space *space;
@@ -37,6 +43,7 @@ typedef struct dmi_engine {
     /* decay: free bytes that appeared in each of the last steps */
     uint64_t step[DMI_DECAY_STEPS];
     uint64_t last_free;
+    dmi_level level;
 } dmi_engine;
 
 /* One pass, or one inline decision: on the stack of whoever makes it. */

@@ -1,4 +1,5 @@
 /* alloc.c - the whole path of an allocation: bucket, free list, run of pages, or a mapping of its own. */
+#include "../decommit/level.h"
 #include "alloc.h"
 #include "cache.h"
 #include "create.h"
@@ -81,21 +82,41 @@ static void *from_list(dmi_heap *heap, size_t size, size_t align, unsigned bucke
     return block;
 }
 
+/* Kept room; NULL: what fits is not there. What must read as zeroes comes fresh: to clear it would make all of it
+ * resident. */
+static dmi_run *from_kept(dmi_heap *heap, size_t total, size_t align, bool wanted) {
+    if (wanted || !heap->space.kept) return NULL;
+    dmi_run *run = _dmi_virtual_reuse(&heap->space, total, align);
+    if (run) _dmi_level_served(&heap->engine, total);
+    return run;
+}
+
+static dmi_run *from_mapping(dmi_heap *heap, size_t total, size_t align, bool *zero,
+                             bool wanted) {
+    dmi_run *run = from_kept(heap, total, align, wanted);
+    if (run) return run;
+    run = _dmi_virtual_fresh(&heap->space, total, align);
+    *zero = run != NULL;
+    if (run) _dmi_level_mapped(&heap->engine, run->segment->size);
+    return run;
+}
+
+/* Blocks of some MiB share the room of larger ones where there are such: what one leaves serves the other. */
+static bool is_mapped(const dmi_space *space, size_t total, size_t align) {
+    if (total >= DMI_VIRTUAL_MIN || align > DMI_VIRTUAL_MIN) return true;
+    return total >= DMI_VIRTUAL_SHARE_MIN && (space->virtuals || space->kept);
+}
+
 static void *from_pages(dmi_heap *heap, size_t size, size_t align, bool *zero, bool wanted) {
     size_t total = size + heap->tail;
     dmi_run *run;
     _dmi_lock(&heap->lock);
-    if (total < DMI_VIRTUAL_MIN && align <= DMI_VIRTUAL_MIN) {
+    if (is_mapped(&heap->space, total, align)) {
+        run = from_mapping(heap, total, align, zero, wanted);
+    } else {
         size_t align_pages = align > _dmi_page ? align >> _dmi_page_shift : 1;
         run = _dmi_run_alloc(&heap->space, _dmi_pages(total ? total : 1), align_pages,
                              DMI_RUN_LARGE, true, zero);
-    } else {
-        run = _dmi_virtual_alloc(&heap->space, total, align, zero);
-        /* To clear one that was kept would make all of it resident. */
-        while (run && wanted && !*zero) {
-            _dmi_virtual_release(&heap->space, run);
-            run = _dmi_virtual_alloc(&heap->space, total, align, zero);
-        }
     }
     void *block = run ? _dmi_run_base(run) : NULL;
     if (run) _dmi_canary_set(heap, block, _dmi_run_size(run));

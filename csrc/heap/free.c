@@ -1,4 +1,5 @@
 /* free.c - the whole path of a free that the fast path did not finish; usable size. */
+#include "../decommit/level.h"
 #include "cache.h"
 #include "check.h"
 #include "fast.h"
@@ -108,8 +109,10 @@ static void free_backend(dmi_heap *heap, dmi_run *run, void *block) {
     } else if (run->kind == DMI_RUN_LARGE) {
         _dmi_engine_freed_run(&heap->engine, _dmi_run_free(&heap->space, run));
     } else {
+        _dmi_level_freeing(&heap->engine);
         _dmi_virtual_keep(&heap->space, run);
         _dmi_engine_freed_run(&heap->engine, run);
+        _dmi_level_kept(&heap->engine);
     }
 }
 

@@ -1,4 +1,5 @@
 /* realloc.c - growing and shrinking, in place where it can be done. */
+#include "../decommit/level.h"
 #include "check.h"
 #include "fast.h"
 #include "fault.h"
@@ -47,12 +48,17 @@ static bool in_place(dmi_heap *heap, dmi_run *run, void *block, size_t size) {
 
 static void *resize_virtual(dmi_heap *heap, dmi_run *run, size_t size) {
     size_t total = size + heap->tail;
-    if (total < DMI_VIRTUAL_MIN / 2) return NULL;
     _dmi_lock(&heap->lock);
-    /* What the bucket rule allows may stay as it is. */
     size_t have = run->segment->size;
+    if (total < DMI_VIRTUAL_MIN / 2 && total < have / 2) { /* shorter blocks are cut from segments */
+        _dmi_unlock(&heap->lock);
+        return NULL;
+    }
+    /* What the bucket rule allows may stay as it is. */
     bool done = (total <= have && have - total <= have / 8) ||
                 _dmi_virtual_resize(&heap->space, run, total, true);
+    if (done && run->segment->size > have)
+        _dmi_level_mapped(&heap->engine, run->segment->size - have);
     if (done) _dmi_canary_set(heap, run->segment->base, run->segment->size);
     _dmi_unlock(&heap->lock);
     return done ? run->segment->base : NULL;

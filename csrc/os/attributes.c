@@ -127,6 +127,44 @@ void _dmi_attributes_clear(const void *address, size_t size) {
     _dmi_unlock(&lock);
 }
 
+bool _dmi_attributes_split(const void *address, size_t first) {
+    if (entry_count() == 0) return true;
+    dmi_os_range old = {NULL, 0};
+    bool done = true;
+    _dmi_lock(&lock);
+    if (find(address) != NULL) {
+        size_t used = entry_count();
+        done = used < capacity || grow(&old);
+        if (done) {
+            size_t place = place_of((uintptr_t)address); /* sorted from high to low */
+            memmove(&entries[place + 1], &entries[place], (used - place) * sizeof *entries);
+            entries[place].base += first;
+            entries[place].size = (entries[place].size - first) & MAX_SIZE;
+            entries[place + 1].size = first & MAX_SIZE;
+            set_count(used + 1);
+        }
+    }
+    _dmi_unlock(&lock);
+    if (old.address != NULL) (void)_dmi_os_native.release(old.address, old.size);
+    return done;
+}
+
+bool _dmi_attributes_join(const void *left, const void *right) {
+    if (entry_count() == 0) return true;
+    _dmi_lock(&lock);
+    entry *low = find(left), *high = find(right);
+    bool same = low != NULL && high != NULL && low->name == high->name && low->huge == high->huge;
+    if (same && low != high) {
+        low->size = (low->size + high->size) & MAX_SIZE;
+        size_t used = entry_count() - 1;
+        memmove(high, high + 1, (size_t)(entries + used - high) * sizeof *high);
+        set_count(used);
+    }
+    bool done = same || (low == NULL && high == NULL);
+    _dmi_unlock(&lock);
+    return done;
+}
+
 void _dmi_attributes_prepare_fork(void) { _dmi_lock(&lock); }
 void _dmi_attributes_parent_fork(void) { _dmi_unlock(&lock); }
 /* In the child nobody else is left who could sleep on it. */

@@ -25,6 +25,12 @@ dmi_attributes _dmi_attributes_get(const void *address);
  * nothing is noted; the entry goes on covering the hole, which does no harm. */
 void _dmi_attributes_clear(const void *address, size_t size);
 
+/* The reservation that begins at address is two from now on, the first of them first bytes long. False: no room to
+ * remember both; then it is one still. */
+bool _dmi_attributes_split(const void *address, size_t first);
+/* Two that lie side by side are one from now on. False: they were given different things. */
+bool _dmi_attributes_join(const void *left, const void *right);
+
 void _dmi_attributes_prepare_fork(void);
 void _dmi_attributes_parent_fork(void);
 void _dmi_attributes_child_fork(void);

@@ -22,7 +22,8 @@ typedef struct reservation {
     size_t pages;
     size_t left; /* pages not released */
     bool table, huge;
-    unsigned char *states; /* dmi_fake_page, one a page; behind them their huge page advice */
+    unsigned char *states; /* dmi_fake_page, one a page; behind them their huge page advice, and then
+                               whether a piece begins there (split) */
     char *shadow;          /* what offered pages held; NULL until the first offer */
 } reservation;
 
@@ -85,6 +86,20 @@ static reservation *find_range(const char *call, const void *address, size_t siz
     return r;
 }
 
+/* Does a piece of a reservation begin, or end, at this page? */
+static bool is_edge(const reservation *r, size_t page) {
+    return page == 0 || page == r->pages || r->states[2 * r->pages + page] ||
+           r->states[page - 1] == DMI_FAKE_RELEASED || r->states[page] == DMI_FAKE_RELEASED;
+}
+
+static void require_piece(const char *call, const reservation *r, size_t first, size_t count,
+                          const void *address) {
+    bool whole = !r->table && is_edge(r, first) && is_edge(r, first + count);
+    for (size_t i = first + 1; i < first + count; i++)
+        whole = whole && !r->states[2 * r->pages + i];
+    if (!whole) _dmi_fake_misuse(call, "not a whole reservation", address, count * page_size);
+}
+
 static char *page_at(const reservation *r, size_t index) { return r->base + index * page_size; }
 
 static void *enter_reservation(char *host_base, size_t host_size, size_t size, bool table) {
@@ -96,7 +111,7 @@ static void *enter_reservation(char *host_base, size_t host_size, size_t size, b
                          .pages = size / page_size,
                          .table = table};
     fresh.left = fresh.pages;
-    fresh.states = grab(2 * fresh.pages);
+    fresh.states = grab(3 * fresh.pages);
     if (fresh.states == NULL) {
         HOST->release(host_base, host_size);
         return NULL;
@@ -114,7 +129,7 @@ static void *enter_reservation(char *host_base, size_t host_size, size_t size, b
 static void forget(reservation *r) {
     size_t size = r->pages * page_size;
     HOST->release(r->host_base, r->host_size);
-    HOST->release(r->states, host_rounded(2 * r->pages));
+    HOST->release(r->states, host_rounded(3 * r->pages));
     if (r->shadow != NULL) HOST->release(r->shadow, size);
     *r = (reservation){.base = NULL};
     live_reservations--;
@@ -353,22 +368,24 @@ static int fake_release(void *address, size_t size) {
 }
 
 /* Move to a new reservation: states and contents, page by page. NULL, and all as it was, on failure. */
-static void *move_reservation(reservation *r, size_t new_size) {
+static void *move_reservation(reservation *r, size_t first, size_t count, size_t new_size) {
     size_t align = page_size > HOST->granularity() ? page_size : HOST->granularity();
     char *base = HOST->reserve(new_size, align, DMI_OS_STRICT, false, NULL);
     base = enter_reservation(base, new_size, new_size, false);
     if (base == NULL) return NULL;
     reservation *target = find(base);
-    for (size_t i = 0; i < r->pages; i++) {
-        if (r->states[i] != DMI_FAKE_COMMITTED) continue;
+    size_t was = committed;
+    for (size_t i = 0; i < count; i++) {
+        if (r->states[first + i] != DMI_FAKE_COMMITTED) continue;
         if (HOST->commit(page_at(target, i), page_size, DMI_OS_STRICT) != 0) {
             forget(target);
             return NULL;
         }
-        memcpy(page_at(target, i), page_at(r, i), page_size);
+        memcpy(page_at(target, i), page_at(r, first + i), page_size);
         target->states[i] = DMI_FAKE_COMMITTED;
     }
-    forget(r);
+    (void)release_pages(r, first, count);
+    committed = was; /* they are committed still, elsewhere */
     return base;
 }
 
@@ -376,19 +393,18 @@ static void *fake_remap(void *address, size_t old_size, size_t new_size, bool ma
     size_t first, count;
     _dmi_lock(&lock);
     reservation *r = find_range("remap", address, old_size, &first, &count);
-    if (first != 0 || count != r->left || r->table)
-        _dmi_fake_misuse("remap", "not a whole reservation", address, old_size);
+    require_piece("remap", r, first, count, address);
     if ((new_size & (page_size - 1)) != 0 || new_size == 0)
         _dmi_fake_misuse("remap", "new size", address, new_size);
-    for (size_t i = 0; i < count; i++)
+    for (size_t i = first; i < first + count; i++)
         if (r->states[i] == DMI_FAKE_OFFERED)
             _dmi_fake_misuse("remap", "page is offered", address, old_size);
     void *moved = address;
     if (new_size < old_size) {
         size_t kept = new_size / page_size; /* the tail stays with the host until the end */
-        (void)release_pages(r, kept, count - kept);
+        (void)release_pages(r, first + kept, count - kept);
     } else if (new_size > old_size) {
-        moved = may_move ? move_reservation(r, new_size) : NULL;
+        moved = may_move ? move_reservation(r, first, count, new_size) : NULL;
     }
     _dmi_unlock(&lock);
     return moved;
@@ -399,24 +415,52 @@ static int fake_move(void *from, size_t old_size, void *to, size_t new_size) {
     _dmi_lock(&lock);
     reservation *r = find_range("move", from, old_size, &first, &count);
     reservation *target = find_range("move", to, new_size, &to_first, &to_count);
-    if (first != 0 || count != r->left || r->table)
-        _dmi_fake_misuse("move", "not a whole reservation", from, old_size);
+    require_piece("move", r, first, count, from);
     if (to_first != 0 || to_count != target->left || target->table || to_count < count)
         _dmi_fake_misuse("move", "not a whole reservation, or too small", to, new_size);
+    size_t was = committed;
     for (size_t i = 0; i < count; i++) {
-        if (r->states[i] == DMI_FAKE_OFFERED)
+        if (r->states[first + i] == DMI_FAKE_OFFERED)
             _dmi_fake_misuse("move", "page is offered", from, old_size);
         if (target->states[i] != DMI_FAKE_UNCOMMITTED)
             _dmi_fake_misuse("move", "target page is committed", to, new_size);
-        if (r->states[i] != DMI_FAKE_COMMITTED) continue;
+        if (r->states[first + i] != DMI_FAKE_COMMITTED) continue;
         if (HOST->commit(page_at(target, i), page_size, DMI_OS_STRICT) != 0)
             _dmi_fake_misuse("move", "the host has no memory", to, new_size);
-        memcpy(page_at(target, i), page_at(r, i), page_size);
+        memcpy(page_at(target, i), page_at(r, first + i), page_size);
         target->states[i] = DMI_FAKE_COMMITTED;
     }
-    forget(r);
+    (void)release_pages(r, first, count);
+    committed = was; /* they are committed still, elsewhere */
     _dmi_unlock(&lock);
     return 0;
+}
+
+static bool fake_split(void *address, size_t size, size_t first_size) {
+    size_t first, count;
+    _dmi_lock(&lock);
+    reservation *r = find_range("split", address, size, &first, &count);
+    require_piece("split", r, first, count, address);
+    if (first_size == 0 || first_size >= size || (first_size & (page_size - 1)) != 0)
+        _dmi_fake_misuse("split", "size of the first part", address, first_size);
+    r->states[2 * r->pages + first + first_size / page_size] = true;
+    _dmi_unlock(&lock);
+    return true;
+}
+
+/* What was reserved apart stays apart. */
+static bool fake_join(void *left, size_t left_size, size_t right_size) {
+    size_t first, count;
+    _dmi_lock(&lock);
+    reservation *r = find_range("join", left, left_size, &first, &count);
+    require_piece("join", r, first, count, left);
+    bool done = first + count + right_size / page_size <= r->pages;
+    if (done) {
+        require_piece("join", r, first + count, right_size / page_size, (char *)left + left_size);
+        r->states[2 * r->pages + first + count] = false;
+    }
+    _dmi_unlock(&lock);
+    return done;
 }
 
 static int64_t fake_resident(const void *address, size_t size) {
@@ -453,6 +497,8 @@ const dmi_os_backend _dmi_fake_backend = {
     .release = fake_release,
     .remap = fake_remap,
     .move = fake_move,
+    .split = fake_split,
+    .join = fake_join,
     .resident = fake_resident,
     .process_resident = fake_process_resident,
     .clock = _dmi_fake_clock,

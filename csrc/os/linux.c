@@ -319,6 +319,17 @@ static int linux_move(void *from, size_t old_size, void *to, size_t new_size) {
     return error;
 }
 
+/* The kernel knows pages, not reservations. */
+static bool linux_split(void *address, size_t size, size_t first) {
+    (void)size;
+    return _dmi_attributes_split(address, first);
+}
+
+static bool linux_join(void *left, size_t left_size, size_t right_size) {
+    (void)right_size;
+    return _dmi_attributes_join(left, (char *)left + left_size);
+}
+
 /* ---- many ranges in one call ----------------------------------------------------------------- */
 
 enum {
@@ -516,6 +527,8 @@ const dmi_os_backend _dmi_os_native = {
     .release = linux_release,
     .remap = linux_remap,
     .move = linux_move,
+    .split = linux_split,
+    .join = linux_join,
     .resident = linux_resident,
     .process_resident = linux_process_resident,
     .clock = linux_clock,

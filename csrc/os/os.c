@@ -205,6 +205,17 @@ int _dmi_os_move(void *from, size_t old_size, void *to, size_t new_size) {
     return error;
 }
 
+bool _dmi_os_split(void *address, size_t size, size_t first) {
+    require_range(address, size);
+    require(first > 0 && first < size, "split: size of the first part");
+    return os->split(address, size, first);
+}
+
+bool _dmi_os_join(void *left, size_t left_size, size_t right_size) {
+    require_range(left, left_size + right_size);
+    return os->join(left, left_size, right_size);
+}
+
 /* ---- questions ------------------------------------------------------------------------------- */
 
 int64_t _dmi_os_resident(const void *address, size_t size) {

@@ -104,6 +104,12 @@ void *_dmi_os_remap(void *address, size_t old_size, size_t new_size, bool may_mo
  * as it was and to is released. */
 int _dmi_os_move(void *from, size_t old_size, void *to, size_t new_size);
 
+/* A whole reservation, [address, address+size), is two from now on: [address, address+first) and the rest. False
+ * where the OS cannot (Windows), or the two cannot be told apart; then nothing changed. */
+bool _dmi_os_split(void *address, size_t size, size_t first);
+/* Two that lie side by side are one from now on. False: they stay two. */
+bool _dmi_os_join(void *left, size_t left_size, size_t right_size);
+
 /* Bytes of the range that are resident in physical memory now. -1 where the OS does not say. Walks
  * the page tables: not for hot paths. */
 int64_t _dmi_os_resident(const void *address, size_t size);
@@ -193,6 +199,8 @@ typedef struct dmi_os_backend {
     int (*release)(void *, size_t);
     void *(*remap)(void *, size_t, size_t, bool);
     int (*move)(void *, size_t, void *, size_t);
+    bool (*split)(void *, size_t, size_t);
+    bool (*join)(void *, size_t, size_t);
     int64_t (*resident)(const void *, size_t);
     int64_t (*process_resident)(void);
     uint64_t (*clock)(void);

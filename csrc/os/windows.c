@@ -358,6 +358,20 @@ static int windows_move(void *from, size_t old_size, void *to, size_t new_size) 
     return ENOSYS;
 }
 
+static bool windows_split(void *address, size_t size, size_t first) {
+    (void)address;
+    (void)size;
+    (void)first;
+    return false; /* VirtualFree releases what VirtualAlloc reserved, whole */
+}
+
+static bool windows_join(void *left, size_t left_size, size_t right_size) {
+    (void)left;
+    (void)left_size;
+    (void)right_size;
+    return false;
+}
+
 /* There are no files that tell about the system. */
 static int windows_read_file(const char *path, char *buffer, size_t size) {
     (void)path;
@@ -391,6 +405,8 @@ const dmi_os_backend _dmi_os_native = {
     .release = windows_release,
     .remap = windows_remap,
     .move = windows_move,
+    .split = windows_split,
+    .join = windows_join,
     .resident = windows_resident,
     .process_resident = windows_process_resident,
     .clock = windows_clock,

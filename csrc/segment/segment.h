@@ -79,12 +79,14 @@ struct dmi_space {
     int32_t pass; /* number of the pass over the free runs that is, or was the last one */
     uint64_t free_committed; /* bytes of committed pages in free runs */
     dmi_run *virtuals;       /* busy virtual blocks, through next */
-    dmi_run *kept;           /* freed ones the policy keeps, newest first */
+    dmi_run *kept;           /* freed ones the policy keeps, by address */
     uint64_t virtual_meta;   /* metadata bytes of virtual blocks */
     unsigned visitors;       /* who walks over the segments and lets the lock go in between */
     bool release_due;        /* a release was put off for their sake */
     _Atomic uint64_t now;    /* the heap's clock, ns, when somebody asked for it last */
     dmi_ledger ledger;
+    uint64_t kept_bytes; /* of the kept virtual blocks */
+    uint64_t unseen;     /* bytes of the busy ones that were never seen resident */
 };
 
 extern size_t _dmi_page; /* the OS page size, set by _dmi_space_setup */

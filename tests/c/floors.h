@@ -201,7 +201,16 @@ static inline uint64_t floors_hash(const dmi_space *space) {
         MIX((uintptr_t)run->segment->base);
         MIX(run->segment->size);
     }
-    for (const dmi_run *run = space->kept; run; run = run->next) MIX(run->segment->size);
+    /* Where kept ones are cut is nobody's concern. */
+    const char *end = NULL;
+    for (const dmi_run *run = space->kept; run; run = run->next) {
+        if (run->segment->base != end) {
+            MIX((uintptr_t)end);
+            MIX((uintptr_t)run->segment->base);
+        }
+        end = run->segment->base + run->segment->size;
+    }
+    MIX((uintptr_t)end);
 #undef MIX
     return hash;
 }

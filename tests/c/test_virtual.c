@@ -4,6 +4,15 @@
 
 enum { SLOTS = 24 };
 
+/* Sizes of which some are worth cutting, whatever the page. */
+static size_t unit(void) { return _dmi_page > 32768 ? _dmi_page : 32768; }
+
+static dmi_run *any_block(dmi_space *space, size_t size, size_t align, bool *zero) {
+    dmi_run *run = _dmi_virtual_reuse(space, size, align);
+    *zero = run == NULL;
+    return run ? run : _dmi_virtual_fresh(space, size, align);
+}
+
 typedef struct slot {
     dmi_run *run;
     uint64_t stamp;
@@ -59,29 +68,36 @@ static void check(const dmi_space *space) {
         check_one(space, run, false);
         busy++;
     }
-    for (const dmi_run *run = space->kept; run; run = run->next, count++)
+    size_t kept = 0, unseen = 0;
+    for (const dmi_run *run = space->kept; run; run = run->next, count++) {
+        ENSURE(!run->next || run->next->prev == run);
+        ENSURE(!run->next ||
+               run->segment->base + run->segment->size <= run->next->segment->base);
         check_one(space, run, true);
+        kept += run->segment->size;
+    }
+    for (const dmi_run *run = space->virtuals; run; run = run->next) unseen += run->segment->size;
+    ENSURE_EQ(space->kept_bytes, kept);
+    ENSURE(space->unseen <= unseen);
     for (size_t i = 0; i < SLOTS; i++) expected += slots[i].run != NULL;
     ENSURE_EQ(busy, expected);
     ENSURE_EQ(space->virtual_meta, count * 512);
 }
 
 static void do_alloc(dmi_space *space, slot *s, uint64_t *seed) {
-    size_t size = 1 + test_random(seed) % (40 * _dmi_page), kept = 0;
+    size_t size = 1 + test_random(seed) % (40 * unit());
     size_t align = test_random(seed) % 3 ? 16 : _dmi_page << test_random(seed) % 5;
     bool zero = false;
-    for (const dmi_run *run = space->kept; run; run = run->next) kept++;
-    uint64_t before = floors_hash(space);
-    dmi_run *run = _dmi_virtual_alloc(space, size, align, &zero);
+    uint64_t before = floors_hash(space), kept = space->kept_bytes;
+    dmi_run *run = any_block(space, size, align, &zero);
     if (!run) {
         ENSURE_EQ(floors_hash(space), before);
         return;
     }
     ENSURE(run->segment->size >= size);
     ENSURE((uintptr_t)run->segment->base % align == 0);
-    for (const dmi_run *other = space->kept; other; other = other->next) kept--;
-    ENSURE(kept <= 1); /* a kept one was taken, or none */
-    if (kept) ENSURE(!zero && run->segment->size - size <= (size + _dmi_page) / 8 + _dmi_page);
+    ENSURE_EQ(kept - space->kept_bytes, zero ? 0 : run->segment->size);
+    ENSURE(run->segment->size - size <= size / 8 + DMI_VIRTUAL_PIECE + _dmi_page);
     if (zero)
         for (size_t i = 0; i < run->pages; i++)
             ENSURE(*word(run, i) == 0 && *(word(run, i + 1) - 1) == 0);
@@ -91,7 +107,7 @@ static void do_alloc(dmi_space *space, slot *s, uint64_t *seed) {
 }
 
 static void do_resize(dmi_space *space, slot *s, uint64_t *seed) {
-    size_t size = 1 + test_random(seed) % (60 * _dmi_page), old = s->run->pages;
+    size_t size = 1 + test_random(seed) % (60 * unit()), old = s->run->pages;
     char *base = s->run->segment->base;
     bool may_move = test_random(seed) % 4;
     uint64_t before = floors_hash(space);
@@ -100,7 +116,7 @@ static void do_resize(dmi_space *space, slot *s, uint64_t *seed) {
         ENSURE_EQ(floors_hash(space), before);
         ENSURE(s->run->segment->base == base && s->run->pages == old);
     } else {
-        ENSURE_EQ(s->run->segment->size, (size + _dmi_page - 1) & ~(_dmi_page - 1));
+        ENSURE(s->run->segment->size - size < _dmi_page + DMI_VIRTUAL_PIECE);
         note_place(s->run);
         if (!may_move) ENSURE(s->run->segment->base == base);
         if (s->run->segment->base != base) ENSURE(_dmi_pagemap_get(base) != s->run);
@@ -108,7 +124,6 @@ static void do_resize(dmi_space *space, slot *s, uint64_t *seed) {
     check_one(space, s->run, false);
     check_stamp(s, old < s->run->pages ? old : s->run->pages);
     if (done && s->run->pages > old) {
-        for (size_t i = old; i < s->run->pages; i++) ENSURE(*word(s->run, i) == 0);
         stamp(s, old);
     }
 }
@@ -129,6 +144,15 @@ static void step(dmi_space *space, uint64_t *seed) {
     } else if (kept && kept->next) {
         if (kind == 10) _dmi_virtual_drop(space, kept->next);
         if (kind == 11) _dmi_virtual_drop(space, kept);
+        if (kind == 13) {
+            uint64_t bytes = space->kept_bytes;
+            size_t gone = _dmi_virtual_drop_part(space, kept, kept->segment->size / 2 + 1);
+            ENSURE_EQ(bytes - space->kept_bytes, gone);
+        }
+        if (kind == 14) { /* the fake's pages are resident once they are committed */
+            for (int i = 0; i < SLOTS; i++) _dmi_virtual_look(space);
+            ENSURE_EQ(space->unseen, 0);
+        }
         if (kind == 12) {
             int error = _dmi_virtual_offer(space, kept->next);
             ENSURE_EQ(error == 0, kept->next->segment->has_given_at);
@@ -142,7 +166,7 @@ static void random_life(dmi_os_mode mode, uint64_t seed, unsigned long steps, bo
     dmi_space space;
     memset(slots, 0, sizeof slots);
     ENSURE_EQ(_dmi_space_setup(), 0);
-    _dmi_space_init(&space, mode, false, "test", (uint64_t)700 << _dmi_page_shift);
+    _dmi_space_init(&space, mode, false, "test", (uint64_t)700 * unit());
     for (floors_step = 0; floors_step < steps; floors_step++) {
         if (failures && test_random(&seed) % 3 == 0)
             _dmi_os_fail_at(1 + test_random(&seed) % 5, test_random(&seed) % 2);
@@ -189,9 +213,9 @@ TEST_EACH_PAGE(absurd_sizes_are_refused) {
     ENSURE_EQ(_dmi_space_setup(), 0);
     _dmi_space_init(&space, DMI_OS_LAZY, false, NULL, 0);
     memset(slots, 0, sizeof slots);
-    ENSURE(!_dmi_virtual_alloc(&space, SIZE_MAX, 16, &zero));
-    ENSURE(!_dmi_virtual_alloc(&space, SIZE_MAX - _dmi_page + 1, 16, &zero));
-    dmi_run *run = _dmi_virtual_alloc(&space, 10, 16, &zero);
+    ENSURE(!any_block(&space, SIZE_MAX, 16, &zero));
+    ENSURE(!any_block(&space, SIZE_MAX - _dmi_page + 1, 16, &zero));
+    dmi_run *run = any_block(&space, 10, 16, &zero);
     ENSURE(run && zero);
     ENSURE(!_dmi_virtual_resize(&space, run, SIZE_MAX, true));
     slots[0].run = run;
@@ -207,7 +231,7 @@ TEST(a_block_grows_on_the_real_system) {
     REQUIRE_EQ(_dmi_space_setup(), 0);
     _dmi_space_init(&space, DMI_OS_LAZY, false, "test", 0);
     for (int round = 0; round < 20; round++) {
-        dmi_run *run = _dmi_virtual_alloc(&space, _dmi_page, 16, &zero);
+        dmi_run *run = any_block(&space, _dmi_page, 16, &zero);
         REQUIRE(run != NULL);
         slot s = {run, (uint64_t)round << 32};
         stamp(&s, 0);
