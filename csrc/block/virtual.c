@@ -187,7 +187,8 @@ static dmi_run *best_row(const dmi_space *space, size_t size, size_t align) {
 }
 
 static size_t rounded(const dmi_space *space, size_t size) {
-    size_t to = space->huge ? DMI_HUGE : _dmi_page, bytes = (size + _dmi_page - 1) & ~(_dmi_page - 1);
+    size_t to = space->huge ? DMI_HUGE : _dmi_page,
+           bytes = (size + _dmi_page - 1) & ~(_dmi_page - 1);
     size_t wide = (bytes + to - 1) & ~(to - 1);
     return bytes < size || bytes >> _dmi_page_shift > UINT32_MAX ? 0 : wide < bytes ? bytes : wide;
 }
@@ -325,8 +326,7 @@ static bool move(dmi_space *space, dmi_run *run, size_t bytes) {
     dmi_segment *segment = run->segment;
     char *from = segment->base;
     size_t old = segment->size, more = bytes - old;
-    char *to =
-        _dmi_os_reserve(bytes, alignment(space, 1), space->mode, space->huge, space->name);
+    char *to = _dmi_os_reserve(bytes, alignment(space, 1), space->mode, space->huge, space->name);
     if (!to) return false;
     if (_dmi_os_commit(to + old, more, space->mode)) {
         (void)_dmi_os_release(to, bytes);

@@ -30,8 +30,8 @@ typedef enum dmi_pass_kind {
 
 /* See level.h. */
 typedef struct dmi_level {
-    uint64_t began;               /* the period that runs, ns of the heap's clock */
-    uint64_t most[2], served[2];  /* in it, and in the one before */
+    uint64_t began;              /* the period that runs, ns of the heap's clock */
+    uint64_t most[2], served[2]; /* in it, and in the one before */
 } dmi_level;
 
 /* What a heap's policy is, and what it remembers from pass to pass. */

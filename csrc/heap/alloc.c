@@ -1,6 +1,6 @@
 /* alloc.c - the whole path of an allocation: bucket, free list, run of pages, or a mapping of its own. */
-#include "../decommit/level.h"
 #include "alloc.h"
+#include "../decommit/level.h"
 #include "cache.h"
 #include "create.h"
 #include "fast.h"
@@ -91,8 +91,7 @@ static dmi_run *from_kept(dmi_heap *heap, size_t total, size_t align, bool wante
     return run;
 }
 
-static dmi_run *from_mapping(dmi_heap *heap, size_t total, size_t align, bool *zero,
-                             bool wanted) {
+static dmi_run *from_mapping(dmi_heap *heap, size_t total, size_t align, bool *zero, bool wanted) {
     dmi_run *run = from_kept(heap, total, align, wanted);
     if (run) return run;
     run = _dmi_virtual_fresh(&heap->space, total, align);

@@ -50,7 +50,8 @@ static void *resize_virtual(dmi_heap *heap, dmi_run *run, size_t size) {
     size_t total = size + heap->tail;
     _dmi_lock(&heap->lock);
     size_t have = run->segment->size;
-    if (total < DMI_VIRTUAL_MIN / 2 && total < have / 2) { /* shorter blocks are cut from segments */
+    if (total < DMI_VIRTUAL_MIN / 2 &&
+        total < have / 2) { /* shorter blocks are cut from segments */
         _dmi_unlock(&heap->lock);
         return NULL;
     }

@@ -22,9 +22,10 @@ typedef struct reservation {
     size_t pages;
     size_t left; /* pages not released */
     bool table, huge;
-    unsigned char *states; /* dmi_fake_page, one a page; behind them their huge page advice, and then
+    unsigned char
+        *states;  /* dmi_fake_page, one a page; behind them their huge page advice, and then
                                whether a piece begins there (split) */
-    char *shadow;          /* what offered pages held; NULL until the first offer */
+    char *shadow; /* what offered pages held; NULL until the first offer */
 } reservation;
 
 static dmi_lock lock;

@@ -71,8 +71,7 @@ static void check(const dmi_space *space) {
     size_t kept = 0, unseen = 0;
     for (const dmi_run *run = space->kept; run; run = run->next, count++) {
         ENSURE(!run->next || run->next->prev == run);
-        ENSURE(!run->next ||
-               run->segment->base + run->segment->size <= run->next->segment->base);
+        ENSURE(!run->next || run->segment->base + run->segment->size <= run->next->segment->base);
         check_one(space, run, true);
         kept += run->segment->size;
     }
