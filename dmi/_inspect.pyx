@@ -6,7 +6,7 @@ Numbers and tuples only; what they mean and how they are shown is decided in the
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
+from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawMalloc
 from libc.errno cimport EFAULT, EIO, errno
 from libc.stdint cimport uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset, strerror
@@ -214,6 +214,79 @@ def outside_heaps(read, root):
     if o.error is not None:
         raise o.error
     return o.heaps
+
+
+cdef class OutsideWalk:
+    """The ranges of a heap of another process, part by part, and what they come to."""
+    cdef _Outside o
+    cdef uint64_t root, handle, start
+    cdef bytearray room
+    cdef size_t capacity
+
+    def __cinit__(self, read, root, handle, size_t capacity=65536):
+        self.o = _Outside()
+        self.o.read, self.o.error = read, None
+        self.root, self.handle, self.start = root, handle, 0
+        self.capacity = capacity
+        self.room = bytearray(capacity * sizeof(cdmi.dmi_range))
+
+    cdef Py_ssize_t part(self) except -1:
+        cdef size_t count = 0
+        cdef unsigned char *base = self.room
+        failed = cdmi.dmi_outside_walk(outside_read, <void *>self.o, self.root, self.handle,
+                                       &self.start, <cdmi.dmi_range *>base, self.capacity, &count)
+        if self.o.error is not None:
+            raise self.o.error
+        if failed:
+            raise OSError(errno, strerror(errno).decode(), None)
+        return count
+
+    def take(self):
+        """The next ranges as bytes, an array of dmi_range; empty at the end."""
+        cdef Py_ssize_t count
+        while self.start != <uint64_t>-1:
+            count = self.part()
+            if count:
+                return bytes(self.room[:count * sizeof(cdmi.dmi_range)])
+        return b""
+
+    def sums(self):
+        """({(kind, state): (ranges, bytes)}, {size: busy blocks}, damaged bytes) of what is left."""
+        cdef Py_ssize_t count, i
+        cdef cdmi.dmi_range *found
+        cdef uint64_t size_of[8][8]
+        cdef uint64_t count_of[8][8]
+        cdef uint64_t damaged = 0
+        cdef unsigned char *base = self.room
+        memset(size_of, 0, sizeof(size_of))
+        memset(count_of, 0, sizeof(count_of))
+        sizes = {}
+        cdef uint64_t *small = <uint64_t *>PyMem_RawCalloc(8192, 8)
+        if small == NULL:
+            raise MemoryError("no memory to count blocks")
+        try:
+            while self.start != <uint64_t>-1:
+                count = self.part()
+                found = <cdmi.dmi_range *>base
+                for i in range(count):
+                    if found[i].kind >= 8 or found[i].state >= 8:
+                        continue
+                    size_of[found[i].kind][found[i].state] += found[i].size
+                    count_of[found[i].kind][found[i].state] += 1
+                    if found[i].flags & cdmi.DMI_RANGE_DAMAGED:
+                        damaged += found[i].size
+                    if found[i].state == <uint32_t>cdmi.DMI_STATE_BUSY:
+                        if found[i].size < 8192:
+                            small[found[i].size] += 1
+                        else:
+                            sizes[found[i].size] = sizes.get(found[i].size, 0) + 1
+            for i in range(8192):
+                if small[i]:
+                    sizes[i] = small[i]
+        finally:
+            PyMem_RawFree(small)
+        return {(k, s): (count_of[k][s], size_of[k][s]) for k in range(8) for s in range(8)
+                if count_of[k][s]}, sizes, damaged
 
 
 def stats_fields(HeapCore heap not None, bint detail, bint resident):

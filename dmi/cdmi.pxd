@@ -361,3 +361,6 @@ cdef extern from "dmi/capi.h":
         void *argument, const dmi_outside_heap *heap, const dmi_segment_info *place) noexcept
     int dmi_outside_heaps(
         dmi_read read, void *context, uint64_t root, dmi_outside_visit visit, void *argument)
+    int dmi_outside_walk(
+        dmi_read read, void *context, uint64_t root, uint64_t handle, uint64_t *start,
+        dmi_range *out, size_t capacity, size_t *count)

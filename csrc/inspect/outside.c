@@ -115,21 +115,78 @@ static int see_heap(void *argument, uint64_t address) {
     return o->visit(o->argument, &o->heap, NULL);
 }
 
+/* ---- opening what is outside -------------------------------------------------------------------------- */
+
+static dmi_copies *make_copies(int *error) {
+    size_t page = _dmi_os_page_size(), size = (sizeof(dmi_copies) + page - 1) & ~(page - 1);
+    dmi_copies *copies = _dmi_os_reserve(size, page, DMI_OS_LAZY, false, "dmi: copies");
+    *error = copies ? _dmi_os_commit(copies, size, DMI_OS_LAZY) : ENOMEM;
+    if (copies && *error) {
+        (void)_dmi_os_release(copies, size);
+        return NULL;
+    }
+    return copies;
+}
+
+static void drop_copies(dmi_copies *copies) {
+    size_t page = _dmi_os_page_size(), size = (sizeof(dmi_copies) + page - 1) & ~(page - 1);
+    _dmi_os_uncount(size);
+    (void)_dmi_os_release(copies, size);
+}
+
 int dmi_outside_heaps(dmi_read read, void *context, uint64_t root, dmi_outside_visit visit,
                       void *argument) {
     dmi_reader reader = {.read = read, .context = context};
     outside o = {.visit = visit, .argument = argument};
-    size_t page = _dmi_os_page_size(), size = (sizeof(dmi_copies) + page - 1) & ~(page - 1);
-    dmi_copies *copies = _dmi_os_reserve(size, page, DMI_OS_LAZY, false, "dmi: copies");
-    int error = copies ? _dmi_os_commit(copies, size, DMI_OS_LAZY) : ENOMEM;
-    bool committed = copies && error == 0;
-    if (committed) error = _dmi_image_open(&o.image, &reader, copies, root);
-    int stopped = error ? 0 : _dmi_image_heaps(&o.image, see_heap, &o);
-    if (committed) _dmi_os_uncount(size);
-    if (copies) (void)_dmi_os_release(copies, size);
+    int error, stopped = 0;
+    dmi_copies *copies = make_copies(&error);
+    if (copies) {
+        error = _dmi_image_open(&o.image, &reader, copies, root);
+        if (!error) stopped = _dmi_image_heaps(&o.image, see_heap, &o);
+        drop_copies(copies);
+    }
     if (error) {
         errno = error;
         return -1;
     }
     return stopped;
+}
+
+/* ---- ranges -------------------------------------------------------------------------------------------- */
+
+typedef struct sought {
+    dmi_image *image;
+    uint64_t handle;
+} sought;
+
+static int is_it(void *argument, uint64_t address) {
+    const sought *s = argument;
+    const dmi_heap *heap = _dmi_image_heap(s->image, address);
+    return heap && (uintptr_t)heap->handle == s->handle;
+}
+
+int dmi_outside_walk(dmi_read read, void *context, uint64_t root, uint64_t handle, uint64_t *from,
+                     dmi_range *out, size_t capacity, size_t *count) {
+    dmi_reader reader = {.read = read, .context = context};
+    dmi_image image;
+    int error;
+    *count = 0;
+    if (*from == UINT64_MAX) return 0;
+    if (capacity < DMI_WALK_CHUNK) {
+        errno = EINVAL;
+        return -1;
+    }
+    dmi_copies *copies = make_copies(&error);
+    if (copies) {
+        sought s = {.image = &image, .handle = handle};
+        error = _dmi_image_open(&image, &reader, copies, root);
+        if (!error && !_dmi_image_heaps(&image, is_it, &s)) error = ESRCH;
+        if (!error) _dmi_walk_image_chunk(&image, from, out, capacity, count);
+        drop_copies(copies);
+    }
+    if (error) {
+        errno = error;
+        return -1;
+    }
+    return 0;
 }

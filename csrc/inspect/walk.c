@@ -377,6 +377,14 @@ int _dmi_walk_image(dmi_image *image, dmi_visit visit, void *argument) {
     return w.stopped;
 }
 
+void _dmi_walk_image_chunk(dmi_image *image, uint64_t *from, dmi_range *out, size_t capacity,
+                           size_t *count) {
+    walker w = {.image = *image, .out = out, .capacity = capacity, .chunk = true, .from = *from};
+    walk_heap(&w);
+    *count = w.count;
+    *from = w.from;
+}
+
 /* ---- this process --------------------------------------------------------------------------------------------- */
 
 static int walk_own(void *handle, walker *w) {

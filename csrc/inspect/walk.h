@@ -8,6 +8,10 @@
  * DMI_RANGE_DAMAGED. Returns 0, or what visit returned when it stopped the walk. */
 int _dmi_walk_image(dmi_image *image, dmi_visit visit, void *argument);
 
+/* The same in parts, as dmi_heap_walk_chunk has them. */
+void _dmi_walk_image_chunk(dmi_image *image, uint64_t *from, dmi_range *out, size_t capacity,
+                           size_t *count);
+
 /* What is told of a segment, and of a virtual block. */
 dmi_segment_info _dmi_segment_told(const dmi_segment *segment);
 dmi_segment_info _dmi_virtual_told(const dmi_run *run);

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ._maps import Mapping, Source
 
-__all__ = ["OutsideHeap", "is_dmi", "outside_heaps"]
+__all__ = ["OutsideHeap", "is_dmi", "layout_roots", "outside_heaps"]
 
 _MAX_DATA: Final = 4 << 20
 """Bytes of the largest mapping of the library's data that is searched."""
@@ -48,7 +48,7 @@ def outside_heaps(source: Source, mappings: Iterable[Mapping]) -> tuple[list[Out
     """
     found: list[OutsideHeap] = []
     why = ""
-    for root in _roots(source, mappings):
+    for root in layout_roots(source, mappings):
         try:
             heaps = read_heaps(source.read, root)
         except OSError as error:
@@ -65,7 +65,8 @@ def outside_heaps(source: Source, mappings: Iterable[Mapping]) -> tuple[list[Out
     return found, "" if found else why
 
 
-def _roots(source: Source, mappings: Iterable[Mapping]) -> Iterator[int]:
+def layout_roots(source: Source, mappings: Iterable[Mapping]) -> Iterator[int]:
+    """Where the library says how its structs lie, in each copy that is loaded."""
     for mapping in mappings:
         if not is_dmi(mapping) or mapping.perms[0] != "r" or "x" in mapping.perms:
             continue

@@ -20,6 +20,7 @@ from dmi.address._maps import parse_maps
 
 from . import _text as text
 from ._corefile import CoreError, CoreReader, is_core, packed
+from ._dmi import dmi_heaps
 from ._glibc import glibc_heaps
 from ._glibc_find import Space
 from ._heaps import ForeignHeap, ForeignPin, ForeignRange, ForeignRow, ForeignStats
@@ -110,7 +111,7 @@ class Process:
                 return self._heaps
             space = self.space()
             heaps: list[ForeignHeap] = []
-            for kind in (glibc_heaps, pymalloc_heaps):
+            for kind in (dmi_heaps, glibc_heaps, pymalloc_heaps):
                 found, notes = kind(self.reader, space)
                 heaps += found
                 self._notes += notes

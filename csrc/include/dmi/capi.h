@@ -82,7 +82,10 @@
       (void *heap, size_t index, char *who, size_t size, uint64_t *holds))                         \
     X(int, dmi_outside_heaps,                                                                      \
       (dmi_read read, void *context, uint64_t root, dmi_outside_visit visit, void *argument))      \
-    X(void, dmi_set_fault_handler, (dmi_fault_handler handler, void *argument))
+    X(void, dmi_set_fault_handler, (dmi_fault_handler handler, void *argument))                    \
+    X(int, dmi_outside_walk,                                                                       \
+      (dmi_read read, void *context, uint64_t root, uint64_t handle, uint64_t *from,               \
+       dmi_range *out, size_t capacity, size_t *count))
 /* clang-format on */
 
 #define DMI_CAPI_FIELD(result, name, parameters) result(*name##_) parameters;
@@ -221,6 +224,7 @@ static inline const dmi_capi *dmi_capi_get(void) {
 #define dmi_heap_holder (dmi_capi_get()->dmi_heap_holder_)
 #define dmi_outside_heaps (dmi_capi_get()->dmi_outside_heaps_)
 #define dmi_set_fault_handler (dmi_capi_get()->dmi_set_fault_handler_)
+#define dmi_outside_walk (dmi_capi_get()->dmi_outside_walk_)
 
 #endif /* DMI_CAPI_LINKED */
 #endif

@@ -337,6 +337,10 @@ typedef int (*dmi_outside_visit)(void *argument, const dmi_outside_heap *heap,
  * -1 with ENOTSUP: its dmi was built otherwise than this one; or the errno of read. */
 DMI_API int dmi_outside_heaps(dmi_read read, void *context, uint64_t root, dmi_outside_visit visit,
                               void *argument);
+/* The ranges of one of these heaps in parts, as dmi_heap_walk_chunk has them. -1 with ESRCH: there is no heap of
+ * that handle; or as above. */
+DMI_API int dmi_outside_walk(dmi_read read, void *context, uint64_t root, uint64_t handle,
+                             uint64_t *from, dmi_range *out, size_t capacity, size_t *count);
 /* What dmi_layout_root begins with, so that it can be found where names are gone. */
 #define DMI_LAYOUT_MAGIC "dmi-layout-root"
 
