@@ -89,7 +89,9 @@ class BuildNative(build_ext):
 
 
 def extension(path: Path) -> Extension:
-    """An extension that links the library beside it, and carries the floor of its own name, if any."""
+    """An extension that links the library beside it, and carries the floor of its own name, if
+    any.
+    """
     source = path.relative_to(ROOT)
     folder = Path("csrc") / path.stem.removeprefix("_")
     own = [] if path.stem not in native.CARRIED else sorted((ROOT / folder).glob("*.c"))

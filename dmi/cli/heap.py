@@ -1,9 +1,9 @@
 """`!heap` on a snapshot, on any process, or on a core file, with the debugger's options.
 
 FILE is what dmi.snapshot().save(FILE) wrote, where -flt, -x and -h need one with blocks=True; or a
-core file. A process (--pid N) runs on while it is read. Heaps of other allocators stand beside dmi's
-with their kind; what is not known is "-". Numbers are hexadecimal, as in the debugger, and decimal behind 0n: -flt s 0n4096 is
--flt s 1000.
+core file. A process (--pid N) runs on while it is read. Heaps of other allocators stand beside
+dmi's with their kind; what is not known is "-". Numbers are hexadecimal, as in the debugger, and
+decimal behind 0n: -flt s 0n4096 is -flt s 1000.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ HELP = "show the heaps, blocks and sizes of a snapshot, a process or a core file
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     parser.usage = (
-        "dmi heap (FILE | --pid N) [-s | -v | -h [HANDLE] | -stat [HANDLE] | -flt s SIZE | -flt r LOW HIGH | "
-        "-x ADDRESS] [--json]\n       dmi heap --columns [--json]"
+        "dmi heap (FILE | --pid N) [-s | -v | -h [HANDLE] | -stat [HANDLE] | "
+        "-flt s SIZE | -flt r LOW HIGH | -x ADDRESS] [--json]\n       dmi heap --columns [--json]"
     )
     parser.add_argument("file", nargs="?", metavar="FILE", help="the snapshot or core file")
     parser.add_argument("--pid", type=whole_pid, metavar="N", help="the process")
@@ -90,7 +90,8 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError("either a FILE or --pid N, not both")
     if args.pid is None and args.file is None:
         raise ValueError(
-            "which heaps? Name the FILE that dmi.snapshot().save(FILE) wrote, a core file, or --pid N"
+            "which heaps? Name the FILE that dmi.snapshot().save(FILE) wrote, or a core file, "
+            "or a process with --pid N"
         )
     from dmi import Snapshot  # loads what reads /proc, which --columns can do without
     from dmi import process as processes

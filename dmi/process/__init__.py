@@ -11,7 +11,7 @@ or reported as unknown. A core file stands still.
 
 from __future__ import annotations
 
-import os
+import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,7 @@ from ._live import LiveReader
 from ._python import pymalloc_heaps
 
 if TYPE_CHECKING:
+    import os
     from types import TracebackType
     from typing import Self
 
@@ -145,7 +146,7 @@ def open_process(pid: int, *, swap_in: bool = False) -> Process:
         raise TypeError(f"pid must be an int, not {type(pid).__name__}")
     if pid <= 0:
         raise ValueError(f"pid must be positive, not {pid}")
-    if os.name != "posix" or not os.path.isdir("/proc/self"):
+    if not sys.platform.startswith("linux"):
         raise NotSupportedError("open_process needs /proc, which this system does not have")
     return Process(LiveReader(pid, swap_in=swap_in).__enter__())
 

@@ -132,7 +132,7 @@ class CoreReader:
             os.close(self._file)
         self._file = -1
 
-    # ---- opening ----------------------------------------------------------------------------------
+    # ---- opening ---------------------------------------------------------------------------------
 
     def _open(self) -> None:
         if not is_core(self.path):
@@ -228,7 +228,7 @@ class CoreReader:
                     name = names[i].decode("utf-8", "surrogateescape")
                     self._files.append((start, end, offset * unit, name))
 
-    # ---- what the kernel would say -----------------------------------------------------------------
+    # ---- what the kernel would say ---------------------------------------------------------------
 
     def maps(self, *, details: bool = True) -> str:
         """The mappings as /proc/PID/maps has them, as far as the file tells."""
@@ -273,7 +273,7 @@ class CoreReader:
         index = bisect_right(self._starts, address) - 1
         return index >= 0 and address - self._starts[index] < self._segments[index].have
 
-    # ---- memory -------------------------------------------------------------------------------------
+    # ---- memory ----------------------------------------------------------------------------------
 
     def read(self, address: int, size: int) -> bytes | None:
         """Bytes of the process; None when the file does not have all of them."""

@@ -49,7 +49,9 @@ class DmiHeap:
     @cached_property
     def _sums(self) -> tuple[dict[tuple[str, str], tuple[int, int]], dict[int, int], int]:
         sums, sizes, damaged = OutsideWalk(self._memory.read, self._root, self.handle).sums()
-        named = {(KINDS[k - 1], STATES[s - 1]): found for (k, s), found in sums.items() if k and s}
+        named: dict[tuple[str, str], tuple[int, int]] = {
+            (KINDS[k - 1], STATES[s - 1]): found for (k, s), found in sums.items() if k and s
+        }
         return named, sizes, damaged
 
     def _of(self, *states: str, blocks: bool = False) -> int:

@@ -1,4 +1,4 @@
-"""The arenas of glibc's malloc as heaps: what each holds, what is free, what malloc_trim would give.
+"""The arenas of glibc's malloc as heaps: what each holds and has free, what malloc_trim gives.
 
 The arena says where its heaps lie; the chunks are walked in native code (csrc/foreign). Chunks in a
 thread's cache look busy but hold a key, the same for all threads from glibc 2.34 on; before that
@@ -55,7 +55,7 @@ class Region:
 class Caches:
     """How cached chunks are known in this process.
 
-    chunk  size of the chunk that holds a thread's cache; 0: there are no caches, or they are not known
+    chunk  size of the chunk that holds a thread's cache; 0: there are none, or they are not known
     key    what a cached chunk holds; 0: the caches' own counts are summed
     """
 
@@ -99,7 +99,7 @@ class GlibcHeap:
         """What it is among the arenas."""
         return "main arena" if self.state.main else "thread arena"
 
-    # ---- the walk ------------------------------------------------------------------------------------
+    # ---- the walk --------------------------------------------------------------------------------
 
     def _fast(self) -> list[int]:
         """Addresses of the chunks in fastbins."""
@@ -226,7 +226,7 @@ class GlibcHeap:
         }
         return sum(value or 0 for value in parts.values()), parts
 
-    # ---- where it lies ----------------------------------------------------------------------------------
+    # ---- where it lies ---------------------------------------------------------------------------
 
     def _reserved(self) -> int:
         if self.state.main:
@@ -297,7 +297,7 @@ class GlibcHeap:
         return any(low <= address < high for low, high in spans)
 
 
-# ---- caches of threads -----------------------------------------------------------------------------------
+# ---- caches of threads ---------------------------------------------------------------------------
 
 
 def read_cache(memory: Memory, chunk: int, size: int, full: int = 0) -> list[int] | None:
@@ -327,7 +327,7 @@ def _cache(memory: Memory, chunk: int, size: int) -> tuple[list[int], list[int]]
 
 
 def find_caches(memory: Memory, regions: Sequence[Region]) -> Caches:
-    """How cached chunks are known, told by the first chunk of an arena, which is a thread's cache."""
+    """How cached chunks are known: the first chunk of an arena is a thread's cache."""
     known = Caches()
     for region in regions:
         raw = memory.read(region.start, 16)
@@ -352,7 +352,7 @@ def find_caches(memory: Memory, regions: Sequence[Region]) -> Caches:
     return known
 
 
-# ---- all arenas ---------------------------------------------------------------------------------------------
+# ---- all arenas ----------------------------------------------------------------------------------
 
 
 def glibc_heaps(memory: Memory, space: Space) -> tuple[list[GlibcHeap], list[str]]:

@@ -59,7 +59,7 @@ class Space:
         return found is not None and found.perms[1] == "w"
 
     def stretch(self, address: int) -> tuple[int, int]:
-        """First and last address of the writable private mappings that touch each other around it."""
+        """First and last address of the writable mappings that touch each other around it."""
         index = bisect_right(self._starts, address) - 1
         first = last = index
         maps = self.mappings
@@ -130,11 +130,11 @@ class MallocParameters:
     most_mmapped: int
 
 
-# ---- main arenas ------------------------------------------------------------------------------------
+# ---- main arenas ---------------------------------------------------------------------------------
 
 
 def data_of_files(space: Space) -> Iterator[tuple[int, int]]:
-    """Writable data of files with the zero-filled memory behind it, libc's first, then by address."""
+    """Writable data of files with the zero-filled memory behind it, libc's first."""
     found: list[tuple[bool, int, int]] = []
     maps = space.mappings
     for index, mapping in enumerate(maps):
@@ -150,7 +150,7 @@ def data_of_files(space: Space) -> Iterator[tuple[int, int]]:
         ):
             end = after.end
         base = mapping.name.rpartition("/")[2]
-        libc = base.startswith(("libc.so", "libc-2")) or base.startswith("libc-")
+        libc = base.startswith(("libc.so", "libc-"))
         found.append((not libc, mapping.start, min(end, mapping.start + _MAX_DATA)))
     for _, start, end in sorted(found):
         yield start, end
@@ -215,10 +215,10 @@ def _raw(memory: Memory, space: Space, bins: int) -> bytes | None:
             return None
     attached, system, most = struct.unpack_from("<3Q", raw, _BEFORE + _BINS_BYTES + 32)
     (top,) = struct.unpack_from("<Q", raw, _BEFORE - 16)
+    if top == own:
+        return raw  # nothing was allocated yet: the first top is the head of the first bin
     if system > most or attached > 1 << 24 or most >> 47 or top % 16 or not space.writable(top):
-        # The first top is the first bin, which lies 16 bytes before the table.
-        if top != own:
-            return None
+        return None
     return raw
 
 
@@ -236,7 +236,7 @@ def _state(raw: bytes, bins: int, prefix: int, *, main: bool) -> ArenaState:
     )
 
 
-# ---- the others --------------------------------------------------------------------------------------
+# ---- the others ----------------------------------------------------------------------------------
 
 
 def read_ring(memory: Memory, space: Space, main: ArenaState) -> tuple[list[ArenaState], str]:
@@ -284,7 +284,7 @@ def _heap_info(memory: Memory, arena: int, base: int, largest: int) -> tuple[Hea
     return HeapInfo(base, size, writable, largest), previous
 
 
-# ---- totals of what is mapped block by block -----------------------------------------------------------
+# ---- totals of what is mapped block by block -----------------------------------------------------
 
 
 def find_parameters(
@@ -325,7 +325,7 @@ def _parameters(data: bytes, at: int) -> MallocParameters | None:
         return None
     for start in (at - 36, at - 32):
         count, limit, most_count, fixed = struct.unpack_from("<4i", data, start)
-        if 0 <= count <= most_count <= limit and fixed in (0, 1) and limit > 0:
-            if bool(count) == bool(mapped) and bool(most_count) == bool(most):
-                return MallocParameters(count, mapped, most)
+        fits = 0 <= count <= most_count <= limit and fixed in (0, 1) and limit > 0
+        if fits and bool(count) == bool(mapped) and bool(most_count) == bool(most):
+            return MallocParameters(count, mapped, most)
     return None

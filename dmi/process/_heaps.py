@@ -36,7 +36,7 @@ class Memory(Protocol):
 
 
 class ForeignRange(NamedTuple):
-    """A stretch of a heap: where, how long, what kind of range, its state, its bucket and segment."""
+    """A stretch of a heap; bucket: block size of its size class, 0 where there are none."""
 
     address: int
     size: int

@@ -11,8 +11,9 @@ __all__ = ["LiveReader"]
 
 
 class LiveReader(ProcSource):
-    """What ProcSource reads, and the memory itself in pieces, with the kernel's word on which pages are
-    there. The pid is in the namespace of the caller. A context manager; for one thread."""
+    """What ProcSource reads, and the memory itself in pieces, with the kernel's word on which
+    pages are there. The pid is in the namespace of the caller. A context manager; for one
+    thread."""
 
     stands_still = False
     what = "process"
@@ -36,7 +37,7 @@ class LiveReader(ProcSource):
         self.__exit__(None, None, None)
 
     def _may_read(self) -> bool:
-        """A file of /proc may open and give nothing: a process without memory, or rights lost since."""
+        """A file of /proc may open and give nothing."""
         with suppress(OSError):
             for line in self.maps(details=False).split("\n"):
                 span, _, rest = line.partition(" ")
@@ -75,7 +76,7 @@ class LiveReader(ProcSource):
             return 0
 
     def pagemap(self, address: int, pages: int) -> bytes | None:
-        """8 bytes a page, bit 63: in memory. None: unknown, and always where swapped pages are wanted."""
+        """8 bytes a page, bit 63: in memory. None: unknown, and where swap is to be read."""
         if self._pagemap < 0 or self.swap_in:
             return None
         try:

@@ -4,8 +4,8 @@ CPython keeps a table of 32 lists, one for each size class, of pools that have b
 begins a page and its header names its class, and the head of an empty list leads to itself: so the
 table is known by what stands in it, in the data of the program or libpython. The vector of arenas
 follows the table from 3.12 on; in 3.11 it is the pointer whose element holds a pool that is known.
-Interpreters with an allocator of their own are found from 3.13 on, where Python tells debuggers how its
-structs lie; free-threaded builds have no pymalloc.
+Interpreters with an allocator of their own are found from 3.13 on, where Python tells debuggers
+how its structs lie; free-threaded builds have no pymalloc.
 """
 
 from __future__ import annotations
@@ -151,8 +151,8 @@ class PymallocHeap:
         return histogram({size: busy for size, busy, _ in self.counted()[0]["classes"]})
 
     def pins(self, top: int = 10) -> list[ForeignPin]:
-        """Arenas of which few pools are in use, as (address, busy bytes, bytes of its free pools): an
-        arena goes back when its last pool is empty."""
+        """Arenas of which few pools are in use, as (address, busy bytes, bytes of its free pools):
+        an arena goes back when its last pool is empty."""
         found = [
             ForeignPin(arena.address, busy, (arena.pools - used) * self.pool)
             for arena, (_, used, busy, _) in zip(self.arenas, self.counted()[1], strict=True)
@@ -218,7 +218,7 @@ def read_pool(data: bytes, pool: int) -> tuple[int, int, int, int, int] | None:
     return count, free, block, index, following
 
 
-# ---- finding it ---------------------------------------------------------------------------------------------
+# ---- finding it ----------------------------------------------------------------------------------
 
 
 def pymalloc_heaps(memory: Memory, space: Space) -> tuple[list[PymallocHeap], list[str]]:
@@ -270,7 +270,7 @@ def _look_for_table(
     last: int,
     found: dict[int, bytes],
 ) -> None:
-    """Take of a run of words what is 32 heads side by side, one of them with a pool of its class."""
+    """Take of a run of words what is 32 heads side by side, one with a pool of its class."""
     for start in range(first, last + 8 - _TABLE + 1, 8):
         raw = data[start - at : start - at + _TABLE]
         if all(
@@ -351,12 +351,11 @@ def _arenas(
     if whole is None:
         return []
     found = [_arena(whole, i * _OBJECT, i, pool) for i in range(most)]
-    arenas = [
+    return [
         each
         for each in found
         if each is not None and each.size == one.size and space.writable(each.address)
     ]
-    return arenas
 
 
 def _search_vector(
@@ -367,7 +366,7 @@ def _search_vector(
     for start, end in data_of_files(space):
         if not start <= table < end:
             continue
-        for low, data in pieces(memory, start, end):
+        for _, data in pieces(memory, start, end):
             for (word,) in struct.iter_unpack("<Q", data):
                 if word & 7 or start <= word < end or not word or not space.writable(word):
                     continue

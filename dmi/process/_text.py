@@ -1,7 +1,7 @@
 """`!heap` of heaps of any kind: the same options and columns, with the kind beside each row.
 
-Sizes are KiB in the rows of -s and hexadecimal bytes elsewhere, as in the debugger; what is not known, or
-what a kind has not, is ``-``.
+Sizes are KiB in the rows of -s and hexadecimal bytes elsewhere, as in the debugger; what is not
+known, or what a kind has not, is ``-``.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _HEADER: Final = (
     "                    (k)     (k)    (k)     (k) length      blocks cont. heap ",
 )
 _FIGURES: Final = (
-    "reserved", "committed", "busy", "free", "overhead", "unknown", "retained", "mapped", "resident",
-    "trim", "pinned",
+    "reserved", "committed", "busy", "free", "overhead", "unknown", "retained", "mapped",
+    "resident", "trim", "pinned",
 )  # fmt: skip
 
 
@@ -54,7 +54,8 @@ def _row(row: ForeignRow, width: int) -> Iterator[str]:
     if row.virtual and row.committed is not None and (row.uncommitted_ranges or 0) > 32:
         part = 100 * max(0, row.virtual - row.committed) // row.virtual
         if part > 10:
-            yield f"    Virtual address fragmentation  {part} % ({row.uncommitted_ranges} uncommited ranges)"
+            ranges = row.uncommitted_ranges
+            yield f"    Virtual address fragmentation  {part} % ({ranges} uncommited ranges)"
 
 
 def summary(heaps: Iterable[ForeignHeap]) -> Iterator[str]:
@@ -106,13 +107,19 @@ def _verbose(process: Process) -> Iterator[str]:
             if value is not None:
                 yield f"    {name:<20}{value:20,}"
         for pin in each.pins(3) or ():
-            yield f"    pin: {pin.address:016x} of {pin.size:x} bytes keeps {pin.pinned:,} free bytes"
+            yield f"    pin: {pin.address:016x} of {pin.size:x} bytes keeps {pin.pinned:,} free"
+
+
+def _range(found: ForeignRange) -> str:
+    return (
+        f"    {found.address:016x}  {found.size:12x} {found.bucket:8x}  {found.kind} {found.state}"
+    )
 
 
 def _rows(found: Iterable[ForeignRange]) -> Iterator[str]:
     yield f"    {'Address':<18}{'Size':>12} {'Bucket':>8}  Kind, state"
     for each in found:
-        yield f"    {each.address:016x}  {each.size:12x} {each.bucket:8x}  {each.kind} {each.state}"
+        yield _range(each)
 
 
 def _list(process: Process, handle: int = 0) -> Iterator[str]:
@@ -160,7 +167,7 @@ def _filter(process: Process, low: int, high: int) -> Iterator[str]:
             yield _title(each)
             yield from _rows(())
             last = each
-        yield f"    {found.address:016x}  {found.size:12x} {found.bucket:8x}  {found.kind} {found.state}"
+        yield _range(found)
     if last is None:
         yield f"No block of {low:x} to {high:x} bytes."
 
@@ -177,7 +184,7 @@ def _where(process: Process, address: int) -> Iterator[str]:
     )
 
 
-# ---- as data ----------------------------------------------------------------------------------------------
+# ---- as data -------------------------------------------------------------------------------------
 
 
 def _range_data(found: ForeignRange) -> dict[str, Any]:
@@ -256,7 +263,7 @@ _DATA: Final[dict[str, Callable[..., Iterator[dict[str, Any]]]]] = {
 
 
 def heap(process: Process, command: str | Sequence[str] = "-s") -> Iterator[str]:
-    """Lines of ``!heap`` with the options of ``windbg.heap``; notes on what could not be told last."""
+    """Lines of ``!heap`` with the options of ``windbg.heap``; what could not be told comes last."""
     option, arguments = split(command)
     yield from _TEXT[option](process, *arguments)
     yield from _notes(process)

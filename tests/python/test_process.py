@@ -27,8 +27,8 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ne
 TARGET = """
 import ctypes, json, sys, threading
 class Info(ctypes.Structure):
-    _fields_ = [(n, ctypes.c_size_t) for n in
-                "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()]
+    _fields_ = [(n, ctypes.c_size_t) for n in "arena ordblks smblks hblks hblkhd usmblks fsmblks "
+                "uordblks fordblks keepcost".split()]
 libc = ctypes.CDLL(None)
 libc.mallinfo2.restype = Info
 done, go = threading.Barrier(4), threading.Event()
@@ -126,9 +126,15 @@ def check(process: dmi.Process, info: dict[str, int]) -> None:
 
 @pytest.mark.parametrize(
     "tunables",
-    ["", "glibc.malloc.mmap_threshold=4194304", "glibc.malloc.hugetlb=1", "glibc.malloc.tcache_count=0",
-     "glibc.malloc.mxfast=0", "glibc.malloc.arena_max=1"],
-)  # fmt: skip
+    [
+        "",
+        "glibc.malloc.mmap_threshold=4194304",
+        "glibc.malloc.hugetlb=1",
+        "glibc.malloc.tcache_count=0",
+        "glibc.malloc.mxfast=0",
+        "glibc.malloc.arena_max=1",
+    ],
+)
 def test_arenas_of_another_process_are_what_malloc_says(tunables: str) -> None:
     found = Target(GLIBC_TUNABLES=tunables)
     try:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 import dmi
-from dmi.process import ForeignStats
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from dmi.process import ForeignStats
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
 
