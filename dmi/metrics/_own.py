@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from dmi import heap
 from dmi.errors import HeapError
 from dmi.metrics._sample import metric
-from dmi.metrics._system import system_metrics
+from dmi.metrics._system import rollup, system_metrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -67,6 +67,7 @@ class OwnHeaps:
         self._detail: dict[str, dict[str, Any]] = {}
         self._taken = -1.0
         self._cost = 0.0
+        self._rollup: dict[str, int] = {}
 
     def metrics(self) -> list[Metric]:
         """What can be said now."""
@@ -97,7 +98,7 @@ class OwnHeaps:
             metric("dmi.metadata", "gauge", "By", "committed metadata that belongs to no heap",
                    [({}, heap.metadata_committed())])
         )  # fmt: skip
-        return [*(each for each in found if each is not None), *system_metrics(None)]
+        return [*(each for each in found if each is not None), *system_metrics(None, self._rollup)]
 
     def _walked(self) -> tuple[dict[str, dict[str, Any]], float]:
         """The last walk's figures and their age; walks again where the budget allows."""
@@ -111,6 +112,7 @@ class OwnHeaps:
                 with suppress(HeapError):
                     rows.setdefault(_label(each), []).append(each.stats(detail=True))
             self._detail = {name: _summed(found) for name, found in rows.items()}
+            self._rollup = rollup(None)
             self._taken = self._clock()
             self._cost = self._taken - begin
         return self._detail, max(0.0, self._clock() - self._taken)

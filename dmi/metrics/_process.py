@@ -9,7 +9,7 @@ from dmi._layers import layers
 from dmi.address import process_heaps
 from dmi.metrics._own import heap_metrics
 from dmi.metrics._sample import metric
-from dmi.metrics._system import system_metrics
+from dmi.metrics._system import rollup, system_metrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +38,7 @@ class OtherProcess:
         self._heaps: list[OutsideHeap] = []
         self._taken = -1.0
         self._cost = 0.0
+        self._rollup: dict[str, int] = {}
 
     def metrics(self) -> list[Metric]:
         """What can be said now."""
@@ -45,6 +46,7 @@ class OtherProcess:
         if self._layers is None or (begin - self._taken) * self._share >= self._cost:
             self._layers = layers(self.pid)
             self._heaps = process_heaps(self.pid)
+            self._rollup = rollup(self.pid)
             self._taken = self._clock()
             self._cost = self._taken - begin
         rows: dict[str, dict[str, int]] = {}
@@ -74,4 +76,7 @@ class OtherProcess:
             metric("dmi.process.detail.age", "gauge", "s", "how old heaps and layers are",
                    [({}, max(0.0, self._clock() - self._taken))])
         )  # fmt: skip
-        return [*(each for each in found if each is not None), *system_metrics(self.pid)]
+        return [
+            *(each for each in found if each is not None),
+            *system_metrics(self.pid, self._rollup),
+        ]

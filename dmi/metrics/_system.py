@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from dmi._cgroup import cgroup_of
 from dmi._layers import physical_memory
+from dmi._status import resident_and_swapped
 from dmi.metrics._sample import metric
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from dmi.metrics._sample import Metric
 
-__all__ = ["system_metrics"]
+__all__ = ["rollup", "system_metrics"]
 
 _PHYSICAL = (
     ("Rss", "resident", "bytes in physical memory"),
@@ -21,13 +25,23 @@ _PHYSICAL = (
 )
 
 
-def system_metrics(pid: int | None) -> list[Metric]:
-    """Of process ``pid``, by default this one. Empty where the system does not tell."""
-    found: list[Metric | None] = []
+def rollup(pid: int | None) -> dict[str, int]:
+    """What the kernel has to walk page tables for; empty where it does not tell."""
     try:
-        physical = physical_memory(pid)
-    except ProcessLookupError:
-        physical = {}
+        return physical_memory(pid)
+    except OSError:
+        return {}
+
+
+def system_metrics(pid: int | None, walked: Mapping[str, int]) -> list[Metric]:
+    """Of process ``pid``, by default this one. Empty where the system does not tell.
+
+    walked  what rollup() said when it was asked last
+    """
+    found: list[Metric | None] = []
+    physical = dict(walked)
+    with suppress(OSError):
+        physical.update(resident_and_swapped(pid))
     found += [
         metric(f"dmi.process.{name}", "gauge", "By", text, [({}, physical.get(key))])
         for key, name, text in _PHYSICAL

@@ -16,6 +16,7 @@ from dmi import heap
 from dmi._cgroup import Cgroup, cgroup_of
 from dmi._layers import Layers, layers, physical_memory
 from dmi._snapshot import snapshot
+from dmi._status import resident_and_swapped
 from dmi.address import process_heaps
 from dmi.errors import HeapError
 
@@ -90,6 +91,7 @@ class _Source:
         self._clock = clock
         self._taken = -1.0
         self._cost = 0.0
+        self._rollup: dict[str, int] = {}
         self._before: tuple[float, int, int] | None = None
         self.history: deque[tuple[int, int]] = deque(maxlen=HISTORY)
         """(committed, busy) of the last looks."""
@@ -150,8 +152,8 @@ class OwnLook(_Source):
                     )
                 )  # fmt: skip
         look.layers = self._layers
-        with suppress(OSError, ProcessLookupError):
-            look.physical = physical_memory()
+        with suppress(OSError):
+            look.physical = {**self._rollup, **resident_and_swapped()}
         look.cgroup = cgroup_of()
         return self._finish(look)
 
@@ -165,6 +167,7 @@ class OwnLook(_Source):
                 self._detail[each.handle] = (stats.page_bound, kept)
         with suppress(OSError, NotImplementedError):
             self._layers = layers()
+            self._rollup = physical_memory()
 
     # ---- what the keys do --------------------------------------------------------------------
 
@@ -202,10 +205,11 @@ class OtherLook(_Source):
         begin = self._clock()
         look = Look(begin, f"process {self.pid}")
         try:
-            look.physical = physical_memory(self.pid)
+            now = resident_and_swapped(self.pid)
             if self._due(begin):
                 self._walk()
                 self._walked(begin)
+            look.physical = {**self._rollup, **now}
         except (ProcessLookupError, FileNotFoundError):
             if self._last is None:
                 raise
@@ -238,3 +242,4 @@ class OtherLook(_Source):
         self._heaps = found
         with suppress(PermissionError, NotImplementedError):
             self._layers = layers(self.pid)
+            self._rollup = physical_memory(self.pid)
