@@ -13,8 +13,17 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+try:
+    from dmi._core import Block
+except ModuleNotFoundError as _error:
+    if _error.name != "dmi._core":
+        raise
+    raise ImportError(
+        f"the dmi in {Path(__file__).parent} is a source tree that was not built for this Python: "
+        "`make build` or `pip install -e .` builds it. If dmi is installed elsewhere, this folder "
+        "hides it: start Python in another directory, or as python3 -P"
+    ) from None
 from dmi import numpy, windbg
-from dmi._core import Block
 from dmi._version import __version__
 from dmi.errors import DmiError, HeapError, SizeError, TraceError
 from dmi.explain import Explanation

@@ -55,6 +55,8 @@ def run(args: argparse.Namespace) -> None:
     """Sweep and print."""
     from dmi import experiment  # loads the C declarations, which other commands can do without
 
+    if args.plot:
+        experiment.check_plot(args.plot)
     bar = Bar()
     given = {"policies": args.policies, "samples": args.samples, "repeat": args.repeat}
     pool = ThreadPoolExecutor(args.jobs) if args.jobs else None
@@ -69,6 +71,7 @@ def run(args: argparse.Namespace) -> None:
         bar.close()
         if pool:
             pool.shutdown(cancel_futures=True)
+    # The table first: what is measured is not lost for a picture that fails.
+    print(result.to_json() if args.json else result, flush=True)
     if args.plot:
         result.plot(args.plot)
-    print(result.to_json() if args.json else result)

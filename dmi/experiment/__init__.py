@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dmi.experiment._replay import Replay, Run, replay
 from dmi.experiment._run import Sample, ranges_at_end
-from dmi.experiment._sweep import Cell, Sweep, SweepError, sweep
+from dmi.experiment._sweep import Cell, Sweep, SweepError, check_plot, sweep
 
 __all__ = [
     "Cell",
@@ -18,6 +18,7 @@ __all__ = [
     "Sample",
     "Sweep",
     "SweepError",
+    "check_plot",
     "ranges_at_end",
     "replay",
     "sweep",

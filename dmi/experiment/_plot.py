@@ -15,13 +15,29 @@ if TYPE_CHECKING:
 _MIB = 1 << 20
 
 
-def pareto(sweep: Sweep, path: Path) -> None:
-    """Draw a panel for each recording. ImportError without matplotlib; never opens a window."""
+def check(path: Path) -> None:
+    """Refuse what could not be drawn to, before there is anything to draw.
+
+    ImportError without matplotlib, ValueError for a suffix that it does not know, OSError for a
+    place where no file can be made.
+    """
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
+        from matplotlib.backend_bases import FigureCanvasBase
     except ImportError:
         raise ImportError("plotting needs the extra 'plot': pip install 'dmi-heap[plot]'") from None
+    known = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix[1:].lower() not in known:
+        kinds = ", ".join(f".{kind}" for kind in sorted(known))
+        raise ValueError(f"{path}: the name of a picture ends in one of {kinds}")
+    _files.check_target(path)
+
+
+def pareto(sweep: Sweep, path: Path) -> None:
+    """Draw a panel for each recording; raises as check(). Never opens a window."""
+    check(path)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     panels = sweep.recordings()
     figure = Figure(figsize=(8, 5.5 * len(panels)), layout="constrained")
     FigureCanvasAgg(figure)

@@ -53,6 +53,9 @@ class Run:
     at: tuple[Sample, ...] = ()
     """The moments that were asked for, in that order."""
     timeline: tuple[Sample, ...] = field(default=(), repr=False)
+    cpu_noise: float | None = None
+    """Seconds between the least and the second least CPU time of the measured passes: how well the
+    least is known. None when it was measured once."""
 
     @property
     def events_per_second(self) -> float | None:
@@ -66,6 +69,7 @@ class Run:
             "decommit": self.decommit,
             "seconds": self.seconds,
             "cpu_seconds": self.cpu_seconds,
+            "cpu_noise": self.cpu_noise,
             "events_per_second": self.events_per_second,
             "failed": self.failed,
             "mean_retained": self.mean_retained,
@@ -141,7 +145,10 @@ class Replay:
         if self.skipped:
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.notes.items())
             head += f"; skipped: {reasons}"
-        return "\n".join((head, "", self.heap_summaries(), self.table(), "", self.conclusion(), ""))
+        notes = _report.too_short(self.duration, [run.decommit for run in self.runs])
+        return "\n".join(
+            (head, "", self.heap_summaries(), self.table(), "", self.conclusion(), *notes, "")
+        )
 
 
 def policies_of(decommit: str | Decommit | Sequence[str | Decommit]) -> list[Decommit]:
@@ -191,6 +198,11 @@ def replay(
     policies = policies_of(decommit)
     if not isinstance(trace, Trace):
         trace = load(trace)
+    for moment in at:
+        if moment > trace.duration:
+            raise ValueError(
+                f"at: {moment:g} s is outside the recording, which ends at {trace.duration:.2f} s"
+            )
     total = len(policies) * (1 + repeat) * trace.count
     done = 0
     label = ""
@@ -229,7 +241,8 @@ def _one(
     measured = measure(trace, policy, [before, peak, *moments], progress)
     costs = [(measured.cpu, measured.wall)]
     costs += [cost(trace, policy, progress) for _ in range(repeat - 1)]
-    cpu, wall = min(costs)
+    costs.sort()
+    cpu, wall = costs[0]
     return Run(
         decommit=str(policy),
         policy=policy,
@@ -243,4 +256,5 @@ def _one(
         end=measured.end,
         at=tuple(measured.states[moment] for moment in moments),
         timeline=tuple(found.samples),
+        cpu_noise=costs[1][0] - cpu if len(costs) > 1 else None,
     )

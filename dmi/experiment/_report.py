@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dmi.policy import Decommit
 from dmi.windbg import format_heap_summary
 
 if TYPE_CHECKING:
@@ -104,39 +105,60 @@ def table(runs: Sequence[Run]) -> str:
 
 
 def conclusion(runs: Sequence[Run]) -> str:
-    """Which policy gave back how much at what cost, in one sentence.
+    """Which policy is the best trade, what it gave back and at what cost, in one sentence.
 
-    The measure is what stays committed at the end; among policies within one per cent of the best
-    the one with the least CPU time speaks for them. What it gave back is counted against `never`
-    where that was run, else against the policy that kept most.
+    The best trade has the least sum of two shares: what it still retains at the end, of what the
+    keeper
+    retains (`never` where that was run, else the policy that kept most), and what its CPU time is
+    above the cheapest, of that one's. So one per cent of the memory is worth one per cent of the
+    time. Within a hundredth the one with less CPU time speaks for them.
     """
-    least = min(run.end.stats.committed for run in runs)
-    close = [run for run in runs if run.end.stats.committed <= least * 1.01]
-    best = min(close, key=lambda run: run.cpu_seconds)
-    rivals = [run for run in runs if run is not best]
-    never = [run for run in rivals if run.policy.when == "never"]
-    most = max(rivals, key=lambda run: run.end.stats.retained, default=None)
-    keeper = never[0] if never else most
+    never = [run for run in runs if run.policy.when == "never"]
+    keeper = never[0] if never else max(runs, key=lambda run: run.end.stats.retained)
+    best = _best_trade(runs, keeper)
     bound = best.end.stats.page_bound
     times = f"{best.end.stats.committed / bound:.2f} times the page bound" if bound else ""
-    if keeper is None:
+    if len(runs) == 1:
         return (
             f"{best.decommit} ends with {mib(best.end.stats.committed)} MiB committed for "
             f"{mib(best.end.stats.busy)} MiB busy{times and ', ' + times}, at "
             f"{best.cpu_seconds:.2f} s of CPU time."
         )
-    given = keeper.end.stats.retained - best.end.stats.retained
-    if given <= 0:
+    most = min(runs, key=lambda run: (run.end.stats.retained, run.cpu_seconds))
+    if most.end.stats.retained >= keeper.end.stats.retained:
         return (
             f"No policy gave back more than {keeper.decommit}, which ends with "
             f"{mib(keeper.end.stats.retained)} MiB retained at {keeper.cpu_seconds:.2f} s of CPU "
             "time."
         )
-    return (
-        f"{best.decommit} gave back {mib(given)} of the {mib(keeper.end.stats.retained)} MiB that "
-        f"{keeper.decommit} still retained at the end{times and ', down to ' + times}, "
-        f"{_price(best, keeper)}."
+    given = keeper.end.stats.retained - best.end.stats.retained
+    more = best.end.stats.retained - most.end.stats.retained
+    other = (
+        f"; {most.decommit} gave back {mib(more)} MiB {'more ' if given > 0 else ''}"
+        f"{_price(most, best)}"
+        if more > 0.01 * keeper.end.stats.retained
+        or (more > 0 and most.cpu_seconds > 1.1 * best.cpu_seconds)
+        else ""
     )
+    if given <= 0:
+        return f"{best.decommit}, which gave nothing back, is the best trade{other}."
+    return (
+        f"{best.decommit} is the best trade: it gave back {mib(given)} of the "
+        f"{mib(keeper.end.stats.retained)} MiB that {keeper.decommit} still retained at the end"
+        f"{times and ', down to ' + times}, {_price(best, keeper)}{other}."
+    )
+
+
+def _best_trade(runs: Sequence[Run], keeper: Run) -> Run:
+    kept = max(keeper.end.stats.retained, 1)
+    cheapest = min(run.cpu_seconds for run in runs) or 1.0
+
+    def sum_of_shares(run: Run) -> float:
+        return run.end.stats.retained / kept + run.cpu_seconds / cheapest
+
+    least = min(sum_of_shares(run) for run in runs)
+    close = [run for run in runs if sum_of_shares(run) <= least + 0.01]
+    return min(close, key=lambda run: run.cpu_seconds)
 
 
 def _price(best: Run, keeper: Run) -> str:
@@ -151,7 +173,7 @@ def _price(best: Run, keeper: Run) -> str:
     return f"for {abs(change):.0f} % {'more' if change > 0 else 'less'} CPU time ({clocks})"
 
 
-def sweep_table(cells: Sequence[Cell], front: Sequence[Cell]) -> str:
+def sweep_table(cells: Sequence[Cell], front: Sequence[Cell], tied: Sequence[Cell] = ()) -> str:
     """A line for each policy, the cheapest in CPU time first; what nothing beats is marked."""
     head = ["policy", "mean retained", "retained", "committed", "/ page bound", "CPU s", ""]
     lines = [head]
@@ -163,7 +185,7 @@ def sweep_table(cells: Sequence[Cell], front: Sequence[Cell]) -> str:
             mib(cell.committed),
             ratio(cell.committed, cell.page_bound),
             f"{cell.cpu_seconds:.3f}",
-            "*" if cell in front else "",
+            ("=" if cell in tied else "*") if cell in front else "",
         ]
         for cell in sorted(cells, key=lambda cell: cell.cpu_seconds)
     ]
@@ -177,4 +199,27 @@ def sweep_table(cells: Sequence[Cell], front: Sequence[Cell]) -> str:
         "MiB, at the end where not a mean; * no other policy is better in both mean "
         "retained and CPU time"
     )
+    if tied:
+        drawn.append("= the same, and a tie within noise with another one so marked")
+    drawn += too_short(cells[0].duration, [cell.decommit for cell in cells])
     return "\n".join(drawn)
+
+
+def too_short(duration: float | None, decommits: Sequence[str]) -> list[str]:
+    """A line that names the policies whose delay the recording does not outlast, or nothing."""
+    if not duration:
+        return []
+    waiting = []
+    for text in decommits:
+        policy = Decommit.parse(text)
+        delay = {"lazy": policy.delay, "decay": policy.half_life}.get(policy.when, 0.0)
+        if delay >= duration:
+            waiting.append(text)
+    if not waiting:
+        return []
+    named = ", ".join(waiting)
+    return [
+        f"The recording lasts {duration:.1f} s, no longer than the delay of {named}, "
+        + ("which" if len(waiting) == 1 else "each of which")
+        + " gives back later than it shows."
+    ]

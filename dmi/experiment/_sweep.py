@@ -52,6 +52,8 @@ class Cell:
     decommit: str
     events: int
     run: dict[str, Any] = field(repr=False)
+    duration: float | None = None
+    """Seconds that the recording lasts; None where it has no clock."""
 
     @property
     def mean_retained(self) -> float:
@@ -62,6 +64,24 @@ class Cell:
     def cpu_seconds(self) -> float:
         """User and system time of the measured pass."""
         return float(self.run["cpu_seconds"])
+
+    def ties(self, other: Cell) -> tuple[bool, bool]:
+        """Whether mean retained, and CPU time, are too close to tell apart: 1 % of memory; of
+        time 2 %, or what repeats of either cell differed by."""
+        memory = abs(self.mean_retained - other.mean_retained)
+        time = abs(self.cpu_seconds - other.cpu_seconds)
+        noise = max(float(cell.run.get("cpu_noise") or 0.0) for cell in (self, other))
+        return (
+            memory <= 0.01 * max(self.mean_retained, other.mean_retained),
+            time <= max(noise, 0.02 * max(self.cpu_seconds, other.cpu_seconds)),
+        )
+
+    def beats(self, other: Cell) -> bool:
+        """Whether this one is better in one of the two, and not worse in the other."""
+        same_memory, same_time = self.ties(other)
+        less_memory = not same_memory and self.mean_retained < other.mean_retained
+        less_time = not same_time and self.cpu_seconds < other.cpu_seconds
+        return (less_memory and (less_time or same_time)) or (less_time and same_memory)
 
     @property
     def committed(self) -> int:
@@ -93,13 +113,20 @@ class Sweep:
         return found
 
     def pareto(self, recording: str) -> list[Cell]:
-        """The cells that no other one beats in both mean retained and CPU time; cheapest first."""
-        front: list[Cell] = []
+        """The cells that no other one beats, cheapest first: none is better in mean retained or
+        CPU time without being worse in the other, as far as these can be told apart (Cell.ties)."""
         cells = self.recordings()[recording]
-        for cell in sorted(cells, key=lambda cell: (cell.cpu_seconds, cell.mean_retained)):
-            if not front or cell.mean_retained < front[-1].mean_retained:
-                front.append(cell)
-        return front
+        front = [cell for cell in cells if not any(other.beats(cell) for other in cells)]
+        return sorted(front, key=lambda cell: (cell.cpu_seconds, cell.mean_retained))
+
+    def tied(self, recording: str) -> list[Cell]:
+        """Those of the front that cannot be told from another one there, in neither measure."""
+        front = self.pareto(recording)
+        return [
+            cell
+            for cell in front
+            if any(other is not cell and all(cell.ties(other)) for other in front)
+        ]
 
     def as_dict(self) -> dict[str, Any]:
         """What `dmi sweep --json` prints."""
@@ -109,6 +136,7 @@ class Sweep:
                     "recording": name,
                     "events": cells[0].events,
                     "pareto": [cell.decommit for cell in self.pareto(name)],
+                    "tied": [cell.decommit for cell in self.tied(name)],
                     "runs": [cell.run for cell in cells],
                 }
                 for name, cells in self.recordings().items()
@@ -122,7 +150,8 @@ class Sweep:
     def plot(self, path: str | os.PathLike[str]) -> None:
         """Draw mean retained against CPU time, a panel for each recording, into a file.
 
-        The suffix decides the kind of file. ImportError without the extra `plot`.
+        The suffix decides the kind of file. ImportError without the extra `plot`, ValueError and
+        OSError for a name that cannot be drawn to.
         """
         from dmi.experiment import _plot
 
@@ -130,9 +159,40 @@ class Sweep:
 
     def __str__(self) -> str:
         return "\n\n".join(
-            f"{name}\n{_report.sweep_table(cells, self.pareto(name))}"
+            f"{name}\n{_report.sweep_table(cells, self.pareto(name), self.tied(name))}"
             for name, cells in self.recordings().items()
         )
+
+
+def check_plot(path: str | os.PathLike[str]) -> None:
+    """Raise now what Sweep.plot(path) would raise after the work."""
+    from dmi.experiment import _plot
+
+    _plot.check(Path(path))
+
+
+_START = """
+import json, runpy, sys
+sys.path[:] = json.loads(sys.argv.pop(1))
+runpy.run_module("dmi", run_name="__main__", alter_sys=True)
+"""
+
+
+def _child() -> list[str]:
+    """How to start the command dmi as it is in this process, whatever lies in the working
+    directory.
+
+    Isolated, with the places where this process looks for modules but for that directory; dmi
+    itself is found where this one lies, also if that is there.
+    """
+    here = os.path.realpath(os.curdir)
+    places = [
+        place for place in sys.path if Path(place).is_absolute() and os.path.realpath(place) != here
+    ]
+    home = str(Path(__file__).resolve().parents[2])
+    if home not in places:
+        places.append(home)
+    return [sys.executable, "-I", "-c", _START, json.dumps(places)]
 
 
 def run_cell(recording: str | bytes, decommit: str, samples: int, repeat: int) -> dict[str, Any]:
@@ -149,7 +209,7 @@ def run_cell(recording: str | bytes, decommit: str, samples: int, repeat: int) -
             path = file.name
         else:
             path = recording
-        command = [sys.executable, "-m", "dmi", "replay", path, "--json"]
+        command = [*_child(), "replay", path, "--json"]
         command += ["--decommit", decommit, "--samples", str(samples), "--repeat", str(repeat)]
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
@@ -210,5 +270,6 @@ def sweep(
             if progress:
                 progress(f"{name}, {text}", len(cells), len(waiting))
             result = future.result()
-            cells.append(Cell(name, text, result["events"], result["runs"][0]))
+            duration = result["duration"] or None
+            cells.append(Cell(name, text, result["events"], result["runs"][0], duration))
     return Sweep(tuple(cells))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -320,3 +321,23 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     answer = subprocess.run(["bash", "-c", program], check=False, capture_output=True, text=True)
     assert answer.stderr == ""
     assert answer.returncode in (0, 141)
+
+
+def test_a_tree_that_was_not_built_says_what_to_do(tmp_path: Path) -> None:
+    """As after `pip install .`, when Python is started in the clone."""
+    source = Path(dmi.__file__).parent
+    shutil.copytree(
+        source, tmp_path / "dmi", ignore=shutil.ignore_patterns("*.so", "*.pyd", "__pycache__")
+    )
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", "dmi", "env"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert str(tmp_path / "dmi") in last
+    assert "make build" in last
+    assert "python3 -P" in last

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from dmi.cli import main
 from dmi.experiment import Cell, Sweep, SweepError, replay, sweep
 from dmi.experiment._sweep import DEFAULT_POLICIES, run_cell
 from dmi.policy import expand
@@ -141,7 +144,11 @@ def test_the_command(files: list[Path], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "dmi", "sweep", *map(str, files)]
     command += ["--policies", "never,eager", "--samples", "3", "--jobs", "2"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0
+    # Of what takes longer than a second, each step is a line.
+    assert all(
+        re.fullmatch(r" *\d+ % .*, (never|eager)", line) for line in done.stderr.splitlines()
+    )
     assert sum(line.startswith(("never ", "eager ")) for line in done.stdout.splitlines()) == 4
     done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
     parsed = json.loads(done.stdout)
@@ -149,8 +156,106 @@ def test_the_command(files: list[Path], tmp_path: Path) -> None:
     command[4:6] = [str(tmp_path / "none")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
+    assert done.stderr.splitlines()[-1].startswith("dmi sweep: ")
     assert "none" in done.stderr
+
+
+def test_the_working_directory_is_no_place_for_modules(
+    files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cell runs as this process does, whatever lies about."""
+    (tmp_path / "dmi").mkdir()
+    (tmp_path / "dmi" / "__init__.py").write_text("raise SystemExit('hijacked')")
+    (tmp_path / "json.py").write_text("raise SystemExit('hijacked')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep + ".")
+    for first in ("", str(tmp_path), "."):
+        with monkeypatch.context() as patch:
+            patch.syspath_prepend(first)
+            assert len(sweep(files[0], "eager", samples=3, repeat=1).cells) == 1
+
+
+def test_what_cannot_be_told_apart_is_a_tie() -> None:
+    def noisy(name: str, cpu: float, retained: float, noise: float | None) -> Cell:
+        made = cell(name, cpu, retained)
+        made.run["cpu_noise"] = noise
+        return made
+
+    found = Sweep(
+        (
+            noisy("never", 1.00, 100.0, 0.01),
+            noisy("lazy", 1.10, 20.0, 0.08),
+            noisy("lazy:delay=2", 1.04, 20.1, 0.01),
+            noisy("eager", 2.00, 19.9, None),
+        )
+    )
+    assert [each.decommit for each in found.pareto("r")] == ["never", "lazy:delay=2", "lazy"]
+    assert [each.decommit for each in found.tied("r")] == ["lazy:delay=2", "lazy"]
+    marks = [line.split()[-1] for line in str(found).splitlines()[3:7]]
+    assert marks == ["*", "=", "=", "2.000"]
+    assert "a tie within noise" in str(found)
+    assert found.as_dict()["recordings"][0]["tied"] == ["lazy:delay=2", "lazy"]
+
+
+def test_a_recording_that_a_delay_outlasts_is_said_to(files: list[Path]) -> None:
+    found = sweep(files[0], "never,lazy:delay=0.1|10,decay:half_life=5", samples=3, repeat=1)
+    words = str(found).splitlines()[-1]
+    assert words.startswith(
+        "The recording lasts 3.0 s, no longer than the delay of lazy:delay=10, "
+    )
+    assert "decay:half_life=5" in words
+    assert "delay=0.1" not in words.replace("delay=10", "")
+    assert "no longer than the delay of lazy:delay=9" in str(replay(files[0], "lazy:delay=9"))
+    assert "The recording lasts" not in str(replay(files[0], "lazy:delay=0.1"))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("picture", "ends in one of"),
+        ("picture.jpgg", "ends in one of"),
+        ("missing/picture.png", "there is no directory"),
+        ("folder.png", "a directory"),
+        ("link.svg", "a symbolic link"),
+    ],
+)
+def test_a_plot_that_cannot_be_is_refused_before_the_work(
+    tmp_path: Path, name: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "link.svg").symlink_to("elsewhere")
+    # The recording is not even looked at.
+    command = ["sweep", str(tmp_path / "none"), "--plot", str(tmp_path / name)]
+    assert main(command) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_without_matplotlib_a_plot_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.backend_bases", None)
+    assert main(["sweep", str(tmp_path / "none"), "--plot", str(tmp_path / "a.png")]) == 2
+    assert "dmi-heap[plot]" in capsys.readouterr().err
+
+
+def test_a_plot_that_fails_does_not_cost_the_table(
+    files: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("matplotlib")
+
+    def fails(*_: object) -> None:
+        raise OSError(28, "No space left on device", "a.png")
+
+    monkeypatch.setattr(Sweep, "plot", fails)
+    command = ["sweep", str(files[0]), "--policies", "eager", "--samples", "3"]
+    assert main([*command, "--plot", str(tmp_path / "a.png")]) == 2
+    shown = capsys.readouterr()
+    assert "eager" in shown.out
+    assert shown.err.splitlines()[-1] == "dmi sweep: a.png: No space left on device"
 
 
 def test_the_default_policies_can_be_read() -> None:
