@@ -1,14 +1,20 @@
-"""Which kind of leak is it? The verdict on two or more moments of a program.
+"""Which kind of leak is it? The verdict on moments of a program.
 
-FILES, in the order of time: WinDbg logs with `!heap -s` tables and `!address -summary` outputs (one
-log may hold several moments), JSON snapshots, or the JSON of one `dmi replay`. A verdict is one of
+FILES: WinDbg logs (`!heap -s` of NT and segment heaps, `!address -summary`, `!heap` with -stat,
+-flt, -l or -h; UMDH comparisons; one log may hold several moments), JSON snapshots, or the JSON of
+one `dmi replay`. `-` is standard input. Two files of one moment are written heap.txt+addr.txt where
+their names do not say so. A verdict is one of
 
     first-order leak    busy grew and stayed: the program does not free
     second-order leak   busy came back, commit did not: the heap does not give back
     growth              busy still rises, or only two moments are known
     none                neither
+    unknown             nothing was found, and something that was not seen could change that
+    one moment          what a single moment shows
 
-with bytes, per cent, causes, and what to do.
+with bytes, per cent, causes, what to do and what it would give, up to five findings in order of
+size.
+Exit status: 0 nothing found, 1 a finding, 2 what was given cannot be used or does not suffice.
 """
 
 from __future__ import annotations
@@ -18,9 +24,12 @@ from typing import TYPE_CHECKING, Any
 
 from dmi import _files
 from dmi.diagnose import from_files, from_replay
+from dmi.diagnose._files import read_text, what_was_read
 
 if TYPE_CHECKING:
     import argparse
+
+    from dmi.diagnose import Verdict
 
 NAME = "doctor"
 HELP = "say which kind of leak logs and snapshots show"
@@ -28,7 +37,9 @@ HELP = "say which kind of leak logs and snapshots show"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
-    parser.add_argument("files", nargs="+", metavar="FILE", help="log or snapshot, oldest first")
+    parser.add_argument(
+        "files", nargs="+", metavar="FILE", help="log or snapshot, oldest first; - for stdin"
+    )
     parser.add_argument(
         "--page-size",
         type=int,
@@ -36,27 +47,57 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="BYTES",
         help="page size of the machine the numbers come from (default: 4096)",
     )
+    parser.add_argument(
+        "--across",
+        action="store_true",
+        help="compare moments although they are of different processes or runs",
+    )
+    parser.add_argument(
+        "--what-was-read",
+        action="store_true",
+        help="list what each file holds, and the lines that could not be read; no verdict",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the verdict, one for each policy of a replay."""
+    if args.what_was_read:
+        return _what_was_read(args)
     replay = _replay(args.files)
     if replay is None:
-        verdict = from_files(args.files, page_size=args.page_size)
+        verdict = from_files(args.files, page_size=args.page_size, across=args.across)
         print(json.dumps(verdict.as_dict(), indent=2) if args.json else verdict)
-        return 0
+        return _status(verdict)
     verdicts = from_replay(replay, page_size=args.page_size)
     if args.json:
         print(json.dumps({policy: v.as_dict() for policy, v in verdicts.items()}, indent=2))
     else:
         print("\n\n".join(f"{policy}\n{verdict}" for policy, verdict in verdicts.items()))
-    return 0
+    return max(map(_status, verdicts.values()), default=0)
+
+
+def _status(verdict: Verdict) -> int:
+    if verdict.kind == "unknown":
+        return 2
+    return int(verdict.finding)
+
+
+def _what_was_read(args: argparse.Namespace) -> int:
+    names = [
+        part
+        for name in args.files
+        for part in (name.split("+") if not Path(name).exists() else [name])
+    ]
+    found = [what_was_read(name) for name in names]
+    print(json.dumps(found, indent=2) if args.json else "\n".join(map(read_text, found)))
+    return 0 if all(each["moments"] for each in found) else 2
 
 
 def _replay(files: list[str]) -> dict[str, Any] | None:
-    """The JSON of a replay, if that is what the one file holds."""
-    if len(files) != 1:
+    """The JSON of a replay, if that is what the one file holds. A pipe is not looked into: what is
+    read from it would be gone."""
+    if len(files) != 1 or not Path(files[0]).is_file():
         return None
     with _files.open_regular(files[0]) as file:
         if file.read(1) != b"{":

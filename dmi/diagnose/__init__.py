@@ -1,6 +1,6 @@
 """Which kind of leak is it, where, how much, why, and what to do.
 
-    diagnose(before, peak, after)    a Verdict from two or three moments
+    diagnose(before, peak, after)    a Verdict from two or three moments, or a report on one
     from_log(log)                    from WinDbg text read by dmi.windbg
     from_files(paths)                from logs and snapshots on disk
 
@@ -10,31 +10,35 @@ works however it was imported.
 
 from __future__ import annotations
 
-import json
-import re
 import sys
 import types
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from dmi import windbg
-
-from ._judge import THRESHOLDS, Kind, Thresholds, Verdict, judge
-from ._observe import Observation, State, state_of, states_of_log
-from ._words import Cause
+from ._causes import Cause, Cure
+from ._files import from_files, states_of_file
+from ._judge import THRESHOLDS, DifferentProcessError, Thresholds, judge
+from ._moments import UnclearError, in_order, of_one_process, states_of_log
+from ._observe import Observation, State, state_of
+from ._scope import Scope
+from ._verdict import Kind, Verdict
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
+
+    from dmi import windbg
 
 __all__ = [
     "THRESHOLDS",
     "Cause",
+    "Cure",
+    "DifferentProcessError",
     "Kind",
     "Observation",
+    "Scope",
     "State",
     "Thresholds",
+    "UnclearError",
     "Verdict",
     "diagnose",
     "from_files",
@@ -43,9 +47,6 @@ __all__ = [
     "state_of",
     "states_of_file",
 ]
-
-
-_JSON: Final = re.compile(r"\s*(?:\{|\[\s*\{)")
 
 
 def diagnose(
@@ -62,7 +63,8 @@ def diagnose(
     Each moment is anything with ``busy`` and ``committed`` in bytes (statistics of a heap, their
     dict), a row or a table of `!heap -s`, a summary of `!address`, or a snapshot with many heaps.
     Without a moment between, growth cannot be told from a first-order leak and is called growth.
-    Raises TypeError or ValueError naming what is missing. Thread-safe.
+    That the moments are of one process is the caller's word here; where they say otherwise, the
+    verdict notes it. Raises TypeError or ValueError naming what is missing. Thread-safe.
     """
     if after is None:
         peak, after = None, peak
@@ -70,38 +72,30 @@ def diagnose(
         raise TypeError("diagnose needs before and after")
     moments = [before, after] if peak is None else [before, peak, after]
     _check_page(page_size)
-    return judge([state_of(moment) for moment in moments], thresholds, page_size)
+    return judge([state_of(moment) for moment in moments], thresholds, page_size, across=None)
 
 
 def from_log(
-    log: windbg.Log, *, thresholds: Thresholds = THRESHOLDS, page_size: int = 4096
-) -> Verdict:
-    """The verdict on a debugger log with two or more moments, in the order of the text. Of more
-    than three, the busiest between the first and the last counts as the peak."""
-    _check_page(page_size)
-    states = states_of_log(log)
-    if len(states) < 2:
-        raise ValueError(
-            "the log shows one moment only; a verdict needs at least two: before and after"
-        )
-    return judge(states, thresholds, page_size)
-
-
-def from_files(
-    paths: Iterable[str | os.PathLike[str]],
+    log: windbg.Log,
     *,
     thresholds: Thresholds = THRESHOLDS,
     page_size: int = 4096,
+    across: bool = False,
 ) -> Verdict:
-    """The verdict on files in the order of time: WinDbg logs with one or more moments, and JSON
-    snapshots. Raises OSError or ValueError (naming the file) for what cannot be read."""
+    """The verdict on a debugger log, whose moments are taken in the order of the text, unless it
+    gives their times. Of more than three, the busiest between the first and the last counts as the
+    peak; of one there is a report. Raises ValueError for a log without figures,
+    DifferentProcessError for different processes."""
     _check_page(page_size)
-    names = list(paths)
-    states = [state for name in names for state in states_of_file(name)]
-    if len(states) < 2:
-        what = ", ".join(str(name) for name in names) or "no file"
-        raise ValueError(f"{what}: one moment only; a verdict needs at least two")
-    return judge(states, thresholds, page_size)
+    states = states_of_log(log)
+    if not states:
+        raise ValueError("the log holds no figures of heaps or of the address space")
+    notes: list[str] = []
+    if not across:
+        states, notes = of_one_process(states)
+    states, more = in_order(states)
+    verdict = judge(states, thresholds, page_size, across=across)
+    return replace(verdict, notes=(*verdict.notes, *notes, *more))
 
 
 def from_replay(
@@ -122,36 +116,6 @@ def from_replay(
         ]
         verdicts[policy] = judge(states, thresholds, page_size)
     return verdicts
-
-
-def states_of_file(path: str | os.PathLike[str]) -> list[State]:
-    """The moments that a file holds: a WinDbg log, a JSON snapshot, or a JSON list of them."""
-    name = Path(path)
-    data = windbg.read_bytes(name, windbg.MAX_FILE)
-    if data is None:
-        raise ValueError(f"{name}: larger than {windbg.MAX_FILE >> 20} MiB")
-    text = windbg.decode(data)
-    try:
-        if _JSON.match(text):
-            given = json.loads(text)
-            states = [_state(part) for part in (given if isinstance(given, list) else [given])]
-        else:
-            states = states_of_log(windbg.parse(text))
-        return [_titled(states[0], name.stem)] if len(states) == 1 else states
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{name}: {error}") from error
-
-
-def _state(given: Any) -> State:
-    if isinstance(given, dict) and given.get("format") == "dmi-snapshot":
-        from dmi._snapshot import Snapshot  # loads the native part, which logs can do without
-
-        return state_of(Snapshot.from_dict(given))
-    return state_of(given)
-
-
-def _titled(state: State, label: str) -> State:
-    return state if state.label else replace(state, label=label)
 
 
 def _check_page(page_size: int) -> None:

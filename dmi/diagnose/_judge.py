@@ -4,37 +4,54 @@
     second-order leak   busy came back, commit did not: the heap does not give back
     growth              busy still rises, or only two moments are known and it rose
     none                neither
+    unknown             nothing was found, and something that was not seen could change that
 
 What busy gained since the start counts as first order; what commit gained beyond that as second
-order. The larger of the two names the verdict, if it is more than the tolerance.
+order. The larger of the two names the verdict, if it is more than the tolerance. A number that is
+not known is None, which no rule can compare or add: it makes a finding smaller or a verdict
+unknown, and never stands for 0.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, Literal
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final
 
-from . import _words
+from dmi.windbg import SMALLEST_VIRTUAL_BLOCK
+
+from . import _causes, _process
+from ._causes import Cause, Cure, kib
 from ._observe import Observation
+from ._scope import difference
+from ._single import one_moment
+from ._verdict import Kind, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ._observe import State
-    from ._words import Cause
 
-__all__ = ["THRESHOLDS", "Kind", "Thresholds", "Verdict", "judge"]
+__all__ = ["THRESHOLDS", "DifferentProcessError", "Thresholds", "judge"]
 
-Kind = Literal["first-order leak", "second-order leak", "growth", "none"]
+_MOST_OTHERS: Final = 4
+
+
+class DifferentProcessError(ValueError):
+    """The moments are not of one run of one process."""
 
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
     """What counts as a change: more than ``min_bytes``, and more than ``share`` of the larger of
-    the level at the start and the rise from there to the peak."""
+    the level at the start and the rise from there to the peak. For memory outside the heaps, which
+    every thread and every file read moves a little: more than ``process_min_bytes`` and more than
+    ``process_share`` of the process."""
 
     min_bytes: int = 1 << 20
     share: float = 0.05
+    process_min_bytes: int = 4 << 20
+    process_share: float = 0.08
 
     def tolerance(self, start: int, peak: int | None) -> int:
         """Bytes that do not count."""
@@ -45,154 +62,210 @@ class Thresholds:
 THRESHOLDS: Final = Thresholds()
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """Which leak, where, how much, why, and what to do. Sizes in bytes.
-
-    The tuples ``busy``, ``committed``, ``free`` and ``mean_free_block`` have one entry for each of
-    ``moments``: before, peak if it is known, after; None where a number is not known.
-    """
-
-    kind: Kind
-    subject: str
-    bytes: int
-    """What is leaked or grown: of busy for first order and growth, of commit for second order."""
-    percent: float | None
-    """``bytes`` in per cent of the same number before; None when that was 0."""
-    first_order_bytes: int
-    second_order_bytes: int
-    moments: tuple[str, ...]
-    busy: tuple[int | None, ...]
-    committed: tuple[int, ...]
-    free: tuple[int | None, ...]
-    free_blocks: tuple[int | None, ...]
-    mean_free_block: tuple[int | None, ...]
-    causes: tuple[Cause, ...]
-    advice: tuple[str, ...]
-    evidence: tuple[str, ...] = ()
-    handle: int | None = None
-    others: tuple[Verdict, ...] = field(default=(), repr=False)
-    """Findings on other heaps, largest first."""
-
-    @property
-    def leak(self) -> bool:
-        """A leak of either order."""
-        return self.kind.endswith("leak")
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "kind": self.kind,
-            "subject": self.subject,
-            "handle": self.handle,
-            "bytes": self.bytes,
-            "percent": self.percent,
-            "first_order_bytes": self.first_order_bytes,
-            "second_order_bytes": self.second_order_bytes,
-            "moments": list(self.moments),
-            "busy": list(self.busy),
-            "committed": list(self.committed),
-            "free": list(self.free),
-            "free_blocks": list(self.free_blocks),
-            "mean_free_block": list(self.mean_free_block),
-            "causes": [cause.as_dict() for cause in self.causes],
-            "advice": list(self.advice),
-            "evidence": list(self.evidence),
-            "others": [other.as_dict() for other in self.others],
-        }
-
-    def __str__(self) -> str:
-        return _words.report(self)
-
-
 def judge(
-    states: Sequence[State], thresholds: Thresholds = THRESHOLDS, page_size: int = 4096
+    states: Sequence[State],
+    thresholds: Thresholds = THRESHOLDS,
+    page_size: int = 4096,
+    *,
+    across: bool | None = False,
 ) -> Verdict:
-    """The verdict on the heap that matters most, with the others in ``others``."""
-    if len(states) < 2:
-        raise ValueError("a verdict needs at least two moments: before and after")
+    """The verdict on what matters most, with the other findings in ``others``.
+
+    Raises DifferentProcessError for moments of different processes or runs, unless ``across``; with
+    None the caller vouches for them, and the verdict notes what they say.
+    """
+    if not states:
+        raise ValueError("a verdict needs a moment at least")
+    if len(states) == 1:
+        return one_moment(states[0], page_size)
+    notes = []
+    for one, other in pairwise(states):
+        why = difference(one.scope, other.scope)
+        if not why:
+            continue
+        pair = f"{_named(one, states)} and {_named(other, states)} are not of one process: {why}."
+        if across is False:
+            raise DifferentProcessError(f"{pair} Compare them with --across if that is meant")
+        notes.append(pair)
+    if across:
+        states = _aligned(states)
+    if _all_the_same(states):
+        first = one_moment(states[0], page_size)
+        note = f"The text shows the same moment {len(states)} times: no figure differs."
+        return replace(first, notes=(note, *first.notes))
+    verdict = _compared(states, thresholds, page_size)
+    return replace(verdict, notes=(*notes, *verdict.notes)) if notes else verdict
+
+
+def _compared(states: Sequence[State], thresholds: Thresholds, page_size: int) -> Verdict:
     keys = dict.fromkeys(key for state in states for key in state.heaps)
     every = [_judge_heap([_at(s, key, states) for s in states], states, thresholds, page_size)
              for key in keys]  # fmt: skip
-    found = sorted((v for v in every if v.kind != "none"), key=lambda v: -v.bytes)
-    if not found and len(keys) > 1:
+    found = [v for v in every if v.finding]
+    if not found and len(keys) > 1 and all(_shown(key, states) for key in keys):
         together = _judge_heap([s.total() for s in states], states, thresholds, page_size)
-        found = [together] if together.kind != "none" else []
-    process = _judge_process(states, thresholds)
-    if process is not None:
-        found.append(process)
-        found.sort(key=lambda v: -v.bytes)
+        found = [together] if together.finding else []
+    found += [v for key in keys if (v := _virtual_blocks(key, states, thresholds)) is not None]
+    found += _process.findings(states, found, thresholds)
+    found += _process.traces(states)
+    found.sort(key=lambda v: -(v.bytes or 0))
+    missing, open_ends = _missing(states, keys, found, thresholds)
     if not found:
-        if not every:
-            raise ValueError("no heap, and no growth of the process, to judge")
-        found = [max(every, key=lambda v: v.committed[-1])]
-    first, *rest = found
-    evidence = first.evidence + _words.process_evidence(states, first)
-    return replace(first, evidence=evidence, others=tuple(rest))
+        if open_ends:
+            first = _not_known(states, keys, open_ends)
+        elif every:
+            first = max(every, key=lambda v: v.committed[-1] or 0)
+        else:
+            first = _process.quiet(states)
+    else:
+        first = found[0]
+    evidence = first.evidence + _process.evidence(states, first)
+    others = tuple(found[1 : 1 + _MOST_OTHERS])
+    return replace(first, evidence=evidence, others=others, missing=missing)
 
 
-def _at(state: State, key: str, states: Sequence[State]) -> Observation:
-    """Heap ``key`` at a moment; a heap that did not exist held nothing."""
+def _named(state: State, states: Sequence[State]) -> str:
+    if state.label or state.source:
+        return state.label or state.source
+    return f"moment {list(states).index(state) + 1}"
+
+
+def _all_the_same(states: Sequence[State]) -> bool:
+    """The same text twice: no figure differs, and there are figures that would."""
+    first = states[0]
+    if not first.kinds & {"heaps", "segments", "address"}:
+        return False
+    return all(
+        state.heaps == first.heaps
+        and state.usage == first.usage
+        and state.process_committed == first.process_committed
+        and state.kinds == first.kinds
+        and not state.unread
+        for state in states[1:]
+    ) and (bool(first.heaps) or first.process_committed is not None)
+
+
+def _aligned(states: Sequence[State]) -> list[State]:
+    """Heaps of different processes under common names: by their place in the list, where the
+    addresses have nothing in common."""
+    names = [set(state.heaps) for state in states]
+    if not all(names) or set.intersection(*names):
+        return list(states)
+    out = []
+    for state in states:
+        heaps = {
+            f"#{number}": replace(heap, key=f"#{number}", name=f"heap #{number} ({heap.name})")
+            for number, heap in enumerate(state.heaps.values(), 1)
+        }
+        out.append(replace(state, heaps=heaps))
+    return out
+
+
+def _at(state: State, key: str, states: Sequence[State]) -> Observation | None:
+    """Heap ``key`` at a moment. None where the source may not have shown it; where it shows all
+    there are, a heap that is not among them did not exist and held nothing."""
     heap = state.heaps.get(key)
-    if heap is not None:
+    if heap is not None or not state.lists_all:
         return heap
     known = next(s.heaps[key] for s in states if key in s.heaps)
-    return Observation(key, known.name, 0, 0, known.handle, 0, 0, outside=known.outside)
+    return Observation(
+        key, known.name, 0, 0, known.handle, 0, 0, outside=known.outside, kind=known.kind
+    )
 
 
-def _pick(heaps: Sequence[Observation]) -> list[int]:
+def _shown(key: str, states: Sequence[State]) -> bool:
+    return all(_at(state, key, states) is not None for state in states)
+
+
+def _pick(heaps: Sequence[Observation | None]) -> list[int]:
     """Before, the busiest moment between if there is one, after."""
     last = len(heaps) - 1
-    if last < 2:
+    between = {
+        n: heap.busy
+        for n, heap in enumerate(heaps[1:last], 1)
+        if heap is not None and heap.busy is not None
+    }
+    if not between:
         return [0, last]
-    return [0, max(range(1, last), key=lambda i: heaps[i].busy), last]
+    return [0, max(between, key=lambda n: between[n]), last]
 
 
 def _judge_heap(
-    heaps: Sequence[Observation],
+    heaps: Sequence[Observation | None],
     states: Sequence[State],
     thresholds: Thresholds,
     page_size: int,
 ) -> Verdict:
     chosen = _pick(heaps)
-    moments = tuple(_moment(n, chosen, states) for n in chosen)
     picked = [heaps[n] for n in chosen]
     before, after = picked[0], picked[-1]
     peak = picked[1] if len(picked) == 3 else None
-    first = max(0, after.busy - before.busy)
-    second = max(0, after.committed - before.committed - first)
-    busy_counts = first > thresholds.tolerance(before.busy, peak.busy if peak else None)
-    commit_counts = second > thresholds.tolerance(
-        before.committed, peak.committed if peak else None
-    )
-    kind: Kind = "none"
-    if commit_counts and not (busy_counts and first >= second):
-        kind = "second-order leak"
-    elif busy_counts:
-        kind = (
-            "first-order leak" if peak and not _rises(before, peak, after, thresholds) else "growth"
-        )
-    of_busy = kind in ("first-order leak", "growth")
-    size = 0 if kind == "none" else first if of_busy else second
-    level = before.busy if of_busy else before.committed
-    causes = _words.causes(kind, before, peak, after, second, page_size)
+    moments = tuple(_moment(n, chosen, states) for n in chosen)
+    kind, size, how, first, second = _kind(before, peak, after, thresholds)
+    known = after or before or next(heap for heap in heaps if heap is not None)
+    found: tuple[Cause, ...] = ()
+    if before is not None and after is not None:
+        found = _causes.causes(kind, before, peak, after, second, page_size)
+        if kind in ("growth", "first-order leak"):
+            found += _stat_cause(states[-1], after)
+    elif kind == "growth":
+        text = "the first moment does not show this heap: it was made since, or its row is missing"
+        found = (Cause("not shown", text, size),)
+    level = None
+    if before is not None:
+        level = before.busy if how == "busy" else before.committed
     return Verdict(
         kind,
-        after.name,
-        size,
-        100 * size / level if level else None,
+        known.name,
+        0 if kind == "none" else size,
+        100 * size / level if size is not None and level else None,
         first,
         second,
         moments,
-        tuple(heap.busy for heap in picked),
-        tuple(heap.committed for heap in picked),
-        tuple(heap.free for heap in picked),
-        tuple(heap.list_length for heap in picked),
-        tuple(heap.mean_free_block for heap in picked),
-        causes,
-        _words.advice(kind, causes, outside=after.outside),
-        handle=after.handle,
+        tuple(None if heap is None else heap.busy for heap in picked),
+        tuple(None if heap is None else heap.committed for heap in picked),
+        tuple(None if heap is None else heap.free for heap in picked),
+        tuple(None if heap is None else heap.list_length for heap in picked),
+        tuple(None if heap is None else heap.mean_free_block for heap in picked),
+        found,
+        _causes.cures(kind, found, after),
+        handle=known.handle,
+        how="at most" if before is None and kind == "growth" else "measured",
     )
+
+
+def _kind(
+    before: Observation | None,
+    peak: Observation | None,
+    after: Observation | None,
+    thresholds: Thresholds,
+) -> tuple[Kind, int | None, str, int | None, int | None]:
+    """Kind, bytes, what they are of, first and second order."""
+    if after is None or after.committed is None:
+        return "unknown", None, "commit", None, None
+    if before is None:
+        # Made since, or not shown: what it holds now is the most that it can have gained.
+        if after.committed > thresholds.tolerance(0, None):
+            return "growth", after.committed, "commit", None, None
+        return "unknown", None, "commit", None, None
+    if before.committed is None:
+        return "unknown", None, "commit", None, None
+    grown = after.committed - before.committed
+    slack = thresholds.tolerance(before.committed, peak.committed if peak is not None else None)
+    if before.busy is None or after.busy is None:
+        if grown > slack:
+            return "growth", grown, "commit", None, None
+        return "none", 0, "commit", None, None
+    first = max(0, after.busy - before.busy)
+    second = max(0, grown - first)
+    busy_peak = None if peak is None else peak.busy
+    busy_counts = first > thresholds.tolerance(before.busy, busy_peak)
+    if second > slack and not (busy_counts and first >= second):
+        return "second-order leak", second, "commit", first, second
+    if busy_counts:
+        rises = busy_peak is None or _rises(before.busy, busy_peak, after.busy, thresholds)
+        return "growth" if rises else "first-order leak", first, "busy", first, second
+    return "none", 0, "commit", first, second
 
 
 def _moment(number: int, chosen: Sequence[int], states: Sequence[State]) -> str:
@@ -200,48 +273,137 @@ def _moment(number: int, chosen: Sequence[int], states: Sequence[State]) -> str:
     return states[number].label or plain
 
 
-def _rises(
-    before: Observation, peak: Observation, after: Observation, thresholds: Thresholds
-) -> bool:
+def _rises(before: int, peak: int, after: int, thresholds: Thresholds) -> bool:
     """Busy is well above even the busiest moment between."""
-    rise = max(0, peak.busy - before.busy)
-    return after.busy - peak.busy > max(thresholds.min_bytes, int(thresholds.share * rise))
+    rise = max(0, peak - before)
+    return after - peak > max(thresholds.min_bytes, int(thresholds.share * rise))
 
 
-def _judge_process(states: Sequence[State], thresholds: Thresholds) -> Verdict | None:
-    """Growth of the process that no heap accounts for; None when there is none or it is unknown."""
-    first, last = states[0], states[-1]
-    residents = [
-        None if state.resident is None else state.resident - state.total().committed
-        for state in states
-    ]
-    for levels in ([state.outside_heaps for state in states], residents):
-        rest = [level for level in levels if level is not None]
-        if len(rest) < len(levels):
+def _stat_cause(state: State, heap: Observation) -> tuple[Cause, ...]:
+    """Which size holds most of what is busy, where the debugger was asked at the end."""
+    for table in state.sizes:
+        if table.handle == heap.handle and table.rows:
+            top = max(table.rows, key=lambda row: row.total)
+            share = f", {top.percent} % of all busy bytes" if top.percent else ""
+            text = (
+                f"blocks of {top.size:,} bytes (0x{top.size:x}) hold most at the end: "
+                f"{top.count:,} of them, {kib(top.total)}{share}"
+            )
+            return (Cause("sizes", text, top.total),)
+    return ()
+
+
+def _virtual_blocks(key: str, states: Sequence[State], thresholds: Thresholds) -> Verdict | None:
+    """Blocks that an NT heap mapped on their own. Its Commit does not count them, and the table
+    tells their number only: each has a size from which on the heap does so."""
+    heaps = [state.heaps.get(key) for state in states]
+    before, after = heaps[0], heaps[-1]
+    if (
+        before is None
+        or after is None
+        or before.virtual_blocks is None
+        or after.virtual_blocks is None
+    ):
+        return None
+    gained = after.virtual_blocks - before.virtual_blocks
+    least = gained * SMALLEST_VIRTUAL_BLOCK[after.bits or before.bits or 32]
+    if least <= thresholds.min_bytes:
+        return None
+    text = (
+        f"{gained} more virtual blocks ({before.virtual_blocks} -> {after.virtual_blocks}), which "
+        f"Commit does not count. The table does not tell their sizes; a block is mapped on its own "
+        f"from about {kib(least // gained)} on"
+    )
+    cause = Cause("virtual blocks", text, least)
+    chosen = [0, len(states) - 1]
+    return Verdict(
+        "growth", f"virtual blocks of {after.name}", least, None, None, None,
+        tuple(_moment(n, chosen, states) for n in chosen),
+        (None, None), (None, None), (None, None), (None, None), (None, None),
+        (cause, *_stat_cause(states[-1], after)), (Cure(_causes.ADVICE["virtual blocks"]),),
+        handle=after.handle, how="at least",
+    )  # fmt: skip
+
+
+# ---- what was not seen ---------------------------------------------------------------------------
+
+
+def _missing(
+    states: Sequence[State],
+    keys: dict[str, None],
+    found: Sequence[Verdict],
+    thresholds: Thresholds,
+) -> tuple[tuple[str, ...], list[str]]:
+    """What was not seen, and what of it leaves the verdict open when nothing was found."""
+    lines: list[str] = []
+    open_ends: list[str] = []
+    names = [state.label or ("before", "after")[n == len(states) - 1] if n in (0, len(states) - 1)
+             else state.label or f"moment {n + 1}" for n, state in enumerate(states)]  # fmt: skip
+    ends = (0, len(states) - 1)
+    for n, state in enumerate(states):
+        for line in state.unread:
+            lines.append(f"{names[n]}: not read: {line}")
+            if n in ends:
+                open_ends.append(f"a line of {names[n]} could not be read")
+    for what, kinds in (
+        ("`!heap -s` table", {"heaps", "segments"}),
+        ("`!address -summary`", {"address"}),
+    ):
+        having = [bool(state.kinds & kinds) for state in states]
+        if any(having) and not all(having) and not any("snapshot" in s.kinds for s in states):
+            without = [names[n] for n, has in enumerate(having) if not has]
+            lines.append(f"{', '.join(without)}: no {what}, so nothing of it was compared there")
+            if kinds & {"heaps"} and not (having[0] and having[-1]):
+                open_ends.append("the heaps of both ends were not seen")
+    total_settles = _process.commit_did_not_grow(states, thresholds)
+    for key in keys:
+        for n, state in enumerate(states):
+            if _at(state, key, states) is not None or not state.kinds & {"heaps", "segments"}:
+                continue
+            known = next(s.heaps[key] for s in states if key in s.heaps)
+            held = (
+                "" if known.committed is None else f" ({kib(known.committed)} of commit elsewhere)"
+            )
+            lines.append(
+                f"{names[n]}: {known.name}{held} is not shown: destroyed or not made yet, or its "
+                "row is missing"
+            )
+            if n in ends and not total_settles:
+                open_ends.append(f"{known.name} is not shown {names[n]}")
+    for key in keys:
+        ended = [_at(states[n], key, states) for n in ends]
+        if all(heap is not None and heap.committed is None for heap in ended):
             continue
-        gain = rest[-1] - rest[0]
-        peak = max(rest[1:-1], default=None)
-        if gain <= thresholds.tolerance(max(rest[0], 0), peak):
-            return None
-        chosen = [0, len(states) - 1]
-        if peak is not None:
-            chosen.insert(1, 1 + rest[1:-1].index(peak))
-        causes = (_words.outside(gain, first.usage, last.usage),)
-        size = len(chosen)
-        return Verdict(
-            "growth",
-            "memory outside the heaps" if any(s.heaps for s in states) else "the process",
-            gain,
-            100 * gain / rest[0] if rest[0] > 0 else None,
-            0,
-            0,
-            tuple(_moment(n, chosen, states) for n in chosen),
-            (None,) * size,
-            tuple(max(0, rest[n]) for n in chosen),
-            (None,) * size,
-            (None,) * size,
-            (None,) * size,
-            causes,
-            _words.advice("growth", causes, outside=True),
-        )
-    return None
+        if any(heap is not None and heap.committed is None for heap in ended):
+            name = next(heap.name for heap in ended if heap is not None)
+            lines.append(f"{name}: its commit is not known at both ends")
+            open_ends.append(f"the commit of {name}")
+    if (
+        not found
+        and not open_ends
+        and not _process.comparable(states)
+        and not any(_shown(key, states) for key in keys)
+    ):
+        lines.append("no figure of memory that both ends have")
+        open_ends.append("no figure of memory is in both moments")
+    return tuple(dict.fromkeys(lines)), list(dict.fromkeys(open_ends))
+
+
+def _not_known(states: Sequence[State], keys: dict[str, None], open_ends: Sequence[str]) -> Verdict:
+    chosen = [0, len(states) - 1]
+    subject = "; ".join(open_ends[:3])
+    key = next((key for key in keys if not _shown(key, states)), next(iter(keys), None))
+    heaps = [None if key is None else _at(states[n], key, states) for n in chosen]
+    seen = [k for k in keys if _shown(k, states)]
+    tail = f" Nothing grew in {len(seen)} heaps that are." if seen else ""
+    return Verdict(
+        "unknown", subject, None, None, None, None,
+        tuple(_moment(n, chosen, states) for n in chosen),
+        tuple(None if heap is None else heap.busy for heap in heaps),
+        tuple(None if heap is None else heap.committed for heap in heaps),
+        tuple(None if heap is None else heap.free for heap in heaps),
+        tuple(None if heap is None else heap.list_length for heap in heaps),
+        tuple(None if heap is None else heap.mean_free_block for heap in heaps),
+        (), (Cure(_causes.ADVICE["not shown"]),), how="unknown",
+        headline=f"Not known whether anything leaks: {subject}.{tail}",
+    )  # fmt: skip

@@ -18,19 +18,31 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from dmi.windbg import AddressSummary, HeapRow, HeapTable, Log
+from dmi.windbg import (
+    FREE_USAGE,
+    AddressSummary,
+    BlockList,
+    HeapFacts,
+    HeapRow,
+    HeapTable,
+    Notice,
+    SizeTable,
+    TraceTable,
+)
 
-__all__ = ["Observation", "State", "state_of", "states_of_log"]
+from ._scope import Scope
+
+__all__ = ["Observation", "State", "known_sum", "observation_of_facts", "state_of"]
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """One heap at one moment. Sizes in bytes; None where the source does not say."""
+    """One heap at one moment. Sizes in bytes; None where the source does not say, never 0."""
 
     key: str
     name: str
-    busy: int
-    committed: int
+    busy: int | None
+    committed: int | None
     handle: int | None = None
     free: int | None = None
     list_length: int | None = None
@@ -42,11 +54,26 @@ class Observation:
     decommit: str | None = None
     reasons: Mapping[str, int] = field(default_factory=dict)
     outside: bool = False
-    metadata: int = 0
+    metadata: int | None = None
+    kind: str = ""
+    """dmi, nt, segment, glibc, pymalloc, ...; empty where the source does not say."""
+    resident: int | None = None
+    reserved: int | None = None
+    virtual_blocks: int | None = None
+    """Blocks mapped on their own, where they do not count as committed."""
+    bits: int | None = None
+    mapped: int | None = None
+    """What of committed and busy is mapped on its own, beside the allocator's own ranges."""
+    histogram: Mapping[int, int] = field(default_factory=dict)
+    """Busy blocks: size -> count; empty where they were not counted."""
+    threads: Mapping[str, int] = field(default_factory=dict)
+    """Bytes in flight or in caches by thread, where the source tells."""
 
     @property
-    def retained(self) -> int:
+    def retained(self) -> int | None:
         """Committed - busy."""
+        if self.committed is None or self.busy is None:
+            return None
         return self.committed - self.busy
 
     @property
@@ -60,7 +87,7 @@ class Observation:
     def virtual_address_fragmentation(self) -> int | None:
         """floor(100 * (Virt - Commit) / Virt), at least 0."""
         commit = self.committed if self.segment_committed is None else self.segment_committed
-        if not self.virtual:
+        if not self.virtual or commit is None:
             return None
         return 100 * max(0, self.virtual - commit) // self.virtual
 
@@ -76,22 +103,46 @@ class State:
     heaps_committed: int | None = None
     """What of process_committed lies in the heaps' ranges: more than they have committed where they
     gave back pages without the charge for them."""
-    metadata: int = 0
+    metadata: int | None = None
     """What the allocator keeps beside its heaps."""
     usage: Mapping[str, int] = field(default_factory=dict)
-    """Address space by usage, bytes."""
+    """Address space by usage, bytes: never memory."""
+    memory: Mapping[str, int] = field(default_factory=dict)
+    """Memory by usage: resident and swapped, without what was freed lazily and without clean pages
+    of files. Empty where the source does not say."""
+    commit: Mapping[str, int] = field(default_factory=dict)
+    """Committed bytes by usage. Empty where the source does not say."""
+    lists_all: bool = True
+    """The source names every heap it could see, so that one that is missing did not exist."""
+    scope: Scope = field(default_factory=Scope)
+    time: float | None = None
+    largest_free: int | None = None
+    """The largest free range of the address space."""
+    sizes: tuple[SizeTable, ...] = ()
+    blocks: tuple[BlockList, ...] = ()
+    traces: tuple[TraceTable, ...] = ()
+    notices: tuple[Notice, ...] = ()
+    unread: tuple[str, ...] = ()
+    """Lines that held figures of this moment and were not read."""
+    kinds: frozenset[str] = frozenset()
+    """What it was read from: heaps, segments, detail, address, sizes, blocks, traces, snapshot."""
+    source: str = ""
+    line: int = 0
+    disagreements: tuple[str, ...] = ()
 
     @property
     def outside_heaps(self) -> int | None:
         """Committed bytes of the process that no heap known here, nor what it keeps about itself,
-        accounts for."""
+        accounts for; None where any of these is not known."""
         if self.process_committed is None:
             return None
-        metadata = self.metadata + sum(heap.metadata for heap in self.heaps.values())
-        if self.heaps_committed is None:
-            return self.process_committed - self.total().committed - metadata
-        others = sum(heap.committed for heap in self.heaps.values() if heap.outside)
-        return self.process_committed - self.heaps_committed - others - metadata
+        every = list(self.heaps.values())
+        kept = (self.metadata or 0) + sum(heap.metadata or 0 for heap in every)
+        counted = [h for h in every if h.outside] if self.heaps_committed is not None else every
+        held = known_sum(heap.committed for heap in counted)
+        if held is None:
+            return None
+        return self.process_committed - (self.heaps_committed or 0) - held - kept
 
     def total(self) -> Observation:
         """All heaps together."""
@@ -99,12 +150,22 @@ class State:
         return Observation(
             "*",
             "all heaps together",
-            sum(heap.busy for heap in every),
-            sum(heap.committed for heap in every),
-            free=sum(heap.free or 0 for heap in every),
-            list_length=sum(heap.list_length or 0 for heap in every),
+            known_sum(heap.busy for heap in every),
+            known_sum(heap.committed for heap in every),
+            free=known_sum(heap.free for heap in every),
+            list_length=known_sum(heap.list_length for heap in every),
             reasons=_sum(heap.reasons for heap in every),
         )
+
+
+def known_sum(parts: Iterable[int | None]) -> int | None:
+    """The sum; None when a part is not known."""
+    total = 0
+    for part in parts:
+        if part is None:
+            return None
+        total += part
+    return total
 
 
 def _sum(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
@@ -122,9 +183,16 @@ def state_of(source: Any, label: str = "") -> State:
     if isinstance(source, HeapRow):
         return _single(_row(source), label)
     if isinstance(source, HeapTable):
-        return State(_by_key(map(_row, source.rows)), label or source.label)
+        return _state_of_table(source, label)
     if isinstance(source, AddressSummary):
-        return _with_address(State({}, label or source.label), source.as_dict())
+        state = State(
+            {}, label or source.label, lists_all=False, kinds=frozenset({"address"}),
+            line=source.line, disagreements=source.disagreements(),
+            scope=Scope(address_space=source.total if not source.regions else None),
+        )  # fmt: skip
+        if FREE_USAGE in source.largest:
+            state = replace(state, largest_free=source.largest[FREE_USAGE][1])
+        return _with_address(state, source.as_dict())
     if isinstance(source, Mapping):
         values: Mapping[str, Any] = source
     elif callable(getattr(source, "as_dict", None)):
@@ -180,9 +248,30 @@ def _state_of_mapping(values: Mapping[str, Any], label: str) -> State:
             process_committed=state.process_committed if committed is None else committed,
             resident=_optional(process, "resident"),
             heaps_committed=_optional(process, "heaps"),
-            metadata=_optional(process, "metadata") or 0,
+            metadata=_optional(process, "metadata"),
         )
-    return state
+    return _with_scope(state, values)
+
+
+def _with_scope(state: State, values: Mapping[str, Any]) -> State:
+    """Where a snapshot says whose it is, when, and what of the memory is for what."""
+    scope = values.get("scope")
+    scope = scope if isinstance(scope, Mapping) else {}
+    started = _optional(scope, "started")
+    boot, program, time = scope.get("boot"), values.get("program"), values.get("time")
+    return replace(
+        state,
+        scope=Scope(
+            pid=_optional(values, "pid") or None,
+            started=None if started is None else float(started),
+            boot=boot if isinstance(boot, str) and boot else None,
+            program=program if isinstance(program, str) and program else None,
+        ),
+        time=float(time) if isinstance(time, int | float) and 0 < time < 1e15 else None,
+        memory=_named_sizes(values.get("memory")),
+        commit=_named_sizes(values.get("commit")),
+        kinds=frozenset({"snapshot"}),
+    )  # fmt: skip
 
 
 def _entries(part: Any) -> list[Any]:
@@ -210,11 +299,38 @@ def _by_key(heaps: Iterable[Observation]) -> dict[str, Observation]:
     return out
 
 
-def _row(row: HeapRow) -> Observation:
+def _state_of_table(table: HeapTable, label: str) -> State:
+    return State(
+        _by_key(_row(row, table.bits) for row in table.rows),
+        label or table.label,
+        lists_all=False,
+        scope=Scope(lfh_key=table.lfh_key, handles=frozenset(row.handle for row in table.rows)),
+        kinds=frozenset({"heaps"}),
+        line=table.line,
+        disagreements=table.disagreements(),
+    )
+
+
+def _row(row: HeapRow, bits: int | None = None) -> Observation:
+    # More free than committed is a row that was cut or changed: what is busy is not known then.
+    busy = row.busy if row.busy_kib >= 0 else None
     return Observation(
-        f"{row.handle:08x}", f"heap {row.handle:08x}", row.busy, row.committed, row.handle,
+        f"{row.handle:08x}", f"heap {row.handle:08x}", busy, row.committed, row.handle,
         row.free_kib * 1024, row.list_length, row.virtual_kib * 1024, row.committed,
-        row.uncommitted_ranges,
+        row.uncommitted_ranges, kind="nt", reserved=row.reserved_kib * 1024,
+        virtual_blocks=row.virtual_blocks, bits=bits or (64 if row.handle >> 32 else None),
+    )  # fmt: skip
+
+
+def observation_of_facts(facts: HeapFacts) -> Observation:
+    """What the text says of one heap outside a table of NT heaps."""
+    kind = "segment" if facts.source == "segment" else "nt"
+    title = f"{'segment ' if kind == 'segment' else ''}heap {facts.handle:08x}"
+    return Observation(
+        f"{facts.handle:08x}", title, facts.busy, facts.committed, facts.handle, facts.free,
+        facts.list_length, facts.virtual, facts.committed, facts.uncommitted_ranges, kind=kind,
+        reserved=facts.reserved, virtual_blocks=facts.virtual_blocks,
+        bits=64 if facts.handle >> 32 else None,
     )  # fmt: skip
 
 
@@ -235,11 +351,14 @@ def _heap(entry: Any, fallback: str, *, outside: bool) -> Observation:
     title = f"heap {handle:08x}" if handle is not None else (name or fallback)
     if name and handle is not None:
         title += f" ({name})"
-    busy, committed = _required(numbers, "busy"), _required(numbers, "committed")
+    busy, committed = _figure(numbers, "busy"), _figure(numbers, "committed")
+    if committed is None and busy is None:
+        raise ValueError("a heap needs busy or committed in bytes, and both are null")
+    kind = entry.get("kind")
     free = _optional(numbers, "free")
     if free is None:
         parts = [_optional(numbers, k) for k in ("free_lfh", "free_list", "free_pages", "offered")]
-        free = sum(part or 0 for part in parts) if any(p is not None for p in parts) else None
+        free = known_sum(parts)
     virtual = _optional(numbers, "segment_virtual")
     decommit = entry.get("decommit")
     return Observation(
@@ -253,8 +372,30 @@ def _heap(entry: Any, fallback: str, *, outside: bool) -> Observation:
         None if decommit is None else str(decommit),
         _reasons(numbers),
         outside,
-        _optional(numbers, "metadata_committed") or 0,
+        _optional(numbers, "metadata_committed"),
+        kind if isinstance(kind, str) else "",
+        _optional(numbers, "resident"),
+        mapped=_optional(numbers, "mapped"),
+        histogram=_histogram(entry.get("histogram")),
+        threads=_named_sizes(entry.get("threads")),
     )  # fmt: skip
+
+
+def _histogram(given: Any) -> dict[int, int]:
+    """Size -> count, of [size, count] pairs."""
+    if not isinstance(given, list | tuple):
+        return {}
+    return {
+        pair[0]: pair[1]
+        for pair in given
+        if isinstance(pair, list | tuple) and len(pair) >= 2 and all(map(_is_size, pair[:2]))
+    }
+
+
+def _named_sizes(given: Any) -> dict[str, int]:
+    if not isinstance(given, Mapping):
+        return {}
+    return {str(name): size for name, size in given.items() if _is_size(size)}
 
 
 def _reasons(numbers: Mapping[str, Any]) -> dict[str, int]:
@@ -273,8 +414,11 @@ def _optional(numbers: Mapping[str, Any], name: str) -> int | None:
     return value if _is_size(value) else None
 
 
-def _required(numbers: Mapping[str, Any], name: str) -> int:
-    value = numbers.get(name)
+def _figure(numbers: Mapping[str, Any], name: str) -> int | None:
+    """A figure that must be there; None where the source says that it does not know."""
+    value = numbers.get(name, "nothing")
+    if value is None:
+        return None
     if not isinstance(value, int) or isinstance(value, bool):
         raise ValueError(f"a heap needs {name} in bytes, not {value!r}")
     return value
@@ -285,22 +429,3 @@ def _with_address(state: State, address: Mapping[str, Any]) -> State:
     committed = _optional(table, "MEM_COMMIT") if isinstance(table, Mapping) else None
     names = {k: v for k, v in usage.items() if _is_size(v)} if isinstance(usage, Mapping) else {}
     return replace(state, process_committed=committed, usage=names)
-
-
-def states_of_log(log: Log) -> list[State]:
-    """The moments of a log: its heap tables, each with the address summary of the same title, or
-    of the same number where the titles do not pair; or the summaries alone."""
-    if not log.heaps:
-        return [state_of(summary) for summary in log.addresses]
-    titles = [table.label for table in log.heaps]
-    by_title = {summary.label: summary for summary in log.addresses}
-    named = len(set(titles)) == len(titles) and all(title in by_title for title in titles)
-    states = []
-    for number, table in enumerate(log.heaps):
-        state = state_of(table)
-        if named:
-            state = _with_address(state, by_title[table.label].as_dict())
-        elif len(log.addresses) == len(log.heaps):
-            state = _with_address(state, log.addresses[number].as_dict())
-        states.append(state)
-    return states

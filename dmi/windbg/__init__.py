@@ -12,6 +12,19 @@ from typing import TYPE_CHECKING, Final
 
 from dmi import _files
 
+from ._clothes import decode
+from ._facts import (
+    SMALLEST_VIRTUAL_BLOCK,
+    BlockList,
+    HeapFacts,
+    Mark,
+    Notice,
+    SizeRow,
+    SizeTable,
+    Trace,
+    TraceTable,
+    Unread,
+)
 from ._format import format_address_summary, format_heap_summary, format_log
 from ._heap import COLUMNS, HeapSource, HeapView, columns, heap, heap_data, number
 from ._model import (
@@ -45,17 +58,27 @@ __all__ = [
     "MAX_LINE",
     "MAX_ROWS",
     "MAX_TABLES",
+    "SMALLEST_VIRTUAL_BLOCK",
     "AddressSummary",
+    "BlockList",
     "CutOffs",
+    "HeapFacts",
     "HeapRow",
     "HeapSource",
     "HeapTable",
     "HeapView",
     "Log",
+    "Mark",
+    "Notice",
     "ParseError",
     "PrintedLine",
     "PrintedPercent",
     "Region",
+    "SizeRow",
+    "SizeTable",
+    "Trace",
+    "TraceTable",
+    "Unread",
     "columns",
     "decode",
     "format_address_summary",
@@ -72,14 +95,6 @@ __all__ = [
 
 MAX_FILE: Final = 256 << 20
 """Bytes of the largest log that ``read`` accepts."""
-
-
-def decode(data: bytes) -> str:
-    """Text of a log file: UTF-8, or UTF-16 with its mark as `.logopen /u` writes it. Never fails:
-    what cannot be decoded becomes U+FFFD."""
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return data.decode("utf-16", "replace")
-    return data.decode("utf-8-sig", "replace")
 
 
 def read(path: str | os.PathLike[str]) -> Log:

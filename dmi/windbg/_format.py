@@ -44,6 +44,8 @@ def format_heap_summary(
     lines += [margin + line for line in _HEADER]
     rule = "-" * len(lines[-1])
     lines.append(rule)
+    if not rows:
+        lines.append("No heaps to display.")
     for row in rows:
         contention = "N/A" if row.lock_contention is None else f"{row.lock_contention:x}"
         lines.append(

@@ -1,96 +1,87 @@
-"""Reads WinDbg console text: `!heap -s` tables and `!address -summary` outputs among other lines.
+"""Reads what debuggers print of heaps and address spaces, among any other lines.
 
 One pass over the lines, each looked at a bounded number of times, so that time is linear in the
-text and memory is bounded by the caps below. Text outside tables is skipped. Inside a table, a line
-that begins like a row and cannot be read as one is an error: skipping it would lose data.
+text and memory is bounded by the caps below. A line that looks as if it held figures and cannot be
+read is kept as Unread: what it said is missing, and nothing takes its place.
 """
 
 from __future__ import annotations
 
 import re
+from collections import deque
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Final
 
-from ._model import (
-    FREE_TYPE,
-    FREE_USAGE,
-    AddressSummary,
-    HeapRow,
-    HeapTable,
-    Log,
-    ParseError,
-    PrintedLine,
-    PrintedPercent,
-)
+from . import _heap_text as rows
+from ._address_text import AddressReader, Title, title_of
+from ._block_text import BlockReader
+from ._clothes import MAX_LINE, Line, plain_lines
+from ._facts import Mark, Notice, Unread
+from ._model import AddressSummary, HeapRow, HeapTable, Log, ParseError, PrintedLine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 __all__ = ["MAX_LINE", "MAX_ROWS", "MAX_TABLES", "parse"]
 
-MAX_LINE: Final = 1024
-"""Characters of a line that are looked at; a row that is longer is an error."""
 MAX_ROWS: Final = 200_000
 """Rows of all tables together."""
 MAX_TABLES: Final = 10_000
-
+_MAX_NOTES: Final = 1_000
 _MAX_LABEL: Final = 80
-_HEADER: Final = [
-    "Heap", "Flags", "Reserv", "Commit", "Virt", "Free", "List", "UCR", "Virt", "Lock", "Fast",
-]  # fmt: skip
-_NUMBERS: Final = ("Reserv", "Commit", "Virt", "Free", "List length", "UCR", "Virt blocks")
-_ELISIONS: Final = frozenset({"[...]", "[…]", "...", "…"})
-_DASHES: Final = "-\u2013\u2014"  # copies through a word processor turn them into long dashes
+_AHEAD: Final = 5
+"""Lines behind a row that may belong to it."""
 
-_PROMPT: Final = re.compile(r"\s*(?:[0-9]{1,3}:[0-9]{1,5}(?::\w{1,8})?|(?:[0-9]+: )?l?kd)>\s*(.*)")
+_ELISIONS: Final = frozenset({"[...]", "[\u2026]", "...", "\u2026", "(...)", "<snip>", "[snip]"})
+_DASHES: Final = frozenset("-\u2013\u2014=+|:")
+
+_PROMPT: Final = re.compile(
+    r"[\s\-\u2013\u2014]*((?:\|\|[0-9]{1,3}:)?(?:[0-9]{1,3}:[0-9]{1,5}(?::\w{1,8})?"
+    r"|(?:[0-9]{1,3}: ?)?l?kd(?::\w{1,8})?))>\s*(.*)"
+)
+_LEAD: Final = re.compile(r"^[\s\-\u2013\u2014*#/;>]+")
+_COMMAND: Final = re.compile(r"[\s>]*(!(?:heap|address|ext\.heap|ext\.address|exts\.heap)\b.*)")
 _COMMENT: Final = re.compile(r"(?:\.echo\s+|\*+\s*|\$\$\s*)(\S.*)")
-_LFH_KEY: Final = re.compile(r"\s*LFH Key\s*:\s*(?:0x)?([0-9a-fA-F]{1,16})\s*$")
-_HEX_START: Final = re.compile(r"[0-9a-fA-F]{8,16}")
-_FLAGS: Final = re.compile(r"[0-9a-fA-F]{1,8}")
-_DECIMAL: Final = re.compile(r"[0-9]{1,16}")
-_HEX: Final = re.compile(r"[0-9a-fA-F]{1,16}")
-_FAST: Final = re.compile(r"[A-Za-z]{1,8}")
-_EXTERNAL: Final = re.compile(
-    r"\s*External fragmentation\s+([0-9]{1,20})\s*%\s*\(([0-9]{1,16}) free blocks\)\s*$"
+_GOES_ON: Final = re.compile(
+    r"(?:g[chnu]?|p[aht]?|t[ab]?|~\*?g|\.restart|sx[edin]?\s.*;\s*g)(?:\s.*)?$"
 )
-_VIRTUAL: Final = re.compile(
-    r"\s*Virtual address fragmentation\s+([0-9]{1,20})\s*%\s*"
-    r"\(([0-9]{1,16}) uncommitt?ed ranges\)\s*$"
+_LFH_KEY: Final = re.compile(r"[\s\W]*LFH Key\s*:\s*(?:0x)?([0-9a-fA-F]{1,16})\s*$")
+_BANNER_TITLES: Final = re.compile(
+    r"NtGlobalFlag|Affinity manager|.*search path|Machine Name|.*dependent usage|WARNING|Warning"
+    r"|Error|\*\*\* |Symbol|Executable|Loading|.*debugging aids|Virtual block|Product|Built by"
+    r"|\S+![^\s]*:?$|.*\\|Built|Kernel|Response|[A-Za-z]:$",
 )
-_CONTENTION: Final = re.compile(r"\s*Lock contention\s+([0-9]{1,20})\s*$")
-
-_OLD_START: Final = re.compile(r"\s*[0-9a-fA-F]{1,20}\s*\(\s*[0-9]")
-_OLD_ROW: Final = re.compile(
-    r"\s*([0-9a-fA-F]{1,16})\s*\(\s*([0-9]{1,16})(?:\s*KB)?\s*\)\s*:"
-    r"\s*([0-9]{1,3}\.[0-9]{2})%(?:\s+([0-9]{1,3}\.[0-9]{2})%)?\s*:\s*(.*)"
+_WRONG: Final = re.compile(
+    r"\b(?:error|unable to|could not|cannot|can't|failed|invalid|corrupt|unreadable)\b|\?{4}",
+    re.IGNORECASE,
 )
-_LARGEST_FREE: Final = re.compile(
-    r"Largest free region:\s*Base\s+([0-9a-fA-F]{1,16})\s*-\s*Size\s+([0-9a-fA-F]{1,16})"
+_CORRUPT: Final = re.compile(
+    r"invalid signature|heap corruption|HEAP_CORRUPTION|corrupted heap|heap .{0,20}is corrupt"
+    r"|modified at .{0,40} past requested size|does not match (?:previous|actual)|c0000374"
+    r"|c0000409.*heap",
+    re.IGNORECASE,
 )
-_TOTALS: Final = re.compile(
-    r"\s*Tot:\s*([0-9a-fA-F]{1,16})\s*\(\s*[0-9]{1,16}\s*KB\)"
-    r"\s*Busy:\s*([0-9a-fA-F]{1,16})\s*\(\s*[0-9]{1,16}\s*KB\)"
+_CRT_BLOCK: Final = re.compile(
+    r"\{[0-9]{1,10}\} (?:normal|client|crt|free) block at 0x[0-9a-fA-F]{1,16}, ([0-9]{1,15}) bytes"
 )
-_NAME_ONLY: Final = re.compile(r"\s*(RegionUsage\w{1,60}|MEM_[A-Z]{1,20}|<free>)\s*$")
-_NEW_SIZE: Final = r"([0-9a-fA-F]{1,8}(?:[`'][0-9a-fA-F]{1,8})?|[0-9a-fA-F]{9,16})"
-# For lines whose runs of blanks were made one.
-_NEW_HUMAN: Final = r"\( ?[0-9]{1,6}(?:\.[0-9]{1,3})? ?[kKMGTP]?[bB]? ?\)"
-_NEW_ROW: Final = re.compile(
-    r"(?:(\S.{0,60}?) )?([0-9]{1,10}) " + _NEW_SIZE + " ?" + _NEW_HUMAN +
-    r"(?: ([0-9]{1,3}\.[0-9]{2})%)?(?: ([0-9]{1,3}\.[0-9]{2})%)?$"
+_SETTING: Final = re.compile(
+    r"\W*(stack back traces|tail checking|free checking|validate parameters|heap call tracing)\s*$"
+)
+_TIME: Final = re.compile(
+    r"\W*Debug session time:\s+\w{3} (\w{3}) +([0-9]{1,2}) ([0-9]{2}):([0-9]{2}):([0-9]{2})"
+    r"(?:\.([0-9]{1,3}))? ([0-9]{4})(?: \(UTC ?([+-]) ?([0-9]{1,2}):([0-9]{2})\))?"
+)
+_MONTHS: Final = (
+    "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
 )  # fmt: skip
-_NEW_LARGEST: Final = re.compile(
-    r"(?:(\S.{0,60}?) )?" + _NEW_SIZE + " " + _NEW_SIZE + " ?" + _NEW_HUMAN + "$"
+_UPTIME: Final = re.compile(
+    r"\W*Process Uptime:\s+([0-9]{1,5}) days? ([0-9]{1,2}):([0-9]{2}):([0-9]{2})(?:\.([0-9]{1,3}))?"
 )
-_NEW_LIKE: Final = re.compile(r"[^(]{0,100} [0-9a-fA-F`']{1,24} ?\( ?[0-9]")
-
-_OLD_TITLES: Final = {"Usage SUMMARY": "usage", "Type SUMMARY": "type", "State SUMMARY": "state"}
-_NEW_TITLES: Final = (
-    ("Usage Summary ", "usage"),
-    ("Type Summary (for busy) ", "type"),
-    ("State Summary ", "state"),
-    ("Protect Summary (for commit) ", "protect"),
-    ("Largest Region by Usage ", "largest"),
+_DUMP: Final = re.compile(r"\W*Loading Dump File \[(.{1,300})\]")
+_BREAK_IN: Final = re.compile(r"\(([0-9a-f]{1,8})\.([0-9a-f]{1,8})\): Break instruction exception")
+_VIRTUAL_BLOCK: Final = re.compile(
+    r"\W*Virtual block:\s*[0-9a-fA-F`]{5,17}\s*-\s*[0-9a-fA-F`]{5,17}"
 )
 
 
@@ -99,83 +90,39 @@ class _Heap:
     line: int
     label: str
     lfh_key: int | None
+    headed: bool = True
     rows: list[HeapRow] = field(default_factory=list)
     printed: list[PrintedLine] = field(default_factory=list)
     closed: bool = False
-
-
-@dataclass(slots=True)
-class _Address:
-    line: int
-    label: str
-    old: bool
-    tables: dict[str, dict[str, int]] = field(default_factory=dict)
-    counts: dict[str, dict[str, int]] = field(default_factory=dict)
-    largest: dict[str, tuple[int, int]] = field(default_factory=dict)
-    printed: list[PrintedPercent] = field(default_factory=list)
-    total: int | None = None
-    busy: int | None = None
-
-
-def _lines(text: str) -> Iterator[tuple[int, str, bool]]:
-    """Number, the first MAX_LINE characters, whether there were more; not of empty lines."""
-    start, number, size = 0, 0, len(text)
-    while start < size:
-        end = text.find("\n", start)
-        end = size if end < 0 else end
-        number += 1
-        if end > start:
-            yield number, text[start : min(end, start + MAX_LINE)], end - start > MAX_LINE
-        start = end + 1
-
-
-def _split_hex(digits: str) -> int:
-    """A 64-bit number with a tick: the part behind it counts 32 bits, however it is padded."""
-    for tick in "`'":
-        if tick in digits:
-            high, low = digits.split(tick)
-            return (int(high, 16) << 32) | int(low, 16)
-    return int(digits, 16)
-
-
-def _heap_row(tokens: list[str], line: int) -> HeapRow:
-    if not 10 <= len(tokens) <= 11:
-        raise ParseError(f"a heap row has 10 or 11 columns, not {len(tokens)}", line)
-    if not _FLAGS.fullmatch(tokens[1]):
-        raise ParseError(f"Flags is not hexadecimal: {tokens[1][:40]!r}", line)
-    for name, token in zip(_NUMBERS, tokens[2:9], strict=True):
-        if not _DECIMAL.fullmatch(token):
-            raise ParseError(f"{name} is not a number: {token[:40]!r}", line)
-    contention: int | None = None
-    if tokens[9] != "N/A":
-        if not _HEX.fullmatch(tokens[9]):
-            raise ParseError(f"Lock cont. is not hexadecimal: {tokens[9][:40]!r}", line)
-        contention = int(tokens[9], 16)
-    fast = tokens[10] if len(tokens) == 11 else ""
-    if fast and not _FAST.fullmatch(fast):
-        raise ParseError(f"Fast heap is not a word: {fast[:40]!r}", line)
-    reserved, committed, virtual, free, length, ranges, blocks = map(int, tokens[2:9])
-    return HeapRow(
-        int(tokens[0], 16), int(tokens[1], 16), reserved, committed, virtual, free, length, ranges,
-        blocks, contention, fast,
-    )  # fmt: skip
+    left_out: bool = False
+    said_empty: bool = False
+    spoiled: bool = False
+    wide: bool = False
 
 
 class _Reader:
-    """The state of one pass: the open table, the last label, and what was read so far."""
+    """The state of one pass: the open table, the last title, and what was read so far."""
 
     def __init__(self) -> None:
         self.heaps: list[HeapTable] = []
         self.addresses: list[AddressSummary] = []
+        self.notices: list[Notice] = []
+        self.marks: list[Mark] = []
+        self.unread: list[Unread] = []
         self.heap: _Heap | None = None
-        self.address: _Address | None = None
-        self.section = ""  # the open table of self.address
-        self.nameless: tuple[int, PrintedPercent] | None = None
+        self.address: AddressReader | None = None
+        self.blocks = BlockReader(self._count_row)
         self.label = ""
         self.lfh_key: int | None = None
+        self.expects_heaps = False
+        """`!heap -s` was asked, or its banner seen, and no table has come yet."""
+        self.in_command = False
+        """Between a command and its table stand banners, which are no titles."""
         self.rows = 0
+        self.crt: list[int] = []
+        self.crt_line = 0
 
-    # -- bookkeeping ------------------------------------------------------------------------------
+    # -- bookkeeping --------------------------------------------------------------------------
 
     def _count_row(self, line: int) -> None:
         self.rows += 1
@@ -186,267 +133,358 @@ class _Reader:
         if len(self.heaps) + len(self.addresses) >= MAX_TABLES:
             raise ParseError(f"more than {MAX_TABLES} tables", line)
 
+    def _note(self, kind: str, text: str, line: int) -> None:
+        if len(self.notices) < _MAX_NOTES:
+            self.notices.append(Notice(kind, text.strip()[:160], line))  # type: ignore[arg-type]
+
+    def _mark(self, kind: str, value: str, line: int, number: float | None = None) -> None:
+        if len(self.marks) < MAX_TABLES:
+            self.marks.append(Mark(kind, value[:300], line, number))  # type: ignore[arg-type]
+
+    def _miss(self, line: int, why: str, text: str, handle: int | None = None) -> None:
+        if len(self.unread) < _MAX_NOTES:
+            self.unread.append(Unread(line, why, text.strip()[:80], handle))
+
     def close(self) -> None:
         """End whatever table is open."""
-        self._close_section()
-        if self.heap is not None and self.heap.rows:
-            heap = self.heap
+        heap, self.heap = self.heap, None
+        if heap is not None and (heap.rows or heap.said_empty or heap.spoiled or heap.printed):
+            whole = heap.headed and heap.closed and not heap.left_out and not heap.spoiled
+            bits = None if not heap.rows else 64 if heap.wide else 32
             self.heaps.append(
                 HeapTable(
-                    tuple(heap.rows), tuple(heap.printed), heap.lfh_key, heap.label, heap.line
+                    tuple(heap.rows), tuple(heap.printed), heap.lfh_key, heap.label, heap.line,
+                    bits, whole, heap.headed,
                 )
-            )
-        if self.address is not None and self.address.tables:
-            self.addresses.append(self._finish(self.address))
-        self.heap = self.address = None
+            )  # fmt: skip
+        address, self.address = self.address, None
+        if address is not None:
+            for _ in range(address.rows):
+                self._count_row(address.line)
+            summary = address.summary()
+            if summary is not None:
+                self.addresses.append(summary)
+            self.unread += address.unread[: max(0, _MAX_NOTES - len(self.unread))]
+        self.blocks.close()
 
-    @staticmethod
-    def _finish(found: _Address) -> AddressSummary:
-        usage = found.tables.get("usage", {})
-        types = found.tables.get("type", {})
-        state = found.tables.get("state", {})
-        total = found.total
-        if total is None:
-            total = sum((usage or state or types).values())
-        free = usage.get(FREE_USAGE, state.get("MEM_FREE"))
-        if types and not found.old and free is not None:
-            # The newer Type table is for busy regions; with the free ones it sums to the total.
-            types = {FREE_TYPE: free, **types}
-        return AddressSummary(
-            usage, types, state, total, found.tables.get("protect", {}), found.counts,
-            found.largest, found.label, printed=tuple(found.printed), printed_busy=found.busy,
-            line=found.line,
+    def finish(self) -> Log:
+        """Everything that was read."""
+        self.close()
+        if self.crt:
+            total = sum(self.crt)
+            text = f"the C runtime lists {len(self.crt)} leaked blocks of {total} bytes"
+            self._note("leaks", text, self.crt_line)
+        unread = sorted([*self.unread, *self.blocks.unread], key=lambda each: each.line)
+        return Log(
+            tuple(self.heaps), tuple(self.addresses), tuple(self.blocks.facts),
+            tuple(self.blocks.sizes), tuple(self.blocks.blocks), tuple(self.blocks.traces),
+            tuple(self.notices), tuple(self.marks), tuple(unread),
         )  # fmt: skip
 
-    # -- one line ---------------------------------------------------------------------------------
+    # -- one line -----------------------------------------------------------------------------
 
-    def feed(self, number: int, text: str, cut: bool) -> None:
+    def feed(self, line: Line, following: Sequence[Line]) -> int:
+        """Read a line; returns how many of the lines behind it were read with it."""
+        number, text, cut = line
         stripped = text.strip()
-        if not stripped or stripped in _ELISIONS:
-            return
+        if stripped in _ELISIONS:
+            if self.heap is not None and not self.heap.closed:
+                self.heap.left_out = True
+            return 0
         prompt = _PROMPT.match(text)
+        command = _COMMAND.match(text)
         if prompt:
-            self.close()
-            comment = _COMMENT.match(prompt[1].rstrip())
-            if comment:
-                self.label = comment[1][:_MAX_LABEL].rstrip(": ")
-            return
-        if self._title(number, stripped):
-            return
-        tokens = stripped.split(maxsplit=12)
-        if tokens[: len(_HEADER)] == _HEADER:
-            self.close()
-            self._count_table(number)
-            self.heap = _Heap(number, self.label, self.lfh_key)
-            self.label, self.lfh_key = "", None
-            return
+            self._command(number, prompt[1], prompt[2].strip())
+            return 0
+        if command:
+            self._command(number, "", command[1].strip())
+            return 0
+        if self._milestone(number, stripped):
+            return 0
+        title = title_of(text)
+        if title is not None:
+            self._address_title(number, title)
+            return 0
+        found = rows.cells(text)
+        if self._header(number, stripped, found):
+            return 0
+        if self.heap is not None:
+            taken = self._heap_line(line, found, following)
+            if taken is not None:
+                return taken
+        if self.address is not None:
+            after = [each.text for each in following[:2]]
+            taken = self.address.feed(number, text, after, cut=cut)
+            if taken is not None:
+                return taken
+        if self.blocks.feed(number, text):
+            return 0
+        if self._headless(line, found):
+            return 0
+        self._other(number, stripped, cut=cut)
+        return 0
+
+    def _command(self, number: int, prompt: str, command: str) -> None:
+        self.close()
+        self.lfh_key = None
+        self.in_command = False
+        self.expects_heaps = False
+        self.blocks.command = command[:80]
+        if prompt:
+            self._mark("prompt", prompt, number)
+            if prompt.startswith("||"):
+                self._mark("system", prompt.split(":")[0], number)
+        comment = _COMMENT.match(command)
+        if comment:
+            self._name(comment[1])
+        elif _GOES_ON.match(command):
+            self._mark("run", command, number)
+        elif command:
+            self.in_command = True
+            words = command.lower().replace("\u2013", "-").split()
+            self.expects_heaps = words[0].endswith("heap") and "-s" in words[1:3]
+
+    def _name(self, title: str) -> None:
+        self.label = title.strip().strip("\"'")[:_MAX_LABEL].rstrip(": ")
+        self.blocks.label = self.label
+
+    def _milestone(self, number: int, text: str) -> bool:
+        """Lines that tell which process and which moment the text is of."""
         key = _LFH_KEY.match(text)
         if key:
             self.close()
             self.lfh_key = int(key[1], 16)
-            return
-        if self.heap is not None and self._heap_line(number, text, tokens, cut):
-            return
-        if self.section and self._address_line(number, text, stripped, cut):
-            return
-        self._prose(stripped, cut)
-
-    def _prose(self, stripped: str, cut: bool) -> None:
-        if cut or len(stripped) > _MAX_LABEL:
-            self.label = ""
-            return
-        title = stripped.strip("#*_ \t")
-        if title.endswith(":") and not title.startswith("NtGlobalFlag"):
+            self.expects_heaps = True
+            return True
+        time = _TIME.match(text)
+        if time:
+            self._mark("time", text, number, _seconds(time))
+            return True
+        uptime = _UPTIME.match(text)
+        if uptime:
+            days, hours, minutes, seconds = (int(uptime[n]) for n in (1, 2, 3, 4))
+            self._mark("uptime", text, number, ((days * 24 + hours) * 60 + minutes) * 60 + seconds)
+            return True
+        dump = _DUMP.match(text)
+        if dump:
             self.close()
-            self.label = title.rstrip(": \t")
-
-    # -- `!heap -s` -------------------------------------------------------------------------------
-
-    def _heap_line(self, number: int, text: str, tokens: list[str], cut: bool) -> bool:
-        heap = self.heap
-        assert heap is not None
-        if tokens[0] == "(k)":
-            return True
-        if set(tokens[0]) <= set(_DASHES) and len(tokens) == 1:
-            heap.closed = heap.closed or bool(heap.rows)
-            return True
-        if _HEX_START.fullmatch(tokens[0]):
-            try:
-                if cut:
-                    raise ParseError(f"a row of more than {MAX_LINE} characters", number)
-                row = _heap_row(tokens, number)
-            except ParseError:
-                if heap.closed:  # the table had ended: this is some other output
-                    return False
-                raise
-            self._count_row(number)
-            heap.rows.append(row)
-            return True
-        return self._derived(heap, text)
-
-    @staticmethod
-    def _derived(heap: _Heap, text: str) -> bool:
-        external, virtual = _EXTERNAL.match(text), _VIRTUAL.match(text)
-        contention = _CONTENTION.match(text)
-        if not (external or virtual or contention):
-            return False
-        # Without a row above, the row was cut out of the log and the line says nothing.
-        # At most one line of a kind belongs to a row: a repetition adds nothing.
-        if heap.rows:
-            handle = heap.rows[-1].handle
-            if external:
-                line = PrintedLine(handle, "external", int(external[1]), int(external[2]))
-            elif virtual:
-                line = PrintedLine(handle, "virtual", int(virtual[1]), int(virtual[2]))
-            else:
-                assert contention is not None
-                line = PrintedLine(handle, "contention", int(contention[1]))
-            if line not in heap.printed[-3:]:
-                heap.printed.append(line)
-        return True
-
-    # -- `!address -summary` ----------------------------------------------------------------------
-
-    def _title(self, number: int, stripped: str) -> bool:
-        if stripped[0] not in _DASHES:
-            return False
-        inner = stripped.lstrip(_DASHES).strip()
-        section = _OLD_TITLES.get(inner.rstrip(_DASHES).strip(), "")
-        old = bool(section)
-        if not section:
-            section = next((name for start, name in _NEW_TITLES if inner.startswith(start)), "")
-        if not section:
-            return False
-        self._close_section()
-        address = self.address
-        if (
-            address is None
-            or address.old != old
-            or section == "usage"
-            or section in address.tables
-            or (section == "largest" and address.largest)
-        ):
-            self.close()
-            self._count_table(number)
-            self.address = _Address(number, self.label, old)
+            self._mark("dump", dump[1], number)
             self.label = ""
-        self.section = section
-        return True
-
-    def _close_section(self) -> None:
-        """Settle the row that came without its name, then leave the section."""
-        if self.nameless is not None and self.address is not None:
-            line, row = self.nameless
-            self.nameless = None
-            # Copies through HTML lose `<free>` and `<unknown>`, which look like tags.
-            name = FREE_TYPE if row.table == "type" else ""
-            self._add(line, PrintedPercent(row.table, name, row.size, row.of_total, row.of_busy,
-                                           row.kib))  # fmt: skip
-        self.section = ""
-
-    def _add(self, number: int, row: PrintedPercent, count: int | None = None) -> None:
-        address = self.address
-        assert address is not None
-        table = address.tables.setdefault(row.table, {})
-        if row.name in table:
-            raise ParseError(f"{row.name or 'no name'} stands twice in one table", number)
-        self._count_row(number)
-        table[row.name] = row.size
-        if count is not None:
-            address.counts.setdefault(row.table, {})[row.name] = count
-        address.printed.append(row)
-
-    def _address_line(self, number: int, text: str, stripped: str, cut: bool) -> bool:
-        address = self.address
-        assert address is not None
-        if address.old:
-            done = self._old_line(number, text, stripped, cut)
-        else:
-            done = self._new_line(number, text, cut)
-        if not done:
-            self._close_section()
-        return done
-
-    def _old_line(self, number: int, text: str, stripped: str, cut: bool) -> bool:
-        address = self.address
-        assert address is not None
-        if stripped.startswith("TotSize"):
             return True
-        name = _NAME_ONLY.match(text)
-        if name and self.nameless is not None:
-            line, row = self.nameless
-            self.nameless = None
-            self._add(line, PrintedPercent(row.table, name[1].removeprefix("RegionUsage"), row.size,
-                                           row.of_total, row.of_busy, row.kib))  # fmt: skip
+        broken = _BREAK_IN.match(text)
+        if broken:
+            self.close()
+            self._mark("run", broken[1], number)
             return True
-        largest = _LARGEST_FREE.search(text)
-        if largest:
-            address.largest[FREE_USAGE] = (int(largest[1], 16), int(largest[2], 16))
-            text = text[: largest.start()]
-            if not text.strip():
-                return True
-        totals = _TOTALS.match(text)
-        if totals:
-            address.total, address.busy = int(totals[1], 16), int(totals[2], 16)
+        if "NT HEAP STATS BELOW" in text:
+            self.close()
+            self.expects_heaps = True
             return True
-        if not _OLD_START.match(text):
-            return False
-        match = _OLD_ROW.match(text)
-        if match is None or cut or (match[4] is not None and self.section != "usage"):
-            raise ParseError(f"cannot read this {self.section} row: {stripped[:80]!r}", number)
-        if self.nameless is not None:
-            section = self.section
-            self._close_section()
-            self.section = section
-        row = PrintedPercent(
-            self.section, match[5].strip().removeprefix("RegionUsage")[:80], int(match[1], 16),
-            match[3], match[4], int(match[2]),
-        )  # fmt: skip
-        if row.name:
-            self._add(number, row)
-        else:
-            self.nameless = (number, row)
-        return True
-
-    def _new_line(self, number: int, text: str, cut: bool) -> bool:
-        address = self.address
-        assert address is not None
-        text = " ".join(text.split())
-        if self.section == "largest":
-            match = _NEW_LARGEST.match(text)
-            if match and not cut:
-                self._count_row(number)
-                address.largest[match[1] or ""] = (_split_hex(match[2]), _split_hex(match[3]))
-                return True
-        else:
-            match = _NEW_ROW.match(text)
-            if match and not cut:
-                # With one percentage it is that of the total: free space has none of busy.
-                of_busy, of_total = (match[4], match[5]) if match[5] else (None, match[4])
-                row = PrintedPercent(
-                    self.section, (match[1] or "").removeprefix("RegionUsage"),
-                    _split_hex(match[3]), of_total, of_busy,
-                )  # fmt: skip
-                self._add(number, row, int(match[2]))
-                return True
-        if _NEW_LIKE.match(text):
-            raise ParseError(f"cannot read this {self.section} row: {text[:80]!r}", number)
         return False
 
+    def _header(self, number: int, stripped: str, found: list[str]) -> bool:
+        if rows.is_header(_LEAD.sub("", stripped).split(maxsplit=12)):
+            self.close()
+            self._count_table(number)
+            self.heap = _Heap(number, self.label, self.lfh_key)
+            self.label, self.lfh_key = "", None
+            self.in_command = self.expects_heaps = False
+            return True
+        if stripped.startswith("Heap Address") and "Signature" in stripped:
+            self.close()
+            self.blocks.begin_segment_heaps()
+            return True
+        return False
 
-def parse(text: str) -> Log:
-    """Read every `!heap -s` table and `!address -summary` output in ``text``.
+    def _address_title(self, number: int, title: Title) -> None:
+        if self.address is None or not self.address.takes(title):
+            self.close()
+            self._count_table(number)
+            self.address = AddressReader(number, self.label, title.old)
+            self.label = ""
+        self.in_command = False
+        self.address.open(title.section)
 
-    Raises ParseError, with the line, when a row cannot be read, a table names a row twice or a cap
-    is passed (MAX_LINE, MAX_ROWS, MAX_TABLES), and without a line when there is nothing to read.
-    Time is linear in the length of the text. Thread-safe.
+    # -- `!heap -s` ---------------------------------------------------------------------------
+
+    def _heap_line(self, line: Line, found: list[str], following: Sequence[Line]) -> int | None:
+        heap = self.heap
+        assert heap is not None
+        number, text, _ = line
+        stripped = text.strip()
+        if set(stripped) <= _DASHES:
+            heap.closed = heap.closed or bool(heap.rows) or heap.said_empty
+            return 0
+        if not heap.rows and rows.is_rest_of_header(stripped.split()):
+            return 0
+        if _VIRTUAL_BLOCK.match(text):
+            return 0
+        if stripped == "No heaps to display.":
+            heap.said_empty = True
+            return 0
+        derived = rows.derived_line(text, heap.rows, whole=not (heap.spoiled or heap.left_out))
+        if derived is not None:
+            if derived.handle < 0:
+                # The row above was cut out of the log: the line says so, and no more.
+                heap.spoiled = True
+            elif derived not in heap.printed[-3:]:
+                heap.printed.append(derived)
+            return 0
+        if found and rows.is_handle(found[0]) and not stripped.split()[0].endswith(":"):
+            return self._row(heap, line, found, following)
+        if not heap.closed and (
+            _WRONG.search(stripped) or (found and rows.is_handle(found[0].rstrip(":")))
+        ):
+            heap.spoiled = True
+            self._miss(number, "no row of a heap", stripped, rows.handle_in(stripped))
+            if _CORRUPT.search(stripped):
+                self._note("corruption", stripped, number)
+            return 0
+        return None
+
+    def _row(
+        self, heap: _Heap, line: Line, found: list[str], following: Sequence[Line]
+    ) -> int | None:
+        number, text, cut = line
+        try:
+            if cut:
+                raise ParseError(f"a row of more than {MAX_LINE} characters", number)
+            row, taken = rows.joined_row(text, [each.text for each in following], number)
+        except ParseError as error:
+            if heap.closed and not rows.begins_row(found):
+                return None  # the table had ended: this is some other output
+            why = str(error).partition(": ")[2]
+            self._miss(number, why, text, _handle(found))
+            heap.spoiled = heap.spoiled or not heap.closed
+            return 0
+        if heap.closed:
+            self._mark("reference", text.strip()[:160], number)
+            self._miss(number, "a row of a heap behind the end of its table", text, row.handle)
+            return taken
+        self._count_row(number)
+        heap.rows.append(row)
+        heap.wide = heap.wide or row.handle >> 32 > 0 or _digits(found[0]) > 8
+        return taken
+
+    def _headless(self, line: Line, found: list[str]) -> bool:
+        """A row without a table: read where `!heap -s` was asked, else named."""
+        number, text, cut = line
+        asked = self.expects_heaps and len(found) > 2
+        if not rows.begins_row(found) or not (asked or (len(found) > 8 and _mostly_numbers(found))):
+            return False
+        try:
+            if cut:
+                raise ParseError(f"a row of more than {MAX_LINE} characters", number)
+            row = rows.heap_row(found, number)
+        except ParseError as error:
+            self._miss(number, str(error).partition(": ")[2], text, _handle(found))
+            return True
+        if not self.expects_heaps or row.free_kib > row.committed_kib:
+            self._miss(number, "a row of a heap outside any table", text, row.handle)
+            return True
+        self.close()
+        self._count_table(number)
+        self.heap = _Heap(number, self.label, self.lfh_key, headed=False)
+        self.label, self.lfh_key, self.expects_heaps = "", None, False
+        self._note("note", f"line {number}: no header above the rows of heaps; their columns were "
+                   "taken in the debugger's order", number)  # fmt: skip
+        self._count_row(number)
+        self.heap.rows.append(row)
+        self.heap.wide = row.handle >> 32 > 0 or _digits(found[0]) > 8
+        return True
+
+    # -- words --------------------------------------------------------------------------------
+
+    def _other(self, number: int, stripped: str, *, cut: bool) -> None:
+        if _CORRUPT.search(stripped):
+            self._note("corruption", stripped, number)
+        elif crt := _CRT_BLOCK.search(stripped):
+            self.crt.append(int(crt[1]))
+            self.crt_line = self.crt_line or number
+        elif setting := _SETTING.match(stripped):
+            self._note("setting", setting[1], number)
+        elif stripped == "No heaps to display.":
+            self._note("note", stripped, number)
+        if cut or len(stripped) > _MAX_LABEL:
+            if not self.in_command:
+                self.label = ""
+            return
+        title = stripped.strip("#*_ \t")
+        heading = stripped.startswith("#") and title and not self.in_command
+        if (title.endswith(":") and not self.in_command and not _BANNER_TITLES.match(title)) or (
+            heading
+        ):
+            self.close()
+            self._name(title)
+
+
+def _handle(found: Sequence[str]) -> int | None:
+    return rows.handle_number(found[0]) if found and rows.is_handle(found[0], digits=5) else None
+
+
+def _digits(handle: str) -> int:
+    return len(handle.lower().removeprefix("0x").replace("`", ""))
+
+
+def _mostly_numbers(found: Sequence[str]) -> bool:
+    return sum(cell.isdecimal() for cell in found[2:9]) > 5
+
+
+def _seconds(found: re.Match[str]) -> float | None:
+    month, day, hour, minute, second, _, year, sign, hours, minutes = found.groups()
+    try:
+        offset = timedelta(hours=int(hours or 0), minutes=int(minutes or 0))
+        moment = datetime(
+            int(year), _MONTHS.index(month) + 1, int(day), int(hour), int(minute), int(second),
+            tzinfo=timezone(-offset if sign == "-" else offset),
+        )  # fmt: skip
+        return moment.timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
+def _with_following(text: str) -> Iterator[tuple[Line, deque[Line]]]:
+    """Each line with those behind it; what is taken from them does not come again."""
+    source = plain_lines(text)
+    ahead: deque[Line] = deque()
+    while True:
+        while len(ahead) <= _AHEAD:
+            line = next(source, None)
+            if line is None:
+                break
+            ahead.append(line)
+        if not ahead:
+            return
+        yield ahead.popleft(), ahead
+
+
+def parse(text: str, *, partial: bool = False) -> Log:
+    """Read every table of heaps, blocks and address space in ``text``.
+
+    Lines that look like figures and cannot be read are in the log's ``unread``. Raises ParseError
+    with the line when a cap is passed (MAX_ROWS, MAX_TABLES), or when nothing but such lines was
+    found, and without a line when there is nothing to read; with ``partial`` the log says so
+    instead. Time is linear in the length of the text. Thread-safe.
     """
     if not isinstance(text, str):
         raise TypeError(f"text must be str, not {type(text).__name__}")
     reader = _Reader()
-    for number, line, cut in _lines(text):
-        reader.feed(number, line, cut)
-    reader.close()
-    if not reader.heaps and not reader.addresses:
-        raise ParseError("no !heap -s table and no !address -summary output in this text")
-    return Log(tuple(reader.heaps), tuple(reader.addresses))
+    for line, ahead in _with_following(text):
+        following = []
+        for each in ahead:
+            # A prompt or an empty line ends a row.
+            if _PROMPT.match(each.text):
+                break
+            following.append(each)
+        for _ in range(reader.feed(line, following)):
+            ahead.popleft()
+    log = reader.finish()
+    figures = any(table.rows for table in log.heaps) or log.addresses or log.facts
+    if partial or figures or log.sizes or log.blocks or log.traces:
+        return log
+    if log.unread:
+        first = log.unread[0]
+        raise ParseError(first.why, first.line)
+    if any(table for table in log.heaps if table.whole or table.printed) or log.notices:
+        return log
+    raise ParseError("no !heap -s table and no !address -summary output in this text")

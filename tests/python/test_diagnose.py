@@ -314,9 +314,13 @@ class TestInputs:
         fine = Thresholds(share=0.01)
         assert diagnose(*moments, thresholds=fine).kind == "second-order leak"
 
-    def test_one_moment_is_not_enough(self) -> None:
-        with pytest.raises(ValueError, match="one moment only"):
-            from_log(windbg.Log(windbg.parse(HEAPS).heaps[:1]))
+    def test_one_moment_has_a_report_and_no_leak(self) -> None:
+        verdict = from_log(windbg.Log(windbg.parse(HEAPS).heaps[:1]))
+        assert (verdict.kind, verdict.leak, verdict.finding) == ("one moment", False, True)
+        assert verdict.bytes == 260_583 * KIB
+        assert "heap 00310000 keeps 260,583 KB free, 50 %" in str(verdict)
+        with pytest.raises(ValueError, match="no figures"):
+            from_log(windbg.Log())
 
     def test_many_moments_keep_the_busiest(self) -> None:
         tables = windbg.parse(HEAPS).heaps
@@ -405,12 +409,12 @@ class TestCommands:
     def test_doctor(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         log = tmp_path / "log.txt"
         log.write_text(ADDRESSES + HEAPS, encoding="utf-8")
-        assert self.run(doctor_command, str(log)) == 0
+        assert self.run(doctor_command, str(log)) == 1
         text = capsys.readouterr().out
         assert text.startswith("Second-order leak in heap 00310000: 509,936 KB")
-        assert self.run(doctor_command, "--json", str(log)) == 0
+        assert self.run(doctor_command, "--json", str(log)) == 1
         assert json.loads(capsys.readouterr().out)["bytes"] == 509_936 * KIB
-        assert self.run(doctor_command, "--page-size", "1024", str(log)) == 0
+        assert self.run(doctor_command, "--page-size", "1024", str(log)) == 1
         assert "keeps pages" in capsys.readouterr().out
 
     def test_doctor_with_snapshots(
@@ -420,19 +424,19 @@ class TestCommands:
         for name, numbers in (("a", stats(1, 2)), ("b", stats(1, 90))):
             files.append(str(tmp_path / f"{name}.json"))
             Path(files[-1]).write_text(json.dumps(numbers), encoding="utf-8")
-        assert self.run(doctor_command, *files) == 0
+        assert self.run(doctor_command, *files) == 1
         assert "Second-order leak in heap: 90,112 KB" in capsys.readouterr().out
-        with pytest.raises(ValueError, match="one moment only"):
-            self.run(doctor_command, files[0])
+        assert self.run(doctor_command, files[0]) == 0
+        assert capsys.readouterr().out.startswith("One moment: the largest heap is heap")
 
     def test_doctor_on_a_replay(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         run = {"decommit": "never", "before": stats(1, 2), "peak": stats(80, 90),
                "end": stats(1, 90)}  # fmt: skip
         file = tmp_path / "replay.json"
         file.write_text(json.dumps({"recording": "x", "runs": [run]}), encoding="utf-8")
-        assert self.run(doctor_command, str(file)) == 0
+        assert self.run(doctor_command, str(file)) == 1
         assert capsys.readouterr().out.startswith("never\nSecond-order leak")
-        assert self.run(doctor_command, str(file), "--json") == 0
+        assert self.run(doctor_command, str(file), "--json") == 1
         assert json.loads(capsys.readouterr().out)["never"]["kind"] == "second-order leak"
 
     def test_doctor_names_the_file(self, tmp_path: Path) -> None:

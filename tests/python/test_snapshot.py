@@ -81,7 +81,7 @@ def test_the_doctor_reads_snapshots(tmp_path: Path, capsys: pytest.CaptureFixtur
             heap.free(address)
         dmi.snapshot().save(names[2])
         assert len(keep) == 1000
-        assert main(["doctor", "--json", *names]) == 0
+        assert main(["doctor", "--json", *names]) == 1
         verdict = json.loads(capsys.readouterr().out)
         assert "second-order" in verdict["kind"]
         assert "hoard" in json.dumps(verdict)

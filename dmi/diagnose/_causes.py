@@ -1,18 +1,16 @@
-"""Causes and cures in plain words, and the report."""
+"""Causes and cures in plain words."""
 
 from __future__ import annotations
 
-import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-    from ._judge import Verdict
-    from ._observe import Observation, State
+    from ._observe import Observation
 
-__all__ = ["Cause", "advice", "causes", "outside", "process_evidence", "report"]
+__all__ = ["ADVICE", "Cause", "Cure", "causes", "cures", "kib"]
 
 _NOTEWORTHY: Final = 0.05
 """Causes that hold less of the leak than this are left out."""
@@ -26,7 +24,7 @@ class Cause:
 
     Kinds: not freed, below a page, pinned, never, pressure, delay, budget, threshold, thread
     caches, granularity, offered, refused, overhead, keeps pages, scattered address space,
-    outside, unknown.
+    outside, virtual blocks, busy unknown, not shown, unknown.
     """
 
     kind: str
@@ -36,6 +34,26 @@ class Cause:
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {"kind": self.kind, "bytes": self.bytes, "text": self.text}
+
+
+@dataclass(frozen=True, slots=True)
+class Cure:
+    """What to do, and the bytes that it would give; None where this cannot be told from here."""
+
+    text: str
+    gives: int | None = None
+    most: bool = False
+    """``gives`` is the most that it can be."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"text": self.text, "gives": self.gives, "at_most": self.most}
+
+    def __str__(self) -> str:
+        text = self.text.rstrip(".")
+        if self.gives is None:
+            return text + "."
+        return f"{text}. It would give back {'up to ' if self.most else ''}{kib(self.gives)}."
 
 
 # Reason of a retained byte (the statistics' own word) -> kind, sentence.
@@ -64,7 +82,7 @@ _REASONS: Final[dict[str, tuple[str, str]]] = {
     "overhead": ("overhead", "tags, tails and gaps of the heap itself"),
 }
 
-_ADVICE: Final[dict[str, str]] = {
+ADVICE: Final[dict[str, str]] = {
     "not freed": "Find who allocates and does not free: compare the busy blocks of two moments by "
     "size and age, then by call site.",
     "below a page": "Keep what lives long apart from what the peak allocates: a heap for each "
@@ -92,6 +110,11 @@ _ADVICE: Final[dict[str, str]] = {
     "blocks, so that what is given back forms fewer ranges.",
     "outside": "Split the process by layers to see which allocator holds it, and take a snapshot "
     "of that one before and after.",
+    "virtual blocks": "List them with `!heap -s ADDRESS` or `!heap -h ADDRESS`, which print the "
+    "size of each, and find who allocates blocks of that size.",
+    "busy unknown": "Ask the debugger what is busy: `!heap -stat -h ADDRESS` at both moments, or "
+    "`!heap -s -h ADDRESS`; busy tells whether the program or the heap holds it.",
+    "not shown": "Capture `!heap -s` whole at each moment.",
     "unknown": "Take the snapshots again with details, so that each retained byte has its reason.",
 }
 
@@ -106,20 +129,22 @@ def causes(
     before: Observation,
     peak: Observation | None,
     after: Observation,
-    second: int,
+    second: int | None,
     page_size: int,
 ) -> tuple[Cause, ...]:
     """Why a heap got its verdict, the most important first."""
     if kind == "none":
         return ()
     if kind in ("growth", "first-order leak"):
+        if before.busy is None or after.busy is None:
+            return (_busy_unknown(before, after),)
         gained = after.busy - before.busy
         if kind == "growth":
             text = (
                 f"{kib(gained)} more is in use, and use has not been seen to fall: a growing load "
                 "and a leak look the same until the load is over. Take one more snapshot then."
             )
-        elif after.outside:
+        elif after.outside and after.kind != "pymalloc":
             text = (
                 f"{kib(gained)} of busy blocks stayed after the peak: the program still holds "
                 "them, or the caches of its threads do, whose blocks this allocator counts as busy."
@@ -129,11 +154,43 @@ def causes(
                 f"{kib(gained)} of busy blocks stayed after the peak: the program still holds "
                 "them, no allocator can give them back."
             )
-        found = [Cause("not freed", text, gained)]
-        if second > _NOTEWORTHY * gained:
+        found = [Cause("not freed", text + _sizes_that_grew(before, after), gained)]
+        if second is not None and second > _NOTEWORTHY * gained:
             found += _why_retained(before, after, second, page_size)
         return tuple(found)
-    return tuple(_why_retained(before, after, second, page_size))
+    return tuple(_why_retained(before, after, second or 0, page_size))
+
+
+def _busy_unknown(before: Observation, after: Observation) -> Cause:
+    gained = None
+    if before.committed is not None and after.committed is not None:
+        gained = after.committed - before.committed
+    what = "a segment heap's row" if after.kind == "segment" else "the text"
+    return Cause(
+        "busy unknown",
+        f"commit grew, and {what} does not tell what of it is busy: the program may hold it, or "
+        "the heap may keep it",
+        gained,
+    )
+
+
+def _sizes_that_grew(before: Observation, after: Observation) -> str:
+    """Which block sizes hold more, where both moments counted them."""
+    if not before.histogram or not after.histogram:
+        return ""
+    grown = sorted(
+        (
+            ((count - before.histogram.get(size, 0)) * size, size, count)
+            for size, count in after.histogram.items()
+        ),
+        reverse=True,
+    )
+    named = [
+        f"blocks of {size:,} bytes by {kib(gain)} ({before.histogram.get(size, 0):,} -> {count:,})"
+        for gain, size, count in grown[:3]
+        if gain > 0
+    ]
+    return f" What grew most: {', '.join(named)}." if named else ""
 
 
 def _why_retained(
@@ -180,8 +237,10 @@ def _from_columns(before: Observation, after: Observation, second: int, page_siz
         kind, text = _REASONS[policy]
         return Cause(kind, text, second)
     mean = after.mean_free_block
-    pinned = (after.pinned or 0) - (before.pinned or 0)
-    if after.pinned is not None and pinned > second // 2 and mean is None:
+    pinned = None
+    if after.pinned is not None and before.pinned is not None:
+        pinned = after.pinned - before.pinned
+    if pinned is not None and pinned > second // 2 and mean is None:
         return Cause(*_REASONS["pinned"], pinned)
     if mean is not None and mean < page_size:
         return Cause("below a page", _below_a_page(after, page_size, before), second)
@@ -210,140 +269,79 @@ def _below_a_page(after: Observation, page_size: int, before: Observation | None
     )
 
 
-def outside(gain: int, before: Mapping[str, int], after: Mapping[str, int]) -> Cause:
-    """Growth that no heap accounts for, with the usage that grew most where that is known."""
-    text = f"{kib(gain)} more of the process's memory lies outside the heaps compared here"
-    grown = {
-        name: size - before.get(name, 0)
-        for name, size in after.items()
-        if name != "Free" and size > before.get(name, 0)
-    }
-    if grown and max(grown.values()) > gain // 2:
-        name = max(grown, key=lambda key: grown[key])
-        text += f"; by address space {name} grew most, by {kib(grown[name])}"
-    return Cause("outside", text + ". How much of it is in use is not known from here", gain)
-
-
-def advice(kind: str, found: Sequence[Cause], *, outside: bool) -> tuple[str, ...]:
-    """What to do about each cause, in their order."""
+def cures(kind: str, found: Sequence[Cause], after: Observation | None) -> tuple[Cure, ...]:
+    """What to do about each cause, in their order, and what it would give."""
     if kind == "none":
         return ()
-    lines = [_ADVICE[cause.kind] for cause in found if cause.kind in _ADVICE]
+    outside = after is not None and after.outside
+    allocator = after.kind if after is not None else ""
+    lines: list[Cure] = []
+    if kind == "second-order leak" and after is not None:
+        lines += _by_allocator(allocator, after)
+    own = {"pymalloc": ADVICE, "glibc": ADVICE, "nt": {"keeps pages": ""}}.get(allocator, {})
+    lines += [_cure(cause, after) for cause in found if cause.kind in ADVICE.keys() - own.keys()]
     if kind == "second-order leak" and not outside and found and found[0].kind == "below a page":
         lines.append(
-            "Do not look for a missing free: the blocks were freed. The number to lower is commit."
-        )
-    return tuple(dict.fromkeys(lines))
-
-
-def process_evidence(states: Sequence[State], verdict: Verdict) -> tuple[str, ...]:
-    """What the process says beside the heap: its commit, its resident size, its heap ranges."""
-    lines: list[str] = []
-    committed = [state.process_committed for state in states]
-    if all(level is not None for level in committed):
-        levels = [level or 0 for level in committed]
-        gain = levels[-1] - levels[0]
-        text = f"Commit of the process: {_steps(levels)}, {kib(gain)} more at the end"
-        if verdict.kind == "second-order leak" and gain > 0:
-            rest = gain - (verdict.committed[-1] - verdict.committed[0])
-            text += (
-                f", all but {kib(rest)} of it in this heap" if rest > 0 else ", all in this heap"
-            )
-        lines.append(text + ".")
-    resident = [state.resident for state in states]
-    if all(level is not None for level in resident):
-        lines.append(f"Resident: {_steps([level or 0 for level in resident])}.")
-    heap = [state.usage.get("Heap") for state in states]
-    if all(level is not None for level in heap) and len(set(heap)) == 1:
-        lines.append(
-            f"The address space reserved for heaps is {kib(heap[0] or 0)} throughout: what changed "
-            "is how much of it is committed."
-        )
-    return tuple(lines)
-
-
-def _steps(levels: Sequence[int | None]) -> str:
-    return " -> ".join(_kib_or_dash(level) for level in levels) + " KB"
-
-
-def _kib_or_dash(size: int | None) -> str:
-    return "-" if size is None else f"{size // 1024:,}"
-
-
-def report(verdict: Verdict) -> str:
-    """The verdict as text: one line, a table, causes, advice."""
-    lines = [_headline(verdict), ""]
-    lines += _table(verdict)
-    if verdict.causes:
-        lines += ["", "Why"]
-        for cause in verdict.causes:
-            size = "" if cause.bytes is None else f" ({kib(cause.bytes)})"
-            lines += _wrap(f"{cause.kind}{size}: {cause.text.rstrip('.')}.")
-    if verdict.evidence:
-        lines += ["", "Beside it"]
-        for line in verdict.evidence:
-            lines += _wrap(line)
-    if verdict.advice:
-        lines += ["", "What to do"]
-        for line in verdict.advice:
-            lines += _wrap(line)
-    for other in verdict.others:
-        lines += ["", f"Also: {_headline(other)}"]
-    return "\n".join(lines)
-
-
-def _headline(verdict: Verdict) -> str:
-    if verdict.kind == "none":
-        return (
-            f"No leak in {verdict.subject}: busy {_steps(verdict.busy)}, commit "
-            f"{_steps(verdict.committed)}."
-        )
-    share = "" if verdict.percent is None else f" (+{verdict.percent:.1f} % over the start)"
-    size = f"{kib(verdict.bytes)}{share}"
-    if verdict.kind == "second-order leak":
-        came = (
-            "busy came back"
-            if verdict.first_order_bytes <= _NOTEWORTHY * max(1, verdict.second_order_bytes)
-            else f"busy grew by only {kib(verdict.first_order_bytes)}"
-        )
-        text = f"{size} of commit stayed although {came} ({_steps(verdict.busy)})"
-    elif verdict.kind == "first-order leak":
-        text = f"{size} of busy blocks stayed ({_steps(verdict.busy)})"
-    elif verdict.causes and verdict.causes[0].kind == "outside":
-        text = f"{size} more committed ({_steps(verdict.committed)})"
-    else:
-        text = f"{size} more in use ({_steps(verdict.busy)})"
-    name = verdict.kind[0].upper() + verdict.kind[1:]
-    return f"{name} in {verdict.subject}: {text}."
-
-
-def _table(verdict: Verdict) -> list[str]:
-    head = ("", "busy KB", "commit KB", "free KB", "free blocks", "mean free block")
-    rows = [head]
-    for n, moment in enumerate(verdict.moments):
-        rows.append(
-            (
-                moment,
-                _kib_or_dash(verdict.busy[n]),
-                _kib_or_dash(verdict.committed[n]),
-                _kib_or_dash(verdict.free[n]),
-                _number(verdict.free_blocks[n]),
-                _number(verdict.mean_free_block[n]),
+            Cure(
+                "Do not look for a missing free: the blocks were freed. The number to lower is "
+                "commit."
             )
         )
-    first = max(len(row[0]) for row in rows)
-    widths = [max(len(row[n]) for row in rows) for n in range(1, len(head))]
-    return [
-        ("  " + row[0].ljust(first) + "".join(
-            "  " + cell.rjust(width) for cell, width in zip(row[1:], widths, strict=True)
-        )).rstrip()
-        for row in rows
-    ]  # fmt: skip
+    return tuple({cure.text: cure for cure in reversed(lines)}.values())[::-1]
 
 
-def _number(value: int | None) -> str:
-    return "-" if value is None else f"{value:,}"
+def _cure(cause: Cause, after: Observation | None) -> Cure:
+    text = ADVICE[cause.kind]
+    if after is None or cause.kind not in ("never", "pressure", "budget", "threshold"):
+        return Cure(text)
+    if after.reclaimable is not None:
+        return Cure(text, after.reclaimable)
+    return Cure(text, cause.bytes, most=True)
 
 
-def _wrap(text: str) -> list[str]:
-    return textwrap.wrap(text, 96, initial_indent="  ", subsequent_indent="    ")
+def _by_allocator(allocator: str, after: Observation) -> list[Cure]:
+    kept = after.retained
+    if allocator == "pymalloc":
+        return [
+            Cure(
+                "pymalloc gives an arena back only when nothing in it lives. Run the program on "
+                "dmi with its objects: `PYTHONMALLOC=malloc dmi run -- PROGRAM`, or dmi as Python's "
+                "allocator",
+                kept,
+                most=True,
+            )
+        ]
+    if allocator == "nt":
+        return [
+            Cure(
+                "An NT heap gives back only free blocks above its thresholds. HeapDestroy gives "
+                "back everything of a heap: give the peak a heap of its own. HeapCompact and "
+                "HeapSetInformation(HeapOptimizeResources) give back what is cached; what they "
+                "would give cannot be told from here"
+            )
+        ]
+    if allocator == "glibc":
+        trim = None
+        if after.free is not None and after.list_length is not None:
+            # Of each free block up to a page at its ends has to stay.
+            trim = max(0, after.free - after.list_length * 4096)
+        lines = [
+            Cure(
+                "Call malloc_trim(0) after the peak, which walks every free page", trim, most=True
+            ),
+            Cure(
+                "Run the program on dmi, which gives free pages back by itself: "
+                "`dmi run -- PROGRAM`",
+                kept,
+                most=True,
+            ),
+            Cure(
+                "MALLOC_ARENA_MAX=1 or 2 keeps threads from spreading over arenas, and "
+                "MALLOC_MMAP_THRESHOLD_=65536 maps large blocks on their own, so that they go back "
+                "when they are freed; what these give cannot be told from here"
+            ),
+        ]
+        if trim is not None and kept and trim < kept // 10:
+            return lines[1:2] + lines[2:] + lines[:1]
+        return lines
+    return []

@@ -1,0 +1,247 @@
+"""Verdicts on files: reading them, and saying what was read and what was not."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from dmi import windbg
+
+from ._judge import THRESHOLDS, DifferentProcessError, Thresholds, judge
+from ._moments import in_order, join, joined, of_one_process, states_of_log
+from ._observe import State, state_of
+from ._scope import difference
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable, Sequence
+
+    from ._verdict import Verdict
+
+__all__ = ["from_files", "read_moments", "states_of_file", "what_was_read"]
+
+_JSON: Final = re.compile(r"\s*(?:\{|\[\s*[\{\]])")
+STDIN: Final = "-"
+
+
+def from_files(
+    paths: Iterable[str | os.PathLike[str]],
+    *,
+    thresholds: Thresholds = THRESHOLDS,
+    page_size: int = 4096,
+    across: bool = False,
+) -> Verdict:
+    """The verdict on files: WinDbg logs with one or more moments, and JSON snapshots; ``-`` is
+    standard input, ``heap.txt+addr.txt`` are two files of one moment. The moments are in the order
+    given, unless time stamps, or titles and names that all say before, during or after, say
+    otherwise; of one moment there is a report.
+
+    Raises OSError, or ValueError (naming the file) for what cannot be read; UnclearError where it
+    is open which files belong together; DifferentProcessError for moments of different processes,
+    unless ``across``.
+    """
+    if page_size <= 0 or page_size & (page_size - 1):
+        raise ValueError(f"page_size must be a power of two, not {page_size}")
+    states, notes = read_moments(paths, across=across)
+    verdict = judge(states, thresholds, page_size, across=across)
+    return replace(verdict, notes=(*verdict.notes, *notes))
+
+
+def read_moments(
+    paths: Iterable[str | os.PathLike[str]], *, across: bool = False
+) -> tuple[list[State], list[str]]:
+    """The moments of files, put together and in order, and what is to be said about that."""
+    files = [_file(str(path)) for path in paths]
+    if not files:
+        raise ValueError("no file: a verdict needs at least one")
+    notes: list[str] = []
+    states, more = joined(files)
+    notes += more
+    if not across:
+        states, more = _one_process(files, states)
+        notes += more
+    states, more = in_order(states)
+    return states, notes + more
+
+
+def _file(name: str) -> tuple[str, list[State]]:
+    """What an argument names: a file, or parts of one moment with a plus sign between them."""
+    if "+" in name and name != STDIN and not Path(name).exists():
+        parts = [states_of_file(part) for part in name.split("+")]
+        if any(len(part) != 1 for part in parts):
+            raise ValueError(f"{name}: a part that holds more than one moment cannot be joined")
+        whole = parts[0][0]
+        for part in parts[1:]:
+            whole = join(whole, part[0])
+        return name, [replace(whole, source=name)]
+    return name, states_of_file(name)
+
+
+def _one_process(
+    files: Sequence[tuple[str, list[State]]], states: Sequence[State]
+) -> tuple[list[State], list[str]]:
+    """Different processes within a file are told apart, files of different ones are refused."""
+    if len(files) == 1:
+        return of_one_process(states)
+    for number, one in enumerate(states):
+        for other in states[number + 1 :]:
+            why = difference(one.scope, other.scope)
+            if why is None:
+                continue
+            kept, notes = of_one_process(states)
+            homes = {state.source for state in kept}
+            if notes and all(s.source in homes for s in states):
+                return kept, notes
+            raise DifferentProcessError(
+                f"{one.source} and {other.source} are not of one process: {why}. Compare them with "
+                "--across if that is meant"
+            )
+    return list(states), []
+
+
+def states_of_file(path: str | os.PathLike[str]) -> list[State]:
+    """The moments that a file holds: a WinDbg log, a JSON snapshot, or a JSON list of them. Raises
+    OSError, or ValueError naming the file."""
+    name = str(path)
+    text = _text(name)
+    try:
+        if _JSON.match(text):
+            given = json.loads(text)
+            states = [_state(part) for part in (given if isinstance(given, list) else [given])]
+        else:
+            states = states_of_log(_log(text), name)
+        if not states:
+            raise ValueError("no figures of heaps or of the address space")
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{name}: {error}") from error
+    states = [replace(state, source=name) for state in states]
+    if len(states) == 1 and not states[0].label and name != STDIN:
+        return [replace(states[0], label=Path(name).stem)]
+    return states
+
+
+def _text(name: str) -> str:
+    if name == STDIN:
+        data = sys.stdin.buffer.read(windbg.MAX_FILE + 1)
+        found = None if len(data) > windbg.MAX_FILE else data
+    else:
+        found = windbg.read_bytes(name, windbg.MAX_FILE)
+    if found is None:
+        raise ValueError(f"{name}: larger than {windbg.MAX_FILE >> 20} MiB")
+    return windbg.decode(found)
+
+
+def _log(text: str) -> windbg.Log:
+    """A log; one of which only lines that cannot be read are left is a moment of which nothing is
+    known, and one without any is no log."""
+    log = windbg.parse(text, partial=True)
+    if not (log.heaps or log.unread or log.addresses or log.facts):
+        return windbg.parse(text)
+    return log
+
+
+def _state(given: Any) -> State:
+    if isinstance(given, dict) and given.get("format") == "dmi-snapshot":
+        from dmi._snapshot import Snapshot  # loads the native part, which logs can do without
+
+        return state_of(Snapshot.from_dict(given))
+    return state_of(given)
+
+
+# ---- what was read -------------------------------------------------------------------------------
+
+
+def what_was_read(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Everything that a file holds and that was understood, and the lines that were not, as data
+    for JSON."""
+    name = str(path)
+    text = _text(name)
+    if _JSON.match(text):
+        states = states_of_file(name) if name != STDIN else []
+        return {
+            "file": name,
+            "kind": "snapshot",
+            "moments": [_moment_line(state) for state in states],
+            "tables": [],
+            "unread": [],
+            "notices": [],
+        }
+    log = windbg.parse(text, partial=True)
+    tables: list[dict[str, Any]] = []
+    for table in log.heaps:
+        what = "!heap -s" if table.headed else "!heap -s, its header missing"
+        tables.append(_table(table.line, what, len(table.rows), table.label, whole=table.whole))
+    for summary in log.addresses:
+        names = [n for n in ("usage", "type", "state", "protect") if getattr(summary, n)]
+        rows = sum(len(getattr(summary, n)) for n in names)
+        names += ["largest"] if summary.largest else []
+        tables.append(_table(summary.line, f"!address ({', '.join(names)})", rows, summary.label))
+    sources = {
+        "segment": "segment heaps", "detail": "one heap (!heap -s ADDRESS)",
+        "segments": "segments of heaps (!heap -h)", "listing": "list of heaps",
+    }  # fmt: skip
+    counted = Counter(each.source for each in log.facts)
+    for source, count in counted.items():
+        line = next(each.line for each in log.facts if each.source == source)
+        tables.append(_table(line, sources[source], count, ""))
+    tables += [
+        _table(sizes.line, f"!heap -stat of {sizes.handle:08x}", len(sizes.rows), sizes.label)
+        for sizes in log.sizes
+    ]
+    for listed in log.blocks:
+        command = {"leaked": "-l", "flt": "-flt", "entries": "-h"}[listed.command]
+        tables.append(_table(listed.line, f"!heap {command}", listed.blocks, ""))
+    tables += [
+        _table(compared.line, "UMDH comparison", len(compared.traces), "")
+        for compared in log.traces
+    ]
+    tables.sort(key=lambda each: each["line"])
+    return {
+        "file": name,
+        "kind": "log",
+        "moments": [_moment_line(state) for state in states_of_log(log, name)],
+        "tables": tables,
+        "unread": [{"line": each.line, "why": each.why, "text": each.text} for each in log.unread],
+        "notices": [
+            {"line": each.line, "kind": each.kind, "text": each.text} for each in log.notices
+        ],
+    }
+
+
+def _table(line: int, what: str, rows: int, label: str, *, whole: bool = True) -> dict[str, Any]:
+    return {"line": line, "what": what, "rows": rows, "title": label, "whole": whole}
+
+
+def _moment_line(state: State) -> dict[str, Any]:
+    return {
+        "title": state.label,
+        "line": state.line,
+        "kinds": sorted(state.kinds),
+        "heaps": len(state.heaps),
+        "scope": state.scope.as_dict(),
+    }
+
+
+def read_text(found: dict[str, Any]) -> str:
+    """What was read of one file, as lines."""
+    lines = [f"{found['file']}: {found['kind']}"]
+    for table in found["tables"]:
+        title = f", titled {table['title']!r}" if table["title"] else ""
+        part = "" if table["whole"] else ", not whole"
+        lines.append(f"  line {table['line']}: {table['what']}, {table['rows']} rows{title}{part}")
+    for number, moment in enumerate(found["moments"], 1):
+        title = f" {moment['title']!r}" if moment["title"] else ""
+        key = moment["scope"]["lfh_key"]
+        of = "" if key is None else f", LFH key 0x{key:x}"
+        held = ", ".join(moment["kinds"]) or "nothing that can be compared"
+        lines.append(f"  moment {number}{title}: {held}; {moment['heaps']} heaps{of}")
+    lines += [f"  line {n['line']}: {n['kind']}: {n['text']}" for n in found["notices"]]
+    lines += [f"  line {u['line']}: NOT READ, {u['why']}: {u['text']}" for u in found["unread"]]
+    if not found["tables"] and not found["moments"]:
+        lines.append("  nothing that the doctor reads")
+    return "\n".join(lines)

@@ -1,0 +1,386 @@
+"""What `!heap` prints of single heaps and blocks, and what UMDH prints, line by line."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from ._facts import BlockList, HeapFacts, SizeRow, SizeTable, Trace, TraceTable, Unread
+from ._heap_text import cells, handle_number, is_handle, segment_row
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["BlockReader"]
+
+_STAT_HEAP: Final = re.compile(r"\W*(?:_HEAP|heap) @ (?:0x)?([0-9a-fA-F`]{5,17})\s*$")
+_STAT_HEAD: Final = re.compile(r"\W*size\s+#blocks\s+total\b")
+_STAT_ROW: Final = re.compile(
+    r"\W*([0-9a-fA-F]{1,16})\s+([0-9a-fA-F]{1,16})\s*-\s*([0-9a-fA-F]{1,16})\s+"
+    r"\(\s*([0-9]{1,3}[.,][0-9]{1,2})\s*\)\s*$"
+)
+_STAT_LIKE: Final = re.compile(
+    r"\W*[0-9a-fA-F]{1,16}\s+[0-9a-fA-F]{1,16}\s*-\s*[0-9a-fA-F]{1,16}\b"
+)
+
+_DETAIL_HEAP: Final = re.compile(
+    r"\W*(?:[0-9]{1,4}:\s+)?Heap (?:at )?(?:0x)?([0-9a-fA-F`]{7,17})\s*$"
+)
+_INDEX: Final = re.compile(r"\s*([0-9]{1,4}):\s+(?:0x)?([0-9a-fA-F`]{6,17})\s*$")
+_TYPED: Final = re.compile(r"\s*(?:0x)?([0-9a-fA-F`]{6,17})\s+(NT|Segment) Heap\s*$")
+_SEGMENT: Final = re.compile(
+    r"\W*Segment(?:[0-9]+)? at ([0-9a-fA-F`]{5,17}) to ([0-9a-fA-F`]{5,17})"
+    r"\s*\(([0-9a-fA-F]{1,16}) bytes committed\)"
+)
+_KIB: Final = r"([0-9][0-9,.]{0,18})"
+_DETAILS: Final[tuple[tuple[re.Pattern[str], str, int], ...]] = tuple(
+    (re.compile(pattern, re.IGNORECASE), name, unit)
+    for pattern, name, unit in (
+        (rf"\W*Reserved memory in segments\s+{_KIB} \(k\)", "reserved", 1024),
+        (rf"\W*Commit+ed memory in segments\s+{_KIB} \(k\)", "committed", 1024),
+        (rf"\W*Virtual bytes.{{0,60}}?\s{_KIB} \(k\)", "virtual", 1024),
+        (rf"\W*Free space\s+{_KIB} \(k\)", "free", 1024),
+        (r"\W*Free space\s+[0-9,.]+ \(k\) \(([0-9]{1,16}) blocks\)", "list_length", 1),
+        (r"\W*External fragmentation.*\(([0-9]{1,16}) free blocks\)", "list_length", 1),
+        (
+            r"\W*Virtual address fragmentation.*\(([0-9]{1,16}) uncommitt?ed",
+            "uncommitted_ranges",
+            1,
+        ),
+        (r"\W*Virtual blocks\s+([0-9]{1,16})\b", "virtual_blocks", 1),
+        (rf"\W*Virtual blocks\s+[0-9]+ - total {_KIB} KBytes", "virtual_bytes", 1024),
+        (r"\W*Lock contention:?\s+([0-9]{1,16})\s*$", "lock_contention", 1),
+        (rf"\W*Reserved\s+[0-9a-f`]{{1,17}}\s+\({_KIB} KB\)", "reserved", 1024),
+        (rf"\W*Committed\s+[0-9a-f`]{{1,17}}\s+\({_KIB} KB\)", "committed", 1024),
+        (rf"\W*Free\s+[0-9a-f`]{{1,17}}\s+\({_KIB} KB\)\s*$", "free", 1024),
+    )
+)
+_FLAGS: Final = re.compile(r"\W*Flags:?\s+([0-9a-fA-F]{1,8})\b")
+_GRANULARITY: Final = re.compile(r"\W*Granularity:\s+([0-9]{1,3}) bytes")
+_TOTAL_FREE: Final = re.compile(r"\W*Total Free Size:\s+([0-9a-fA-F]{1,16})\s*$")
+
+_ENTRY: Final = re.compile(
+    r"\W*([0-9a-fA-F`]{6,17}) [0-9a-fA-F]{4} [0-9a-fA-F]{4}\s+\[[0-9a-fA-F]{2}\]\s+"
+    r"[0-9a-fA-F`]{6,17}\s+([0-9a-fA-F]{1,16}) - \((busy|free)"
+)
+_ENTRY_OLD: Final = re.compile(
+    r"\W*([0-9a-fA-F`]{6,17}): [0-9a-fA-F]{5,8} \. ([0-9a-fA-F]{5,8}) \[[0-9a-fA-F]{2}\]"
+    r" - (busy|free)"
+)
+_LEAK_HEAD: Final = re.compile(
+    r"\W*Entry\s+User\s+Heap\s+Segment\s+Size\s+PrevSize\s+Unused\s+Flags"
+)
+_LEAK_ROW: Final = re.compile(
+    r"\W*(?:[0-9a-fA-F`]{6,17}\s+){2}([0-9a-fA-F`]{6,17})\s+[0-9a-fA-F`]{6,17}\s+"
+    r"([0-9a-fA-F]{1,16})\s+[0-9a-fA-F]{1,16}\s+[0-9a-fA-F]{1,16}\s+(busy|free)"
+)
+_LEAK_COUNT: Final = re.compile(
+    r"\W*([0-9][0-9,]{0,15}) potential unreachable blocks were detected"
+)
+
+_UMDH: Final = re.compile(
+    r"\s*([+-])\s*([0-9a-fA-F,]{1,20})\s+\(\s*([0-9a-fA-F,]{1,20})\s*-\s*([0-9a-fA-F,]{1,20})\s*\)"
+    r"\s*([0-9a-fA-F,]{1,16}) allocs\s+(BackTrace\w{1,20})"
+)
+_UMDH_LIKE: Final = re.compile(r"\s*[+-]\s*[0-9a-fA-F,]{1,20}\s+\(.{0,60}BackTrace")
+_UMDH_COUNT: Final = re.compile(
+    r"\s*[+-]\s*[0-9a-fA-F,]+\s+\(.{0,60}\)\s*BackTrace\w+\s+allocations"
+)
+_UMDH_TOTAL: Final = re.compile(r"\W*Total (increase|decrease)\s*=+\s*([0-9a-fA-F,]{1,20})")
+_FRAME: Final = re.compile(r"\s*([\w.$?@-]{1,80}!\S.{0,300})$")
+_MOST_FRAMES: Final = 64
+
+
+def _whole(digits: str) -> int:
+    return int("".join(c for c in digits if c in "0123456789"))
+
+
+def _address(digits: str) -> int:
+    return int(digits.replace("`", ""), 16)
+
+
+@dataclass(slots=True)
+class _Stack:
+    gained: int
+    new: int
+    old: int
+    allocations: int
+    name: str
+    stack: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class BlockReader:
+    """Collects whatever of these a text holds."""
+
+    count_row: Callable[[int], None]
+    facts: list[HeapFacts] = field(default_factory=list)
+    sizes: list[SizeTable] = field(default_factory=list)
+    blocks: list[BlockList] = field(default_factory=list)
+    traces: list[TraceTable] = field(default_factory=list)
+    unread: list[Unread] = field(default_factory=list)
+
+    _detail: dict[str, int] = field(default_factory=dict)
+    _detail_line: int = 0
+    _segments: int | None = None
+    _free_units: int | None = None
+    _granularity: int | None = None
+    _size_heap: int | None = None
+    _size_line: int = 0
+    _size_rows: list[SizeRow] = field(default_factory=list)
+    _entries: dict[str, list[int]] = field(default_factory=dict)
+    _entries_line: int = 0
+    _stated: int | None = None
+    _listed_heap: int | None = None
+    _in_leaks: str = ""
+    _in_segments: bool = False
+    _stacks: list[_Stack] = field(default_factory=list)
+    _stacks_line: int = 0
+    _total: int | None = None
+    label: str = ""
+    command: str = ""
+    """The command whose output this is, where the text shows it."""
+
+    # -- the end of something -----------------------------------------------------------------
+
+    def close(self) -> None:
+        """What was open ends here."""
+        self._close_detail()
+        self._close_sizes()
+        self._close_entries()
+        self._close_stacks()
+        self._in_segments = False
+
+    def _close_detail(self) -> None:
+        values, self._detail = self._detail, {}
+        handle = values.pop("handle", None)
+        segments, self._segments = self._segments, None
+        units, self._free_units = self._free_units, None
+        granularity, self._granularity = self._granularity, None
+        if handle is None:
+            return
+        if segments is not None:
+            free = None if units is None or granularity is None else units * granularity
+            values.setdefault("committed", segments)
+            if free is not None and free <= segments:
+                values.setdefault("free", free)
+            self.facts.append(HeapFacts(handle, "segments", **values, line=self._detail_line))
+        elif values.keys() - {"flags"}:
+            self.facts.append(HeapFacts(handle, "detail", **values, line=self._detail_line))
+        else:
+            self.facts.append(HeapFacts(handle, "listing", **values, line=self._detail_line))
+
+    def _close_sizes(self) -> None:
+        if self._size_heap is not None and self._size_rows:
+            rows = tuple(self._size_rows)
+            self.sizes.append(SizeTable(self._size_heap, rows, self.label, self._size_line))
+        self._size_heap, self._size_rows = None, []
+
+    def _close_entries(self) -> None:
+        for command, sizes in self._entries.items():
+            kind = "leaked" if command == "l" else "flt" if command == "flt" else "entries"
+            stated = self._stated if command == "l" else None
+            self.blocks.append(
+                BlockList(
+                    kind,  # type: ignore[arg-type]
+                    self._listed_heap, len(sizes), sum(sizes), stated, self._entries_line,
+                )
+            )  # fmt: skip
+        if self._stated is not None and "l" not in self._entries:
+            self.blocks.append(BlockList("leaked", None, 0, None, self._stated, self._entries_line))
+        self._entries, self._stated, self._listed_heap, self._in_leaks = {}, None, None, ""
+
+    def _close_stacks(self) -> None:
+        if self._stacks:
+            traces = tuple(
+                Trace(s.gained, s.new, s.old, s.allocations, s.name, tuple(s.stack))
+                for s in self._stacks
+            )
+            self.traces.append(TraceTable(traces, self._total, self.label, self._stacks_line))
+        self._stacks, self._total = [], None
+
+    # -- one line -----------------------------------------------------------------------------
+
+    def feed(self, number: int, text: str) -> bool:
+        """Read a line; False when it is of none of these kinds."""
+        return (
+            self._sizes_line(number, text)
+            or self._segment_heap(number, text)
+            or self._detail_text(number, text)
+            or self._entry(number, text)
+            or self._umdh(number, text)
+        )
+
+    def begin_segment_heaps(self) -> None:
+        """The header of a table of segment heaps has been seen."""
+        self.close()
+        self._in_segments = True
+
+    def _segment_heap(self, number: int, text: str) -> bool:
+        if not self._in_segments:
+            return False
+        tokens = cells(text)
+        row = segment_row(tokens, number)
+        if row is not None:
+            self.count_row(number)
+            self.facts.append(row)
+            return True
+        if tokens and tokens[0] in ("Heap", "Index", "Global"):
+            return True
+        if tokens and is_handle(tokens[0], digits=7) and len(tokens) > 1:
+            self.unread.append(
+                Unread(number, "no row of a segment heap", text.strip()[:80],
+                       handle_number(tokens[0]))
+            )  # fmt: skip
+            return True
+        return False
+
+    def _sizes_line(self, number: int, text: str) -> bool:
+        found = _STAT_HEAP.match(text)
+        if found:
+            self.close()
+            self._size_heap, self._size_line = _address(found[1]), number
+            self._listed_heap = self._size_heap
+            return True
+        if self._size_heap is None:
+            return False
+        if _STAT_HEAD.match(text) or text.lstrip().startswith("group-by:"):
+            return True
+        row = _STAT_ROW.match(text)
+        if row:
+            self.count_row(number)
+            size, count, total = (int(row[n], 16) for n in (1, 2, 3))
+            self._size_rows.append(SizeRow(size, count, total, row[4].replace(",", ".")))
+            return True
+        if _STAT_LIKE.match(text):
+            self.unread.append(
+                Unread(number, "no row of -stat", text.strip()[:80], self._size_heap)
+            )
+            return True
+        return False
+
+    def _detail_text(self, number: int, text: str) -> bool:
+        heap = _DETAIL_HEAP.match(text)
+        index = _INDEX.match(text)
+        typed = _TYPED.match(text)
+        if heap or index or typed:
+            self.close()
+            digits = heap[1] if heap else index[2] if index else typed[1] if typed else ""
+            self._detail, self._detail_line = {"handle": _address(digits)}, number
+            return True
+        if not self._detail:
+            return False
+        segment = _SEGMENT.match(text)
+        if segment:
+            self._segments = (self._segments or 0) + int(segment[3], 16)
+            return True
+        for pattern, target in ((_TOTAL_FREE, "free"), (_GRANULARITY, "unit")):
+            found = pattern.match(text)
+            if found and target == "free":
+                self._free_units = int(found[1], 16)
+            elif found:
+                self._granularity = int(found[1])
+            if found:
+                return True
+        flags = _FLAGS.match(text)
+        if flags:
+            self._detail.setdefault("flags", int(flags[1], 16))
+            return True
+        seen = False
+        for pattern, name, unit in _DETAILS:
+            found = pattern.match(text)
+            if found:
+                self._detail.setdefault(name, _whole(found[1]) * unit)
+                seen = True
+        return seen
+
+    def _entry(self, number: int, text: str) -> bool:
+        if _LEAK_HEAD.match(text):
+            # `!heap -x` prints the same columns of a block that was asked for.
+            self._in_leaks = "l" if not self.command or " -l" in self.command else "h"
+            return True
+        stated = _LEAK_COUNT.match(text)
+        if stated:
+            self._stated = _whole(stated[1])
+            self._entries_line = self._entries_line or number
+            return True
+        leak = _LEAK_ROW.match(text) if self._in_leaks else None
+        if leak:
+            self._listed(number, self._in_leaks, int(leak[2], 16), _address(leak[1]))
+            return True
+        entry = _ENTRY.match(text)
+        if entry:
+            if entry[3] == "busy":
+                self._listed(number, "flt", int(entry[2], 16), self._listed_heap)
+            return True
+        old = _ENTRY_OLD.match(text)
+        if old:
+            if old[3] == "busy":
+                self._listed(number, "h", int(old[2], 16), self._detail.get("handle"))
+            return True
+        return False
+
+    def _listed(self, number: int, command: str, size: int, heap: int | None) -> None:
+        self.count_row(number)
+        if not self._entries:
+            self._entries_line = number
+        self._entries.setdefault(command, []).append(size)
+        self._listed_heap = heap if self._listed_heap is None else self._listed_heap
+
+    def _umdh(self, number: int, text: str) -> bool:
+        found = _UMDH.match(text)
+        if found:
+            self.count_row(number)
+            sign = -1 if found[1] == "-" else 1
+            numbers = [digits.replace(",", "") for digits in found.group(2, 3, 4, 5)]
+            base = _base(*numbers[:3])
+            if not self._stacks:
+                self._stacks_line = number
+            try:
+                gained, new, old, count = (int(digits, base) for digits in numbers)
+            except ValueError:
+                self.unread.append(Unread(number, "no line of UMDH", text.strip()[:80]))
+                return True
+            self._stacks.append(_Stack(sign * gained, new, old, count, found[6]))
+            return True
+        total = _UMDH_TOTAL.match(text)
+        if total and self._stacks:
+            digits = total[2].replace(",", "")
+            wanted = sum(s.gained for s in self._stacks)
+            base = 16 if _same(digits, 16, abs(wanted)) else 10
+            with_sign = -1 if total[1] == "decrease" else 1
+            try:
+                self._total = with_sign * int(digits, base)
+            except ValueError:
+                self.unread.append(Unread(number, "no total of UMDH", text.strip()[:80]))
+            return True
+        if _UMDH_COUNT.match(text):
+            return True
+        if _UMDH_LIKE.match(text):
+            self.unread.append(Unread(number, "no line of UMDH", text.strip()[:80]))
+            return True
+        frame = _FRAME.match(text) if self._stacks else None
+        if frame:
+            stack = self._stacks[-1].stack
+            if len(stack) < _MOST_FRAMES:
+                stack.append(frame[1].strip())
+            return True
+        return False
+
+
+def _same(digits: str, base: int, value: int) -> bool:
+    try:
+        return int(digits, base) == value
+    except ValueError:
+        return False
+
+
+def _base(gained: str, new: str, old: str) -> int:
+    """UMDH prints hexadecimal numbers, or decimal ones with -d: the difference tells which."""
+    try:
+        if abs(int(new, 10) - int(old, 10)) == int(gained, 10):
+            return 10
+    except ValueError:
+        return 16
+    return 16

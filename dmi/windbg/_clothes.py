@@ -1,0 +1,222 @@
+"""Takes off what a debugger's text wears when it has been mailed, pasted, logged or printed.
+
+``decode`` finds the encoding of a file; ``plain_lines`` gives the lines of a text without colours,
+HTML, entities, mail quotes, line numbers and time stamps, each with the number of the line of the
+file that it stood in. No figure is changed.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["MAX_LINE", "Line", "decode", "plain_lines"]
+
+MAX_LINE: Final = 1024
+"""Characters of a line that are looked at; a row that is longer is not read."""
+
+_SAMPLE: Final = 1 << 16
+
+# Bytes that are no UTF-8 come from the code page that most consoles and editors of Windows use.
+_CP1252: Final = {
+    0xDC00 + byte: bytes((byte,)).decode("cp1252", "replace") for byte in range(0x80, 0x100)
+}
+_CHARACTERS: Final[dict[int, str | None]] = {
+    **dict.fromkeys((0xA0, 0x1680, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000), " "),
+    **dict.fromkeys((0x00AD, *range(0x200B, 0x2010), *range(0x202A, 0x202F), 0x2060, 0xFEFF), None),
+    0x2502: "|",
+    0x2503: "|",
+    0x2212: "-",
+    0x2010: "-",
+    0x2011: "-",
+    0x2018: "'",
+    0x2019: "'",
+}
+_BREAK: Final = re.compile(r"\r*\n|\r|[\x0b\x0c\x85\u2028\u2029]")
+_COLOUR: Final = re.compile(
+    r"\x1b\[[0-9;?]{0,32}[ -/]?[@-~]|\x1b\][^\x07\x1b]{0,200}(?:\x07|\x1b\\)|\^\[\[[0-9;]{0,16}m"
+)
+_THIN: Final = re.compile(r"(?<=[0-9])[\u2009\u202f](?=[0-9]{3}(?![0-9]))")
+_ESCAPED: Final = re.compile(r"\\([!()\[\]{}<>#*_+.|`~-])")
+_BOLD: Final = re.compile(r"(?<!\*)\*\*(?=[0-9a-fA-F]{4})|(?<=[0-9a-fA-F])\*\*(?!\*)")
+_PIPE: Final = re.compile(r"(?:^|(?<=\s))\|+|\|+(?=\s|$)")
+_QUOTE: Final = re.compile(r"\s*>(?:[ \t]?>)*[ \t]?")
+_NUMBER: Final = re.compile(r"\s{0,8}([0-9]{1,7})(?:[:.)|\t]|(?=\s)|$)")
+_STAMP: Final = re.compile(
+    r"\s*\[?(?:[0-9]{4}[-/][0-9]{2}[-/][0-9]{2}[T ]|[A-Z][a-z]{2} {1,2}[0-9]{1,2} )?"
+    r"[0-9]{1,2}:[0-9]{2}:[0-9]{2}(?:[.,][0-9]{1,9})?(?:Z|[+-][0-9]{2}:?[0-9]{2})?\]?"
+    r"(?:[ \t]*[|:-](?=[ \t]))?(?:[ \t]|$)"
+)
+
+_INLINE_TAGS: Final = (
+    "html|head|body|code|span|b|i|u|em|strong|font|a|small|tt|kbd|samp|thead|tbody|tfoot|table|"
+    "colgroup|col|img|style|script|blockquote|section|article|wbr|var|sub|sup|ins|del|mark"
+)
+_BLOCK_TAGS: Final = "br|p|div|li|ul|ol|pre|h[1-6]|hr|dt|dd|dl"
+_HTML: Final = re.compile(
+    r"</(?:pre|td|th|tr|p|div|span|code|body|html|li|font)\s*>|<br\s*/?>|<(?:pre|td|tr)[\s>]",
+    re.IGNORECASE,
+)
+_TAG: Final = re.compile(
+    rf"<(/?)(?:(tr)|(t[dh])|({_BLOCK_TAGS})|(?:{_INLINE_TAGS}))(?:\s[^<>]{{0,500}})?/?>"
+    r"|<!--.{0,500}?-->",
+    re.IGNORECASE,
+)
+
+
+class Line(NamedTuple):
+    """A line without its clothes."""
+
+    number: int
+    text: str
+    cut: bool
+    """It had more than MAX_LINE characters."""
+
+
+def decode(data: bytes) -> str:
+    """Text of a log file: UTF-8, UTF-16 or UTF-32, with their marks or without, and Windows' code
+    page 1252 for what is none of these. Never fails."""
+    if data[:4] in (b"\xff\xfe\0\0", b"\0\0\xfe\xff"):
+        return data.decode("utf-32", "replace")
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return data.decode("utf-16", "replace")
+    if coding := _wide(data):
+        return data.decode(coding, "replace")
+    text = data.decode("utf-8-sig", "surrogateescape")
+    return text.translate(_CP1252) if not data.isascii() else text
+
+
+def _wide(data: bytes) -> str:
+    """The name of UTF-16 without its mark, told by where the zeros are; empty for anything else."""
+    sample = data[: min(len(data), 4096)]
+    pairs = len(sample) // 2
+    even, odd = sample[0::2].count(0), sample[1::2].count(0)
+    if pairs >= 4 and odd > 0.6 * pairs and even < 0.1 * pairs:
+        return "utf-16-le"
+    if pairs >= 4 and even > 0.6 * pairs and odd < 0.1 * pairs:
+        return "utf-16-be"
+    return ""
+
+
+def plain_lines(text: str) -> Iterator[Line]:
+    """The lines of ``text`` that are not empty. Time is linear in its length."""
+    numbered = _is_numbered(text[:_SAMPLE])
+    source = _unwoven(text) if _HTML.search(text) else _physical(text)
+    for number, raw in source:
+        # Clothes take room too; what is cut here is cut again below.
+        line = _undress(raw[: 8 * MAX_LINE], numbered=numbered)
+        if line.strip():
+            yield Line(number, line[:MAX_LINE], len(line) > MAX_LINE or len(raw) > 8 * MAX_LINE)
+
+
+def _physical(text: str) -> Iterator[tuple[int, str]]:
+    start, number = 0, 0
+    for found in _BREAK.finditer(text):
+        number += 1
+        if found.start() > start:
+            yield number, text[start : found.start()]
+        start = found.end()
+    if start < len(text):
+        yield number + 1, text[start:]
+
+
+def _unwoven(text: str) -> Iterator[tuple[int, str]]:
+    """The lines that a browser would show. A row of a table is one line, however it was written."""
+    row: list[str] | None = None
+    begun = 0
+    for number, line in _physical(text):
+        pieces: list[str] = []
+        at = 0
+        for tag in _TAG.finditer(line):
+            pieces.append(line[at : tag.start()])
+            at = tag.end()
+            closing, is_row, is_cell, is_block = tag.groups()
+            if is_cell:
+                pieces.append("  ")
+            elif is_row or (is_block and row is None):
+                yield from _shown(begun if row else number, [*(row or ()), *pieces])
+                pieces, begun = [], number
+                row = None if closing or not is_row else []
+        pieces.append(line[at:])
+        if row is None:
+            yield from _shown(number, pieces)
+        elif sum(map(len, row)) < 4 * MAX_LINE:
+            row += [*pieces, " "]
+        else:
+            yield from _shown(begun, [*row, *pieces])
+            row = None
+    if row:
+        yield from _shown(begun, row)
+
+
+def _shown(number: int, pieces: list[str]) -> Iterator[tuple[int, str]]:
+    line = "".join(pieces)
+    if line.strip():
+        yield number, line
+
+
+def _undress(text: str, *, numbered: bool) -> str:
+    if "\x1b" in text or "^[[" in text:
+        text = _COLOUR.sub("", text)
+    for _ in range(2):
+        if "&" in text:
+            text = html.unescape(text)
+    if not text.isascii():
+        text = _THIN.sub("", text).translate(_CHARACTERS)
+    if "\0" in text:
+        text = text.replace("\0", "")
+    if "\\" in text:
+        text = _ESCAPED.sub(r"\1", text)
+    if "**" in text:
+        text = _BOLD.sub("", text)
+    text = _bare(text, numbered=numbered)
+    if "|" in text:
+        text = _unboxed(text)
+    return text
+
+
+def _bare(text: str, *, numbered: bool) -> str:
+    """Without quotes, number and time at its front."""
+    quote = _QUOTE.match(text)
+    text = text[quote.end() :] if quote else text
+    if numbered and (number := _NUMBER.match(text)):
+        text = text[number.end() :]
+    if stamp := _STAMP.match(text):
+        text = text[stamp.end() :]
+    if numbered or stamp:
+        quote = _QUOTE.match(text)
+        text = text[quote.end() :] if quote else text
+    return text
+
+
+def _unboxed(text: str) -> str:
+    """A row of a table drawn with bars, as one without."""
+    inner = text.strip()
+    if inner[0] == "|" and inner[-1] == "|" and inner.count("|") > 3:
+        # Between the names of protections the bar belongs to the name.
+        return re.sub(r"\|(?!PAGE_)", "  ", inner)
+    if inner.count("|") > 3 or inner[0] == "|":
+        return _PIPE.sub("  ", text)
+    return text
+
+
+def _is_numbered(sample: str) -> bool:
+    """Most lines begin with a number, each with one more than the line before."""
+    seen = following = 0
+    last: int | None = None
+    for _, raw in _physical(sample):
+        quote = _QUOTE.match(raw)
+        line = raw[quote.end() :] if quote else raw
+        if not line.strip():
+            continue
+        seen += 1
+        found = _NUMBER.match(line)
+        if found:
+            value = int(found[1])
+            following += last is not None and 0 < value - last < 4
+            last = value
+    return following >= 3 and following + 1 >= 0.7 * seen
