@@ -304,9 +304,9 @@ def _by_allocator(allocator: str, after: Observation) -> list[Cure]:
     if allocator == "pymalloc":
         return [
             Cure(
-                "pymalloc gives an arena back only when nothing in it lives. Run the program on "
-                "dmi with its objects: `PYTHONMALLOC=malloc dmi run -- PROGRAM`, or dmi as Python's "
-                "allocator",
+                "pymalloc gives an arena back only when nothing in it lives. Run the program "
+                "on dmi with its objects: `PYTHONMALLOC=malloc dmi run -- PROGRAM`, or dmi as "
+                "Python's allocator",
                 kept,
                 most=True,
             )

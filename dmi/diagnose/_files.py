@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections import Counter
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from dmi import windbg
+from dmi._files import parse_json
 
 from ._judge import THRESHOLDS, DifferentProcessError, Thresholds, judge
 from ._moments import in_order, join, joined, of_one_process, states_of_log
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["from_files", "read_moments", "states_of_file", "what_was_read"]
 
-_JSON: Final = re.compile(r"\s*(?:\{|\[\s*[\{\]])")
+_JSON: Final = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:\{|\[\s*[\{\]])")
 STDIN: Final = "-"
 
 
@@ -108,13 +108,13 @@ def states_of_file(path: str | os.PathLike[str]) -> list[State]:
     """The moments that a file holds: a WinDbg log, a JSON snapshot, or a JSON list of them. Raises
     OSError, or ValueError naming the file."""
     name = str(path)
-    text = _text(name)
+    data = _data(name)
     try:
-        if _JSON.match(text):
-            given = json.loads(text)
+        if _JSON.match(data):
+            given = parse_json(data)
             states = [_state(part) for part in (given if isinstance(given, list) else [given])]
         else:
-            states = states_of_log(_log(text), name)
+            states = states_of_log(_log(windbg.decode(data)), name)
         if not states:
             raise ValueError("no figures of heaps or of the address space")
     except (TypeError, ValueError, RecursionError) as error:
@@ -125,7 +125,7 @@ def states_of_file(path: str | os.PathLike[str]) -> list[State]:
     return states
 
 
-def _text(name: str) -> str:
+def _data(name: str) -> bytes:
     if name == STDIN:
         data = sys.stdin.buffer.read(windbg.MAX_FILE + 1)
         found = None if len(data) > windbg.MAX_FILE else data
@@ -133,7 +133,7 @@ def _text(name: str) -> str:
         found = windbg.read_bytes(name, windbg.MAX_FILE)
     if found is None:
         raise ValueError(f"{name}: larger than {windbg.MAX_FILE >> 20} MiB")
-    return windbg.decode(found)
+    return found
 
 
 def _log(text: str) -> windbg.Log:
@@ -160,8 +160,8 @@ def what_was_read(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Everything that a file holds and that was understood, and the lines that were not, as data
     for JSON."""
     name = str(path)
-    text = _text(name)
-    if _JSON.match(text):
+    data = _data(name)
+    if _JSON.match(data):
         states = states_of_file(name) if name != STDIN else []
         return {
             "file": name,
@@ -171,7 +171,7 @@ def what_was_read(path: str | os.PathLike[str]) -> dict[str, Any]:
             "unread": [],
             "notices": [],
         }
-    log = windbg.parse(text, partial=True)
+    log = windbg.parse(windbg.decode(data), partial=True)
     tables: list[dict[str, Any]] = []
     for table in log.heaps:
         what = "!heap -s" if table.headed else "!heap -s, its header missing"

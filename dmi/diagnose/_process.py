@@ -1,6 +1,6 @@
 """What the process says beside its heaps: memory that no heap accounts for, and comparisons that
-were made elsewhere. Memory is what is resident and swapped, without what was freed lazily and without
-clean pages of files; commit where that is not known; address space never."""
+were made elsewhere. Memory is what is resident and swapped, without what was freed lazily and
+without clean pages of files; commit where that is not known; address space never."""
 
 from __future__ import annotations
 

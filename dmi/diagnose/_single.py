@@ -242,8 +242,8 @@ def _evidence(state: State, heaps: Sequence[Observation]) -> list[str]:
     if state.process_committed is not None:
         lines.append(f"Commit of the process: {kib(state.process_committed)}.")
     lines += [
-        f"{heap.name} has {heap.virtual_blocks} virtual blocks, which lie outside its Commit; their "
-        f"sizes are not in the table.{_large(state, heap)}"
+        f"{heap.name} has {heap.virtual_blocks} virtual blocks, which lie outside its Commit; "
+        f"their sizes are not in the table.{_large(state, heap)}"
         for heap in heaps[:_MOST_ROWS]
         if heap.virtual_blocks and heap.kind == "nt"
     ]

@@ -60,9 +60,9 @@ class CutOffs:
     """When `!heap -s` prints its derived lines. Each is a strict lower limit.
 
     All are inferred from public dumps, and the samples this project tests agree. For lock
-    contention a public dump shows no line at 0x34 and others show one in the millions; the value in between is
-    this project's choice. External fragmentation is printed from 1,264 KB of commit on, and is not
-    at 144, 616 and 832.
+    contention a public dump shows no line at 0x34 and others show one in the millions; the value in
+    between is this project's choice. External fragmentation is printed from 1,264 KB of commit on,
+    and is not at 144, 616 and 832.
     """
 
     percent_over: int = 10
