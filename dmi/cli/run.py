@@ -131,6 +131,34 @@ def is_python(program: str) -> bool:
     return any(_PYTHON.fullmatch(Path(word).name) for word in os.fsdecode(first[2:]).split()[:3])
 
 
+def ignores_environment(program: str, arguments: Iterable[str]) -> str | None:
+    """The option (-I or -E) that makes a Python ignore PYTHONMALLOC; None without one."""
+    words = list(arguments)
+    if not _PYTHON.fullmatch(Path(program).name):
+        # A script: what counts stands in its first line.
+        try:
+            with Path(program).open("rb") as file:
+                words = os.fsdecode(file.read(_SHEBANG_BYTES).partition(b"\n")[0]).split()[1:]
+        except OSError:
+            return None
+    skip = False
+    for word in words:
+        if skip or _PYTHON.fullmatch(Path(word).name):
+            skip = False
+            continue
+        if not word.startswith("-") or word == "-" or word.startswith("--"):
+            return None
+        letters = re.split("[cmWX]", word[1:], maxsplit=1)
+        for letter in "IE":
+            if letter in letters[0]:
+                return f"-{letter}"
+        taker = word[1 + len(letters[0]) : 2 + len(letters[0])]
+        if taker and taker in "cm":
+            return None
+        skip = bool(taker) and not letters[1]
+    return None
+
+
 def environment(args: argparse.Namespace, program: str) -> dict[str, str]:
     """The environment to start the program in."""
     made = dict(os.environ)
@@ -148,6 +176,12 @@ def environment(args: argparse.Namespace, program: str) -> dict[str, str]:
         else:
             note = f"PYTHONMALLOC={made['PYTHONMALLOC']} is kept as it was set"
         print(f"dmi run: {note}", file=sys.stderr)
+        if option := ignores_environment(program, args.arguments):
+            print(
+                f"dmi run: {option} makes Python ignore PYTHONMALLOC: its objects stay with "
+                "pymalloc, unless the program calls dmi.python.install()",
+                file=sys.stderr,
+            )
     return made
 
 
