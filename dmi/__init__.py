@@ -29,7 +29,7 @@ from dmi.errors import DmiError, HeapError, SizeError, TraceError
 from dmi.explain import Explanation
 from dmi.heap import Found, Heap, default_heap, find, heaps, metadata_committed, summary
 from dmi.policy import Decommit, expand
-from dmi.stats import HeapStats, TrimReport
+from dmi.stats import DetailedStats, HeapStats, TrimReport
 from dmi.walk import HeapWalk, HistogramRow, Mark, Pin, Range, Ranges, Segment
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ __all__ = [
     "Decommit",
     "expand",
     "HeapStats",
+    "DetailedStats",
     "TrimReport",
     "HeapWalk",
     "Range",

@@ -24,7 +24,11 @@ def outside_heaps(
 
 class OutsideWalk:
     def __init__(
-        self, read: Callable[[int, int], bytes | None], root: int, handle: int, capacity: int = 65536
+        self,
+        read: Callable[[int, int], bytes | None],
+        root: int,
+        handle: int,
+        capacity: int = 65536,
     ) -> None: ...
     def take(self) -> bytes: ...
     def sums(self) -> tuple[dict[tuple[int, int], tuple[int, int]], dict[int, int], int]: ...

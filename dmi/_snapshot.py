@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 from dmi import _files, _inspect, heap, windbg
 from dmi._layers import glibc_malloc, physical_memory
+from dmi._tables import frame, html_table
 from dmi.address import NotSupportedError, address_summary, summarise
 from dmi.errors import HeapError
 from dmi.stats import HeapStats
@@ -27,6 +28,8 @@ from dmi.walk import HistogramRow, Ranges, Segment
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    import pandas
 
     from dmi.address import AddressSummary
 
@@ -114,6 +117,32 @@ class Snapshot:
             "address": None if self.address is None else dict(self.address),
             "process": None if self.process is None else dict(self.process),
         }
+
+    def __repr__(self) -> str:
+        label = f" {self.label!r}" if self.label else ""
+        busy = sum(each.stats.busy for each in self.heaps)
+        committed = sum(each.stats.committed for each in self.heaps)
+        return (
+            f"<dmi.Snapshot{label} of process {self.pid}: {len(self.heaps)} heaps, "
+            f"{committed:,} bytes committed, {busy:,} busy>"
+        )
+
+    def _repr_html_(self) -> str:
+        title = f"{self.program or 'process'} {self.pid} {self.label}".rstrip()
+        names = ("committed", "busy", "retained", "page_bound", "decommit")
+        return html_table(title, ("heap", *names), [
+            (f"{each.handle:x} {each.name}".rstrip(),
+             *(getattr(each.stats, name) for name in names[:-1]), each.decommit)
+            for each in self.heaps
+        ])  # fmt: skip
+
+    def frame(self) -> pandas.DataFrame:
+        """A row a heap: handle, name, policy and every counter. ImportError without pandas."""
+        return frame([
+            {"handle": each.handle, "name": each.name, "decommit": each.decommit,
+             **{k: v for k, v in each.stats.as_dict().items() if k not in ("reasons", "ages")}}
+            for each in self.heaps
+        ])  # fmt: skip
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the snapshot, and its blocks beside it: new files, mode 0600, which appear whole.

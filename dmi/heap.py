@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import weakref
-from typing import TYPE_CHECKING, Literal, NamedTuple, SupportsIndex
+from typing import TYPE_CHECKING, Literal, NamedTuple, SupportsIndex, overload
 
 from dmi import _core, _decommit, _inspect, windbg
 from dmi import numpy as arrays
@@ -12,7 +12,7 @@ from dmi._core import HeapCore
 from dmi.errors import HeapError, SizeError
 from dmi.explain import Explanation, explain
 from dmi.policy import Decommit
-from dmi.stats import HeapStats, TrimReport
+from dmi.stats import DetailedStats, HeapStats, TrimReport
 from dmi.walk import HeapWalk, HistogramRow, Kind, Mark, Pin, Range, Ranges, Segment, State
 
 if TYPE_CHECKING:
@@ -269,6 +269,10 @@ class Heap(HeapCore):
 
     # ---- numbers -----------------------------------------------------------------------------
 
+    @overload
+    def stats(self, detail: Literal[True]) -> DetailedStats: ...
+    @overload
+    def stats(self, detail: bool = False) -> HeapStats: ...
     def stats(self, detail: bool = False) -> HeapStats:
         """The counters; with detail also what needs a walk and the system's answer.
 
@@ -277,9 +281,9 @@ class Heap(HeapCore):
         detail = bool(detail)
         return HeapStats.from_native(_inspect.stats_fields(self, detail, detail), detail=detail)
 
-    def summary(self) -> str:
-        """The rows of `!heap -s` for this heap. Sizes are KiB."""
-        return windbg.format_heap_summary([self.row()])
+    def summary(self, *, names: bool = False) -> str:
+        """The rows of `!heap -s` for this heap. Sizes are KiB. names adds the heap's name."""
+        return summary([self], names=names)
 
     def row(self, stats: HeapStats | None = None) -> windbg.HeapRow:
         """The columns of `!heap -s`; of stats, where given, instead of the present state."""
@@ -458,13 +462,18 @@ def metadata_committed() -> int:
     return _inspect.metadata_committed()
 
 
-def summary(which: Iterable[Heap] | None = None) -> str:
-    """`!heap -s` for all heaps of the process, or for those given. Sizes are KiB."""
+def summary(which: Iterable[Heap] | None = None, *, names: bool = False) -> str:
+    """`!heap -s` for all heaps of the process, or for those given. Sizes are KiB.
+
+    names  adds a line with each heap's name and policy behind the table, which WinDbg has not
+    """
     rows: list[windbg.HeapRow] = []
+    named: list[str] = []
     for heap in heaps() if which is None else which:
         try:
             rows.append(heap.row())
+            named.append(f"    {heap.handle:x}  {heap.name or '-'}  {heap.decommit}\n")
         except HeapError:
             if which is not None:
                 raise
-    return windbg.format_heap_summary(rows)
+    return windbg.format_heap_summary(rows) + ("".join(named) if names else "")

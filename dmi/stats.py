@@ -13,12 +13,13 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from dmi import _inspect
+from dmi._tables import html_table
 from dmi.errors import HeapError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["HeapStats", "TrimReport"]
+__all__ = ["DetailedStats", "HeapStats", "TrimReport"]
 
 DETAIL = ("reclaimable", "pinned", "page_bound", "resident")
 """Counters that only a walk or the system can tell; None without detail."""
@@ -158,6 +159,25 @@ class HeapStats:
                     fault="corrupt",
                 )
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The read-only views of reasons and ages can be neither pickled nor copied.
+        return (HeapStats.from_dict, (self.as_dict(),))
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (name, getattr(self, name), *DOCUMENTATION.get(name, ("", "")))
+            for name in (*NAMES, *DERIVED)
+        ]
+        made = html_table("Heap", ("", "value", "unit", "meaning"), rows)
+        if self.reasons is not None:
+            kept = sorted(self.reasons.items(), key=lambda row: -row[1])
+            made += html_table(
+                "Why bytes are retained",
+                ("reason", "bytes", "meaning"),
+                [(name, size, REASON_TEXTS[name]) for name, size in kept if size],
+            )
+        return made
+
     # ---- in and out --------------------------------------------------------------------------
 
     @classmethod
@@ -170,7 +190,9 @@ class HeapStats:
         rest = values[len(NAMES) :]
         reasons = dict(zip(REASONS, rest[: len(REASONS)], strict=True))
         ages = dict(zip(AGES, rest[len(REASONS) :], strict=True))
-        return cls(**counters, reasons=MappingProxyType(reasons), ages=MappingProxyType(ages))
+        return DetailedStats(
+            **counters, reasons=MappingProxyType(reasons), ages=MappingProxyType(ages)
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Counters, derived figures, reasons and ages by name, ready for JSON."""
@@ -206,7 +228,8 @@ class HeapStats:
                         raise ValueError(f"{table} holds bytes, not {name!r:.40}: {value!r:.40}")
                 rows = MappingProxyType(rows)
             tables[table] = rows
-        return cls(**known, **tables)
+        whole = all(known[name] is not None for name in DETAIL) and all(tables.values())
+        return (DetailedStats if whole else cls)(**known, **tables)
 
     def to_json(self, *, indent: int | None = None) -> str:
         """as_dict() as JSON text."""
@@ -226,6 +249,20 @@ class HeapStats:
         return DOCUMENTATION[name]
 
 
+class DetailedStats(HeapStats):
+    """What stats(detail=True) returns: HeapStats of which every figure is known."""
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+        reclaimable: int
+        pinned: int
+        page_bound: int
+        resident: int
+        reasons: Mapping[str, int]
+        ages: Mapping[str, int]
+
+
 def _is_count(value: object) -> bool:
     return type(value) is int and 0 <= value < 1 << 64
 
@@ -233,6 +270,7 @@ def _is_count(value: object) -> bool:
 NAMES = tuple(row[0] for row in _inspect.STATS_TABLE)
 REASONS = tuple(row[0] for row in _inspect.REASONS_TABLE)
 AGES = tuple(row[0] for row in _inspect.AGES_TABLE)
+REASON_TEXTS = {name: text for name, _unit, text in _inspect.REASONS_TABLE}
 UNITS = {"B": "bytes", "n": "count", "b": "0 or 1", "x": "flag bits"}
 # "pinned", "offered" and "overhead" are counters and reasons; the counter's meaning stands first.
 DOCUMENTATION = {

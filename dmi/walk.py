@@ -12,11 +12,13 @@ from operator import add, gt, ne
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args, overload
 
 from dmi import _inspect
+from dmi._tables import frame
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import numpy
+    import pandas
     from numpy.typing import NDArray
 
     from dmi._core import HeapCore
@@ -253,6 +255,21 @@ class Ranges(_Ranges, Sequence[Range]):
 
     def __repr__(self) -> str:
         return f"<dmi.Ranges: {len(self)}>"
+
+    def __reduce__(self) -> tuple[type[Ranges], tuple[bytes]]:
+        return (Ranges, (bytes(self._records),))
+
+    def frame(self) -> pandas.DataFrame:
+        """A row a range: address, size, kind, state, bucket, segment, with words for the codes.
+
+        ImportError without pandas (the extra ``frames``).
+        """
+        rows = self.array()
+        columns = {name: rows[name] for name in ("address", "size", "bucket", "segment")}
+        found = frame(columns)
+        for name, words in (("kind", KINDS), ("state", STATES)):
+            found.insert(2, name, [words[code - 1] for code in rows[name]])
+        return found
 
     @property
     def records(self) -> memoryview:

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from dmi._tables import frame, html_table
 from dmi.experiment import _report
 from dmi.experiment._run import (
     Progress,
@@ -22,6 +23,10 @@ from dmi.trace import Trace, load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    import numpy
+    import pandas
+    from numpy.typing import NDArray
 
     from dmi.trace.files import Source
 
@@ -56,6 +61,21 @@ class Run:
     cpu_noise: float | None = None
     """Seconds between the least and the second least CPU time of the measured passes: how well the
     least is known. None when it was measured once."""
+
+    def arrays(self) -> dict[str, NDArray[numpy.float64]]:
+        """The time line as arrays of one length: seconds, position, and bytes by name.
+
+        recorded_rss is NaN where the recording does not say. ImportError without NumPy.
+        """
+        try:
+            import numpy
+        except ImportError:
+            raise ImportError("arrays need NumPy: pip install 'dmi-heap[numpy]'") from None
+        rows = [sample.as_dict() for sample in self.timeline]
+        names = rows[0] if rows else {}
+        return {
+            name: numpy.array([row[name] for row in rows], dtype=numpy.float64) for name in names
+        }
 
     @property
     def events_per_second(self) -> float | None:
@@ -139,6 +159,23 @@ class Replay:
     def conclusion(self) -> str:
         """One plain sentence: which policy gave back how much at what cost."""
         return _report.conclusion(self.runs)
+
+    def frame(self) -> pandas.DataFrame:
+        """The time lines, a row a sample and policy. ImportError without pandas."""
+        return frame([
+            {"decommit": run.decommit, **sample.as_dict()}
+            for run in self.runs
+            for sample in run.timeline
+        ])  # fmt: skip
+
+    def _repr_html_(self) -> str:
+        head = ("policy", "committed at peak", "at end", "retained at end", "page bound", "CPU s")
+        rows = [
+            (run.decommit, run.peak.stats.committed, run.end.stats.committed,
+             run.end.stats.retained, run.end.stats.page_bound, run.cpu_seconds)
+            for run in self.runs
+        ]  # fmt: skip
+        return html_table(self.recording, head, rows)
 
     def __str__(self) -> str:
         head = f"{self.recording}: {self.events:,} events, {self.duration:.1f} s"

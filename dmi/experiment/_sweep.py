@@ -17,12 +17,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from dmi._tables import frame, html_table
 from dmi.errors import DmiError
 from dmi.experiment import _report
 from dmi.experiment._replay import DEFAULT_REPEAT, DEFAULT_SAMPLES, policies_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    import pandas
 
     from dmi.policy import Decommit
 
@@ -156,6 +159,30 @@ class Sweep:
         from dmi.experiment import _plot
 
         _plot.pareto(self, Path(path))
+
+    def frame(self) -> pandas.DataFrame:
+        """A row a cell. Bytes and seconds. ImportError without pandas (the extra ``frames``)."""
+        return frame([
+            {"recording": cell.recording, "decommit": cell.decommit,
+             "mean_retained": cell.mean_retained, "retained": cell.retained,
+             "committed": cell.committed, "page_bound": cell.page_bound,
+             "cpu_seconds": cell.cpu_seconds,
+             "pareto": any(cell is each for each in self.pareto(cell.recording))}
+            for cell in self.cells
+        ])  # fmt: skip
+
+    def _repr_html_(self) -> str:
+        head = ("policy", "mean retained", "retained", "committed", "page bound", "CPU s", "pareto")
+        parts = []
+        for name, cells in self.recordings().items():
+            front = self.pareto(name)
+            rows = [
+                (cell.decommit, round(cell.mean_retained), cell.retained, cell.committed,
+                 cell.page_bound, cell.cpu_seconds, any(cell is each for each in front))
+                for cell in cells
+            ]  # fmt: skip
+            parts.append(html_table(name, head, rows))
+        return "".join(parts)
 
     def __str__(self) -> str:
         return "\n\n".join(

@@ -257,5 +257,5 @@ def test_offered_is_counted_apart() -> None:
         assert stats.reasons["offered"] == size
         assert sum(stats.ages.values() if stats.ages else ()) == 0, "what is offered has no age"
         heap.malloc(size)
-        stats = heap.stats()
-        assert (stats.unoffer_bytes, stats.offered) == (size, 0)
+        after = heap.stats()
+        assert (after.unoffer_bytes, after.offered) == (size, 0)

@@ -176,9 +176,9 @@ def test_a_hundred_thousand_ranges_leave_the_program_its_mappings() -> None:
         for page in again:
             ctypes.memset(page, 1, mmap.PAGESIZE)
         heap.validate()
-        stats = heap.stats()
-        assert stats.busy >= 2 * pairs * mmap.PAGESIZE
-        assert writable(ranges(heap)) == stats.committed + stats.decommit_refused_bytes
+        used = heap.stats()
+        assert used.busy >= 2 * pairs * mmap.PAGESIZE
+        assert writable(ranges(heap)) == used.committed + used.decommit_refused_bytes
         for page in pages[1::2] + again:
             heap.free(page)
     assert len(MAPS.read_text().splitlines()) < before
