@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+# How much runs at a time.
+JOBS ?= $(shell nproc 2>/dev/null || echo 1)
 
 # The package is installed again when one of these changes, and the extensions are built again when one of
 # those does. The libraries are looked at by tools/native.py, which knows what each object was made from.
@@ -15,7 +17,7 @@ RECORDING ?= examples/redis-peak.dmi.zst
 POLICIES ?= never,eager,lazy,threshold
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-python test-long test-windows lint bench dist clean
+.PHONY: help build demo test test-python test-long test-windows lint coverage mutate docs bench dist clean
 
 help:
 	@echo "make demo          replay a recorded Redis under four policies"
@@ -24,6 +26,10 @@ help:
 	@echo "make test-python-hard  the Python tests, purging at every chance"
 	@echo "make test-windows  the C tests as Windows programs, under Wine"
 	@echo "make lint          ruff, mypy, cython-lint, the floors, no circles, the import order"
+	@echo "make coverage      how much of the C and the Python the tests run; fails below the bounds"
+	@echo "make mutate        small faults put into the core: each must be noticed by its tests"
+	@echo "make docs          the pages of docs/ and the references as a site, every link checked"
+	@echo "make nightly       what takes too long for every change"
 	@echo "make bench         benchmarks"
 	@echo "make dist          the sdist, and a wheel for each Python that is found"
 	@echo "make clean         remove all that was made"
@@ -54,14 +60,37 @@ build: native
 demo: build
 	$(BIN)/dmi replay $(RECORDING) --decommit $(POLICIES)
 
-test: test-c test-python
+# One after the other, each of them on all processors.
+test:
+	@$(MAKE) --no-print-directory -j$(JOBS) test-c
+	@$(MAKE) --no-print-directory test-python
+# The tests that measure run by themselves.
+PYTEST := $(BIN)/python -m pytest -q
 test-python: build
-	$(BIN)/python -m pytest -q -m "not long"
+	$(PYTEST) -n $(JOBS) -m "not long and not alone"
+	$(PYTEST) -m "not long and alone"
 $(VENV)/.long: $(VENV)/.installed
 	$(PIP) install -e ".[test,cluster]"
 	@touch $@
-test-long: $(VENV)/.long
-	$(BIN)/python -m pytest -q -m long
+test-long: test-long-beside
+	$(PYTEST) -m "long and alone"
+# The same in parts, for what runs beside other work: all but the tests that measure, and those.
+.PHONY: test-beside test-long-beside test-alone
+test-beside: test-c build
+	$(PYTEST) -n $(JOBS) -m "not long and not alone"
+test-long-beside: $(VENV)/.long build
+	$(PYTEST) -n $(JOBS) -m "long and not alone"
+test-alone: $(VENV)/.long build
+	$(PYTEST) -m alone
+
+# What the sections of .ci/run share; all that is to be installed in one step.
+.PHONY: everything nightly
+$(VENV)/.everything: $(VENV)/.installed
+	$(PIP) install -e ".[cluster,coverage,dist,docs,lint,test]"
+	@touch $(addprefix $(VENV)/,.long .coverage .dist .docs .linters) $@
+everything: build programs $(VENV)/.everything
+nightly:
+	.ci/nightly
 
 # All of them once more, on a library that gives back all that is free in every slow path; it is built from a
 # copy of the tree, so that this one's stays what it is.
@@ -71,7 +100,7 @@ test-python-hard:
 	mkdir -p $(HARD)
 	git ls-files -z | xargs -0 cp --parents -t $(HARD)
 	CFLAGS="$(CFLAGS) -DDMI_HARD_PURGE" $(MAKE) -C $(HARD) VENV=.venv build
-	cd $(HARD) && .venv/bin/python -m pytest -q -m "not long and not keeps"
+	cd $(HARD) && $(PYTEST) -n $(JOBS) -m "not long and not keeps"
 
 test-windows: test-c-windows
 
@@ -102,6 +131,24 @@ $(VENV)/.bench: $(VENV)/.installed
 		{ apt-get -qq update; \
 		DEBIAN_FRONTEND=noninteractive apt-get -qq -y install --no-install-recommends $(PEERS); }
 	@touch $@
+
+# C and Python, from all suites together: an instrumented copy of the tree, so that this one stays what it is.
+COVERED := build/covered
+$(VENV)/.coverage: $(VENV)/.installed
+	$(PIP) install -e ".[coverage]"
+	@touch $@
+coverage: $(VENV)/.coverage
+	$(BIN)/python -m tools.coverage_run $(COVERED) --jobs $(JOBS)
+
+# tests/mutate/mutants.toml says what is changed and who must notice.
+mutate: build
+	$(BIN)/python tests/mutate/run.py --jobs $(JOBS) $(MUTANTS)
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(PIP) install -e ".[docs]"
+	@touch $@
+docs: $(VENV)/.docs build
+	$(BIN)/python -m tools.site build/site
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m pytest benchmarks --benchmark-only -q

@@ -19,7 +19,9 @@ TEST_SUPPORT := csrc/os/fake.c csrc/os/fake_world.c tests/c/test_main.c
 
 C_WARNINGS := -Wall -Wextra -Wshadow -Wconversion
 C_COMMON := -std=c11 $(C_WARNINGS) -Icsrc/include -Icsrc -MMD -MP
-C_TEST_FLAGS := $(C_COMMON) -O1 -g -fno-omit-frame-pointer -DDMI_DEBUG=1
+# make coverage sets it to -O0: counters of code as it is written.
+C_OPTIMIZE ?= -O1
+C_TEST_FLAGS := $(C_COMMON) $(C_OPTIMIZE) -g -fno-omit-frame-pointer -DDMI_DEBUG=1
 
 MINGW ?= x86_64-w64-mingw32-gcc
 WINE ?= $(firstword $(wildcard /usr/lib/wine/wine64 /usr/bin/wine64 /usr/bin/wine))
@@ -84,9 +86,11 @@ $(eval $(call hard_mode,purge,DMI_HARD_PURGE))
 $(eval $(call hard_mode,take,DMI_HARD_TAKE))
 run_hard = $(foreach mode,purge take,$(subst /HARD/,/$(mode)/,$(1)) &&) true
 
-# Run every program even if one fails; the exit status tells.
-run_programs = status=0; for program in $(1); do echo "== $$program"; \
-	$(2) $$program || status=1; done; exit $$status
+# Run the programs side by side, and each even if one fails; the exit status tells.
+JOBS ?= $(shell nproc 2>/dev/null || echo 1)
+run_programs = printf '%s\n' $(1) | xargs -P $(JOBS) -I PROGRAM sh -c \
+	'said=$$($(2) PROGRAM 2>&1); status=$$?; printf "== %s\n%s\n" PROGRAM "$$said"; \
+	test $$status = 0 || { echo "PROGRAM FAILED ($$status)"; exit 1; }'
 
 .PHONY: test-c-hard test-model
 test-c-hard: $(purge_PROGRAMS) $(take_PROGRAMS) build/c/purge/stress build/c/take/stress
@@ -100,7 +104,9 @@ test-model:
 	python3 tests/model/run.py
 
 .PHONY: test-c test-c-asan test-c-windows test-stress test-stress-long test-tsan test-tsan-long
-test-c: $(native_PROGRAMS) build/c/native/stress
+.PHONY: programs
+programs: $(native_PROGRAMS) build/c/native/stress
+test-c: programs
 	@$(call run_programs,$(native_PROGRAMS),)
 	@timeout 600 build/c/native/stress $(STRESS)
 test-stress: build/c/native/stress

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 OLDEST = (3, 11)
-NEWEST = (3, 14)
+NEWEST = (3, 15)
 
 # What is asked of each candidate, in its own words.
 _QUESTION = """

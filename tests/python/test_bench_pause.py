@@ -23,6 +23,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.keeps
+@pytest.mark.alone
 def test_what_is_given_back_falls_and_never_keeps_it(program: Path) -> None:
     library = Path(dmi.get_preload_path())
     small = ["64", "12", "3"]

@@ -265,7 +265,7 @@ MACHINES = [HugePages, HugePagesSplitEarly, Discard, Strict, NoFrontEnd, NoFront
 @pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.__name__)
 def test_model(machine: type[Model]) -> None:
     run_state_machine_as_test(
-        machine, settings=settings(max_examples=60, stateful_step_count=50, deadline=None)
+        machine, settings=settings(max_examples=15, stateful_step_count=50, deadline=None)
     )
 
 
