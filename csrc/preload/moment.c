@@ -12,6 +12,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -69,30 +70,40 @@ void _dmi_preload_try_write(void) {
 
 /* ---- the ends of the program ---------------------------------------------------------------------------- */
 
-/* One copy of the core in a process: the one that malloc leads to. */
-static bool serves(void) {
+/* What stands in the way of serving, as one line; NULL when nothing does. */
+static const char *obstacle(void) {
+    if (!_dmi_default_heap())
+        return "dmi: libdmi_malloc.so cannot make its heap: it needs 350 MiB of address space "
+               "(ulimit -v), "
+               "and 2 MiB that may be written (ulimit -d)\n";
     void *volatile block = malloc(1);
-    bool ours = _dmi_pagemap_get(block) != &_dmi_no_run;
+    /* One copy of the core in a process: the one that malloc leads to. */
+    bool ours = _dmi_pagemap_get(block) != &_dmi_no_run, none = !block;
     free(block);
-    return ours;
+    struct rlimit data;
+    if (none && !getrlimit(RLIMIT_DATA, &data) && data.rlim_cur != RLIM_INFINITY)
+        return "dmi: libdmi_malloc.so gets no memory for a first block: the limit of data (ulimit "
+               "-d) is "
+               "too low for this program\n";
+    if (none)
+        return "dmi: libdmi_malloc.so gets no memory for a first block: the system or a limit "
+               "(ulimit -v, -d, cgroup) refuses it\n";
+    return ours ? NULL
+                : "dmi: libdmi_malloc.so serves no allocation here: another malloc comes first (it "
+                  "has to be preloaded, before others)\n";
 }
 
 __attribute__((constructor)) static void at_start(void) {
-    static const char idle[] = "dmi: libdmi_malloc.so serves no allocation here: another malloc "
-                               "comes first (it has to be preloaded, before others)\n";
-    static const char none[] =
-        "dmi: libdmi_malloc.so cannot make its heap: it needs 350 MiB of address "
-        "space (ulimit -v), though no memory\n";
     _dmi_preload_find_loader();
     _dmi_preload_options();
     /* From here on any pointer can be looked up, even if nothing was allocated yet. */
-    bool made = _dmi_default_heap();
+    (void)_dmi_default_heap();
     if (_dmi_os_is_second_copy()) { /* the options are for the one that serves */
         memset(&_dmi_preload_wish, 0, sizeof _dmi_preload_wish);
         return;
     }
-    if (!made) _dmi_os_message(none, sizeof none - 1);
-    else if (!serves()) _dmi_os_message(idle, sizeof idle - 1);
+    const char *why = obstacle();
+    if (why) _dmi_os_message(why, strlen(why));
     dmi_preload_wish *wish = &_dmi_preload_wish;
     /* What is meant for another process is not for this one. */
     if (wish->snapshot.only && wish->snapshot.only != (long)getpid()) wish->snapshot.file = NULL;

@@ -9,7 +9,9 @@ it is not found, 126 when it cannot be started.
 the program itself and not of those that it starts. In FILE %p stands for the number of the process
 (then every process writes one), %n for the number of the snapshot, %% for a per cent sign. It is
 written when the program ends by itself, not when it is killed or calls _exit(), as some shells do;
-with --at SIGNAL whenever the program gets that signal, as in kill -USR2 PID.
+with --at SIGNAL whenever the program gets that signal, as in kill -URG PID. SIGURG and SIGWINCH are
+the safe ones: where a program has taken the signal for itself or set it back, as gunicorn's
+workers do with SIGUSR1 and SIGUSR2, those two are ignored, while the others end it.
 """
 
 from __future__ import annotations
@@ -18,11 +20,13 @@ import argparse
 import os
 import re
 import shutil
+import struct
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dmi
+from dmi.cli import _elf
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,6 +37,7 @@ HELP = "run a program on dmi"
 # What a CPython's file is called; pypy has an allocator of its own.
 _PYTHON = re.compile(r"python(\d+(\.\d+)*t?)?(-dbg|d)?$")
 _SHEBANG_BYTES = 256
+_BITS = 8 * struct.calcsize("P")
 # When the library prints a summary; the signals are those that programs leave to others.
 WHENS = ("exit", "SIGUSR1", "SIGUSR2", "SIGHUP", "SIGQUIT", "SIGURG", "SIGWINCH")
 
@@ -185,27 +190,57 @@ def environment(args: argparse.Namespace, program: str) -> dict[str, str]:
     return made
 
 
+def found(name: str) -> tuple[str | None, str]:
+    """The file of a program as a shell finds it; without one, the words of the shell."""
+    if os.sep not in name:
+        there = shutil.which(name, os.F_OK)
+        return shutil.which(name), "permission denied" if there else "not found"
+    try:
+        is_folder = Path(name).is_dir()
+        Path(name).stat()
+    except OSError as error:
+        return None, "not found" if isinstance(error, FileNotFoundError) else str(error.strerror)
+    if is_folder:
+        return None, "is a directory"
+    return (name, "") if os.access(name, os.X_OK) else (None, "permission denied")
+
+
+def obstacle(program: str) -> tuple[str, bool]:
+    """Why the library will not serve the program, and whether the program cannot even start with
+    it."""
+    for path in _elf.chain(program):
+        elf = _elf.read(path)
+        if elf is None:
+            continue
+        if elf.is_musl:
+            words = (
+                f"{path} is linked with musl ({elf.loader}), libdmi_malloc.so with glibc: musl's "
+                "loader refuses it. Run a build for glibc, or without dmi"
+            )
+            return words, True
+        if elf.is_static:
+            words = (
+                f"{path} is linked statically: nothing can be preloaded, so dmi does not serve it, "
+                "only dynamically linked programs that it starts"
+            )
+            return words, False
+        if elf.bits != _BITS:
+            words = f"{path} has {elf.bits} bits, libdmi_malloc.so {_BITS}: dmi does not serve it"
+            return words, False
+    return "", False
+
+
 def run(args: argparse.Namespace) -> int:
     """Become the program."""
-    program = shutil.which(args.program)
+    program, words = found(args.program)
     if program is None:
-        print(f"dmi run: {args.program}: not found", file=sys.stderr)
-        return 127
-    if args.report is None:
-        return become(args, program)
-    if args.snapshot is not None:
-        raise ValueError("--report takes its own snapshot: give --report or --snapshot")
-    from dmi.cli._reported import run_reported
-
-    def start(file: str) -> int:
-        args.snapshot, args.blocks = file, True
-        return become(args, program)
-
-    return run_reported(args.report, start, args.program)
-
-
-def become(args: argparse.Namespace, program: str) -> int:
-    """Become the program; returns only where that cannot be."""
+        print(f"dmi run: {args.program}: {words}", file=sys.stderr)
+        return 127 if words == "not found" else 126
+    why, fatal = obstacle(program)
+    if why:
+        print(f"dmi run: {why}", file=sys.stderr)
+    if fatal:
+        return 126
     prepared = environment(args, program)
     sys.stdout.flush()
     sys.stderr.flush()
