@@ -13,34 +13,24 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-try:
-    from dmi._core import Block
-except ModuleNotFoundError as _error:
-    if _error.name != "dmi._core":
-        raise
-    raise ImportError(
-        f"the dmi in {Path(__file__).parent} is a source tree that was not built for this Python: "
-        "`make build` or `pip install -e .` builds it. If dmi is installed elsewhere, this folder "
-        "hides it: start Python in another directory, or as python3 -P"
-    ) from None
-from dmi import numpy, windbg
 from dmi._version import __version__
 from dmi.errors import DmiError, HeapError, SizeError, TraceError
-from dmi.explain import Explanation
-from dmi.heap import Found, Heap, default_heap, find, heaps, metadata_committed, summary
-from dmi.policy import Decommit, expand
-from dmi.stats import DetailedStats, HeapStats, TrimReport
-from dmi.walk import HeapWalk, HistogramRow, Mark, Pin, Range, Ranges, Segment
 
 if TYPE_CHECKING:
-    from dmi import address, python, trace
+    from dmi import address, numpy, python, trace, windbg
     from dmi._cffi import ffi, lib
+    from dmi._core import Block
     from dmi._layers import Layers, layers
     from dmi._snapshot import Snapshot, snapshot
     from dmi.address import address_summary
     from dmi.diagnose import diagnose
     from dmi.experiment import replay, sweep
+    from dmi.explain import Explanation
+    from dmi.heap import Found, Heap, default_heap, find, heaps, metadata_committed, summary
+    from dmi.policy import Decommit, expand
     from dmi.process import Process, open_core, open_process
+    from dmi.stats import DetailedStats, HeapStats, TrimReport
+    from dmi.walk import HeapWalk, HistogramRow, Mark, Pin, Range, Ranges, Segment
 
 __all__ = [
     "__version__",
@@ -120,36 +110,79 @@ def get_preload_path() -> str:
     return str(_PACKAGE / "libdmi_malloc.so")
 
 
-# Loaded when first asked for: cffi parses headers, and most programs need none of these. The module
-# dmi.diagnose can be called like its function, as the name stands for both.
+# Loaded when first asked for: so each program imports what it uses, and dmi.windbg and dmi.diagnose
+# work where the native part does not. The module dmi.diagnose can be called like its function, as
+# the name stands for both.
 _LATER = {
     "address": "dmi.address",
     "address_summary": "dmi.address:address_summary",
+    "Block": "dmi._core:Block",
+    "Decommit": "dmi.policy:Decommit",
+    "default_heap": "dmi.heap:default_heap",
+    "DetailedStats": "dmi.stats:DetailedStats",
     "diagnose": "dmi.diagnose",
+    "expand": "dmi.policy:expand",
+    "Explanation": "dmi.explain:Explanation",
     "ffi": "dmi._cffi:ffi",
-    "layers": "dmi._layers:layers",
+    "find": "dmi.heap:find",
+    "Found": "dmi.heap:Found",
+    "Heap": "dmi.heap:Heap",
+    "heaps": "dmi.heap:heaps",
+    "HeapStats": "dmi.stats:HeapStats",
+    "HeapWalk": "dmi.walk:HeapWalk",
+    "HistogramRow": "dmi.walk:HistogramRow",
     "Layers": "dmi._layers:Layers",
+    "layers": "dmi._layers:layers",
     "lib": "dmi._cffi:lib",
+    "Mark": "dmi.walk:Mark",
+    "metadata_committed": "dmi.heap:metadata_committed",
+    "numpy": "dmi.numpy",
     "open_core": "dmi.process:open_core",
     "open_process": "dmi.process:open_process",
+    "Pin": "dmi.walk:Pin",
     "Process": "dmi.process:Process",
     "process": "dmi.process",
     "python": "dmi.python",
+    "Range": "dmi.walk:Range",
+    "Ranges": "dmi.walk:Ranges",
     "replay": "dmi.experiment:replay",
-    "snapshot": "dmi._snapshot:snapshot",
+    "Segment": "dmi.walk:Segment",
     "Snapshot": "dmi._snapshot:Snapshot",
+    "snapshot": "dmi._snapshot:snapshot",
+    "summary": "dmi.heap:summary",
     "sweep": "dmi.experiment:sweep",
     "trace": "dmi.trace",
+    "TrimReport": "dmi.stats:TrimReport",
+    "windbg": "dmi.windbg",
 }
+
+
+# Modules that are built. PyCapsule_Import asks for _core as an attribute.
+_NATIVE = ("_core", "_decommit", "_faults", "_foreign", "_inspect", "_numpy")
+
+
+def _load(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name not in [f"dmi.{name}" for name in _NATIVE]:
+            raise
+        raise ImportError(
+            f"the dmi in {_PACKAGE} is a source tree that was not built for this Python: "
+            "`make build` or `pip install -e .` builds it. If dmi is installed elsewhere, this "
+            "folder hides it: start Python in another directory, or as python3 -P"
+        ) from None
 
 
 if not TYPE_CHECKING:  # or a type checker would take every misspelt name for one of these
 
     def __getattr__(name: str) -> Any:
+        if name in _NATIVE:
+            return _load(f"dmi.{name}")
         if name not in _LATER:
             raise AttributeError(f"module 'dmi' has no attribute {name!r}")
         module, _, attribute = _LATER[name].partition(":")
-        found: Any = importlib.import_module(module)
+        found: Any = _load(module)
         if attribute:
             found = getattr(found, attribute)
         globals()[name] = found

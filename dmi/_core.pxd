@@ -39,12 +39,12 @@ cdef class HeapCore:
     cdef int no_memory(self, size_t size) except -1
 
 
-cdef inline tuple policy_to_tuple(const cdmi.dmi_policy *policy):
-    return (policy.when, policy.how, policy.delay, policy.half_life, policy.block, policy.total,
-            policy.combine_or, policy.ratio, policy.psi, policy.headroom)
+cdef inline object policy_to_fields(object PolicyFields, const cdmi.dmi_policy *policy):
+    return PolicyFields(policy.when, policy.how, policy.delay, policy.half_life, policy.block,
+                        policy.total, policy.combine_or, policy.ratio, policy.psi, policy.headroom)
 
 
-cdef inline int policy_from_tuple(cdmi.dmi_policy *policy, tuple fields) except -1:
+cdef inline int policy_from_fields(cdmi.dmi_policy *policy, object fields) except -1:
     memset(policy, 0, sizeof(cdmi.dmi_policy))
     policy.size = sizeof(cdmi.dmi_policy)
     (policy.when, policy.how, policy.delay, policy.half_life, policy.block, policy.total,

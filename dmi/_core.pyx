@@ -23,6 +23,7 @@ from dmi._faults cimport fault_error, heap_name
 import operator
 
 from dmi._faults import NO_PRESSURE as _NO_PRESSURE
+from dmi._records import HeapFields as _HeapFields, PolicyFields as _PolicyFields
 from dmi.errors import HeapError, SizeError
 
 cdef extern from "<errno.h>":
@@ -125,21 +126,21 @@ cdef inline void object_gone(HeapCore heap) noexcept:
 
 
 cdef class HeapCore:
-    """The native half of dmi.Heap. It owns the heap unless it was made by attach()."""
+    """The native half of dmi.Heap. It owns the heap unless it was made by _attach()."""
 
     def __cinit__(self, *args, **kwargs):
         self._handle = <void *>UNOPENED
         Py_INCREF(Block)
         self._block_type = <PyObject *>Block
 
-    def open(self, bytes name, size_t max_size, uint32_t flags, tuple policy not None,
-             uint32_t lfh_live=0, uint32_t lfh_total=0, double huge_split=0):
+    def _open(self, bytes name, size_t max_size, uint32_t flags, object policy not None,
+              uint32_t lfh_live=0, uint32_t lfh_total=0, double huge_split=0):
         """Make a new heap. Once for an object."""
         cdef cdmi.dmi_heap_options options
         cdef cdmi.dmi_policy native
         if self._handle != <void *>UNOPENED:
             raise HeapError("the heap is open already")
-        policy_from_tuple(&native, policy)
+        policy_from_fields(&native, policy)
         memset(&options, 0, sizeof(options))
         options.size = sizeof(options)
         options.flags = flags
@@ -169,7 +170,7 @@ cdef class HeapCore:
         self._max_size = max_size
         self._no_serialize = flags & cdmi.DMI_HEAP_NO_SERIALIZE != 0
 
-    def attach(self, handle):
+    def _attach(self, handle):
         """Look at a heap that somebody else owns; it is not destroyed with this object."""
         cdef cdmi.dmi_heap_info info
         if self._handle != <void *>UNOPENED:
@@ -208,7 +209,7 @@ cdef class HeapCore:
                 return stats.busy_blocks - self._blocks
             what = cdmi.DMI_STATS_DETAIL
 
-    def close(self, bint force=False):
+    def _close(self, bint force=False):
         """Destroy the heap with all its blocks. BufferError while a Block has a live buffer.
 
         HeapError while other code holds it or has blocks in it, unless force is true.
@@ -296,8 +297,8 @@ cdef class HeapCore:
         """True once the heap was destroyed."""
         return self._handle == <void *>UNOPENED or not cdmi.dmi_heap_valid(self._handle)
 
-    def info(self):
-        """(name, flags, max_size, is_default, clock, policy fields, huge_split)."""
+    def _info(self):
+        """The HeapFields."""
         cdef cdmi.dmi_heap_info info
         self.need()
         memset(&info, 0, sizeof(info))
@@ -305,8 +306,9 @@ cdef class HeapCore:
         if cdmi.dmi_heap_get_info(self._handle, &info) != 0:
             raise HeapError(f"heap {<uintptr_t>self._handle:#x} was destroyed",
                             fault="stale heap")
-        return (info.name.decode("utf-8", "replace"), info.flags, info.max_size,
-                bool(info.is_default), info.clock, policy_to_tuple(&info.policy), info.huge_split)
+        return _HeapFields(info.name.decode("utf-8", "replace"), info.flags, info.max_size,
+                           bool(info.is_default), info.clock,
+                           policy_to_fields(_PolicyFields, &info.policy), info.huge_split)
 
     # ---- raw addresses -----------------------------------------------------------------------
 

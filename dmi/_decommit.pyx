@@ -6,10 +6,11 @@ from libc.errno cimport EINVAL, ENOMEM, errno
 from libc.string cimport memset, strerror
 
 from dmi cimport cdmi
-from dmi._core cimport HeapCore, PyThreadState, policy_from_tuple, policy_to_tuple
+from dmi._core cimport HeapCore, PyThreadState, policy_from_fields, policy_to_fields
 from dmi._faults cimport heap_name
 
 from dmi._faults import NO_PRESSURE as _NO_PRESSURE
+from dmi._records import PolicyFields as _PolicyFields, TrimFields as _TrimFields
 from dmi.errors import HeapError
 
 cdef extern from "<errno.h>":
@@ -28,25 +29,25 @@ def policy_parse(str text not None):
     error[0] = 0
     if cdmi.dmi_policy_parse(raw, &policy, error, sizeof(error)) != 0:
         raise ValueError(error.decode("utf-8", "replace"))
-    return policy_to_tuple(&policy)
+    return policy_to_fields(_PolicyFields, &policy)
 
 
-def policy_format(tuple fields not None):
+def policy_format(object fields not None):
     """Write a policy; only what is not a default is named."""
     cdef cdmi.dmi_policy policy
     cdef char text[512]
-    policy_from_tuple(&policy, fields)
+    policy_from_fields(&policy, fields)
     if cdmi.dmi_policy_format(&policy, text, sizeof(text)) < 0:
         raise ValueError(f"no such policy: {fields!r}")
     return text.decode()
 
 
-def set_policy(HeapCore heap not None, tuple fields not None):
+def set_policy(HeapCore heap not None, object fields not None):
     """Change the policy; it applies to what is free already before this returns."""
     cdef cdmi.dmi_policy policy
     cdef PyThreadState *state
     cdef int failed, error
-    policy_from_tuple(&policy, fields)
+    policy_from_fields(&policy, fields)
     state = heap.enter()
     failed = cdmi.dmi_heap_set_policy(heap._handle, &policy)
     error = errno
@@ -73,7 +74,7 @@ def advance_clock(HeapCore heap not None, double seconds):
 
 
 def trim_report(HeapCore heap not None):
-    """(decommitted, resident before, resident after, calls) of a trim."""
+    """The TrimFields of a trim."""
     cdef cdmi.dmi_trim_report report
     cdef PyThreadState *state
     cdef int failed, error
@@ -86,4 +87,5 @@ def trim_report(HeapCore heap not None):
     if failed:
         raise HeapError(f"{heap_name(heap._handle)}: trim failed: "
                         f"{strerror(error).decode()}")
-    return (report.decommitted, report.resident_before, report.resident_after, report.calls)
+    return _TrimFields(report.decommitted, report.resident_before, report.resident_after,
+                       report.calls)

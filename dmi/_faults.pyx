@@ -9,19 +9,31 @@ from dmi cimport cdmi
 
 from dmi.errors import HeapError
 
+cdef extern from *:
+    """
+    #include <dmi/dmi.h>
+
+    typedef struct { int number; const char *word; const char *sentence; } dmi_fault_words;
+    #define DMI_PY_FAULT(name, word, sentence) {DMI_FAULT_##name, word, sentence},
+    static const dmi_fault_words dmi_py_faults[] = {DMI_FAULTS(DMI_PY_FAULT)};
+    #define DMI_PY_FAULTS (sizeof dmi_py_faults / sizeof *dmi_py_faults)
+    """
+    ctypedef struct dmi_fault_words:
+        int number
+        const char *word
+        const char *sentence
+    dmi_fault_words dmi_py_faults[]
+    size_t DMI_PY_FAULTS
+
 NO_PRESSURE = (
     "pressure has nothing to go by here: /proc/pressure/memory cannot be read, and no cgroup "
     "around this process has a memory limit"
 )
 
+# {number: (word, sentence)}, as the library has them.
 FAULTS = {
-    cdmi.DMI_FAULT_STALE_HEAP: ("stale heap", "the heap was destroyed"),
-    cdmi.DMI_FAULT_FOREIGN: ("foreign", "the address is foreign to dmi"),
-    cdmi.DMI_FAULT_OTHER_HEAP: ("other heap", "the block belongs to another heap"),
-    cdmi.DMI_FAULT_INTERIOR: ("interior", "the address is not the start of a block"),
-    cdmi.DMI_FAULT_FREE: ("free", "the block is free already"),
-    cdmi.DMI_FAULT_OVERFLOW: ("overflow", "bytes behind the end of the block were overwritten"),
-    cdmi.DMI_FAULT_CORRUPT: ("corrupt", "a tag or link of the heap is damaged"),
+    dmi_py_faults[i].number: (dmi_py_faults[i].word.decode(), dmi_py_faults[i].sentence.decode())
+    for i in range(DMI_PY_FAULTS)
 }
 
 

@@ -2,7 +2,7 @@
 # cython: subinterpreters_compatible=shared_gil, autotestdict=False
 """What is where: the counters, the walks, the segments of a heap; all heaps; whose an address is.
 
-Numbers and tuples only; what they mean and how they are shown is decided in the modules above.
+Plain numbers only, named in _records; what they mean and how they are shown is decided in the modules above.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -19,6 +19,7 @@ import mmap as _mmap
 import operator
 import sys
 
+from dmi import _records
 from dmi._faults import FAULTS as _FAULTS
 from dmi.errors import HeapError
 
@@ -71,8 +72,13 @@ AGES_TABLE = table(dmi_py_ages, DMI_PY_AGES)
 
 # ---- the process -----------------------------------------------------------------------------
 
-cdef tuple range_to_tuple(const cdmi.dmi_range *r):
-    return (r.address, r.size, r.kind, r.state, r.bucket, r.flags, r.segment)
+cdef object range_fields(const cdmi.dmi_range *r):
+    return _records.RangeFields(r.address, r.size, r.kind, r.state, r.bucket, r.flags, r.segment)
+
+
+cdef object segment_fields(const cdmi.dmi_segment_info *s):
+    return _records.SegmentFields(s.address, s.reserved, s.committed, s.uncommitted_ranges,
+                                  bool(s.is_virtual))
 
 
 def version():
@@ -120,13 +126,13 @@ def find(address):
     found.size = sizeof(found)
     if cdmi.dmi_find(<const void *><uintptr_t>value, &found) != 0:
         return None
-    return PyLong_FromVoidPtr(found.heap), range_to_tuple(&found.range)
+    return PyLong_FromVoidPtr(found.heap), range_fields(&found.range)
 
 
 # ---- one heap --------------------------------------------------------------------------------
 
 def address_regions(pid):
-    """(end of the address space, [(address, size, usage, state, type, protect, name), ...]).
+    """(end of the address space, [RegionFields, ...]).
 
     Windows only; OSError with errno ENOSYS elsewhere. pid 0 is this process.
     """
@@ -145,8 +151,10 @@ def address_regions(pid):
                 raise OSError(errno, strerror(errno).decode(), None)
             if count <= capacity:
                 return total, [
-                    (found[i].address, found[i].size, found[i].usage, found[i].state,
-                     found[i].type, found[i].protect, found[i].name.decode("utf-8", "replace"))
+                    _records.RegionFields(
+                        found[i].address, found[i].size, found[i].usage, found[i].state,
+                        found[i].type, found[i].protect,
+                        found[i].name.decode("utf-8", "replace"))
                     for i in range(count)
                 ]
         finally:
@@ -187,11 +195,11 @@ cdef int outside_visit(void *argument, const cdmi.dmi_outside_heap *heap,
     cdef _Outside o = <_Outside>argument
     try:
         if place != NULL:
-            o.places.append((place.address, place.reserved, place.committed,
-                             place.uncommitted_ranges, bool(place.is_virtual)))
+            o.places.append(segment_fields(place))
         else:
-            o.heaps.append((heap.handle, heap.name.decode("utf-8", "replace"), heap.reserved,
-                            heap.committed, heap.busy, heap.busy_blocks, o.places))
+            o.heaps.append(_records.OutsideFields(
+                heap.handle, heap.name.decode("utf-8", "replace"), heap.reserved,
+                heap.committed, heap.busy, heap.busy_blocks, o.places))
             o.places = []
     except BaseException as error:
         o.error = error
@@ -200,7 +208,7 @@ cdef int outside_visit(void *argument, const cdmi.dmi_outside_heap *heap,
 
 
 def outside_heaps(read, root):
-    """[(handle, name, reserved, committed, busy, busy blocks, [segments]), ...] of another process.
+    """[OutsideFields, ...]: the heaps of another process.
 
     read(address, size) returns its bytes or None; root is where its dmi_layout_root lies. OSError:
     ENOTSUP when that dmi was built otherwise than this one, EFAULT when it cannot be read.
@@ -376,7 +384,7 @@ def walk_chunk(HeapCore heap not None, uint64_t start, size_t capacity):
 
 
 def pin_list(HeapCore heap not None, size_t top):
-    """([(address, size, pinned), ...] most first, how many pin anything)."""
+    """([PinFields, ...] most first, how many pin anything)."""
     cdef size_t count = 0, i
     cdef cdmi.dmi_pin *found
     cdef PyThreadState *state
@@ -392,14 +400,14 @@ def pin_list(HeapCore heap not None, size_t top):
         if failed:
             raise HeapError(f"{heap_name(heap._handle)}: the walk failed: "
                             f"{strerror(error).decode()}")
-        return [(found[i].address, found[i].size, found[i].pinned)
+        return [_records.PinFields(found[i].address, found[i].size, found[i].pinned)
                 for i in range(min(top, count))], count
     finally:
         PyMem_RawFree(found)
 
 
 def segment_list(HeapCore heap not None):
-    """[(address, reserved, committed, uncommitted ranges, is virtual), ...]."""
+    """[SegmentFields, ...]."""
     cdef size_t capacity = 256, count, i
     cdef cdmi.dmi_segment_info *found
     cdef PyThreadState *state
@@ -412,16 +420,14 @@ def segment_list(HeapCore heap not None):
             count = cdmi.dmi_heap_segments(heap._handle, found, capacity)
             heap.leave(state)
             if count <= capacity:
-                return [(found[i].address, found[i].reserved, found[i].committed,
-                         found[i].uncommitted_ranges, bool(found[i].is_virtual))
-                        for i in range(count)]
+                return [segment_fields(&found[i]) for i in range(count)]
         finally:
             PyMem_RawFree(found)
         capacity = count + 16
 
 
 def first_fault(HeapCore heap not None):
-    """None for a sound heap, else (fault word, address, message)."""
+    """None for a sound heap, else the FaultFields of the first fault."""
     cdef cdmi.dmi_fault fault
     cdef PyThreadState *state
     cdef int failed
@@ -436,4 +442,4 @@ def first_fault(HeapCore heap not None):
         heap.need()
         raise HeapError(f"{heap_name(heap._handle)}: validate failed")
     word = _FAULTS.get(fault.kind, ("corrupt", ""))[0]
-    return word, fault.address, fault.message.decode("utf-8", "replace")
+    return _records.FaultFields(word, fault.address, fault.message.decode("utf-8", "replace"))

@@ -141,7 +141,7 @@ def make_handler(heap):
     cdef Handler *handler
     if not isinstance(heap, HeapCore):
         raise TypeError(f"heap must be a dmi.Heap, not {type(heap).__name__}")
-    heap.info()  # HeapError for a heap that is gone
+    heap._info()  # HeapError for a heap that is gone
     handler = <Handler *>PyMem_RawCalloc(1, sizeof(Handler))
     if handler == NULL:
         raise MemoryError("no memory for a handler")

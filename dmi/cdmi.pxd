@@ -140,6 +140,7 @@ cdef extern from "dmi/capi.h" nogil:
         DMI_STATS_RESIDENT
 
     # The tables of dmi/stats.h, which says what they mean.
+    # Written by tools/generate.py.
     ctypedef struct dmi_stats:
         uint64_t size
         uint64_t reserved

@@ -108,7 +108,7 @@ class Heap(HeapCore):
         flags |= _core.HEAP_MANUAL_CLOCK if clock == "manual" else 0
         flags |= 0 if thread_safe else _core.HEAP_NO_SERIALIZE
         flags |= _core.HEAP_HUGE_PAGES if huge_pages else 0
-        self.open(
+        self._open(
             _name_bytes(name), _max_size(max_size), flags, policy.native(), huge_split=huge_split
         )
         _known[self.handle] = self
@@ -124,7 +124,7 @@ class Heap(HeapCore):
         if known is not None and not known.closed:
             return known
         view: Heap = cls.__new__(cls)
-        view.attach(number)
+        view._attach(number)
         _known[number] = view
         return view
 
@@ -139,10 +139,10 @@ class Heap(HeapCore):
         C extensions, NumPy and cffi. force=True takes those along, for callers who know that
         nothing will touch them again.
         """
-        self.close(force)
+        self._close(force)
 
     def __enter__(self) -> Self:
-        self.info()
+        self._info()
         return self
 
     def __exit__(
@@ -191,52 +191,52 @@ class Heap(HeapCore):
     @property
     def name(self) -> str:
         """The name given at creation, or an empty str."""
-        return self.info()[0]
+        return self._info().name
 
     @property
     def max_size(self) -> int | None:
         """Upper bound of reserved bytes, None for no bound."""
-        return self.info()[2] or None
+        return self._info().max_size or None
 
     @property
     def lfh(self) -> bool:
         """True when the heap may use the low-fragmentation front end."""
-        return not self.info()[1] & _core.HEAP_NO_LFH
+        return not self._info().flags & _core.HEAP_NO_LFH
 
     @property
     def hardened(self) -> bool:
         """True when a guard stands behind each block."""
-        return bool(self.info()[1] & _core.HEAP_HARDENED)
+        return bool(self._info().flags & _core.HEAP_HARDENED)
 
     @property
     def clock(self) -> Literal["os", "manual"]:
         """Whose time the policy follows."""
-        return "manual" if self.info()[1] & _core.HEAP_MANUAL_CLOCK else "os"
+        return "manual" if self._info().flags & _core.HEAP_MANUAL_CLOCK else "os"
 
     @property
     def thread_safe(self) -> bool:
         """False when the maker promised that one thread at a time uses the heap."""
-        return not self.info()[1] & _core.HEAP_NO_SERIALIZE
+        return not self._info().flags & _core.HEAP_NO_SERIALIZE
 
     @property
     def huge_pages(self) -> bool:
         """True when huge pages were asked for; whether the system gives any is another matter."""
-        return bool(self.info()[1] & _core.HEAP_HUGE_PAGES)
+        return bool(self._info().flags & _core.HEAP_HUGE_PAGES)
 
     @property
     def huge_split(self) -> float:
         """The share of 2 MiB that must be free before their huge page is split."""
-        return self.info()[6]
+        return self._info().huge_split
 
     @property
     def is_default(self) -> bool:
         """True for the process default heap."""
-        return self.info()[3]
+        return self._info().is_default
 
     @property
     def time(self) -> float:
         """The heap's own time, in seconds since an arbitrary start."""
-        return self.info()[4]
+        return self._info().time
 
     # ---- decommit ----------------------------------------------------------------------------
 
@@ -247,7 +247,7 @@ class Heap(HeapCore):
         A change applies to what is free already before the assignment returns. OSError when the
         policy needs something that this system does not have.
         """
-        return Decommit.from_native(self.info()[5])
+        return Decommit.from_native(self._info().policy)
 
     @decommit.setter
     def decommit(self, policy: str | Decommit) -> None:
@@ -276,7 +276,8 @@ class Heap(HeapCore):
     def stats(self, detail: bool = False) -> HeapStats:
         """The counters; with detail also what needs a walk and the system's answer.
 
-        Without detail this is cheap whatever the size of the heap.
+        Without detail each run is looked at, and no block: so it costs more the larger the heap is,
+        but little. With detail the free blocks are walked as well.
         """
         detail = bool(detail)
         return HeapStats.from_native(_inspect.stats_fields(self, detail, detail), detail=detail)
@@ -352,11 +353,10 @@ class Heap(HeapCore):
         """Check every tag, list and counter; HeapError names the first fault and its address."""
         fault = _inspect.first_fault(self)
         if fault is not None:
-            word, address, message = fault
             raise HeapError(
-                f"heap {self.handle:#x} is damaged at {address:#x}: {message}",
-                address=address,
-                fault=word,
+                f"heap {self.handle:#x} is damaged at {fault.address:#x}: {fault.message}",
+                address=fault.address,
+                fault=fault.word,
             )
 
 

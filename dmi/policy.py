@@ -15,12 +15,10 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Literal, cast, get_args
+from typing import Literal, cast, get_args
 
 from dmi import _decommit
-
-if TYPE_CHECKING:
-    from dmi._core import _PolicyFields
+from dmi._records import PolicyFields
 
 __all__ = ["Decommit", "expand"]
 
@@ -116,25 +114,19 @@ class Decommit:
             raise ValueError(f"{argument}: {error}") from None
 
     @classmethod
-    def from_native(cls, native: _PolicyFields) -> Decommit:
+    def from_native(cls, native: PolicyFields) -> Decommit:
         """From the fields of the C struct."""
-        when, how, delay, half_life, block, total, combine, ratio, psi, headroom = native
-        return cls(
-            WHENS[when],
-            HOWS[how],
-            delay,
-            half_life,
-            block,
-            total,
-            COMBINES[combine],
-            ratio,
-            psi,
-            headroom,
+        policy = object.__new__(cls)  # the library has read and checked it
+        values = native._replace(  # type: ignore[call-overload]
+            when=WHENS[native.when], how=HOWS[native.how], combine=COMBINES[native.combine]
         )
+        for field, value in zip(fields(cls), values, strict=True):
+            object.__setattr__(policy, field.name, value)
+        return policy
 
-    def native(self) -> _PolicyFields:
+    def native(self) -> PolicyFields:
         """The fields of the C struct."""
-        return (
+        return PolicyFields(
             WHENS.index(self.when),
             HOWS.index(self.how),
             self.delay,

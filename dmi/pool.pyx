@@ -156,7 +156,7 @@ cdef Source source_of(object heap, PyMalloc pymalloc, PyFree pyfree):
     elif heap is None:
         source._handle = <void *><uintptr_t>default_handle()
     elif isinstance(heap, HeapCore):
-        source._shared = not heap.info()[3]  # HeapError for a heap that is gone
+        source._shared = not heap._info().is_default  # HeapError for a heap that is gone
         source._handle = <void *><uintptr_t>heap.handle
         source.heap = heap
     else:

@@ -1,7 +1,7 @@
 """The numbers of a heap.
 
-The counters are those of the table in dmi/stats.h, in its order and under its names; a test
-compares the two. Units: bytes, but for the plain counts (busy_blocks, segments, list_length,
+The counters are those of the table in dmi/stats.h, in its order and under its names;
+tools/generate.py writes them down here. Units: bytes, but for the plain counts (busy_blocks, segments, list_length,
 uncommitted_ranges, virtual_blocks, lock_contention and the *_calls), lfh_active (0 or 1) and flags.
 """
 
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 __all__ = ["DetailedStats", "HeapStats", "TrimReport"]
-
-DETAIL = ("reclaimable", "pinned", "page_bound", "resident")
-"""Counters that only a walk or the system can tell; None without detail."""
 
 DERIVED = (
     "retained",
@@ -52,6 +49,7 @@ class HeapStats:
     the last free beside them. "unseen" is what no look has found free before.
     """
 
+    # The counters, in the order of dmi/stats.h: written by tools/generate.py.
     reserved: int
     uncommitted: int
     committed: int
@@ -268,6 +266,8 @@ def _is_count(value: object) -> bool:
 
 
 NAMES = tuple(row[0] for row in _inspect.STATS_TABLE)
+DETAIL = tuple(row[0] for row in _inspect.STATS_TABLE if row[2].startswith("detail:"))
+"""Counters that only a walk or the system can tell; None without detail."""
 REASONS = tuple(row[0] for row in _inspect.REASONS_TABLE)
 AGES = tuple(row[0] for row in _inspect.AGES_TABLE)
 REASON_TEXTS = {name: text for name, _unit, text in _inspect.REASONS_TABLE}

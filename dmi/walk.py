@@ -11,7 +11,7 @@ from itertools import compress, count
 from operator import add, gt, ne
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args, overload
 
-from dmi import _inspect
+from dmi import _inspect, _records
 from dmi._tables import frame
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class Range(NamedTuple):
         return self.address + self.size
 
     @classmethod
-    def from_native(cls, native: _inspect._RangeFields) -> Range:
+    def from_native(cls, native: _records.RangeFields) -> Range:
         """From the fields of the C struct."""
         address, size, kind, state, bucket, flags, segment = native
         reason = _REASONS.get(flags & _REASON_BITS)

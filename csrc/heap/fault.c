@@ -18,14 +18,8 @@ void dmi_set_fault_handler(dmi_fault_handler to, void *argument) {
     _dmi_unlock(&handler_lock);
 }
 
-static const char *const what[] = {"no fault",
-                                   "the heap was destroyed",
-                                   "no heap owns this address",
-                                   "another heap owns this address",
-                                   "the address is inside a block, not at its start",
-                                   "the block is free already",
-                                   "the block was written behind its end",
-                                   "a tag or link is damaged"};
+#define SENTENCE(name, word, sentence) [DMI_FAULT_##name] = sentence,
+static const char *const what[] = {"no fault", DMI_FAULTS(SENTENCE)};
 
 /* Heap, block and size as far as the page map and the descriptor tell them. */
 static void locate(dmi_fault_report *report) {

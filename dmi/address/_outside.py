@@ -59,7 +59,7 @@ def outside_heaps(source: Source, mappings: Iterable[Mapping]) -> tuple[list[Out
             )
             continue
         found += [
-            OutsideHeap(*fields[:-1], tuple(Segment(*each) for each in fields[-1]))
+            OutsideHeap(*fields[:-1], tuple(Segment(*each) for each in fields.segments))
             for fields in heaps
         ]
     return found, "" if found else why

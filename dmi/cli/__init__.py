@@ -2,7 +2,7 @@
 
 Each module of this package is one subcommand and has
 
-    NAME       its name on the command line
+    NAME       its name on the command line, which is the module's
     HELP       one line
     configure  configure(parser): adds its arguments
     run        run(args): does it; returns the exit status, None for 0
@@ -41,15 +41,21 @@ class Command(Protocol):
     def run(self, args: argparse.Namespace) -> int | None: ...
 
 
-def commands() -> list[Command]:
-    """The modules of this package that are commands, by name."""
-    names = [module.name for module in pkgutil.iter_modules(__path__)]
-    found = [importlib.import_module(f"{__name__}.{name}") for name in names if name[0] != "_"]
-    return sorted((cast("Command", module) for module in found), key=lambda command: command.NAME)
+def names() -> list[str]:
+    """The commands; each is a module of this package of the same name."""
+    return sorted(
+        module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")
+    )
 
 
-def parser() -> argparse.ArgumentParser:
-    """The parser with all subcommands."""
+def commands(only: str | None = None) -> list[Command]:
+    """The modules of the commands, or of one."""
+    wanted = names() if only is None else [only]
+    return [cast("Command", importlib.import_module(f"{__name__}.{name}")) for name in wanted]
+
+
+def parser(only: str | None = None) -> argparse.ArgumentParser:
+    """The parser with all subcommands, or with one, so that nothing else is imported."""
     top = argparse.ArgumentParser(
         prog="dmi",
         description="A heap you can see into, and whose memory comes back.",
@@ -59,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
     _add_help(top)
     top.add_argument("--version", action="version", version=f"dmi {__version__}")
     subparsers = top.add_subparsers(metavar="COMMAND", dest="command", required=True)
-    for command in commands():
+    for command in commands(only):
         sub = subparsers.add_parser(
             command.NAME,
             help=command.HELP,
@@ -80,7 +86,9 @@ def _add_help(target: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
-    args = parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    only = words[0] if words and words[0] in names() else None
+    args = parser(only).parse_args(words)
     run = cast("Any", args.run)
     try:
         status = run(args)

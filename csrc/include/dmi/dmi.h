@@ -161,18 +161,29 @@ DMI_API void *dmi_heap_aligned_alloc(void *heap, size_t align, size_t size);
 /* Usable bytes of a busy block of any heap; 0 for NULL or a pointer that dmi does not own. */
 DMI_API size_t dmi_usable_size(const void *block);
 
-/* Free with every check, for callers that must never crash (Python). Does nothing and returns one of
- * these when the pointer is not a busy block of that heap that begins there. */
+/* What may be wrong with a pointer that is freed. */
 typedef enum dmi_fault_kind {
     DMI_OK = 0,
-    DMI_FAULT_STALE_HEAP = 1, /* the heap was destroyed */
-    DMI_FAULT_FOREIGN = 2,    /* no heap owns this address */
-    DMI_FAULT_OTHER_HEAP = 3, /* another heap owns it */
-    DMI_FAULT_INTERIOR = 4,   /* inside a block, not at its start */
-    DMI_FAULT_FREE = 5,       /* the block is free already */
-    DMI_FAULT_OVERFLOW = 6,   /* hardened: written behind its end */
-    DMI_FAULT_CORRUPT = 7     /* a tag or link is damaged */
+    DMI_FAULT_STALE_HEAP = 1,
+    DMI_FAULT_FOREIGN = 2,
+    DMI_FAULT_OTHER_HEAP = 3,
+    DMI_FAULT_INTERIOR = 4,
+    DMI_FAULT_FREE = 5,
+    DMI_FAULT_OVERFLOW = 6,
+    DMI_FAULT_CORRUPT = 7
 } dmi_fault_kind;
+/* What each of them is, X(name, "word", "sentence"): for messages in C and in other languages. */
+#define DMI_FAULTS(X)                                                                              \
+    X(STALE_HEAP, "stale heap", "the heap was destroyed")                                          \
+    X(FOREIGN, "foreign", "no heap owns this address")                                             \
+    X(OTHER_HEAP, "other heap", "another heap owns this address")                                  \
+    X(INTERIOR, "interior", "the address is inside a block, not at its start")                     \
+    X(FREE, "free", "the block is free already")                                                   \
+    X(OVERFLOW, "overflow", "bytes behind the end of the block were overwritten")                  \
+    X(CORRUPT, "corrupt", "a tag or link is damaged")
+
+/* Free with every check, for callers that must never crash (Python). Does nothing and returns one of
+ * these when the pointer is not a busy block of that heap that begins there. */
 DMI_API int dmi_heap_free_checked(void *heap, void *block);
 /* Allocate for a caller that frees with dmi_heap_free_checked. */
 DMI_API void *dmi_heap_malloc_checked(void *heap, size_t size);

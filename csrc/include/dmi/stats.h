@@ -1,8 +1,8 @@
 /* stats.h - every counter of a heap, in one table.
  *
- * DMI_STATS(X) lists them as X(name, unit, "documentation"). The C struct, the Python class, the JSON
- * keys and the documentation are generated from it; a counter exists once it stands here. Units: B bytes,
- * n a count, b 0 or 1, x flag bits.
+ * DMI_STATS(X) lists them as X(name, unit, "documentation"). The struct below is made of it, and so are the words
+ * that describe a counter wherever it is shown. The Python class and the Cython struct are written from it by
+ * tools/generate.py; run it after a change. Units: B bytes, n a count, b 0 or 1, x flag bits.
  *
  * The order of the tables, and of the struct that is made of them, is the ABI: what is there keeps its place.
  * After the first release a new counter, reason or age does not go to the end of its table, for that
