@@ -2,7 +2,8 @@
 # cython: subinterpreters_compatible=shared_gil, autotestdict=False
 """What is where: the counters, the walks, the segments of a heap; all heaps; whose an address is.
 
-Plain numbers only, named in _records; what they mean and how they are shown is decided in the modules above.
+Plain numbers only, named in _records; what they mean and how they are shown is decided in the
+modules above.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize

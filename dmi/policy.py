@@ -117,11 +117,13 @@ class Decommit:
     def from_native(cls, native: PolicyFields) -> Decommit:
         """From the fields of the C struct."""
         policy = object.__new__(cls)  # the library has read and checked it
-        values = native._replace(  # type: ignore[call-overload]
-            when=WHENS[native.when], how=HOWS[native.how], combine=COMBINES[native.combine]
-        )
-        for field, value in zip(fields(cls), values, strict=True):
-            object.__setattr__(policy, field.name, value)
+        words = {
+            "when": WHENS[native.when],
+            "how": HOWS[native.how],
+            "combine": COMBINES[native.combine],
+        }
+        for name, value in {**native._asdict(), **words}.items():
+            object.__setattr__(policy, name, value)
         return policy
 
     def native(self) -> PolicyFields:

@@ -83,7 +83,7 @@ class Range(NamedTuple):
         return self.address + self.size
 
     @classmethod
-    def from_native(cls, native: _records.RangeFields) -> Range:
+    def from_native(cls, native: _records.RangeFields | tuple[int, ...]) -> Range:
         """From the fields of the C struct."""
         address, size, kind, state, bucket, flags, segment = native
         reason = _REASONS.get(flags & _REASON_BITS)

@@ -1,8 +1,9 @@
 """The rule inside a floor: its files need each other in one direction.
 
-Reads the objects of the C core with `nm`: which file defines a name, which files need it. Files of one floor
-that need each other in a circle can only be understood together, so a circle must stand in KNOWN, with the
-reason why it cannot be cut. Run it with the folder that holds the objects of the floors:
+Reads the objects of the C core with `nm`: which file defines a name, which files need it. Files of
+one floor that need each other in a circle can only be understood together, so a circle must stand
+in KNOWN, with the reason why it cannot be cut. Run it with the folder that holds the objects of the
+floors:
 
     python tools/check_circles.py build/c/native/csrc
 
@@ -19,8 +20,9 @@ from pathlib import Path
 # The files of a circle, as "floor/name", and why they need each other both ways.
 KNOWN: dict[frozenset[str], str] = {
     frozenset({"os/attributes", "os/linux", "os/linux_threads", "os/lock", "os/os"}): (
-        "The backend remembers the names of mappings in a table under a lock. A lock sleeps through the "
-        "door of os.c, so that tests can give it another system, and the door leads to the backend."
+        "The backend remembers the names of mappings in a table under a lock. A lock sleeps "
+        "through the door of os.c, so that tests can give it another system, and the door leads to "
+        "the backend."
     ),
 }
 

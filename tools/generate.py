@@ -59,7 +59,7 @@ def made() -> dict[Path, str]:
         ),
         cython: put(
             cython.read_text(),
-            "    # Written by tools/generate.py.\n    ctypedef struct dmi_stats:\n        uint64_t size",
+            "    ctypedef struct dmi_stats:\n        uint64_t size",
             "\n    int dmi_heap_stats(",
             members,
             cython,

@@ -20,6 +20,7 @@ Exit status: 0 nothing found, 1 a finding, 2 what was given cannot be used or do
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dmi import _files

@@ -84,10 +84,50 @@ def test_every_name_that_is_promised_is_there() -> None:
 def test_a_heap_shows_what_users_may_call_and_nothing_else() -> None:
     shown = {name for name in dir(dmi.Heap) if not name.startswith("_")}
     assert shown == set(
-        "advance alloc blocks_since calloc check clock closed decommit destroy empty explain free "
-        "from_handle hand_over handle hardened histogram holders huge_pages huge_split is_default "
-        "lfh malloc mark max_size name pins ranges realloc row segments stats summary take_over "
-        "thread_safe time trim usable_size validate walk walk_array zeros".split()
+        [
+            "advance",
+            "alloc",
+            "blocks_since",
+            "calloc",
+            "check",
+            "clock",
+            "closed",
+            "decommit",
+            "destroy",
+            "empty",
+            "explain",
+            "free",
+            "from_handle",
+            "hand_over",
+            "handle",
+            "hardened",
+            "histogram",
+            "holders",
+            "huge_pages",
+            "huge_split",
+            "is_default",
+            "lfh",
+            "malloc",
+            "mark",
+            "max_size",
+            "name",
+            "pins",
+            "ranges",
+            "realloc",
+            "row",
+            "segments",
+            "stats",
+            "summary",
+            "take_over",
+            "thread_safe",
+            "time",
+            "trim",
+            "usable_size",
+            "validate",
+            "walk",
+            "walk_array",
+            "zeros",
+        ]
     )
     assert all(getattr(dmi.Heap, name).__doc__ for name in shown)
 
@@ -105,7 +145,7 @@ def test_a_policy_is_read_once_on_its_way(monkeypatch: pytest.MonkeyPatch) -> No
         assert read == ["lazy:delay=0.5"]
         assert heap.decommit == dmi.Decommit("lazy", delay=0.5)
         assert read == ["lazy:delay=0.5", "lazy:delay=0.5"]  # the second by Decommit() above
-        heap.decommit = "decay"  # type: ignore[assignment]
+        heap.decommit = "decay"
         assert str(heap.decommit) == "decay"
         assert read[2:] == ["decay"]
 
@@ -116,7 +156,10 @@ def test_faults_have_the_same_words_in_c_and_python() -> None:
         assert f'"{word}", "{sentence}"' in header
         assert number in range(1, 8)
     assert len(_faults.FAULTS) == 7
-    with dmi.Heap() as heap, pytest.raises(dmi.HeapError, match="no heap owns this address") as raised:
+    with (
+        dmi.Heap() as heap,
+        pytest.raises(dmi.HeapError, match="no heap owns this address") as raised,
+    ):
         heap.free(4096)
     assert raised.value.fault == "foreign"
 
