@@ -284,15 +284,49 @@ void _dmi_virtual_drop(dmi_space *space, dmi_run *run) {
     destroy(space, run);
 }
 
+/* The longest row that is shorter than size bytes. */
+static size_t longest_row(const dmi_space *space, size_t size) {
+    dmi_run *last;
+    size_t best = 0;
+    for (dmi_run *run = space->kept; run; run = last->next) {
+        size_t have = row(run, &last);
+        if (have > best && have < size) best = have;
+    }
+    return best;
+}
+
+dmi_run *_dmi_virtual_extend(dmi_space *space, size_t size, size_t align) {
+    size_t bytes = rounded(space, size);
+    if (!bytes || space->huge || !space->kept || !_dmi_os_can_trim()) return NULL;
+    size_t there = longest_row(space, bytes);
+    if (there < bytes / 4) return NULL;
+    dmi_run *run = _dmi_virtual_fresh(space, bytes - there, align), *last;
+    if (!run) return NULL;
+    /* Systems place a mapping below the one before, or at the upper end of a hole. */
+    dmi_run *right = space->kept;
+    while (right && !beside(run, right)) right = right->next;
+    if (right && row(right, &last) >= there && gather(space, right, there)) {
+        size_t more = right->segment->size;
+        unlink_kept(space, right);
+        if (join(space, run, right)) {
+            of(run)->seen += more;
+            return run;
+        }
+        link_kept(space, right);
+    }
+    _dmi_virtual_release(space, run);
+    return NULL;
+}
+
 size_t _dmi_virtual_drop_part(dmi_space *space, dmi_run *run, size_t bytes) {
     size_t size = run->segment->size;
     bytes = rounded(space, bytes);
     if (bytes && bytes < size && size - bytes >= DMI_VIRTUAL_PIECE) {
         unlink_kept(space, run);
-        dmi_run *rest = cut(space, run, size - bytes);
-        link_kept(space, run);
+        dmi_run *rest = cut(space, run, bytes);
+        link_kept(space, rest ? rest : run);
         if (rest) {
-            destroy(space, rest);
+            destroy(space, run);
             return bytes;
         }
     }

@@ -19,13 +19,16 @@
 dmi_run *_dmi_virtual_fresh(dmi_space *space, size_t size, size_t align);
 /* The same from room that was kept; it holds what it held. NULL: nothing fits, and nothing changed. */
 dmi_run *_dmi_virtual_reuse(dmi_space *space, size_t size, size_t align);
+/* The same from kept room below which the OS maps what is missing. NULL: it maps it elsewhere, or nothing. */
+dmi_run *_dmi_virtual_extend(dmi_space *space, size_t size, size_t align);
 /* Back to the OS at once. */
 void _dmi_virtual_release(dmi_space *space, dmi_run *run);
 /* Free, but keep it mapped for the policy to decide. */
 void _dmi_virtual_keep(dmi_space *space, dmi_run *run);
 /* Release a kept one (to the OS). */
 void _dmi_virtual_drop(dmi_space *space, dmi_run *run);
-/* Release the last bytes of a kept one, or all of it where it cannot be cut. Returns how many went. */
+/* Release the first bytes of a kept one, so that a new mapping may be placed beside what stays, or all of it where it
+ * cannot be cut. Returns how many went. */
 size_t _dmi_virtual_drop_part(dmi_space *space, dmi_run *run, size_t bytes);
 /* Offer a kept one. 0 or an errno. */
 int _dmi_virtual_offer(dmi_space *space, dmi_run *run);

@@ -1,5 +1,6 @@
 /* level.c - the most that was in use within the last delay, and giving back what would exceed it. */
 #include "level.h"
+#include "room.h"
 
 /* Free runs that are shorter are left to the passes. */
 #define LONG ((size_t)1 << 20)
@@ -39,7 +40,7 @@ static void note(dmi_engine *engine) {
 static uint64_t bound(const dmi_level *level) {
     uint64_t most = level->most[0] > level->most[1] ? level->most[0] : level->most[1];
     uint64_t earned = level->served[0] + level->served[1];
-    return most + (earned < most / 8 * 3 ? earned : most / 8 * 3);
+    return most + (earned < most / 16 * 5 ? earned : most / 16 * 5);
 }
 
 static dmi_run *oldest(const dmi_space *space) {
@@ -49,26 +50,6 @@ static dmi_run *oldest(const dmi_space *space) {
     return old;
 }
 
-/* Of a free run's committed pages, from the end. Returns the bytes that went. */
-static size_t give_run(dmi_space *space, dmi_run *run, size_t bytes) {
-    dmi_segment *segment = run->segment;
-    size_t given = 0, first = run->first, end = first + run->pages;
-    while (given < bytes && end > first) {
-        size_t pages = 0;
-        while (end > first && !_dmi_bits_get(segment->committed, end - 1)) end--;
-        while (end - pages > first && (pages << _dmi_page_shift) < bytes - given &&
-               _dmi_bits_get(segment->committed, end - pages - 1) &&
-               !_dmi_bits_get(segment->refused, end - pages - 1))
-            pages++;
-        if (pages == 0 || _dmi_pages_decommit(segment, end - pages, pages)) break;
-        end -= pages;
-        space->free_committed -= (uint64_t)pages << _dmi_page_shift;
-        given += pages << _dmi_page_shift;
-    }
-    _dmi_run_cooled(space, run);
-    return given;
-}
-
 static void give_runs(dmi_space *space, uint64_t bytes) {
     dmi_run *next;
     for (size_t bin = DMI_BINS; bin-- > 64 && bytes && space->free_committed;)
@@ -76,7 +57,7 @@ static void give_runs(dmi_space *space, uint64_t bytes) {
             for (dmi_run *run = space->bins[warm][bin]; run && bytes; run = next) {
                 next = run->next;
                 if (_dmi_run_size(run) < LONG || run->segment->units) continue;
-                size_t given = give_run(space, run, bytes);
+                size_t given = _dmi_room_give_run(space, run, bytes);
                 bytes -= given < bytes ? given : bytes;
             }
 }

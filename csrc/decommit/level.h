@@ -4,7 +4,7 @@
  * most it was within the last delay is remembered. Kept virtual blocks and long free runs go, the oldest and the
  * longest first, when with them more would be committed than that; and a fresh mapping, which may lift the level,
  * takes the place of as much of them as it is long. Requests that kept blocks served show that keeping pays, and
- * raise the bound by as much as they were, by three eighths at most. The heap's lock is held.
+ * raise the bound by as much as they were, by five sixteenths at most. The heap's lock is held.
  */
 #ifndef DMI_LEVEL_H
 #define DMI_LEVEL_H

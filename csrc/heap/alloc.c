@@ -7,6 +7,7 @@
 #include "fault.h"
 #include "pass.h"
 #include "registry.h"
+#include "retry.h"
 #include "take.h"
 #include "thread.h"
 #include "tick.h"
@@ -36,7 +37,7 @@ bool _dmi_canary_sound(const dmi_heap *heap, const void *block, size_t usable) {
 /* ---- the ways ---------------------------------------------------------------------------------------- */
 
 /* The cache that this thread allocates from, locked. */
-static dmi_cache *lock_cache(dmi_heap *heap) {
+dmi_cache *_dmi_alloc_lock_cache(dmi_heap *heap) {
     dmi_thread *self = _dmi_thread_self();
     dmi_cache *cache = &heap->shared;
     if (self) {
@@ -57,7 +58,7 @@ static dmi_cache *lock_cache(dmi_heap *heap) {
 }
 
 static void *from_cache(dmi_heap *heap, unsigned bucket) {
-    dmi_cache *cache = lock_cache(heap);
+    dmi_cache *cache = _dmi_alloc_lock_cache(heap);
     void *block = _dmi_cache_alloc(cache, bucket);
     _dmi_unlock(cache->lock);
     return block;
@@ -94,8 +95,11 @@ static dmi_run *from_kept(dmi_heap *heap, size_t total, size_t align, bool wante
 static dmi_run *from_mapping(dmi_heap *heap, size_t total, size_t align, bool *zero, bool wanted) {
     dmi_run *run = from_kept(heap, total, align, wanted);
     if (run) return run;
-    run = _dmi_virtual_fresh(&heap->space, total, align);
-    *zero = run != NULL;
+    if (!wanted) run = _dmi_virtual_extend(&heap->space, total, align);
+    if (!run) {
+        run = _dmi_virtual_fresh(&heap->space, total, align);
+        *zero = run != NULL;
+    }
     if (run) _dmi_level_mapped(&heap->engine, run->segment->size);
     return run;
 }
@@ -108,11 +112,10 @@ static bool is_mapped(const dmi_space *space, size_t total, size_t align) {
 
 static void *from_pages(dmi_heap *heap, size_t size, size_t align, bool *zero, bool wanted) {
     size_t total = size + heap->tail;
-    dmi_run *run;
+    dmi_run *run = NULL;
     _dmi_lock(&heap->lock);
-    if (is_mapped(&heap->space, total, align)) {
-        run = from_mapping(heap, total, align, zero, wanted);
-    } else {
+    if (is_mapped(&heap->space, total, align)) run = from_mapping(heap, total, align, zero, wanted);
+    if (!run && total < DMI_VIRTUAL_MIN && align <= DMI_VIRTUAL_MIN) {
         size_t align_pages = align > _dmi_page ? align >> _dmi_page_shift : 1;
         run = _dmi_run_alloc(&heap->space, _dmi_pages(total ? total : 1), align_pages,
                              DMI_RUN_LARGE, true, zero);
@@ -143,37 +146,18 @@ static inline void *allocate(dmi_heap *heap, size_t size, size_t align, bool *ze
     return from_list(heap, size, align < 16 ? 16 : align, bucket);
 }
 
-#define ROOM_WAIT_NS 100000
-#define ROOM_TRIES 5000
-
-/* The system or the heap's own limit refused: give back what is free behind the buckets, whatever the policy
- * would keep, and try again. Where there is nothing to give the heap stays as it is. */
-__attribute__((noinline, cold)) static void *make_room(dmi_heap *heap, size_t size, size_t align,
-                                                       bool *zero, bool wanted) {
-    static _Atomic uint32_t nothing;
-    dmi_space *space = &heap->space;
-    dmi_cache *cache = lock_cache(heap);
-    bool again = _dmi_cache_shed(cache);
-    _dmi_unlock(cache->lock);
-    _dmi_lock(&heap->lock);
-    /* No segment goes while somebody walks over them, and who does is done soon. */
-    again |= space->visitors != 0;
-    for (int tries = 0; space->visitors && tries < ROOM_TRIES; tries++) {
-        _dmi_unlock(&heap->lock);
-        _dmi_os_wait(&nothing, 0, ROOM_WAIT_NS);
-        _dmi_lock(&heap->lock);
+/* The system or the heap's own limit refused. */
+__attribute__((noinline, cold)) static void *again(dmi_heap *heap, size_t size, size_t align,
+                                                   bool *zero, bool wanted) {
+    uint64_t tried = 0;
+    if (_dmi_retry_shed(heap, size)) {
+        void *block = allocate(heap, size, align, zero, wanted);
+        if (block) return block;
     }
-    if (space->kept || space->free_committed) {
-        again = true;
-        dmi_sweep sweep;
-        _dmi_sweep_init(&sweep, &heap->engine, DMI_PASS_ALL, 0);
-        if (sweep.how == DMI_HOW_OFFER) sweep.how = DMI_HOW_DISCARD;
-        _dmi_sweep_backend(&sweep);
-    } else if (_dmi_segments_release(space, false)) {
-        again = true; /* which a pass had to put off */
-    }
-    _dmi_unlock(&heap->lock);
-    return again ? allocate(heap, size, align, zero, wanted) : NULL;
+    if (!_dmi_retry_room(heap, size, &tried)) return NULL;
+    void *block = allocate(heap, size, align, zero, wanted);
+    _dmi_retry_note(heap, block ? 0 : tried);
+    return block;
 }
 
 void *_dmi_heap_alloc(dmi_heap *heap, size_t size, size_t align, bool *zero) {
@@ -183,7 +167,7 @@ void *_dmi_heap_alloc(dmi_heap *heap, size_t size, size_t align, bool *zero) {
     _dmi_heap_tick(heap);
     if (size <= (size_t)PTRDIFF_MAX - DMI_VIRTUAL_MIN) {
         void *block = allocate(heap, size, align, zero, wanted);
-        if (__builtin_expect(!block, 0)) block = make_room(heap, size, align, zero, wanted);
+        if (__builtin_expect(!block, 0)) block = again(heap, size, align, zero, wanted);
         _dmi_fault_tell("malloc");
         if (block) return block;
     }

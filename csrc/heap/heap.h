@@ -96,6 +96,8 @@ struct dmi_heap {
     dmi_thread *frozen;          /* newest record when the heap was frozen */
     dmi_cache *caches;           /* of threads */
     dmi_cache shared;
+    uint64_t
+        futile; /* bytes that were given back for a request that failed all the same, see retry.h */
     dmi_heap *next, *prev; /* registry, oldest first */
     char name[48];
     char label[64]; /* of its mappings */

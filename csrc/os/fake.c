@@ -475,6 +475,12 @@ static int64_t fake_resident(const void *address, size_t size) {
     return (int64_t)(pages * page_size);
 }
 
+static uint64_t fake_headroom(dmi_os_mode mode, bool *pages) {
+    (void)mode;
+    *pages = true;
+    return limit == 0 ? UINT64_MAX : limit > committed ? limit - committed : 0;
+}
+
 static int64_t fake_process_resident(void) { return (int64_t)_dmi_fake_committed(); }
 
 const dmi_os_backend _dmi_fake_backend = {
@@ -500,6 +506,7 @@ const dmi_os_backend _dmi_fake_backend = {
     .move = fake_move,
     .split = fake_split,
     .join = fake_join,
+    .headroom = fake_headroom,
     .resident = fake_resident,
     .process_resident = fake_process_resident,
     .clock = _dmi_fake_clock,

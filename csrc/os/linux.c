@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "attributes.h"
+#include "linux_limits.h"
 #include "linux_threads.h"
 
 /* Kernel constants that the headers of older distributions lack. */
@@ -529,6 +530,7 @@ const dmi_os_backend _dmi_os_native = {
     .move = linux_move,
     .split = linux_split,
     .join = linux_join,
+    .headroom = _dmi_linux_headroom,
     .resident = linux_resident,
     .process_resident = linux_process_resident,
     .clock = linux_clock,

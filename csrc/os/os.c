@@ -223,6 +223,7 @@ int64_t _dmi_os_resident(const void *address, size_t size) {
     return os->resident(address, size);
 }
 
+uint64_t _dmi_os_headroom(dmi_os_mode mode, bool *pages) { return os->headroom(mode, pages); }
 int64_t _dmi_os_process_resident(void) { return os->process_resident(); }
 uint64_t _dmi_os_clock(void) { return os->clock(); }
 uint64_t _dmi_os_cpu_time(void) { return os->cpu_time(); }

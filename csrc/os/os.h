@@ -91,6 +91,10 @@ void _dmi_os_forget(void *address, size_t size);
  * inaccessible, STRICT to LAZY makes it writable, LAZY to SPARSE drops the charge for it. Contents are
  * zeroes after. */
 int _dmi_os_convert(void *address, size_t size, dmi_os_mode to);
+/* About how many bytes more a new mapping of that mode can have at most, by what address space, limits and machine
+ * hold; UINT64_MAX: nothing is known. *pages: giving back single pages lets it have more. Asks the OS each
+ * time: for when it refused. */
+uint64_t _dmi_os_headroom(dmi_os_mode mode, bool *pages);
 /* Return a whole reservation (address and size as they were reserved). */
 int _dmi_os_release(void *address, size_t size);
 /* Release a part of a reservation: only where _dmi_os_can_trim() (not on Windows). */
@@ -201,6 +205,7 @@ typedef struct dmi_os_backend {
     int (*move)(void *, size_t, void *, size_t);
     bool (*split)(void *, size_t, size_t);
     bool (*join)(void *, size_t, size_t);
+    uint64_t (*headroom)(dmi_os_mode, bool *);
     int64_t (*resident)(const void *, size_t);
     int64_t (*process_resident)(void);
     uint64_t (*clock)(void);

@@ -194,6 +194,16 @@ static void *windows_remap(void *address, size_t old_size, size_t new_size, bool
 
 /* ---- questions ------------------------------------------------------------------------------- */
 
+/* A commit is charged to the whole system, and a decommit takes it off. */
+static uint64_t windows_headroom(dmi_os_mode mode, bool *pages) {
+    (void)mode;
+    *pages = true;
+    MEMORYSTATUSEX status = {.dwLength = sizeof status};
+    if (!GlobalMemoryStatusEx(&status)) return UINT64_MAX;
+    return status.ullAvailPageFile < status.ullAvailVirtual ? status.ullAvailPageFile
+                                                            : status.ullAvailVirtual;
+}
+
 static int64_t windows_resident(const void *address, size_t size) {
     enum { CHUNK = 256 };
     size_t page = windows_page_size();
@@ -407,6 +417,7 @@ const dmi_os_backend _dmi_os_native = {
     .move = windows_move,
     .split = windows_split,
     .join = windows_join,
+    .headroom = windows_headroom,
     .resident = windows_resident,
     .process_resident = windows_process_resident,
     .clock = windows_clock,

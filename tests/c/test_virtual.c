@@ -9,8 +9,11 @@ static size_t unit(void) { return _dmi_page > 32768 ? _dmi_page : 32768; }
 
 static dmi_run *any_block(dmi_space *space, size_t size, size_t align, bool *zero) {
     dmi_run *run = _dmi_virtual_reuse(space, size, align);
-    *zero = run == NULL;
-    return run ? run : _dmi_virtual_fresh(space, size, align);
+    *zero = false;
+    if (!run) run = _dmi_virtual_extend(space, size, align);
+    if (run) return run;
+    *zero = true;
+    return _dmi_virtual_fresh(space, size, align);
 }
 
 typedef struct slot {
@@ -95,7 +98,7 @@ static void do_alloc(dmi_space *space, slot *s, uint64_t *seed) {
     }
     ENSURE(run->segment->size >= size);
     ENSURE((uintptr_t)run->segment->base % align == 0);
-    ENSURE_EQ(kept - space->kept_bytes, zero ? 0 : run->segment->size);
+    ENSURE(zero ? kept == space->kept_bytes : kept > space->kept_bytes);
     ENSURE(run->segment->size - size <= size / 8 + DMI_VIRTUAL_PIECE + _dmi_page);
     if (zero)
         for (size_t i = 0; i < run->pages; i++)

@@ -1,0 +1,64 @@
+/* linux_limits.c - how much more a process may map: RLIMIT_AS, RLIMIT_DATA, the address space, and what the
+ * kernel's rule of overcommitting lets a machine promise. */
+#define _GNU_SOURCE
+#include "linux_limits.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/sysinfo.h>
+
+/* What any program may map without asking for more by an address. */
+#define ADDRESS_SPACE ((uint64_t)1 << 47)
+
+static uint64_t lower(uint64_t a, uint64_t b) { return a < b ? a : b; }
+
+/* Of a file like /proc/self/status: the number behind a line's name, KiB; -1: no such line. */
+static int64_t kib_of(const char *text, const char *name) {
+    const char *at = strstr(text, name);
+    if (!at) return -1;
+    for (at += strlen(name); *at == ' ' || *at == '\t'; at++) {
+    }
+    int64_t value = 0;
+    for (; *at >= '0' && *at <= '9' && value < INT64_MAX / 16; at++)
+        value = value * 10 + (*at - '0');
+    return value;
+}
+
+/* What is left of a limit; text is of /proc/self/status. */
+static uint64_t left(int which, const char *text, const char *used_name) {
+    struct rlimit limit;
+    if (getrlimit((__rlimit_resource_t)which, &limit) || limit.rlim_cur == RLIM_INFINITY)
+        return UINT64_MAX;
+    int64_t used = kib_of(text, used_name);
+    uint64_t bytes = used < 0 ? 0 : (uint64_t)used << 10;
+    return limit.rlim_cur > bytes ? limit.rlim_cur - bytes : 0;
+}
+
+/* What the machine may promise a mapping that is charged. */
+static uint64_t promised(char rule) {
+    char text[2048];
+    struct sysinfo machine;
+    if (rule == '1') return UINT64_MAX;
+    if (rule == '2' && _dmi_os_native.read_file("/proc/meminfo", text, sizeof text) > 0) {
+        int64_t most = kib_of(text, "CommitLimit:"), now = kib_of(text, "Committed_AS:");
+        if (most >= 0 && now >= 0) return most > now ? (uint64_t)(most - now) << 10 : 0;
+    }
+    if (sysinfo(&machine)) return UINT64_MAX;
+    return ((uint64_t)machine.totalram + machine.totalswap) * machine.mem_unit;
+}
+
+uint64_t _dmi_linux_headroom(dmi_os_mode mode, bool *pages) {
+    int saved = errno;
+    char text[4096], rule[4];
+    *pages = mode == DMI_OS_STRICT; /* a discard lowers no charge */
+    uint64_t room = ADDRESS_SPACE;
+    if (_dmi_os_native.read_file("/proc/self/status", text, sizeof text) < 0) text[0] = 0;
+    room = lower(room, left(RLIMIT_AS, text, "VmSize:"));
+    room = lower(room, left(RLIMIT_DATA, text, "VmData:"));
+    if (_dmi_os_native.read_file("/proc/sys/vm/overcommit_memory", rule, sizeof rule) < 1)
+        rule[0] = '1';
+    room = lower(room, promised(rule[0]));
+    errno = saved;
+    return room;
+}

@@ -1,0 +1,8 @@
+/* linux_limits.h - the part of the Linux backend that knows what bounds a mapping. Contract: os.h. */
+#ifndef DMI_LINUX_LIMITS_H
+#define DMI_LINUX_LIMITS_H
+
+#include "os.h"
+
+uint64_t _dmi_linux_headroom(dmi_os_mode mode, bool *pages);
+#endif

@@ -1,0 +1,114 @@
+"""What freed large blocks leave: a heap is not larger for it, and the next request needs no fresh pages."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import dmi
+
+from test_preload import build, succeeded
+
+if TYPE_CHECKING:
+    from test_preload import Build
+
+__all__ = ["build"]
+MIB = 1 << 20
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="there is no LD_PRELOAD")
+
+
+def without(program: Path, way: str) -> int:
+    environment = {key: value for key, value in os.environ.items() if key != "LD_PRELOAD"}
+    done = subprocess.run([program, way], env=environment, capture_output=True, check=True)
+    return int(done.stdout)
+
+
+@linux
+@pytest.mark.parametrize(("way", "most"), [("vector", 1.1), ("mix", 1.05)])
+def test_the_peak_is_as_glibc_s(build: Build, way: str, most: float) -> None:
+    program = build("large.c")
+    theirs = without(program, way)
+    assert int(succeeded(program, way)) <= most * theirs
+
+
+@linux
+def test_a_pair_of_malloc_and_free_faults_once(build: Build) -> None:
+    pages = 4 * 48 * 20 * MIB // os.sysconf("SC_PAGESIZE")
+    assert int(succeeded(build("large.c"), "pair")) < pages // 20
+
+
+@linux
+def test_a_freed_block_serves_smaller_ones(build: Build) -> None:
+    program = build("large.c")
+    assert int(succeeded(program, "pieces")) < 1000
+    for policy in ("never", "eager", "lazy:how=decommit", "lazy:how=offer", "decay"):
+        succeeded(program, "pieces", options=f"decommit={policy}")
+
+
+@linux
+def test_a_block_grows_without_a_second_one(build: Build) -> None:
+    assert int(succeeded(build("large.c"), "grow")) < 80
+
+
+@linux
+@pytest.mark.parametrize("policy", ["", "never", "eager", "lazy:how=decommit"])
+def test_a_hopeless_request_changes_nothing(build: Build, policy: str) -> None:
+    options = f"decommit={policy}" if policy else ""
+    if policy == "eager":
+        assert succeeded(build("large.c"), "grow", options=options)
+        return
+    assert succeeded(build("hopeless.c"), options=options) == "ok\n"
+
+
+@pytest.mark.parametrize("hardened", [False, True])
+def test_pieces_of_kept_blocks_close_the_account(hardened: bool) -> None:
+    with dmi.Heap(decommit="never", hardened=hardened, clock="manual") as heap:
+        whole = 200 * MIB + (os.sysconf("SC_PAGESIZE") if hardened else 0)
+        heap.free(heap.malloc(200 * MIB))
+        held = [heap.malloc(size * MIB) for size in (17, 5, 30, 21)]
+        heap.free(held[1])
+        heap.free(held[2])
+        held = [held[0], held[3], heap.malloc(33 * MIB)]
+        stats = heap.stats(detail=True)
+        stats.check()
+        assert stats.virtual_blocks == 3
+        assert stats.committed == whole
+        assert heap.validate() is None
+        ranges = list(heap.walk())
+        assert sum(found.size for found in ranges) == whole
+        assert len([found for found in ranges if found.state == "busy"]) == 3
+        for address in held:
+            found = dmi.find(address + 12345)
+            assert found is not None
+            assert found.address == address
+        larger = heap.realloc(held[0], 20 * MIB)
+        heap.stats(detail=True).check()
+        for address in (larger, *held[1:]):
+            heap.free(address)
+        with pytest.raises(dmi.HeapError):
+            heap.free(larger)
+        heap.trim()
+        assert heap.stats().committed == 0
+
+
+def test_what_is_kept_goes_after_its_delay_whoever_uses_its_neighbours() -> None:
+    with dmi.Heap(decommit="lazy", clock="manual") as heap:
+        kept = heap.malloc(60 * MIB)
+        ctypes.memset(kept, 1, 60 * MIB)
+        heap.free(kept)
+        before = heap.stats().committed
+        one = heap.malloc(20 * MIB)
+        assert heap.stats().committed == before
+        for _ in range(8):
+            heap.advance(0.5)
+            heap.free(one)
+            one = heap.malloc(20 * MIB)
+        assert heap.stats().committed < 22 * MIB
+        heap.free(one)
