@@ -20,8 +20,13 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 from dmi import _files, _inspect, heap, windbg
 from dmi._layers import glibc_malloc, physical_memory
+<<<<<<< HEAD
 from dmi._tables import frame, html_table
 from dmi.address import NotSupportedError, address_summary, summarise
+=======
+from dmi._moment import cgroup, memory_by_usage, scope
+from dmi.address import NotSupportedError, address_summary, pymalloc_usage, summarise
+>>>>>>> e3ad457 (Snapshots of version 2: memory and commit by usage, scope, control group, unknown as null; the doctor judges memory, and what is due later is no leak)
 from dmi.errors import HeapError
 from dmi.stats import HeapStats
 from dmi.walk import HistogramRow, Ranges, Segment
@@ -36,7 +41,8 @@ if TYPE_CHECKING:
 __all__ = ["HeapSnapshot", "Snapshot", "snapshot"]
 
 FORMAT: Final = "dmi-snapshot"
-VERSION: Final = 1
+VERSION: Final = 2
+_READABLE: Final = (1, 2)
 SUFFIX: Final = ".blocks"
 MAX_BLOCKS: Final = 1 << 29
 """Ranges in the largest file of blocks that is read."""
@@ -88,6 +94,11 @@ class Snapshot:
              in the ranges of dmi's heaps as the kernel counts it, given-back pages of how=discard
              included; metadata is what dmi keeps that belongs to no heap
     program  the name of the program, as the system has it
+    memory   by usage: resident and swapped bytes without those freed lazily and without clean pages
+             of files; None where the system does not tell
+    commit   by usage: committed bytes
+    scope    {"started", "boot"}: when the process started, in ticks since the boot, and which boot
+    cgroup   {"path", "current", "limit"}, bytes; None where there is none
 
     The heaps are looked at one after the other while other threads go on.
     """
@@ -99,8 +110,12 @@ class Snapshot:
     heaps: tuple[HeapSnapshot, ...]
     outside: tuple[Mapping[str, Any], ...] = ()
     address: Mapping[str, Any] | None = None
-    process: Mapping[str, int] | None = None
+    process: Mapping[str, int | None] | None = None
     program: str = ""
+    memory: Mapping[str, int] | None = None
+    commit: Mapping[str, int] | None = None
+    scope: Mapping[str, Any] | None = None
+    cgroup: Mapping[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON, without the blocks."""
@@ -116,6 +131,10 @@ class Snapshot:
             "outside": [dict(each) for each in self.outside],
             "address": None if self.address is None else dict(self.address),
             "process": None if self.process is None else dict(self.process),
+            "memory": None if self.memory is None else dict(self.memory),
+            "commit": None if self.commit is None else dict(self.commit),
+            "scope": None if self.scope is None else dict(self.scope),
+            "cgroup": None if self.cgroup is None else dict(self.cgroup),
         }
 
     def __repr__(self) -> str:
@@ -193,20 +212,23 @@ class Snapshot:
     @classmethod
     def _from_dict(cls, values: Mapping[str, Any], walks: list[Ranges | None]) -> Snapshot:
         version = values.get("version", VERSION)
-        if values.get("format", FORMAT) != FORMAT or version != VERSION:
+        if values.get("format", FORMAT) != FORMAT or version not in _READABLE:
             raise ValueError(f"of format {values.get('format')!r}, version {version!r}")
         outside = _list(values, "outside", optional=True)
         for each in outside:
             if not isinstance(each, dict):
                 raise ValueError("outside must hold objects")
-            _size(each, "busy", None)
-            _size(each, "committed", None)
+            for name in ("busy", "committed"):
+                if each.get(name, 0) is not None or version == 1:
+                    _size(each, name, None)
         page = _size(values, "page_size", 4096)
         heaps = tuple(
             _heap(entry, walk) for entry, walk in zip(_list(values, "heaps"), walks, strict=True)
         )
         address = _typed(values, "address", (dict, type(None)), None)
         process = _typed(values, "process", (dict, type(None)), None)
+        memory = _sizes(values, "memory")
+        commit = _sizes(values, "commit")
         if address is None and (smaps := _typed(values, "smaps", str, "")):
             summary = summarise(
                 _Mappings(smaps, page),
@@ -218,6 +240,7 @@ class Snapshot:
             )
             address = summary.as_dict()
             process = {**_commit(summary), **(process or {})}
+            memory, commit = memory_by_usage(summary.regions)
         return cls(
             _typed(values, "label", str, ""),
             float(_typed(values, "time", (int, float), 0.0)),
@@ -228,6 +251,10 @@ class Snapshot:
             address,
             process,
             _typed(values, "program", str, ""),
+            memory,
+            commit,
+            _typed(values, "scope", (dict, type(None)), None),
+            _typed(values, "cgroup", (dict, type(None)), None),
         )
 
 
@@ -245,33 +272,59 @@ def snapshot(blocks: bool = False, *, label: str = "") -> Snapshot:
         outside.append(
             {
                 "name": "glibc malloc",
+                "kind": "glibc",
                 "busy": used,
                 "committed": held,
                 "free": malloc["fordblks"],
                 "list_length": malloc["ordblks"],
+                "mapped": malloc["hblkhd"],
             }
         )
     address: dict[str, Any] | None = None
-    process: dict[str, int] = {}
+    process: dict[str, int | None] = {}
+    memory: dict[str, int] | None = None
+    commit: dict[str, int] | None = None
     with suppress(NotSupportedError, OSError):
         summary = address_summary()
         address = summary.as_dict()
+        physical = physical_memory()
         process = {
             **_commit(summary),
-            "resident": physical_memory().get("Rss", 0),
+            "resident": physical.get("Rss"),
+            "swapped": physical.get("Swap"),
+            "lazily_freed": physical.get("LazyFree"),
             "metadata": heap.metadata_committed(),
         }
+        memory, commit = memory_by_usage(summary.regions)
+        arenas = [(r.start, r.size) for r in summary.regions if r.usage == "HeapPymalloc"]
+        if arenas:
+            outside.append(_pymalloc(arenas))
     page = mmap.PAGESIZE
     program = ""
     with suppress(OSError):
         program = Path("/proc/self/comm").read_bytes().decode("utf-8", "replace").rstrip("\n")
     return Snapshot(
         label, time.time(), os.getpid(), page, taken, tuple(outside), address, process or None,
-        program,
+        program, memory, commit, scope(), cgroup(),
     )  # fmt: skip
 
 
-def _commit(summary: AddressSummary) -> dict[str, int]:
+def _pymalloc(arenas: list[tuple[int, int]]) -> dict[str, Any]:
+    """Python's allocator of small objects: what its arenas hold, and what of them is in use."""
+    held = sum(size for _, size in arenas)
+    used = pymalloc_usage(None, arenas)
+    return {
+        "name": "pymalloc",
+        "kind": "pymalloc",
+        "busy": used,
+        "committed": held,
+        "free": None if used is None else held - used,
+        "list_length": None,
+        "mapped": 0,
+    }
+
+
+def _commit(summary: AddressSummary) -> dict[str, int | None]:
     heaps = sum(each.committed for each in summary.regions if each.usage == "HeapDmi")
     return {"committed": summary.committed, "heaps": heaps}
 
@@ -306,6 +359,12 @@ def _size(values: Mapping[str, Any], name: str, default: int | None) -> int:
     if not 0 <= value < 1 << 64:
         raise ValueError(f"{name} must not be {value!r:.40}")
     return value
+
+
+def _sizes(values: Mapping[str, Any], name: str) -> dict[str, int] | None:
+    """Names and sizes, or nothing."""
+    given = _typed(values, name, (dict, type(None)), None)
+    return None if given is None else {key: _size(given, key, None) for key in given}
 
 
 def _list(values: Mapping[str, Any], name: str, *, optional: bool = False) -> list[Any]:

@@ -171,7 +171,9 @@ static bool put_heap(dmi_writer *out, void *handle, dmi_packer *packer, bool fir
 static bool wanted(const char *line) {
     /* The first line of a mapping begins with its address, in lower case; all others with a name. */
     return (*line >= '0' && *line <= '9') || (*line >= 'a' && *line <= 'f') ||
-           !strncmp(line, "Rss:", 4) || !strncmp(line, "Swap:", 5) || !strncmp(line, "VmFlags:", 8);
+           !strncmp(line, "Rss:", 4) || !strncmp(line, "Swap:", 5) ||
+           !strncmp(line, "Anonymous:", 10) || !strncmp(line, "LazyFree:", 9) ||
+           !strncmp(line, "VmFlags:", 8);
 }
 
 /* The inside of a JSON string: the mappings, and of each what it holds in memory. */
@@ -199,15 +201,69 @@ static void put_mappings(dmi_writer *out) {
     (void)close(file);
 }
 
-static uint64_t resident(void) {
-    int64_t bytes = _dmi_os_process_resident();
-    return bytes > 0 ? (uint64_t)bytes : 0;
-}
-
 static void put_program(dmi_writer *out) {
     char name[64];
     int length = _dmi_os_read_file("/proc/self/comm", name, sizeof name);
     if (length > 0) _dmi_writer_json(out, name, strcspn(name, "\n"));
+}
+
+/* The value, or null where the system does not tell: unknown is not 0. */
+static void put_known(dmi_writer *out, const char *name, bool known, uint64_t value) {
+    if (known) _dmi_writer_put(out, "\"%s\":%" PRIu64, name, value);
+    else _dmi_writer_put(out, "\"%s\":null", name);
+}
+
+/* Which run of the process: when it started, in ticks since the boot, and which boot. */
+static void put_scope(dmi_writer *out) {
+    char text[1024], *at;
+    unsigned long long started = 0;
+    bool known = false;
+    if (_dmi_os_read_file("/proc/self/stat", text, sizeof text) > 0 && (at = strrchr(text, ')'))) {
+        /* The name may hold anything; behind its bracket the start is the twentieth field. */
+        for (int field = 0; field < 20 && at; field++) at = strchr(at + 1, ' ');
+        known = at && sscanf(at, " %llu", &started) == 1;
+    }
+    _dmi_writer_put(out, "\"scope\":{");
+    put_known(out, "started", known, started);
+    if (_dmi_os_read_file("/proc/sys/kernel/random/boot_id", text, sizeof text) > 0) {
+        _dmi_writer_put(out, ",\"boot\":\"");
+        _dmi_writer_json(out, text, strcspn(text, "\n"));
+        _dmi_writer_put(out, "\"}");
+    } else {
+        _dmi_writer_put(out, ",\"boot\":null}");
+    }
+}
+
+static void put_limit(dmi_writer *out, const char *name, const char *group, const char *file) {
+    char path[PATH_MAX + 64], text[64];
+    unsigned long long value = 0;
+    int length = snprintf(path, sizeof path, "/sys/fs/cgroup%s/%s", group, file);
+    bool known = length > 0 && (size_t)length < sizeof path &&
+                 _dmi_os_read_file(path, text, sizeof text) > 0 &&
+                 sscanf(text, "%llu", &value) == 1;
+    put_known(out, name, known, value);
+}
+
+/* The control group of the second kind, and what its memory is and may be. */
+static void put_cgroup(dmi_writer *out) {
+    static char text[PATH_MAX];
+    const char *at = NULL;
+    if (_dmi_os_read_file("/proc/self/cgroup", text, sizeof text) > 0)
+        at = !strncmp(text, "0::", 3) ? text : strstr(text, "\n0::");
+    if (!at) {
+        _dmi_writer_put(out, "\"cgroup\":null");
+        return;
+    }
+    at += *at == '\n' ? 4 : 3;
+    size_t length = strcspn(at, "\n");
+    text[(size_t)(at - text) + length] = 0;
+    _dmi_writer_put(out, "\"cgroup\":{\"path\":\"");
+    _dmi_writer_json(out, at, length);
+    _dmi_writer_put(out, "\",");
+    put_limit(out, "current", at, "memory.current");
+    _dmi_writer_put(out, ",");
+    put_limit(out, "limit", at, "memory.max");
+    _dmi_writer_put(out, "}");
 }
 
 static void put_snapshot(dmi_writer *out, dmi_packer *packer, const char *why) {
@@ -215,7 +271,7 @@ static void put_snapshot(dmi_writer *out, dmi_packer *packer, const char *why) {
     struct timespec now = {0};
     (void)clock_gettime(CLOCK_REALTIME, &now);
     _dmi_writer_put(out,
-                    "{\"format\":\"dmi-snapshot\",\"version\":1,\"label\":\"\",\"time\":%lld.%06ld,"
+                    "{\"format\":\"dmi-snapshot\",\"version\":2,\"label\":\"\",\"time\":%lld.%06ld,"
                     "\"pid\":%ld,\"page_size\":%zu,\"why\":\"%s\",\"program\":\"",
                     (long long)now.tv_sec, now.tv_nsec / 1000, (long)getpid(), _dmi_os_page_size(),
                     why);
@@ -226,10 +282,14 @@ static void put_snapshot(dmi_writer *out, dmi_packer *packer, const char *why) {
     bool first = true;
     for (size_t i = 0; i < count; i++)
         if (put_heap(out, handles[i], packer, first)) first = false;
-    _dmi_writer_put(out,
-                    "],\"outside\":[],\"address\":null,\"process\":{\"resident\":%" PRIu64
-                    ",\"metadata\":%" PRIu64 "},\"smaps\":\"",
-                    resident(), dmi_metadata_committed());
+    _dmi_writer_put(out, "],");
+    put_scope(out);
+    _dmi_writer_put(out, ",");
+    put_cgroup(out);
+    _dmi_writer_put(out, ",\"outside\":[],\"address\":null,\"process\":{");
+    int64_t bytes = _dmi_os_process_resident();
+    put_known(out, "resident", bytes > 0, bytes > 0 ? (uint64_t)bytes : 0);
+    _dmi_writer_put(out, ",\"metadata\":%" PRIu64 "},\"smaps\":\"", dmi_metadata_committed());
     put_mappings(out);
     _dmi_writer_put(out, "\"}\n");
 }

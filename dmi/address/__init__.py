@@ -16,7 +16,7 @@ from dmi.errors import HeapError
 from dmi.windbg import FREE_STATE, FREE_TYPE, FREE_USAGE, AddressSummary, Region
 
 from ._attribute import USAGES, DmiRange, Piece, attribute
-from ._maps import Mapping, ProcSource, Source, parse_maps
+from ._maps import NO_DISK, Mapping, ProcSource, Source, parse_maps
 from ._outside import OutsideHeap, outside_heaps
 from ._pools import pymalloc_usage
 from ._windows import WINDOWS_USAGES, windows_regions
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 __all__ = [
+    "NO_DISK",
     "USAGES",
     "WINDOWS_USAGES",
     "AddressSummary",
@@ -156,6 +157,9 @@ def _regions(pieces: list[Piece], page: int) -> Iterator[Region]:
     shares: list[int] | None = None
     if mapping.resident is not None:
         shares = _shares(mapping.resident, pieces, page)
+    held: list[int] | None = None
+    if mapping.memory is not None:
+        held = _shares(mapping.memory, pieces, page)
     committed = [piece.end - piece.start for piece in pieces]
     if mapping.inaccessible:
         committed = [0] * len(pieces)
@@ -167,6 +171,7 @@ def _regions(pieces: list[Piece], page: int) -> Iterator[Region]:
             piece.start, piece.end - piece.start, piece.usage, _type(piece),
             _PROTECTIONS[mapping.perms[:3]], committed[number], mapping.name,
             None if shares is None else shares[number],
+            None if held is None else held[number],
         )  # fmt: skip
 
 

@@ -28,6 +28,10 @@ _PT_LOAD: Final = 1
 _MAX_HEADERS: Final = 256
 
 
+# Files that lie in memory: their pages cannot go back to a disk.
+NO_DISK = ("/memfd:", "/dev/shm/", "/dev/zero", "/SYSV", "/anon_hugepage", "/run/shm/")
+
+
 @dataclass(frozen=True, slots=True)
 class Mapping:
     """One line of /proc/PID/maps, with what smaps adds to it. Sizes in bytes."""
@@ -41,6 +45,10 @@ class Mapping:
     resident: int | None = None
     swapped: int | None = None
     flags: frozenset[str] = frozenset()
+    anonymous: int | None = None
+    """What of resident is no clean copy of a file."""
+    lazy: int | None = None
+    """What of resident was freed lazily: the kernel takes it when it wants to."""
 
     @property
     def size(self) -> int:
@@ -60,6 +68,17 @@ class Mapping:
         return self.inode != 0 or self.name.startswith("/")
 
     @property
+    def memory(self) -> int | None:
+        """Bytes that the mapping costs: resident and swapped, without what was freed lazily and
+        without clean pages of files; None where the source does not tell."""
+        held = self.resident
+        if self.has_file and not self.name.startswith(NO_DISK):
+            held = self.anonymous
+        if held is None:
+            return None
+        return max(0, held - (self.lazy or 0)) + (self.swapped or 0)
+
+    @property
     def plain(self) -> bool:
         """Private anonymous memory that can be written and that the kernel has no name for."""
         return self.perms[:2] == "rw" and not (self.shared or self.has_file or self.name)
@@ -69,7 +88,7 @@ def parse_maps(text: str) -> list[Mapping]:
     """Mappings of a maps or smaps text, in its order; lines of neither kind are skipped."""
     found: list[Mapping] = []
     header: re.Match[str] | None = None
-    resident = swapped = None
+    resident = swapped = anonymous = lazy = None
     flags: frozenset[str] = frozenset()
 
     def flush() -> None:
@@ -77,7 +96,7 @@ def parse_maps(text: str) -> list[Mapping]:
             found.append(
                 Mapping(
                     int(header[1], 16), int(header[2], 16), header[3], int(header[4], 16),
-                    int(header[6]), header[7] or "", resident, swapped, flags,
+                    int(header[6]), header[7] or "", resident, swapped, flags, anonymous, lazy,
                 )
             )  # fmt: skip
 
@@ -87,13 +106,18 @@ def parse_maps(text: str) -> list[Mapping]:
             resident = _kib(value)
         elif key == "Swap":
             swapped = _kib(value)
+        elif key == "Anonymous":
+            anonymous = _kib(value)
+        elif key == "LazyFree":
+            lazy = _kib(value)
         elif key == "VmFlags":
             flags = frozenset(value.split())
         else:
             match = _HEADER.match(line)
             if match:
                 flush()
-                header, resident, swapped, flags = match, None, None, frozenset()
+                header, flags = match, frozenset()
+                resident = swapped = anonymous = lazy = None
     flush()
     return found
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from ._observe import Observation
 
-__all__ = ["ADVICE", "Cause", "Cure", "causes", "cures", "kib"]
+__all__ = ["ADVICE", "Cause", "Cure", "causes", "cures", "due_later", "kib"]
 
 _NOTEWORTHY: Final = 0.05
 """Causes that hold less of the leak than this are left out."""
@@ -197,7 +197,7 @@ def _why_retained(
     before: Observation, after: Observation, second: int, page_size: int
 ) -> list[Cause]:
     found = _from_reasons(before, after, second, page_size)
-    if not found:
+    if not found and not (after.reasons.keys() and due_later(before, after) >= second):
         found = [_from_columns(before, after, second, page_size)]
     fragmentation, ranges = after.virtual_address_fragmentation, after.uncommitted_ranges
     if fragmentation is not None and fragmentation > _VAF_PERCENT and (ranges or 0) > _VAF_RANGES:
@@ -218,7 +218,7 @@ def _from_reasons(
     sums: dict[str, tuple[int, list[str]]] = {}
     for name, size in after.reasons.items():
         gained = size - before.reasons.get(name, 0)
-        if gained > _NOTEWORTHY * second:
+        if gained > _NOTEWORTHY * second and name not in _DUE:
             kind, text = _REASONS.get(name, ("unknown", name))
             if kind == "pinned" and (after.mean_free_block or page_size) < page_size:
                 kind, text = "below a page", _below_a_page(after, page_size)
@@ -230,8 +230,22 @@ def _from_reasons(
     ]
 
 
+_DUE: Final = frozenset({"delay", "decay"})
+
+
+def due_later(before: Observation, after: Observation) -> int:
+    """Bytes that are free and that the heap's own account says will go back by themselves."""
+    return max(0, sum(after.reasons.get(n, 0) - before.reasons.get(n, 0) for n in _DUE))
+
+
 def _from_columns(before: Observation, after: Observation, second: int, page_size: int) -> Cause:
     """What the columns suggest where the heap gives no account."""
+    if after.kind == "pymalloc":
+        text = (
+            "an arena of pymalloc goes back as a whole or not at all, and a single live object in "
+            "it keeps it: what lives now lies scattered over the arenas of the peak"
+        )
+        return Cause("pinned", text, second)
     policy = (after.decommit or "").partition(":")[0]
     if policy in ("never", "pressure"):
         kind, text = _REASONS[policy]

@@ -211,6 +211,15 @@ def _judge_heap(
     elif kind == "growth":
         text = "the first moment does not show this heap: it was made since, or its row is missing"
         found = (Cause("not shown", text, size),)
+    evidence: tuple[str, ...] = ()
+    if before is not None and after is not None and kind in ("none", "second-order leak"):
+        due = _causes.due_later(before, after)
+        if due > thresholds.min_bytes:
+            said = (
+                f"{kib(due)} that {known.name} keeps are free and due later: its policy gives them "
+                "back when their delay is over. Look again after two delays, or six half-lives."
+            )
+            evidence = (said,)
     level = None
     if before is not None:
         level = before.busy if how == "busy" else before.committed
@@ -229,7 +238,8 @@ def _judge_heap(
         tuple(None if heap is None else heap.mean_free_block for heap in picked),
         found,
         _causes.cures(kind, found, after),
-        handle=known.handle,
+        evidence,
+        known.handle,
         how="at most" if before is None and kind == "growth" else "measured",
     )
 
@@ -258,10 +268,12 @@ def _kind(
         return "none", 0, "commit", None, None
     first = max(0, after.busy - before.busy)
     second = max(0, grown - first)
+    # What the policy gives back by itself when its delay is over is not leaked.
+    kept = max(0, second - _causes.due_later(before, after))
     busy_peak = None if peak is None else peak.busy
     busy_counts = first > thresholds.tolerance(before.busy, busy_peak)
-    if second > slack and not (busy_counts and first >= second):
-        return "second-order leak", second, "commit", first, second
+    if kept > slack and not (busy_counts and first >= kept):
+        return "second-order leak", kept, "commit", first, second
     if busy_counts:
         rises = busy_peak is None or _rises(before.busy, busy_peak, after.busy, thresholds)
         return "growth" if rises else "first-order leak", first, "busy", first, second

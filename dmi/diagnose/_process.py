@@ -72,9 +72,12 @@ def _tolerance(thresholds: Thresholds, levels: Sequence[int], process: int | Non
 def _by_memory(states: Sequence[State], thresholds: Thresholds) -> list[Verdict]:
     covered = _covered(states)
     process = sum(states[0].memory.values())
+    # A usage that is not known at every moment is compared at none.
+    known = set.intersection(*(set(state.memory) for state in states))
     out = []
     own = ("HeapPymalloc", ("HeapBrk", "HeapGlibcArena"))
-    rest = {name for state in states for name in state.memory} - covered
+    rest = set().union(*(state.memory for state in states)) - covered
+    rest -= set().union(*(state.commit for state in states)) - known - _new(states)
     for each in own:
         names = {each} if isinstance(each, str) else set(each)
         if names <= covered:
@@ -108,6 +111,12 @@ def _by_memory(states: Sequence[State], thresholds: Thresholds) -> list[Verdict]
     else:
         out += _untouched(states, levels, process)
     return out
+
+
+def _new(states: Sequence[State]) -> set[str]:
+    """Usages that some moment does not have at all: there was nothing of them."""
+    every = set().union(*(state.commit for state in states))
+    return {name for name in every if any(name not in state.commit for state in states)}
 
 
 def _stand_in(name: str, kind: str, committed: int) -> Observation:

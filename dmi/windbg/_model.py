@@ -258,6 +258,9 @@ class Region:
     """Path or kernel name of the mapping, as the system reports it."""
     resident: int | None = None
     """Bytes in physical memory, scaled to the range where a mapping was split; None if unknown."""
+    memory: int | None = None
+    """Resident and swapped bytes without those freed lazily and without clean pages of files,
+    scaled likewise; None if unknown."""
 
     @property
     def end(self) -> int:

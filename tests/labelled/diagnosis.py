@@ -412,12 +412,12 @@ def many_heaps_with_a_little_each() -> Moments:
     return moments
 
 
-@scenario(SECOND, "delay")
+@scenario(NONE)
 def lazy_before_its_delay() -> Moments:
     return day(manual("lazy:delay=60"))
 
 
-@scenario(SECOND, "delay")
+@scenario(NONE)
 def decay_right_after_the_peak() -> Moments:
     heap = manual("decay:half_life=100")
     return day(heap, after=lambda: heap.advance(1))
@@ -569,7 +569,7 @@ def mappings_of_its_own() -> Moments:
     return moments
 
 
-@scenario(GROWTH, "outside")
+@scenario(GROWTH, "not freed")
 def python_objects() -> Moments:
     held: list[list[bytes]] = []
     moments = []

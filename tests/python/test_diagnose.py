@@ -135,17 +135,17 @@ SCENARIOS: list[tuple[str, list[dict[str, Any]], str, int, str]] = [
      "second-order leak", 460, "never"),
     ("reason pinned", [stats(50, 60), stats(500, 520),
                        stats(50, 520, reasons={"pinned": 400 * MIB, "delay": 60 * MIB})],
-     "second-order leak", 460, "pinned"),
+     "second-order leak", 400, "pinned"),
     ("pinned by small blocks", [stats(50, 60), stats(500, 520),
                                 stats(50, 520, free=460 * MIB, list_length=460 * 1024,
                                       reasons={"pinned": 460 * MIB})],
      "second-order leak", 460, "below a page"),
     ("reason delay", [stats(50, 60), stats(500, 520),
                       stats(50, 520, reasons={"pinned": 40 * MIB, "delay": 420 * MIB})],
-     "second-order leak", 460, "delay"),
+     "second-order leak", 40, "pinned"),
     ("reason decay", [stats(50, 60), stats(500, 520),
                       stats(50, 520, reasons={"decay": 460 * MIB})],
-     "second-order leak", 460, "delay"),
+     "none", 0, ""),
     ("reason pressure", [stats(50, 60), stats(500, 520),
                          stats(50, 520, reasons={"pressure": 460 * MIB})],
      "second-order leak", 460, "pressure"),
@@ -166,8 +166,8 @@ SCENARIOS: list[tuple[str, list[dict[str, Any]], str, int, str]] = [
     ("reason there before as well", [stats(50, 500, reasons={"never": 450 * MIB}),
                                      stats(900, 960),
                                      stats(50, 960, reasons={"never": 450 * MIB,
-                                                             "delay": 460 * MIB})],
-     "second-order leak", 460, "delay"),
+                                                             "budget": 460 * MIB})],
+     "second-order leak", 460, "budget"),
     ("both orders, second larger", [stats(50, 60), stats(500, 520), stats(100, 520)],
      "second-order leak", 410, "unknown"),
     ("both orders, first larger", [stats(50, 60), stats(500, 520), stats(400, 520)],
@@ -189,15 +189,23 @@ def test_scenarios(moments: list[dict[str, Any]], kind: str, size: int, cause: s
 
 
 def test_causes_of_one_kind_are_summed_and_ordered() -> None:
-    verdict = diagnose(
-        stats(50, 60),
-        stats(500, 520),
-        stats(50, 520, reasons={"delay": 100 * MIB, "decay": 100 * MIB, "pinned": 150 * MIB,
-                                "overhead": MIB}),
-    )  # fmt: skip
+    reasons = {
+        "block_threshold": 100 * MIB,
+        "total_threshold": 100 * MIB,
+        "pinned": 150 * MIB,
+        "overhead": MIB,
+    }
+    verdict = diagnose(stats(50, 60), stats(500, 520), stats(50, 520, reasons=reasons))
     assert [(c.kind, c.bytes) for c in verdict.causes] == [
-        ("delay", 200 * MIB), ("pinned", 150 * MIB),
+        ("threshold", 200 * MIB), ("pinned", 150 * MIB),
     ]  # fmt: skip
+
+
+def test_due_later_is_no_leak() -> None:
+    reasons = {"delay": 300 * MIB, "decay": 155 * MIB}
+    verdict = diagnose(stats(50, 60), stats(500, 520), stats(50, 520, reasons=reasons))
+    assert (verdict.kind, verdict.finding) == ("none", False)
+    assert "465,920 KB that heap keeps are free and due later" in verdict.evidence[0]
 
 
 class TestManyHeaps:
@@ -368,7 +376,9 @@ def test_any_numbers_get_a_verdict(moments: list[dict[str, Any]]) -> None:
     assert verdict.first_order_bytes == first
     gained = moments[-1]["committed"] - moments[0]["committed"]
     assert verdict.second_order_bytes == max(0, gained - first)
-    assert verdict.bytes in (0, first, verdict.second_order_bytes)
+    due = [m.get("reasons", {}).get("delay", 0) for m in (moments[0], moments[-1])]
+    kept = max(0, verdict.second_order_bytes - max(0, due[1] - due[0]))
+    assert verdict.bytes in (0, first, kept)
     assert str(verdict)
 
 

@@ -90,7 +90,12 @@ def sound(path: Path) -> dmi.Snapshot:
     assert found.address["usage"]["HeapDmi"] == reserved
     assert found.process is not None
     assert found.process["committed"] == found.address["state"]["MEM_COMMIT"]
-    assert found.process["resident"] > 0
+    assert (found.process["resident"] or 0) > 0
+    assert found.memory is not None
+    assert found.memory["HeapDmi"] > 0
+    assert found.scope is not None
+    assert found.scope["boot"] == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    assert found.scope["started"] > 0
     return found
 
 
