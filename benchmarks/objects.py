@@ -199,7 +199,7 @@ def main() -> int:
     print(f"{'':12}{'pymalloc, M':>12}" + "".join(f"{way:>10}" for way in ways[1:]))
     for name in options.only.split(","):
         rounds, program = PROGRAMS[name]
-        count(options.python, program, "contexts", 0)  # or somebody else's first run compiles
+        count(options.python, program, "contexts", 1)  # or somebody else's first run compiles
         raw[name] = {
             way: count(options.python, program, way, 2 * rounds)
             - count(options.python, program, way, rounds)

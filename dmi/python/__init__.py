@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dmi.python._contexts import Usage, UsageTable, context_of, current, heap, usage
     from dmi.python._install import InstallError, install, is_installed
+    from dmi.python._types import Holder, TypeRow, TypeTable, by_type, holders
 
 __all__ = [
     "install",
@@ -28,6 +29,11 @@ __all__ = [
     "usage",
     "Usage",
     "UsageTable",
+    "by_type",
+    "TypeRow",
+    "TypeTable",
+    "holders",
+    "Holder",
 ]
 
 _LATER = {
@@ -40,6 +46,11 @@ _LATER = {
     "usage": "_contexts",
     "Usage": "_contexts",
     "UsageTable": "_contexts",
+    "by_type": "_types",
+    "TypeRow": "_types",
+    "TypeTable": "_types",
+    "holders": "_types",
+    "Holder": "_types",
 }
 
 if not TYPE_CHECKING:

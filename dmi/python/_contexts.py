@@ -181,6 +181,13 @@ def usage() -> UsageTable:
     return table
 
 
+def heaps() -> list[Heap]:
+    """The heaps of all contexts."""
+    with _lock:
+        _sort_out()
+        return [Heap.from_handle(scope.handle) for scope in _scopes.values()] + _leaving
+
+
 def context_of(thing: object) -> str | None:
     """The name of the context that an object was made in; None when it lies on no heap of dmi."""
     found = find(id(thing))

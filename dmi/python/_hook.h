@@ -204,7 +204,7 @@ static void dmi_install(int domain, const PyMemAllocatorEx *before, PyMemAllocat
 
 /* Is a library preloaded that serves malloc itself? Then what malloc gives is a heap's block. */
 static int dmi_is_malloc(void) {
-    void *block = malloc(1);
+    void *block = calloc(1, 1);
     dmi_found found = {.size = sizeof found};
     int is = block && dmi_find(block, &found) == 0;
     free(block);
