@@ -248,4 +248,6 @@ DMI_DOOR struct mallinfo mallinfo(void) {
 ALIAS(mallinfo) struct mallinfo __libc_mallinfo(void);
 #pragma GCC diagnostic pop
 
-DMI_DOOR void malloc_stats(void) { _dmi_preload_write(DMI_ASKED_SUMMARY, "on request"); }
+DMI_DOOR void malloc_stats(void) {
+    _dmi_preload_write(DMI_ASKED_SUMMARY | DMI_WANTED_TOTALS, "on request");
+}

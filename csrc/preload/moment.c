@@ -22,6 +22,7 @@ void _dmi_preload_unlock(void) { _dmi_unlock(&lock); }
 
 static void write_all(uint32_t what, const char *why) {
     if (what & DMI_ASKED_SUMMARY) _dmi_preload_summary(why);
+    if (what & DMI_WANTED_TOTALS) _dmi_preload_totals();
     if (what & DMI_ASKED_SNAPSHOT) _dmi_preload_snapshot(why);
 }
 

@@ -45,7 +45,8 @@ extern dmi_preload_wish _dmi_preload_wish;
 #define DMI_ASKED_SUMMARY 1u
 #define DMI_ASKED_SNAPSHOT 2u
 #define DMI_ASKED (DMI_ASKED_SUMMARY | DMI_ASKED_SNAPSHOT)
-#define DMI_START 4u /* the thread that answers: this is a fork child */
+#define DMI_WANTED_TOTALS 8u /* no signal asks for it */
+#define DMI_START 4u         /* the thread that answers: this is a fork child */
 extern _Atomic uint32_t _dmi_preload_asked;
 static inline uint32_t _dmi_preload_take(uint32_t bits) {
     return atomic_fetch_and_explicit(&_dmi_preload_asked, ~bits, memory_order_acquire) & bits;
@@ -70,6 +71,8 @@ void _dmi_preload_try_write(void);
 
 /* The `!heap -s` text of all heaps to standard error; why ends the heading. For moment.c. */
 void _dmi_preload_summary(const char *why);
+/* The lines of glibc's malloc_stats, behind the summary. For moment.c. */
+void _dmi_preload_totals(void);
 /* Standard error as it was at the start, even if the program closed it meanwhile. */
 void _dmi_preload_keep_stderr(void);
 int _dmi_preload_stderr(void);

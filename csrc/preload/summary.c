@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -21,6 +22,7 @@
 #define LIST_LENGTH_OVER 10u
 #define UNCOMMITTED_RANGES_OVER 32u
 #define LOCK_CONTENTION_OVER 1000u
+#define COMMITTED_OVER 1024u /* KiB; for external fragmentation */
 
 #define HEAPS 4096
 #define KIB(bytes) ((bytes) / 1024)
@@ -67,7 +69,7 @@ static void row(dmi_writer *out, void *handle, const dmi_stats *s, int width) {
                     s->lock_contention, s->lfh_active ? "   L" : "");
     uint64_t external = commit ? 100 * free_kib / commit : 0;
     uint64_t address = virt > commit ? 100 * (virt - commit) / virt : 0;
-    if (external > PERCENT_OVER && s->list_length > LIST_LENGTH_OVER)
+    if (external > PERCENT_OVER && s->list_length > LIST_LENGTH_OVER && commit > COMMITTED_OVER)
         _dmi_writer_put(out,
                         "    External fragmentation %" PRIu64 " %% (%" PRIu64 " free blocks)\n",
                         external, s->list_length);
@@ -103,5 +105,20 @@ void _dmi_preload_summary(const char *why) {
     }
     rule(&out, width);
     if (shown < count) _dmi_writer_put(&out, "dmi: and %zu more heaps\n", count - shown);
+    _dmi_writer_flush(&out);
+}
+
+/* What programs look for in the text of glibc's malloc_stats, in its words. It also counts the most that was
+ * mapped at a time, which nobody counted here. */
+void _dmi_preload_totals(void) {
+    static dmi_writer out;
+    struct mallinfo2 info = mallinfo2();
+    _dmi_writer_begin_stderr(&out);
+    _dmi_writer_put(&out, "Arena 0:\nsystem bytes     = %10zu\nin use bytes     = %10zu\n",
+                    info.arena, info.uordblks);
+    _dmi_writer_put(&out, "Total (incl. mmap):\n");
+    _dmi_writer_put(&out, "system bytes     = %10zu\nin use bytes     = %10zu\n",
+                    info.arena + info.hblkhd, info.uordblks + info.hblkhd);
+    _dmi_writer_put(&out, "max mmap regions = %10s\nmax mmap bytes   = %10s\n", "-", "-");
     _dmi_writer_flush(&out);
 }

@@ -119,6 +119,9 @@ def test_malloc_info_is_xml_with_every_counter(build: Build) -> None:
     assert stats.committed == stats.busy + free + stats.offered + stats.overhead
     assert counters["reclaimable"] + counters["pinned"] == free
     assert counters["resident"] > 0
+    sums = {(each.tag, each.attrib["type"]): each.attrib for each in root if "type" in each.attrib}
+    assert sums.keys() == {("total", "rest"), ("total", "mmap"), ("system", "current")}
+    assert 0 < int(sums["system", "current"]["size"]) <= stats.committed + 65536
     metadata = root.find("metadata")
     assert metadata is not None
     assert int(metadata.text or "") > 0
@@ -219,6 +222,50 @@ def test_knobs_answer_as_in_glibc(build: Build) -> None:
     ).stdout
     assert theirs.count("\n") == 13
     assert succeeded(program) == theirs
+
+
+ANSWERS = """
+import ctypes, errno
+libc = ctypes.CDLL(None, use_errno=True)
+for name in ("malloc", "aligned_alloc"):
+    getattr(libc, name).restype = ctypes.c_void_p
+libc.malloc_usable_size.restype = ctypes.c_size_t
+libc.malloc_usable_size.argtypes = [ctypes.c_void_p]
+libc.aligned_alloc.argtypes = [ctypes.c_size_t, ctypes.c_size_t]
+libc.free.argtypes = [ctypes.c_void_p]
+p = libc.malloc(7)
+size = libc.malloc_usable_size(p)
+ctypes.memset(p, 255, size)
+libc.free(p)
+print(size >= 7, libc.malloc_usable_size(None), libc.malloc_usable_size(16))
+for align, size in ((64, 64), (1, 64), (4096, 7), (65, 64), (0, 64), (2**63, 64)):
+    ctypes.set_errno(0)
+    p = libc.aligned_alloc(align, size)
+    print(p is not None and p % align == 0, ctypes.get_errno() if not p else 0)
+print(libc.mallopt(-6, 0xA5), libc.mallopt(-6, 0))
+libc.malloc_stats()
+"""
+
+
+def test_what_glibcs_own_tests_ask_is_answered_as_documented() -> None:
+    done = preloaded(sys.executable, "-c", ANSWERS)
+    assert done.returncode == 0, done.stderr
+    refused = f"False {errno.EINVAL}"
+    assert done.stdout.splitlines() == [
+        "True 0 0", "True 0", "True 0", "True 0", refused, refused,
+        f"False {errno.ENOMEM}", "0 1",
+    ]  # fmt: skip
+    heads = ["Arena 0:", "Total (incl. mmap):", "max mmap regions", "max mmap bytes   =          -"]
+    assert "on request" in done.stderr
+    for head in heads:
+        assert f"\n{head}" in done.stderr
+    numbers = [
+        int(n)
+        for n in re.findall(r"^(?:system|in use) bytes +=  *(\d+)$", done.stderr, re.MULTILINE)
+    ]
+    assert len(numbers) == 4
+    assert numbers[0] >= numbers[1] > 0
+    assert numbers[2] >= numbers[3] >= numbers[1]
 
 
 def test_a_program_may_ask_to_keep_everything_unless_a_policy_was_chosen(build: Build) -> None:
