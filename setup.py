@@ -7,6 +7,7 @@ of mingw-w64, and no preload library. Everything else about the project stands i
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -28,6 +29,8 @@ EXTENSIONS = sorted(
 HEADERS = sorted((ROOT / "csrc" / "include" / "dmi").glob("*.h"))
 # What any extension may include; a change of the library itself needs no new link.
 SHARED = [*HEADERS, *sorted((ROOT / "dmi").rglob("*.pxd"))]
+# What running the examples leaves behind.
+MADE = shutil.ignore_patterns("__pycache__", "build", "*.so", "*.o", "*.egg-info")
 
 
 class BuildNative(build_ext):
@@ -50,6 +53,10 @@ class BuildNative(build_ext):
         package = self.package_dir()
         native.install(native.build(), package)
         native.copy_headers(package)
+        if not (self.editable_mode or self.inplace):
+            # In the source tree they are where they are.
+            target = package / "examples"
+            shutil.copytree(ROOT / "examples", target, dirs_exist_ok=True, ignore=MADE)
         self.forget_rpath()
         for extension in self.extensions:
             extension.library_dirs.insert(0, str(package))
@@ -85,7 +92,11 @@ class BuildNative(build_ext):
 
     def get_outputs(self) -> list[str]:
         outputs = super().get_outputs()
-        return outputs if self.inplace else outputs + self.made()
+        if self.inplace or self.editable_mode:
+            return outputs
+        examples = self.package_dir() / "examples"
+        found = [str(path) for path in sorted(examples.rglob("*")) if path.is_file()]
+        return outputs + self.made() + found
 
 
 def extension(path: Path) -> Extension:

@@ -81,6 +81,7 @@ __all__ = [
     "get_library_dirs",
     "get_library_path",
     "get_preload_path",
+    "get_examples",
 ]
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -108,6 +109,13 @@ def get_library_path() -> str:
 def get_preload_path() -> str:
     """The library to put into LD_PRELOAD, so that a program's malloc is dmi's. See `dmi run`."""
     return str(_PACKAGE / "libdmi_malloc.so")
+
+
+def get_examples() -> str:
+    """The folder of the examples: scripts, packages that build on dmi, dashboards, and recordings
+    of real programs to replay."""
+    installed = _PACKAGE / "examples"
+    return str(installed if installed.is_dir() else _PACKAGE.parent / "examples")
 
 
 # Loaded when first asked for: so each program imports what it uses, and dmi.windbg and dmi.diagnose

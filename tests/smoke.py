@@ -14,6 +14,10 @@ assert "site-packages" in package.parts, f"imported from {package}"
 assert (Path(dmi.get_include()) / "dmi" / "dmi.h").is_file()
 assert Path(dmi.get_library_path()).parent == Path(dmi.get_library_dirs()[0])
 assert Path(dmi.get_library_path()).is_file()
+examples = Path(dmi.get_examples())
+assert package in examples.parents, f"the examples are in {examples}"
+for name in ("second_order_leak.py", "redis-peak.dmi.zst", "embed"):
+    assert (examples / name).exists(), f"the example {name} is not installed"
 for name in ("py.typed", "_core.pyi", "cdmi.pxd"):
     assert (package / name).is_file(), f"{name} is not installed"
 

@@ -34,6 +34,7 @@ def facts() -> dict[str, str | int]:
         "preload": dmi.get_preload_path(),
         "library version": _inspect.version(),
         "include": dmi.get_include(),
+        "examples": dmi.get_examples(),
         "python": platform.python_version(),
         "executable": sys.executable,
         "system": platform.platform(),

@@ -99,7 +99,8 @@ class HeapView(Protocol):
     def histogram(self) -> Sequence[HistogramView]: ...
     @property
     def blocks(self) -> Sequence[RangeView] | None: ...
-    def row(self) -> HeapRow: ...
+    def row(self) -> HeapRow:
+        """The row of this heap in !heap -s."""
 
 
 class HeapSource(Protocol):

@@ -341,3 +341,7 @@ def test_a_tree_that_was_not_built_says_what_to_do(tmp_path: Path) -> None:
     assert str(tmp_path / "dmi") in last
     assert "make build" in last
     assert "python3 -P" in last
+
+
+def test_the_examples_are_where_the_package_says() -> None:
+    assert (Path(dmi.get_examples()) / "second_order_leak.py").is_file()
