@@ -1,0 +1,237 @@
+"""Looks at the programs from outside and compares with what their malloc says.
+
+    python -m tests.labelled.processes             every program that is installed
+    python -m tests.labelled.processes NAME...     these
+    python -m tests.labelled.processes --root DIR  the programs inside a bare root, with its glibc
+
+Free and used bytes must agree within 1 % (or 16 KiB), the trim figure with a real malloc_trim within
+the larger of 1 MiB and 2 %, the kinds and the largest holder with the labels. Exit status: how many
+programs disagree.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import dmi
+
+from .programs import PROGRAMS, Program
+
+SAY: Final, TRIM = 61, 62
+HERE: Final = Path(__file__).parent
+POSTGRES: Final = next(
+    (str(path.parent) for path in sorted(Path("/").glob("usr/lib/postgresql/*/bin/initdb"))),
+    os.path.dirname(os.path.realpath(shutil.which("postgres") or "/usr/bin/x")),
+)
+
+
+def build(folder: Path) -> Path:
+    """The witness, built once."""
+    library = folder / "witness.so"
+    subprocess.run(
+        ["gcc", "-shared", "-fPIC", "-O1", "-nostdlib", "-fno-stack-protector",
+         "-Wl,--unresolved-symbols=ignore-all", "-o", str(library), str(HERE / "witness.c")],
+        check=True,
+    )  # fmt: skip
+    return library
+
+
+def descendants(pid: int) -> list[int]:
+    """The process and all below it."""
+    found = [pid]
+    for each in found:
+        for task in Path(f"/proc/{each}/task").glob("*/children"):
+            with suppress(OSError):
+                found += map(int, task.read_text().split())
+    return found
+
+
+def title(pid: int) -> str:
+    with suppress(OSError):
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace")
+        return f"{Path(f'/proc/{pid}/comm').read_text().strip()} {words}"
+    return ""
+
+
+def used(pid: int) -> float:
+    with suppress(OSError, IndexError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return float(fields[11]) + float(fields[12])
+    return 0.0
+
+
+def rest(pid: int, wait: float) -> None:
+    """Until it has done nothing for a while."""
+    time.sleep(wait)
+    last = -1.0
+    for _ in range(60):
+        now = used(pid)
+        if now == last:
+            return
+        last = now
+        time.sleep(0.4)
+
+
+def ask(pid: int, number: int, folder: Path) -> dict[str, int]:
+    """What the witness in the process says."""
+    path = folder / str(pid)
+    path.unlink(missing_ok=True)
+    os.kill(pid, number)
+    for _ in range(300):
+        time.sleep(0.02)
+        if path.exists() and f"said={number}" in (text := path.read_text()):
+            return {k: int(v) for k, _, v in (line.partition("=") for line in text.split())}
+    raise TimeoutError("the witness does not answer")
+
+
+def figures(pid: int) -> dict[str, object]:
+    """What is seen from outside."""
+    total = dict.fromkeys(("free", "system", "trim", "mapped", "unknown"), 0)
+    held: dict[str, int] = {}
+    with dmi.open_process(pid) as process:
+        for heap in process.heaps():
+            stats = heap.stats()
+            held[heap.kind] = held.get(heap.kind, 0) + (stats.committed or 0) + (stats.mapped or 0)
+            if heap.kind != "glibc":
+                continue
+            details = stats.details or {}
+            total["free"] += sum(details[name] or 0 for name in ("top", "bins", "fastbins"))
+            total["system"] += details["system"] or 0
+            total["trim"] += stats.trim or 0
+            total["mapped"] += stats.mapped or 0
+            total["unknown"] += stats.unknown or 0
+    return {**total, "held": held}
+
+
+def close(ours: int, theirs: int, least: int, part: float) -> bool:
+    return abs(ours - theirs) <= max(least, theirs * part)
+
+
+def judge(program: Program, pid: int, folder: Path) -> list[str]:
+    """What disagrees; prints the row."""
+    said = ask(pid, SAY, folder)
+    ours = figures(pid)
+    gained = ask(pid, TRIM, folder)
+    held = ours["held"]
+    assert isinstance(held, dict)
+    number = {name: value for name, value in ours.items() if isinstance(value, int)}
+    faults: list[str] = []
+    if not close(number["free"], said["fordblks"], 16384, 0.01):
+        faults.append("free")
+    if not close(number["system"] - number["free"], said["uordblks"], 16384, 0.01):
+        faults.append("used")
+    if not close(number["mapped"], said["hblkhd"], 0, 0.01):
+        faults.append("mapped")
+    if not close(number["trim"], gained["trimmed"], 1 << 20, 0.02):
+        faults.append("trim")
+    if not frozenset(held) >= program.kinds & {"glibc", "pymalloc", "dmi"}:
+        faults.append("kinds")
+    known = max(held, key=lambda kind: held[kind], default="")
+    if known != program.holder and program.holder in ("glibc", "pymalloc", "dmi"):
+        faults.append("holder")
+    print(
+        f"{program.name:<28}{number['system'] >> 10:>9}{number['free'] >> 10:>9}"
+        f"{said['fordblks'] >> 10:>9}{number['mapped'] >> 10:>9}{said['hblkhd'] >> 10:>9}"
+        f"{number['trim'] >> 10:>8}{gained['trimmed'] >> 10:>8}{number['unknown'] >> 10:>6}  "
+        f"{' '.join(sorted(held)):<16} {', '.join(faults) or 'ok'}",
+        flush=True,
+    )
+    return faults
+
+
+def try_program(program: Program, witness: Path, base: Path, root: str) -> list[str] | None:
+    """Start it, bring it to rest, judge it. None: it is not here."""
+    names = {"tmp": str(base / program.name), "pg": POSTGRES}
+    (base / program.name).mkdir(exist_ok=True)
+    (base / "said").mkdir(exist_ok=True)
+    (base / "said").chmod(0o777)
+
+    def fill(text: str) -> str:
+        for name, value in names.items():
+            text = text.replace("{" + name + "}", value)
+        return text
+
+    command = [fill(word) for word in program.command]
+    if shutil.which(command[0], path=f"{root}/usr/bin:{root}/bin" if root else None) is None:
+        return None
+    if program.setup:
+        subprocess.run(["/bin/sh", "-c", fill(program.setup)], check=False, timeout=60)
+    environment = {**os.environ, **dict(program.environment)}
+    environment |= {"LD_PRELOAD": str(witness), "WITNESS": str(base / "said")}
+    if root:
+        command = ["chroot", root, *command]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        env=environment, text=True, start_new_session=True, cwd="/" if root else None,
+    )  # fmt: skip
+    below: list[int] = []
+    try:
+        assert process.stdin is not None
+        with suppress(OSError):
+            process.stdin.write(program.feed)
+            process.stdin.flush()
+        rest(process.pid, program.wait)
+        below = descendants(process.pid)
+        pid = process.pid
+        if program.child:
+            others = below[1:]
+            if program.child.startswith("tmux"):
+                others = [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit()]
+            named = [each for each in others if program.child in title(each)]
+            pid = named[-1] if named else pid
+            rest(pid, 0.5)
+            below.append(pid)
+        return judge(program, pid, base / "said")
+    except (OSError, TimeoutError) as error:
+        print(f"{program.name:<28}{error}")
+        return ["not looked at"]
+    finally:
+        for each in {*below, *descendants(process.pid)} - {os.getpid()}:
+            with suppress(OSError):
+                os.kill(each, signal.SIGKILL)
+        process.kill()
+        with suppress(OSError):
+            process.communicate()
+
+
+def main() -> int:
+    """Look at all of them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--root", default="", help="a bare root in which the programs run")
+    args = parser.parse_args()
+    chosen = [each for each in PROGRAMS if not args.names or each.name in args.names]
+    print(
+        f"{'KiB':<28}{'system':>9}{'free':>9}{'says':>9}{'mapped':>9}{'says':>9}{'trim':>8}"
+        f"{'gave':>8}{'?':>6}  kinds"
+    )
+    base = Path(tempfile.mkdtemp(prefix="dmi-", dir=f"{args.root}/tmp" if args.root else None))
+    base.chmod(0o755)
+    wrong = seen = 0
+    try:
+        witness = build(base)
+        if args.root:
+            inside = Path("/") / base.relative_to(args.root)
+            witness = inside / "witness.so"
+        for program in chosen:
+            faults = try_program(program, witness, base, args.root)
+            seen += faults is not None
+            wrong += bool(faults)
+    finally:
+        shutil.rmtree(base, ignore_errors=True)
+    print(f"{seen} programs, {wrong} of them wrong")
+    return wrong
+
+
+if __name__ == "__main__":
+    sys.exit(main())

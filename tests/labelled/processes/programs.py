@@ -1,0 +1,160 @@
+"""The programs, how each is brought to a peak and to rest, and what is right: the labels.
+
+kinds    the kinds of heaps that hold memory in it
+holder   the kind that holds most of what its allocators hold
+`{tmp}` in a command is a folder of its own. What `feed` says goes to its standard input, which stays open.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Final
+
+__all__ = ["PROGRAMS", "Program"]
+
+
+@dataclass(frozen=True)
+class Program:
+    """One program and its label."""
+
+    name: str
+    command: tuple[str, ...]
+    kinds: frozenset[str]
+    holder: str
+    feed: str = ""
+    setup: str = ""
+    """A shell command that runs first, without the witness."""
+    child: str = ""
+    """The name of the descendant that is meant; empty: the program itself."""
+    environment: tuple[tuple[str, str], ...] = ()
+    wait: float = 1.0
+
+
+def _shell(name: str, text: str, kinds: str = "glibc", holder: str = "glibc", **more: str) -> Program:
+    return Program(name, ("/bin/sh", "-c", text), frozenset(kinds.split()), holder, **more)
+
+
+def _program(
+    name: str,
+    *command: str,
+    kinds: str = "glibc",
+    holder: str = "glibc",
+    feed: str = "",
+    setup: str = "",
+    child: str = "",
+    wait: float = 1.0,
+    **environment: str,
+) -> Program:
+    return Program(
+        name, command, frozenset(kinds.split()), holder, feed, setup, child,
+        tuple(environment.items()), wait,
+    )  # fmt: skip
+
+
+_PEAK: Final = (
+    "import time\nx=[(n,str(n),{n:n}) for n in range(150000)]\ny=x[::300]\ndel x\n"
+    "z=[bytearray(3000+n%5000) for n in range(6000)]\ndel z[::3]\ntime.sleep(600)\n"
+)
+_THREADS: Final = (
+    "import threading,time\nkeep=[]\ndef work():\n"
+    " b=[bytearray(1000+n%9000) for n in range(4000)]\n del b[::2]\n keep.append(b)\n"
+    " time.sleep(600)\n"
+    "[threading.Thread(target=work).start() for n in range(8)]\ntime.sleep(600)\n"
+)
+_SERVICE: Final = (
+    "import json,time,re,decimal,http.server,sqlite3,email,ssl\n"
+    "d=[json.loads(json.dumps({'a':list(range(200)),'b':'x'*n})) for n in range(2000)]\n"
+    "e=d[::50]\ndel d\ntime.sleep(600)\n"
+)
+_LARGE: Final = (
+    "import time\nx=[bytearray(200000) for n in range(200)]\ndel x[::2]\n"
+    "y=[bytearray(140000) for n in range(50)]\ntime.sleep(600)\n"
+)
+_SQL: Final = (
+    "import sqlite3,time\nc=sqlite3.connect(':memory:')\nc.execute('create table t(a,b)')\n"
+    "c.executemany('insert into t values(?,?)',((n,'x'*(n%400)) for n in range(60000)))\n"
+    "c.execute('delete from t where a%10')\nc.commit()\ntime.sleep(600)\n"
+)
+_PY: Final = "glibc pymalloc"
+_RUBY: Final = "a=(1..300000).map{|i| 'x'*(i%200)}; b=a.each_slice(97).map(&:first); a=nil; GC.start; sleep"
+_PERL: Final = "my %h; $h{$_}='x'x($_%300) for 1..200000; delete $h{$_} for grep {$_%17} 1..200000; sleep 600"
+_PHP: Final = "$a=[]; for($i=0;$i<300000;$i++) $a[]=str_repeat('x',$i%200); $b=array_slice($a,0,1000); unset($a); sleep(600);"
+_LUA: Final = "local t={} for i=1,300000 do t[i]={i,tostring(i)} end for i=1,300000 do if i%19>0 then t[i]=nil end end collectgarbage() io.read()"
+_TCL: Final = "for {set i 0} {$i<200000} {incr i} {set a($i) [string repeat x [expr {$i%100}]]}; array unset a *7; puts ready; after 600000"
+_AWK: Final = "BEGIN{for(i=0;i<200000;i++)a[i]=i\"abc\"; for(i=0;i<200000;i++)if(i%13)delete a[i]; getline x < \"-\"}"
+_JS: Final = "let a=[];for(let i=0;i<200000;i++)a.push(Buffer.allocUnsafeSlow(100+i%900));a=a.filter((x,i)=>i%9==0);setInterval(()=>{},1e6)"
+_MANY: Final = "char *a%d[] = {\"%d\"}; int f%d(int x) { return x * %d + (x >> 3); }"
+_C_SOURCE: Final = "\n".join(_MANY % (n, n, n, n) for n in range(1500)) + "\n"
+
+PROGRAMS: Final = (
+    _program("python-peak", sys.executable, "-c", _PEAK, kinds=_PY, holder="pymalloc"),
+    _program("python-threads", sys.executable, "-c", _THREADS, kinds=_PY),
+    _program("python-service", sys.executable, "-c", _SERVICE, kinds=_PY),
+    _program("python-large", sys.executable, "-c", _LARGE, kinds=_PY),
+    _program("python-sqlite", sys.executable, "-c", _SQL, kinds=_PY),
+    _program("python-malloc", sys.executable, "-c", _PEAK, PYTHONMALLOC="malloc"),
+    _program("debian-python-peak", "/usr/bin/python3", "-c", _PEAK, kinds=_PY, holder="pymalloc"),
+    _program("debian-python-threads", "/usr/bin/python3", "-c", _THREADS, kinds=_PY),
+    _program(
+        "python-threads-two-arenas", "/usr/bin/python3", "-c", _THREADS, kinds=_PY,
+        MALLOC_ARENA_MAX="2",
+    ),
+    _program(
+        "python-threads-no-tcache", "/usr/bin/python3", "-c", _THREADS, kinds=_PY,
+        GLIBC_TUNABLES="glibc.malloc.tcache_count=0",
+    ),
+    _program(
+        "python-large-brk", "/usr/bin/python3", "-c", _LARGE, kinds=_PY,
+        GLIBC_TUNABLES="glibc.malloc.mmap_threshold=33554432",
+    ),
+    _program(
+        "python-mmap-all", "/usr/bin/python3", "-c", _LARGE, kinds=_PY,
+        GLIBC_TUNABLES="glibc.malloc.mmap_threshold=4096",
+    ),
+    _program("perl", "perl", "-e", _PERL),
+    _program("php", "php", "-r", _PHP),
+    _program("ruby", "ruby", "-e", _RUBY, wait=2),
+    _program("lua", "lua5.4", "-e", _LUA),
+    _program("tcl", "tclsh", feed=_TCL + "\n", wait=2),
+    _program("mawk", "mawk", _AWK, wait=2),
+    _program("gawk", "gawk", _AWK, wait=2),
+    _program("node", "node", "-e", _JS, wait=2),
+    _program(
+        "sqlite3", "sqlite3",
+        feed="create table t(a,b); with recursive n(i) as (select 1 union all select i+1 from n where "
+        "i<200000) insert into t select i, hex(randomblob(i%80)) from n; delete from t where a%11; "
+        "create index x on t(b);\n",
+        wait=3,
+    ),
+    _shell("bash", "exec bash -c 'a=(); for ((i=0;i<60000;i++)); do a[i]=$i$i; done; unset a[{1..50000..2}]; read x'"),
+    _program("dash", "dash", feed="x=1; for i in 1 2 3 4 5; do x=$x$x$x; done\n"),
+    _program("gcc", "gcc", "-O1", "-x", "c", "-", "-S", "-o", "/dev/null", feed=_C_SOURCE, child="cc1", wait=3),
+    _program("clang", "clang", "-O1", "-x", "c", "-", "-S", "-o", "/dev/null", feed=_C_SOURCE, child="clang", wait=3),
+    _program("gdb", "gdb", "-q", "-nx", "/usr/bin/gdb", feed="info functions main\n", wait=4, kinds=_PY),
+    _program("vim", "vim", "-es", "-u", "NONE", feed=":r /usr/share/common-licenses/GPL-3\n:%s/the/THEM/g\n:undo\n"),
+    _program("xz", "xz", "-9", "-c", feed="x" * 100000),
+    _program("sort", "sort", "-S", "40M", feed="some line\n" * 20000),
+    _program("jq", "jq", "--unbuffered", ".", feed='{"a":[' + ",".join(map(str, range(50000))) + "]}\n"),
+    _program("bc", "bc", "-q", feed="a=2^40000; b=a*a+3; c=0\n"),
+    _program("git", "git", "cat-file", "--batch", feed="HEAD\nHEAD^{tree}\n"),
+    _program("make", "make", "-f", "-", feed="all:\n\tsleep 600\n", setup=""),
+    _program("cmake", "cmake", "-P", "{tmp}/x.cmake", setup="echo 'foreach(i RANGE 30000)\nlist(APPEND a x${i})\nendforeach()\nset(a)\nexecute_process(COMMAND sleep 600)' > {tmp}/x.cmake", wait=4),
+    _program("sed", "sed", "-n", "H;$p", feed="a line of text\n" * 30000),
+    _program("tmux", "tmux", "-L", "dmi-labelled", "-f", "/dev/null", "new-session", "-d", "seq 5000; sleep 600", child="tmux: server"),
+    _program("openssl", "openssl", "s_server", "-accept", "0", "-nocert"),
+    _program("nginx", "nginx", "-p", "{tmp}", "-c", "{tmp}/n.conf", "-e", "{tmp}/e.log",
+             setup="printf 'daemon off; pid {tmp}/pid; worker_processes 2; error_log {tmp}/e.log; events { worker_connections 2000; } http { access_log off; server { listen unix:{tmp}/s; } }' > {tmp}/n.conf"),
+    _program("nginx-worker", "nginx", "-p", "{tmp}", "-c", "{tmp}/n.conf", "-e", "{tmp}/e.log", child="nginx",
+             setup="printf 'user root; daemon off; pid {tmp}/pid; worker_processes 1; error_log {tmp}/e.log; events { worker_connections 2000; } http { access_log off; server { listen unix:{tmp}/s; } }' > {tmp}/n.conf"),
+    _program("redis-jemalloc", "redis-server", "--port", "0", "--unixsocket", "{tmp}/s", "--save", "", kinds="glibc jemalloc", holder="jemalloc"),
+    _program("memcached", "memcached", "-u", "root", "-s", "{tmp}/s", "-t", "4"),
+    _program("haproxy", "haproxy", "-db", "-f", "{tmp}/h.cfg", setup="printf 'global\n maxconn 500\ndefaults\n mode tcp\n timeout client 1s\n timeout server 1s\n timeout connect 1s\nlisten a\n bind unix@{tmp}/s\n' > {tmp}/h.cfg"),
+    _program("dnsmasq", "dnsmasq", "-k", "-p", "0", "--dhcp-authoritative", "-u", "root", "-x", "{tmp}/pid"),
+    _program("guile", "guile-3.0", "-c", "(define l (iota 300000)) (set! l #f) (gc) (sleep 600)", wait=3),
+    _program("ocaml", "ocaml", feed="let l = List.init 200000 string_of_int;;\nlet m = List.filter (fun s -> String.length s < 3) l;;\n", wait=3),
+    _program("java", "java", "-Xmx64m", "-XX:+UseSerialGC", "{tmp}/S.java", setup="echo 'class S { public static void main(String[] a) throws Exception { Thread.sleep(600000); } }' > {tmp}/S.java", wait=8),
+    _program("postgres-backend", "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "{pg}/postgres", "-D", "{tmp}/d", "-k", "{tmp}", "-c", "listen_addresses=", "-c", "port=54399",
+             setup="chmod 777 {tmp}; setpriv --reuid=65534 --regid=65534 --clear-groups env HOME={tmp} {pg}/initdb -D {tmp}/d -A trust -U p >/dev/null; (sleep 4; (echo 'create temp table t as select i, md5(i::text) from generate_series(1,50000) i; select count(*) from (select * from t order by 2) s;'; sleep 600) | psql -h {tmp} -p 54399 -U p template1 >/dev/null 2>&1) &",
+             child="postgres:", wait=9),
+)  # fmt: skip
