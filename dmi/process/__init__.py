@@ -26,6 +26,7 @@ from ._glibc_find import Space
 from ._heaps import ForeignHeap, ForeignPin, ForeignRange, ForeignRow, ForeignStats
 from ._live import LiveReader
 from ._python import pymalloc_heaps
+from ._trim import TrimEstimate, estimate_trim
 
 if TYPE_CHECKING:
     import os
@@ -42,6 +43,7 @@ __all__ = [
     "ForeignRow",
     "ForeignStats",
     "Process",
+    "TrimEstimate",
     "heap_rows",
     "is_core",
     "is_source",
@@ -118,6 +120,10 @@ class Process:
                 self._notes += notes
             self._heaps = tuple(heaps)
         return self._heaps
+
+    def trim(self) -> TrimEstimate | None:
+        """What malloc_trim would give back, and the command that does it; None without glibc."""
+        return estimate_trim(self.heaps(), self.pid if self.live else 0)
 
     def find(self, address: int) -> tuple[ForeignHeap, ForeignRange] | None:
         """The heap and the range that hold the address; None: no heap that is known does."""

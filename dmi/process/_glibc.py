@@ -178,6 +178,7 @@ class GlibcHeap:
             "tcache_blocks": counts["tcache"] if self._caches.chunk else None,
             "system": self.state.system,
             "threads": self.state.attached,
+            "main": int(self.state.main),
         }
         return ForeignStats(
             kind=self.kind,
@@ -316,7 +317,7 @@ def read_cache(memory: Memory, chunk: int, size: int, full: int = 0) -> list[int
 
 def _cache(memory: Memory, chunk: int, size: int) -> tuple[list[int], list[int]] | None:
     bins, width = _CACHES[size]
-    raw = memory.read(chunk, size)
+    raw = memory.read(chunk, size + 8)
     if raw is None or struct.unpack_from("<Q", raw, 8)[0] & ~7 != size:
         return None
     counts = list(struct.unpack_from(f"<{bins}{'BH'[width - 1]}", raw, 16))
@@ -365,8 +366,12 @@ def glibc_heaps(memory: Memory, space: Space) -> tuple[list[GlibcHeap], list[str
             notes.append(why)
         places = [(state, _regions(memory, space, state)) for state in ring]
         caches = find_caches(memory, [r[-1] for _, r in places if r])
-        first = places[0][1][0].start if places[0][1] else 0
-        parameters = find_parameters(memory, space, main, first & -memory.page or first)
+        parameters = None
+        if places[0][1]:
+            # Where the system's first stretch begins; that need not be a multiple of anything.
+            start, end = places[0][1][0].start, places[0][1][0].end
+            firsts = {end - main.system, start, start & -memory.page}
+            parameters = find_parameters(memory, space, main, firsts)
         for state, regions in places:
             said: list[str] = []
             if not regions and state.has_top:

@@ -181,7 +181,7 @@ def find_main(memory: Memory, space: Space) -> list[ArenaState]:
 
 def _main_with_last_bin(memory: Memory, space: Space, last: int) -> ArenaState | None:
     bins = last - (BINS - 1) * 16
-    raw = _raw(memory, space, bins)
+    raw = _raw(memory, space, bins, _BEFORE)
     if raw is None:
         return None
     (following,) = struct.unpack_from("<Q", raw, _BEFORE + _BINS_BYTES + 16)
@@ -190,18 +190,21 @@ def _main_with_last_bin(memory: Memory, space: Space, last: int) -> ArenaState |
             return _state(raw, bins, prefix, main=True)
     for prefix in _PREFIXES:
         # The ring leads back here, or at least to something that is an arena.
-        if _raw(memory, space, following + prefix) is not None and following % 4096 in (32, 48, 64):
+        other = _raw(memory, space, following + prefix, prefix)
+        if other is not None and following % 4096 in (32, 48, 64):
             return _state(raw, bins, prefix, main=True)
     return None
 
 
-def _raw(memory: Memory, space: Space, bins: int) -> bytes | None:
-    """The bytes around the bins, where they can be an arena's."""
+def _raw(memory: Memory, space: Space, bins: int, prefix: int) -> bytes | None:
+    """The bytes around the bins, from _BEFORE on, where they can be an arena's that has `prefix` bytes
+    before them; what lies before the arena is no concern and comes as zeros."""
     if bins % 8 or bins < _BEFORE:
         return None
-    raw = memory.read(bins - _BEFORE, _BEFORE + _BINS_BYTES + _BEHIND)
+    raw = memory.read(bins - prefix, prefix + _BINS_BYTES + _BEHIND)
     if raw is None:
         return None
+    raw = bytes(_BEFORE - prefix) + raw
     links = struct.unpack_from(f"<{2 * BINS}Q", raw, _BEFORE)
     own = bins - 16
     for i in range(0, 2 * BINS, 2):
@@ -244,7 +247,8 @@ def read_ring(memory: Memory, space: Space, main: ArenaState) -> tuple[list[Aren
     found, seen = [main], {main.address}
     prefix, at = main.bins - main.address, main.next
     while at != main.address and len(found) < _MAX_ARENAS:
-        raw = _raw(memory, space, at + prefix) if at not in seen and at % 16 == 0 else None
+        fits = at not in seen and at % 16 == 0
+        raw = _raw(memory, space, at + prefix, prefix) if fits else None
         if raw is None:
             return found, f"the ring of arenas breaks off at {at:x}"
         state = _state(raw, at + prefix, prefix, main=False)
@@ -288,15 +292,16 @@ def _heap_info(memory: Memory, arena: int, base: int, largest: int) -> tuple[Hea
 
 
 def find_parameters(
-    memory: Memory, space: Space, arena: ArenaState, first: int
+    memory: Memory, space: Space, arena: ArenaState, firsts: set[int]
 ) -> MallocParameters | None:
     """malloc's own parameters, found by the start of the main heap that they name.
 
     Before it stand the bytes mapped now and at most, and before these the counts, in one of two
-    orders: up to 2.34, and from 2.35 on.
+    orders: up to 2.34, and from 2.35 on. Behind it stand the 64 bins of threads' caches, which tell
+    where the heap has no start.
     """
     here = space.at(arena.address)
-    if here is None or not first:
+    if here is None:
         return None
     low, high = max(here.start, arena.address - (1 << 16)), min(here.end, arena.address + (1 << 16))
     index = space.mappings.index(here)
@@ -311,9 +316,13 @@ def find_parameters(
     if data is None:
         return None
     words = struct.unpack(f"<{len(data) // 8}Q", data)
-    for i in range(8, len(words)):
-        if words[i] == first:
-            found = _parameters(data, 8 * i)
+    firsts = firsts - {0}
+    for fits in (
+        lambda i: words[i] in firsts,
+        lambda i: words[i] == 0 and words[i + 1] == 64 and 16 < words[i + 2] < 1 << 32,
+    ):
+        for i in range(8, len(words) - 2):
+            found = _parameters(data, 8 * i) if fits(i) else None
             if found is not None:
                 return found
     return None
@@ -321,7 +330,7 @@ def find_parameters(
 
 def _parameters(data: bytes, at: int) -> MallocParameters | None:
     mapped, most = struct.unpack_from("<2Q", data, at - 16)
-    if mapped > most or mapped % 4096 or most >> 47:
+    if mapped > most or mapped % 16 or most >> 47:
         return None
     for start in (at - 36, at - 32):
         count, limit, most_count, fixed = struct.unpack_from("<4i", data, start)

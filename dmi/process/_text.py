@@ -108,6 +108,14 @@ def _verbose(process: Process) -> Iterator[str]:
                 yield f"    {name:<20}{value:20,}"
         for pin in each.pins(3) or ():
             yield f"    pin: {pin.address:016x} of {pin.size:x} bytes keeps {pin.pinned:,} free"
+    yield from _trim(process)
+
+
+def _trim(process: Process) -> Iterator[str]:
+    estimate = process.trim()
+    if estimate is not None:
+        yield ""
+        yield from estimate.lines()
 
 
 def _range(found: ForeignRange) -> str:

@@ -27,7 +27,8 @@ import dmi
 
 from .programs import PROGRAMS, Program
 
-SAY: Final, TRIM = 61, 62
+SAY: Final = 61
+TRIM: Final = 62
 HERE: Final = Path(__file__).parent
 POSTGRES: Final = next(
     (str(path.parent) for path in sorted(Path("/").glob("usr/lib/postgresql/*/bin/initdb"))),
@@ -35,24 +36,26 @@ POSTGRES: Final = next(
 )
 
 
-def build(folder: Path) -> Path:
-    """The witness, built once."""
+def build(folder: Path) -> None:
+    """The witness."""
     library = folder / "witness.so"
     subprocess.run(
         ["gcc", "-shared", "-fPIC", "-O1", "-nostdlib", "-fno-stack-protector",
          "-Wl,--unresolved-symbols=ignore-all", "-o", str(library), str(HERE / "witness.c")],
         check=True,
     )  # fmt: skip
-    return library
 
 
 def descendants(pid: int) -> list[int]:
     """The process and all below it."""
+    below: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError, ValueError, IndexError):
+            parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
+            below.setdefault(int(parent), []).append(int(entry.name))
     found = [pid]
     for each in found:
-        for task in Path(f"/proc/{each}/task").glob("*/children"):
-            with suppress(OSError):
-                found += map(int, task.read_text().split())
+        found += below.get(each, [])
     return found
 
 
@@ -87,7 +90,7 @@ def ask(pid: int, number: int, folder: Path) -> dict[str, int]:
     path = folder / str(pid)
     path.unlink(missing_ok=True)
     os.kill(pid, number)
-    for _ in range(300):
+    for _ in range(100):
         time.sleep(0.02)
         if path.exists() and f"said={number}" in (text := path.read_text()):
             return {k: int(v) for k, _, v in (line.partition("=") for line in text.split())}
@@ -149,7 +152,7 @@ def judge(program: Program, pid: int, folder: Path) -> list[str]:
     return faults
 
 
-def try_program(program: Program, witness: Path, base: Path, root: str) -> list[str] | None:
+def try_program(program: Program, base: Path, root: str) -> list[str] | None:
     """Start it, bring it to rest, judge it. None: it is not here."""
     names = {"tmp": str(base / program.name), "pg": POSTGRES}
     (base / program.name).mkdir(exist_ok=True)
@@ -167,7 +170,8 @@ def try_program(program: Program, witness: Path, base: Path, root: str) -> list[
     if program.setup:
         subprocess.run(["/bin/sh", "-c", fill(program.setup)], check=False, timeout=60)
     environment = {**os.environ, **dict(program.environment)}
-    environment |= {"LD_PRELOAD": str(witness), "WITNESS": str(base / "said")}
+    inside = Path("/") / base.relative_to(root) if root else base
+    environment |= {"LD_PRELOAD": str(inside / "witness.so"), "WITNESS": str(inside / "said")}
     if root:
         command = ["chroot", root, *command]
     process = subprocess.Popen(
@@ -208,7 +212,7 @@ def main() -> int:
     """Look at all of them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*")
-    parser.add_argument("--root", default="", help="a bare root in which the programs run")
+    parser.add_argument("--root", default="", help="a bare root with /proc in which the programs run")
     args = parser.parse_args()
     chosen = [each for each in PROGRAMS if not args.names or each.name in args.names]
     print(
@@ -219,12 +223,9 @@ def main() -> int:
     base.chmod(0o755)
     wrong = seen = 0
     try:
-        witness = build(base)
-        if args.root:
-            inside = Path("/") / base.relative_to(args.root)
-            witness = inside / "witness.so"
+        build(base)
         for program in chosen:
-            faults = try_program(program, witness, base, args.root)
+            faults = try_program(program, base, args.root)
             seen += faults is not None
             wrong += bool(faults)
     finally:

@@ -78,8 +78,8 @@ _SQL: Final = (
 )
 _PY: Final = "glibc pymalloc"
 _RUBY: Final = "a=(1..300000).map{|i| 'x'*(i%200)}; b=a.each_slice(97).map(&:first); a=nil; GC.start; sleep"
-_PERL: Final = "my %h; $h{$_}='x'x($_%300) for 1..200000; delete $h{$_} for grep {$_%17} 1..200000; sleep 600"
-_PHP: Final = "$a=[]; for($i=0;$i<300000;$i++) $a[]=str_repeat('x',$i%200); $b=array_slice($a,0,1000); unset($a); sleep(600);"
+_PERL: Final = "my %h; $h{$_}='x'x($_%300) for 1..200000; delete $h{$_} for grep {$_%17} 1..200000; sleep 600 while 1"
+_PHP: Final = "$a=[]; for($i=0;$i<300000;$i++) $a[]=str_repeat('x',$i%200); $b=array_slice($a,0,1000); unset($a); while(1) sleep(600);"
 _LUA: Final = "local t={} for i=1,300000 do t[i]={i,tostring(i)} end for i=1,300000 do if i%19>0 then t[i]=nil end end collectgarbage() io.read()"
 _TCL: Final = "for {set i 0} {$i<200000} {incr i} {set a($i) [string repeat x [expr {$i%100}]]}; array unset a *7; puts ready; after 600000"
 _AWK: Final = "BEGIN{for(i=0;i<200000;i++)a[i]=i\"abc\"; for(i=0;i<200000;i++)if(i%13)delete a[i]; getline x < \"-\"}"
@@ -151,9 +151,8 @@ PROGRAMS: Final = (
     _program("memcached", "memcached", "-u", "root", "-s", "{tmp}/s", "-t", "4"),
     _program("haproxy", "haproxy", "-db", "-f", "{tmp}/h.cfg", setup="printf 'global\n maxconn 500\ndefaults\n mode tcp\n timeout client 1s\n timeout server 1s\n timeout connect 1s\nlisten a\n bind unix@{tmp}/s\n' > {tmp}/h.cfg"),
     _program("dnsmasq", "dnsmasq", "-k", "-p", "0", "--dhcp-authoritative", "-u", "root", "-x", "{tmp}/pid"),
-    _program("guile", "guile-3.0", "-c", "(define l (iota 300000)) (set! l #f) (gc) (sleep 600)", wait=3),
+    _program("guile", "guile-3.0", "-c", "(define l (iota 300000)) (set! l #f) (gc) (let loop () (sleep 600) (loop))", wait=3),
     _program("ocaml", "ocaml", feed="let l = List.init 200000 string_of_int;;\nlet m = List.filter (fun s -> String.length s < 3) l;;\n", wait=3),
-    _program("java", "java", "-Xmx64m", "-XX:+UseSerialGC", "{tmp}/S.java", setup="echo 'class S { public static void main(String[] a) throws Exception { Thread.sleep(600000); } }' > {tmp}/S.java", wait=8),
     _program("postgres-backend", "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "{pg}/postgres", "-D", "{tmp}/d", "-k", "{tmp}", "-c", "listen_addresses=", "-c", "port=54399",
              setup="chmod 777 {tmp}; setpriv --reuid=65534 --regid=65534 --clear-groups env HOME={tmp} {pg}/initdb -D {tmp}/d -A trust -U p >/dev/null; (sleep 4; (echo 'create temp table t as select i, md5(i::text) from generate_series(1,50000) i; select count(*) from (select * from t order by 2) s;'; sleep 600) | psql -h {tmp} -p 54399 -U p template1 >/dev/null 2>&1) &",
              child="postgres:", wait=9),
