@@ -20,13 +20,9 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 from dmi import _files, _inspect, heap, windbg
 from dmi._layers import glibc_malloc, physical_memory
-<<<<<<< HEAD
-from dmi._tables import frame, html_table
-from dmi.address import NotSupportedError, address_summary, summarise
-=======
 from dmi._moment import cgroup, memory_by_usage, scope
+from dmi._tables import frame, html_table
 from dmi.address import NotSupportedError, address_summary, pymalloc_usage, summarise
->>>>>>> e3ad457 (Snapshots of version 2: memory and commit by usage, scope, control group, unknown as null; the doctor judges memory, and what is due later is no leak)
 from dmi.errors import HeapError
 from dmi.stats import HeapStats
 from dmi.walk import HistogramRow, Ranges, Segment
@@ -37,8 +33,10 @@ if TYPE_CHECKING:
     import pandas
 
     from dmi.address import AddressSummary
+    from dmi.process import Process
+    from dmi.process._heaps import ForeignHeap
 
-__all__ = ["HeapSnapshot", "Snapshot", "snapshot"]
+__all__ = ["HeapSnapshot", "Snapshot", "snapshot", "snapshot_of"]
 
 FORMAT: Final = "dmi-snapshot"
 VERSION: Final = 2
@@ -307,6 +305,53 @@ def snapshot(blocks: bool = False, *, label: str = "") -> Snapshot:
         label, time.time(), os.getpid(), page, taken, tuple(outside), address, process or None,
         program, memory, commit, scope(), cgroup(),
     )  # fmt: skip
+
+
+def snapshot_of(source: Process, *, label: str = "") -> Snapshot:
+    """The heaps of another process or of a core file, of every kind that is known, and its address
+    space. What cannot be read is None. Raises what ``dmi.open_process`` raises."""
+    summary = source.address_summary()
+    outside = [_foreign(each) for each in source.heaps()]
+    memory, commit = memory_by_usage(summary.regions)
+    physical: dict[str, int] = {}
+    if source.live:
+        with suppress(OSError):
+            physical = physical_memory(source.pid)
+    process: dict[str, int | None] = {
+        **_commit(summary),
+        "resident": physical.get("Rss"),
+        "swapped": physical.get("Swap"),
+        "lazily_freed": physical.get("LazyFree"),
+        "metadata": None,
+    }
+    return Snapshot(
+        label, time.time() if source.live else 0.0, source.pid, mmap.PAGESIZE, (), tuple(outside),
+        summary.as_dict(), process, source.program, memory, commit,
+        scope(source.pid) if source.live else None, cgroup(source.pid) if source.live else None,
+    )  # fmt: skip
+
+
+def _foreign(each: ForeignHeap) -> dict[str, Any]:
+    """A heap that was looked at from outside. Blocks mapped on their own count with it."""
+    stats = each.stats()
+    mapped = stats.mapped or 0
+
+    def whole(size: int | None) -> int | None:
+        return None if size is None else size + mapped
+
+    return {
+        "name": f"{stats.kind} {each.name}".strip(),
+        "kind": stats.kind,
+        "handle": each.handle,
+        "busy": whole(stats.busy),
+        "committed": whole(stats.committed),
+        "free": stats.free,
+        "list_length": stats.free_blocks,
+        "mapped": stats.mapped,
+        "resident": whole(stats.resident),
+        "trim": stats.trim,
+        "pinned": stats.pinned,
+    }
 
 
 def _pymalloc(arenas: list[tuple[int, int]]) -> dict[str, Any]:

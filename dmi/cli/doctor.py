@@ -39,7 +39,16 @@ HELP = "say which kind of leak logs and snapshots show"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     parser.add_argument(
-        "files", nargs="+", metavar="FILE", help="log or snapshot, oldest first; - for stdin"
+        "files",
+        nargs="*",
+        metavar="FILE",
+        help="log, snapshot or core file, oldest first; - for stdin",
+    )
+    parser.add_argument(
+        "--pid",
+        type=int,
+        metavar="N",
+        help="a running process, as the last moment; alone there is a report on it",
     )
     parser.add_argument(
         "--page-size",
@@ -65,9 +74,13 @@ def run(args: argparse.Namespace) -> int:
     """Print the verdict, one for each policy of a replay."""
     if args.what_was_read:
         return _what_was_read(args)
+    if not args.files and args.pid is None:
+        raise ValueError("name a FILE, or a process with --pid N")
     replay = _replay(args.files)
     if replay is None:
-        verdict = from_files(args.files, page_size=args.page_size, across=args.across)
+        verdict = from_files(
+            args.files, page_size=args.page_size, across=args.across, pid=args.pid
+        )
         print(json.dumps(verdict.as_dict(), indent=2) if args.json else verdict)
         return _status(verdict)
     verdicts = from_replay(replay, page_size=args.page_size)

@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Sequence
 
+    from dmi.process import Process
+
     from ._verdict import Verdict
 
-__all__ = ["from_files", "read_moments", "states_of_file", "what_was_read"]
+__all__ = ["from_files", "read_moments", "state_of_pid", "states_of_file", "what_was_read"]
 
 _JSON: Final = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:\{|\[\s*[\{\]])")
 STDIN: Final = "-"
@@ -35,11 +37,12 @@ def from_files(
     thresholds: Thresholds = THRESHOLDS,
     page_size: int = 4096,
     across: bool = False,
+    pid: int | None = None,
 ) -> Verdict:
     """The verdict on files: WinDbg logs with one or more moments, and JSON snapshots; ``-`` is
     standard input, ``heap.txt+addr.txt`` are two files of one moment. The moments are in the order
     given, unless time stamps, or titles and names that all say before, during or after, say
-    otherwise; of one moment there is a report.
+    otherwise; of one moment there is a report. ``pid`` is a running process, the last moment.
 
     Raises OSError, or ValueError (naming the file) for what cannot be read; UnclearError where it
     is open which files belong together; DifferentProcessError for moments of different processes,
@@ -47,16 +50,18 @@ def from_files(
     """
     if page_size <= 0 or page_size & (page_size - 1):
         raise ValueError(f"page_size must be a power of two, not {page_size}")
-    states, notes = read_moments(paths, across=across)
+    states, notes = read_moments(paths, across=across, pid=pid)
     verdict = judge(states, thresholds, page_size, across=across)
     return replace(verdict, notes=(*verdict.notes, *notes))
 
 
 def read_moments(
-    paths: Iterable[str | os.PathLike[str]], *, across: bool = False
+    paths: Iterable[str | os.PathLike[str]], *, across: bool = False, pid: int | None = None
 ) -> tuple[list[State], list[str]]:
     """The moments of files, put together and in order, and what is to be said about that."""
     files = [_file(str(path)) for path in paths]
+    if pid is not None:
+        files.append((f"process {pid}", [state_of_pid(pid)]))
     if not files:
         raise ValueError("no file: a verdict needs at least one")
     notes: list[str] = []
@@ -108,6 +113,11 @@ def states_of_file(path: str | os.PathLike[str]) -> list[State]:
     """The moments that a file holds: a WinDbg log, a JSON snapshot, or a JSON list of them. Raises
     OSError, or ValueError naming the file."""
     name = str(path)
+    if _is_core(name):
+        from dmi.process import open_core
+
+        with open_core(name) as source:
+            return [replace(_state_of_process(source), source=name, label=Path(name).stem)]
     data = _data(name)
     try:
         if _JSON.match(data):
@@ -123,6 +133,29 @@ def states_of_file(path: str | os.PathLike[str]) -> list[State]:
     if len(states) == 1 and not states[0].label and name != STDIN:
         return [replace(states[0], label=Path(name).stem)]
     return states
+
+
+def _is_core(name: str) -> bool:
+    """Whether it is a core file, told by its first bytes: without the native part for any other."""
+    if name == STDIN or not Path(name).is_file():
+        return False
+    with Path(name).open("rb") as file:
+        return file.read(4) == b"\x7fELF"
+
+
+def state_of_pid(pid: int) -> State:
+    """A running process as a moment. Raises what ``dmi.open_process`` raises."""
+    from dmi.process import open_process
+
+    with open_process(pid) as source:
+        return replace(_state_of_process(source), source=f"process {pid}")
+
+
+def _state_of_process(source: Process) -> State:
+    from dmi._snapshot import snapshot_of
+
+    state = state_of(snapshot_of(source))
+    return replace(state, unread=(*state.unread, *source.notes))
 
 
 def _data(name: str) -> bytes:
@@ -160,12 +193,13 @@ def what_was_read(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Everything that a file holds and that was understood, and the lines that were not, as data
     for JSON."""
     name = str(path)
-    data = _data(name)
+    core = _is_core(name)
+    data = b"{" if core else _data(name)
     if _JSON.match(data):
         states = states_of_file(name) if name != STDIN else []
         return {
             "file": name,
-            "kind": "snapshot",
+            "kind": "core file" if core else "snapshot",
             "moments": [_moment_line(state) for state in states],
             "tables": [],
             "unread": [],

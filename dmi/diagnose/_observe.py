@@ -64,6 +64,8 @@ class Observation:
     bits: int | None = None
     mapped: int | None = None
     """What of committed and busy is mapped on its own, beside the allocator's own ranges."""
+    trim: int | None = None
+    """What malloc_trim(0) would give back, where it was worked out page by page."""
     histogram: Mapping[int, int] = field(default_factory=dict)
     """Busy blocks: size -> count; empty where they were not counted."""
     threads: Mapping[str, int] = field(default_factory=dict)
@@ -349,7 +351,9 @@ def _heap(entry: Any, fallback: str, *, outside: bool) -> Observation:
     name = given if isinstance(given, str) and given else ""
     key = name if handle is None else f"{handle:08x}"
     title = f"heap {handle:08x}" if handle is not None else (name or fallback)
-    if name and handle is not None:
+    if name and outside:
+        title = name
+    elif name and handle is not None:
         title += f" ({name})"
     busy, committed = _figure(numbers, "busy"), _figure(numbers, "committed")
     if committed is None and busy is None:
@@ -359,6 +363,12 @@ def _heap(entry: Any, fallback: str, *, outside: bool) -> Observation:
     if free is None:
         parts = [_optional(numbers, k) for k in ("free_lfh", "free_list", "free_pages", "offered")]
         free = known_sum(parts)
+    resident = _optional(numbers, "resident")
+    if outside and resident is not None and committed is not None:
+        # What a trim took stays writable: only what is in memory counts.
+        committed = min(committed, max(resident, busy or 0))
+        if free is not None and busy is not None:
+            free = min(free, committed - busy)
     virtual = _optional(numbers, "segment_virtual")
     decommit = entry.get("decommit")
     return Observation(
@@ -376,6 +386,7 @@ def _heap(entry: Any, fallback: str, *, outside: bool) -> Observation:
         kind if isinstance(kind, str) else "",
         _optional(numbers, "resident"),
         mapped=_optional(numbers, "mapped"),
+        trim=_optional(numbers, "trim"),
         histogram=_histogram(entry.get("histogram")),
         threads=_named_sizes(entry.get("threads")),
     )  # fmt: skip
