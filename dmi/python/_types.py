@@ -7,7 +7,15 @@ import operator
 import re
 import sys
 from dataclasses import asdict, dataclass, replace
-from types import FrameType, FunctionType, ModuleType
+from types import (
+    AsyncGeneratorType,
+    CellType,
+    CoroutineType,
+    FrameType,
+    FunctionType,
+    GeneratorType,
+    ModuleType,
+)
 from typing import TYPE_CHECKING, Any
 
 from dmi.heap import find
@@ -23,6 +31,8 @@ LEVELS = 12
 """How far holders() goes up."""
 WIDTH = 200
 """How many objects of one level holders() follows."""
+UNTRACKED = 5
+"""For how many objects that no tracked one refers to holders() looks through the heaps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,45 +155,83 @@ def holders(where: object, *, most: int = 10) -> list[Holder]:
 
 
 def _ways(starts: list[tuple[object, str]], most: int, debug: bool) -> list[Holder]:
-    """Breadth first from the objects up to the roots."""
+    """Breadth first from the objects up to the roots; one look at all objects for each level."""
     result: list[Holder] = []
     level = starts
-    # Everything of ours that refers to what is looked at.
     seen = {id(each) for each, _path in level}
-    ours = {id(level), id(starts), id(result), id(seen), id(sys._getframe())}
-    while level and len(result) < most:
-        above: list[tuple[object, str]] = []
-        ours |= {id(above), id(level)} | {id(pair) for pair in level}
+    # Everything of ours that refers to what is looked at.
+    ours = {id(level), id(result), id(seen)}
+    untracked = UNTRACKED
+    for _ in range(LEVELS):
+        paths: dict[int, str] = {}
+        things: list[object] = []
+        ours |= {id(level), id(paths), id(things)} | {id(pair) for pair in level}
+        held: set[int] = set()
         for thing, path in level[:WIDTH]:
             if root := _root(thing):
-                result.append(Holder(*root, path=(root[1] + path) or root[1]))
+                result.append(Holder(*root, path=root[1] + path))
                 continue
-            referrers = [
-                each
-                for each in gc.get_referrers(thing)
-                if id(each) not in ours and not _is_our_frame(each)
-            ]
-            if not referrers:
-                referrers = _untracked(thing, debug)
-            if not referrers:
-                result.append(Holder("unknown", _name(thing), path or _name(thing)))
-            ours.add(id(referrers))
-            for each in referrers:
-                if id(each) in seen:
-                    continue
-                seen.add(id(each))
-                above.append((each, _joined(each, thing, path)))
-            del referrers
-            if len(result) >= most:
-                break
-        level = above
-        if len(seen) > LEVELS * WIDTH * 50:
+            if running := _running(thing, path, ours):
+                held.add(id(thing))
+                result += running
+            things.append(thing)
+            paths[id(thing)] = path
+        if not things or len(result) >= most:
             break
+        referrers = gc.get_referrers(*things)
+        ours.add(id(referrers))
+        above: list[tuple[object, str]] = []
+        ours.add(id(above))
+        for each in referrers:
+            if id(each) in ours or _is_our_frame(each):
+                continue
+            for thing in gc.get_referents(each):
+                if id(thing) in paths:
+                    held.add(id(thing))
+                    if id(each) not in seen:
+                        seen.add(id(each))
+                        above.append((each, _joined(each, thing, paths[id(thing)])))
+        for thing in things:
+            if id(thing) in held:
+                continue
+            found = _untracked(thing, debug) if untracked > 0 else []
+            untracked -= 1
+            above += [(each, _joined(each, thing, paths[id(thing)])) for each in found]
+            # A cell that no closure has is one of our own running functions'.
+            if not found and not isinstance(thing, CellType):
+                result.append(Holder("unknown", _name(thing), paths[id(thing)] or _name(thing)))
+        level = above
+        del referrers, above, things, thing
     return result[:most]
 
 
 def _is_our_frame(thing: object) -> bool:
     return isinstance(thing, FrameType) and thing.f_globals is globals()
+
+
+def _running(thing: object, path: str, ours: set[int]) -> list[Holder]:
+    """The running frames, of all threads, that have it in a variable: the collector sees none.
+
+    Up to 3.12 the look at a frame's variables leaves a dict of them with the frame.
+    """
+    found: list[Holder] = []
+    for frame in sys._current_frames().values():
+        at: FrameType | None = frame
+        while at is not None:
+            values = {} if at.f_globals is globals() else at.f_locals
+            if values is not at.f_globals:
+                ours.add(id(values))
+                for name, value in values.items():
+                    if value is thing:
+                        root = _frame_name(at)
+                        found.append(Holder("frame", root, f"{at.f_code.co_qualname}.{name}{path}"))
+            at = at.f_back
+    return found
+
+
+def _frame_name(frame: FrameType) -> str:
+    code = frame.f_code
+    return f"{code.co_qualname} ({code.co_filename}:{frame.f_lineno})"
 
 
 def _untracked(thing: object, debug: bool) -> list[object]:
@@ -194,14 +242,24 @@ def _untracked(thing: object, debug: bool) -> list[object]:
     return [each for each in native if not gc.is_tracked(each) and each is not thing]
 
 
+_SUSPENDED = (
+    (GeneratorType, "gi_frame"),
+    (CoroutineType, "cr_frame"),
+    (AsyncGeneratorType, "ag_frame"),
+)
+
+
 def _root(thing: object) -> tuple[str, str] | None:
     if isinstance(thing, ModuleType):
         return "module", thing.__name__
     if isinstance(thing, type):
         return "class", f"{thing.__module__}.{thing.__qualname__}"
-    if isinstance(thing, FrameType):
-        code = thing.f_code
-        return "frame", f"{code.co_qualname} ({code.co_filename}:{thing.f_lineno})"
+    frame = thing if isinstance(thing, FrameType) else None
+    for kind, name in _SUSPENDED:
+        if isinstance(thing, kind):
+            frame = getattr(thing, name)
+    if frame is not None:
+        return "frame", _frame_name(frame)
     if isinstance(thing, dict) and thing.get("__name__") and "__loader__" in thing:
         # A module's own names, of which the module need not be alive.
         return "module", str(thing["__name__"])

@@ -112,7 +112,9 @@ def test_holders_lead_to_modules_classes_and_frames() -> None:
         module = types.ModuleType("mine")
         module.things = (Node(2),)
         sys.modules["mine"] = module
-        def paths(thing): return [str(h) for h in dmi.python.holders(thing)]
+        def paths(thing):
+            # This very frame is a holder as well.
+            return [str(h) for h in dmi.python.holders(thing) if h.kind != "frame"]
         said = paths(CACHE["k"][0][2])
         assert said == ["module __main__: __main__.CACHE['k'][0][2]"], said
         name = "__main__.Registry"
@@ -123,7 +125,15 @@ def test_holders_lead_to_modules_classes_and_frames() -> None:
             held = Node(5)
             return [h for h in dmi.python.holders(held) if h.kind == "frame"]
         found = local()
-        assert found and found[0].path.endswith(".held") and "local" in found[0].root
+        assert found[0].path == "local.held" and "local (<string>:" in found[0].root, found
+        def stream():
+            kept = Node(6)
+            yield kept
+        suspended = stream()
+        next(suspended)
+        assert any(h.kind == "frame" and "stream" in h.root
+                   for h in dmi.python.holders(next(o for o in gc.get_objects()
+                       if type(o) is Node and o.value == 6)))
         # By address, and of what is no object.
         assert paths(id(CACHE["k"][0][1])) == ["module __main__: __main__.CACHE['k'][0][1]"]
         with heap("tables"):
