@@ -335,13 +335,15 @@ def _by_allocator(allocator: str, after: Observation) -> list[Cure]:
             )
         ]
     if allocator == "glibc":
-        trim = None
-        if after.free is not None and after.list_length is not None:
+        trim, exact = after.trim, after.trim is not None
+        if trim is None and after.free is not None and after.list_length is not None:
             # Of each free block up to a page at its ends has to stay.
             trim = max(0, after.free - after.list_length * 4096)
         lines = [
             Cure(
-                "Call malloc_trim(0) after the peak, which walks every free page", trim, most=True
+                "Call malloc_trim(0) after the peak, which walks every free page",
+                trim,
+                most=not exact,
             ),
             Cure(
                 "Run the program on dmi, which gives free pages back by itself: "
