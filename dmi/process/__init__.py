@@ -26,6 +26,7 @@ from ._glibc_find import Space
 from ._heaps import ForeignHeap, ForeignPin, ForeignRange, ForeignRow, ForeignStats
 from ._live import LiveReader
 from ._python import pymalloc_heaps
+from ._rights import ShapeHeap, missing_right, shape_heaps, status
 from ._trim import TrimEstimate, estimate_trim
 
 if TYPE_CHECKING:
@@ -109,8 +110,7 @@ class Process:
         """Its heaps of every kind that is known, found at the first call."""
         if self._heaps is None:
             if self.reader.denied:
-                self._notes.append(self.reader.denied)
-                self._heaps = ()
+                self._heaps = tuple(self._without_rights())
                 return self._heaps
             space = self.space()
             heaps: list[ForeignHeap] = []
@@ -120,6 +120,17 @@ class Process:
                 self._notes += notes
             self._heaps = tuple(heaps)
         return self._heaps
+
+    def _without_rights(self) -> list[ShapeHeap]:
+        """What can be told of heaps where the memory may not be read; notes say what is missing."""
+        self._notes += missing_right(self.pid)
+        known = status(self.pid)
+        if known:
+            sizes = ", ".join(f"{name} {size >> 10:,} KB" for name, size in known.items())
+            self._notes.append(f"what everybody may know of it: {sizes}")
+        with suppress(OSError):
+            return shape_heaps(self.address_summary())
+        return []
 
     def trim(self) -> TrimEstimate | None:
         """What malloc_trim would give back, and the command that does it; None without glibc."""

@@ -197,8 +197,8 @@ def _main_with_last_bin(memory: Memory, space: Space, last: int) -> ArenaState |
 
 
 def _raw(memory: Memory, space: Space, bins: int, prefix: int) -> bytes | None:
-    """The bytes around the bins, from _BEFORE on, where they can be an arena's that has `prefix` bytes
-    before them; what lies before the arena is no concern and comes as zeros."""
+    """The bytes around the bins, from _BEFORE on, where they can be an arena's that has `prefix`
+    bytes before them; what lies before the arena is no concern and comes as zeros."""
     if bins % 8 or bins < _BEFORE:
         return None
     raw = memory.read(bins - prefix, prefix + _BINS_BYTES + _BEHIND)

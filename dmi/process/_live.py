@@ -29,7 +29,7 @@ class LiveReader(ProcSource):
             raise ProcessLookupError(f"no process {self.pid}")
         super().__enter__()
         if self._memory < 0 or not self._may_read():
-            self._denied = "no right to its memory"
+            self._denied = "its memory may not be read"
         return self
 
     def close(self) -> None:

@@ -2,7 +2,7 @@
 
     python -m tests.labelled.processes             every program that is installed
     python -m tests.labelled.processes NAME...     these
-    python -m tests.labelled.processes --root DIR  the programs inside a bare root, with its glibc
+    python -m tests.labelled.processes --root DIR  those of a bare root, with its glibc
 
 Free and used bytes must agree within 1 % (or 16 KiB), the trim figure with a real malloc_trim within
 the larger of 1 MiB and 2 %, the kinds and the largest holder with the labels. Exit status: how many
@@ -32,7 +32,7 @@ TRIM: Final = 62
 HERE: Final = Path(__file__).parent
 POSTGRES: Final = next(
     (str(path.parent) for path in sorted(Path("/").glob("usr/lib/postgresql/*/bin/initdb"))),
-    os.path.dirname(os.path.realpath(shutil.which("postgres") or "/usr/bin/x")),
+    str(Path(shutil.which("postgres") or "/usr/bin/x").resolve().parent),
 )
 
 
@@ -212,7 +212,9 @@ def main() -> int:
     """Look at all of them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*")
-    parser.add_argument("--root", default="", help="a bare root with /proc in which the programs run")
+    parser.add_argument(
+        "--root", default="", help="a bare root with /proc in which the programs run"
+    )
     args = parser.parse_args()
     chosen = [each for each in PROGRAMS if not args.names or each.name in args.names]
     print(

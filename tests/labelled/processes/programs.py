@@ -2,7 +2,8 @@
 
 kinds    the kinds of heaps that hold memory in it
 holder   the kind that holds most of what its allocators hold
-`{tmp}` in a command is a folder of its own. What `feed` says goes to its standard input, which stays open.
+`{tmp}` in a command is a folder of its own. What `feed` says goes to its standard input, which stays
+open.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ class Program:
     wait: float = 1.0
 
 
-def _shell(name: str, text: str, kinds: str = "glibc", holder: str = "glibc", **more: str) -> Program:
+def _shell(
+    name: str, text: str, kinds: str = "glibc", holder: str = "glibc", **more: str
+) -> Program:
     return Program(name, ("/bin/sh", "-c", text), frozenset(kinds.split()), holder, **more)
 
 
@@ -77,14 +80,16 @@ _SQL: Final = (
     "c.execute('delete from t where a%10')\nc.commit()\ntime.sleep(600)\n"
 )
 _PY: Final = "glibc pymalloc"
-_RUBY: Final = "a=(1..300000).map{|i| 'x'*(i%200)}; b=a.each_slice(97).map(&:first); a=nil; GC.start; sleep"
+_RUBY: Final = (
+    "a=(1..300000).map{|i| 'x'*(i%200)}; b=a.each_slice(97).map(&:first); a=nil; GC.start; sleep"
+)
 _PERL: Final = "my %h; $h{$_}='x'x($_%300) for 1..200000; delete $h{$_} for grep {$_%17} 1..200000; sleep 600 while 1"
 _PHP: Final = "$a=[]; for($i=0;$i<300000;$i++) $a[]=str_repeat('x',$i%200); $b=array_slice($a,0,1000); unset($a); while(1) sleep(600);"
 _LUA: Final = "local t={} for i=1,300000 do t[i]={i,tostring(i)} end for i=1,300000 do if i%19>0 then t[i]=nil end end collectgarbage() io.read()"
 _TCL: Final = "for {set i 0} {$i<200000} {incr i} {set a($i) [string repeat x [expr {$i%100}]]}; array unset a *7; puts ready; after 600000"
-_AWK: Final = "BEGIN{for(i=0;i<200000;i++)a[i]=i\"abc\"; for(i=0;i<200000;i++)if(i%13)delete a[i]; getline x < \"-\"}"
+_AWK: Final = 'BEGIN{for(i=0;i<200000;i++)a[i]=i"abc"; for(i=0;i<200000;i++)if(i%13)delete a[i]; getline x < "-"}'
 _JS: Final = "let a=[];for(let i=0;i<200000;i++)a.push(Buffer.allocUnsafeSlow(100+i%900));a=a.filter((x,i)=>i%9==0);setInterval(()=>{},1e6)"
-_MANY: Final = "char *a%d[] = {\"%d\"}; int f%d(int x) { return x * %d + (x >> 3); }"
+_MANY: Final = 'char *a%d[] = {"%d"}; int f%d(int x) { return x * %d + (x >> 3); }'
 _C_SOURCE: Final = "\n".join(_MANY % (n, n, n, n) for n in range(1500)) + "\n"
 
 PROGRAMS: Final = (

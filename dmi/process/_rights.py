@@ -1,0 +1,147 @@
+"""Why the memory of a process may not be read, which right would give it, and what can be told
+without.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from dmi.walk import Segment
+
+from ._heaps import ForeignRow, ForeignStats
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from dmi.address import AddressSummary
+
+    from ._heaps import ForeignPin, ForeignRange
+
+__all__ = ["ShapeHeap", "missing_right", "shape_heaps", "status"]
+
+_CAP_SYS_PTRACE: Final = 19
+_WAYS: Final = (
+    "as root: sudo dmi ...",
+    "in Docker: docker run -it --pid=container:NAME --cap-add=SYS_PTRACE IMAGE dmi ... --pid 1",
+    "in Kubernetes: kubectl debug -it POD --image=IMAGE --target=CONTAINER --profile=general "
+    + "-- dmi ... --pid 1",
+)
+
+
+def _field(pid: int | str, name: str) -> list[str]:
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().split("\n"):
+            key, _, value = line.partition(":")
+            if key == name:
+                return value.split()
+    return []
+
+
+def has_ptrace() -> bool:
+    """Whether this process has the capability to look into others."""
+    found = _field("self", "CapEff")
+    return bool(found) and bool(int(found[0], 16) >> _CAP_SYS_PTRACE & 1)
+
+
+def missing_right(pid: int) -> list[str]:
+    """Why, in one line; then a line for each way to the right."""
+    owner, yama = _field(pid, "Uid"), ""
+    with suppress(OSError):
+        yama = Path("/proc/sys/kernel/yama/ptrace_scope").read_text().strip()
+    if not _field(pid, "VmSize"):
+        return ["it has no memory of its own: a kernel thread, or a process that has ended"]
+    if has_ptrace():
+        why = "something else forbids it, as another user namespace or a security module"
+    elif owner and str(os.geteuid()) not in owner[:3]:
+        why = f"it belongs to user {owner[1]}; that needs the capability SYS_PTRACE"
+    elif yama not in ("", "0"):
+        why = (
+            f"kernel.yama.ptrace_scope is {yama}, so only a parent or the capability SYS_PTRACE may"
+        )
+    else:
+        why = (
+            "it has capabilities that this process has not, or is marked as not dumpable; that "
+            "needs the capability SYS_PTRACE"
+        )
+    return [f"its memory may not be read: {why}", *_WAYS]
+
+
+def status(pid: int) -> dict[str, int]:
+    """What everybody may know: resident bytes by kind, and what is in swap."""
+    names = ("VmSize", "VmRSS", "RssAnon", "RssFile", "RssShmem", "VmSwap", "VmData", "VmHWM")
+    return {
+        name: int(found[0]) * 1024
+        for name in names
+        if (found := _field(pid, name)) and found[0].isdigit()
+    }
+
+
+class ShapeHeap:
+    """Heaps told by the shape and the names of their mappings alone: what they hold, not what is
+    used."""
+
+    def __init__(self, kind: str, regions: Sequence[tuple[int, int, int, int | None]]) -> None:
+        self.kind = kind
+        self._regions = regions
+
+    name = "by its mappings alone"
+
+    @property
+    def handle(self) -> int:
+        """Its first address."""
+        return self._regions[0][0]
+
+    def stats(self) -> ForeignStats:
+        """What its mappings say."""
+        residents = [resident for *_, resident in self._regions if resident is not None]
+        return ForeignStats(
+            kind=self.kind,
+            reserved=sum(size for _, size, _, _ in self._regions),
+            committed=sum(committed for _, _, committed, _ in self._regions),
+            resident=sum(residents) if len(residents) == len(self._regions) else None,
+        )
+
+    def row(self) -> ForeignRow:
+        """The columns of `!heap -s` that are known."""
+        stats = self.stats()
+        return ForeignRow(
+            self.kind, self.handle, reserved=stats.reserved, committed=stats.committed
+        )
+
+    def segments(self) -> list[Segment]:
+        """Its mappings."""
+        return [
+            Segment(start, size, committed, 0, False) for start, size, committed, _ in self._regions
+        ]
+
+    def walk(self) -> Iterator[ForeignRange] | None:
+        """Unknown."""
+        return None
+
+    def histogram(self) -> None:
+        """Unknown."""
+        return
+
+    def pins(self, top: int = 10) -> Sequence[ForeignPin] | None:
+        """Unknown."""
+        return None
+
+
+_SHAPES: Final = {"HeapBrk": "brk heap", "HeapGlibcArena": "glibc", "HeapDmi": "dmi"}
+
+
+def shape_heaps(summary: AddressSummary) -> list[ShapeHeap]:
+    """What the mappings alone tell of heaps, a heap for each usage."""
+    heaps: list[ShapeHeap] = []
+    for usage, kind in _SHAPES.items():
+        found = [
+            (region.start, region.size, region.committed, region.resident)
+            for region in summary.regions
+            if region.usage == usage
+        ]
+        if found:
+            heaps.append(ShapeHeap(kind, found))
+    return heaps

@@ -1,0 +1,121 @@
+"""What glibc of every version leaves in memory, from core files made struct by struct."""
+
+from __future__ import annotations
+
+import random
+import struct
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+import dmi
+from dmi.errors import DmiError
+from dmi.process import open_core, text
+from tests.python.images import HEAP, KEY, LIBC, Glibc, glibc_image
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+VERSIONS = (26, 27, 28, 29, 31, 32, 34, 35, 36, 41, 42, 43)
+
+
+@pytest.mark.parametrize("minor", VERSIONS)
+def test_arenas_of_each_version_are_what_was_put_there(minor: int, tmp_path: Path) -> None:
+    image, expected = glibc_image(Glibc(minor))
+    with open_core(image.save(tmp_path / "core")) as process:
+        heaps = process.heaps()
+        assert [heap.name for heap in heaps] == ["main arena", "thread arena"]
+        for heap, right in zip(heaps, expected, strict=True):
+            stats = heap.stats()
+            details = stats.details or {}
+            assert details["top"] == right.top
+            assert details["bins"] == right.binned
+            assert details["fastbins"] == right.fast
+            assert details["tcache"] == right.tcache
+            assert stats.busy == right.busy
+            assert stats.unknown == 0
+            assert stats.trim == right.trim
+            assert stats.resident is None
+        first = heaps[0].stats()
+        assert (first.mapped_blocks, first.mapped) == (3, 600 << 10)
+
+
+def test_what_a_thread_left_behind_in_the_heap_is_passed_over(tmp_path: Path) -> None:
+    image, expected = glibc_image(Glibc(36))
+    # The header of the third chunk is gone: up to the next one that proves itself nothing is known.
+    with open_core(image.save(tmp_path / "core")) as process:
+        chunks = list(process.heaps()[0].walk() or ())
+    image.put(chunks[3].address + 8, 0xFFFFFFFFFFFFFFF0)
+    with open_core(image.save(tmp_path / "core")) as process:
+        stats = process.heaps()[0].stats()
+        assert stats.unknown is not None
+        # Only what the damage touches, not what follows.
+        assert 0 < stats.unknown < 4096
+        details = stats.details or {}
+        assert details["bins"] == expected[0].binned
+        assert details["top"] == expected[0].top
+
+
+def test_a_core_that_was_cut_off_says_so(tmp_path: Path) -> None:
+    image, _ = glibc_image(Glibc(36))
+    whole = image.core()
+    path = tmp_path / "core"
+    path.write_bytes(whole[: len(whole) - 0x2000])
+    with open_core(path) as process:
+        process.heaps()
+        assert any("cut off" in note for note in process.notes)
+
+
+def look(path: Path) -> None:
+    """Everything that a core can be asked."""
+    try:
+        with open_core(path) as process:
+            for line in text.heap(process, "-v"):
+                assert "\x1b" not in line
+            for heap in process.heaps():
+                for count, _ in enumerate(heap.walk() or ()):
+                    assert count < 1 << 18
+                heap.histogram()
+            process.find(HEAP + 0x500)
+    except (DmiError, OSError):
+        pass
+
+
+@pytest.mark.parametrize("minor", [28, 36, 43])
+def test_words_at_random_never_crash_nor_hang(minor: int, tmp_path: Path) -> None:
+    """The long way is tests/fuzz/cores.py."""
+    image, _ = glibc_image(Glibc(minor))
+    whole = image.core()
+    chance = random.Random(minor)
+    path = tmp_path / "core"
+    values = [0, 1, 16, 0xFF0, 1 << 40, (1 << 64) - 16, HEAP, LIBC + 0x800, KEY, LIBC + 0x860]
+    begun = time.monotonic()
+    for _ in range(60):
+        data = bytearray(whole)
+        for _ in range(chance.choice([1, 3, 30])):
+            at = (
+                chance.randrange(len(data) // 8) * 8
+                if chance.random() < 0.5
+                else (chance.randrange(0x3000) * 8 % len(data))
+            )
+            struct.pack_into("<Q", data, at, chance.choice([*values, chance.getrandbits(64)]))
+        path.write_bytes(data)
+        look(path)
+        if time.monotonic() - begun > 2:
+            break
+
+
+def test_headers_that_promise_everything_take_nothing(tmp_path: Path) -> None:
+    image, _ = glibc_image(Glibc(36))
+    whole = bytearray(image.core())
+    struct.pack_into("<H", whole, 56, 0xFFFE)
+    path = tmp_path / "core"
+    path.write_bytes(whole)
+    look(path)
+    whole = bytearray(image.core())
+    struct.pack_into("<Q", whole, 64 + 56 + 32, 1 << 62)
+    struct.pack_into("<Q", whole, 64 + 56 + 40, 1 << 46)
+    path.write_bytes(whole)
+    look(path)
+    assert dmi.process.is_core(path)
