@@ -23,11 +23,14 @@ if TYPE_CHECKING:
 __all__ = ["ShapeHeap", "missing_right", "shape_heaps", "status"]
 
 _CAP_SYS_PTRACE: Final = 19
+_KUBERNETES: Final = (
+    "in Kubernetes: kubectl debug -it POD --image=IMAGE --target=CONTAINER --profile=general -- "
+    "dmi ... --pid 1"
+)
 _WAYS: Final = (
     "as root: sudo dmi ...",
     "in Docker: docker run -it --pid=container:NAME --cap-add=SYS_PTRACE IMAGE dmi ... --pid 1",
-    "in Kubernetes: kubectl debug -it POD --image=IMAGE --target=CONTAINER --profile=general "
-    + "-- dmi ... --pid 1",
+    _KUBERNETES,
 )
 
 

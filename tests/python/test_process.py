@@ -239,3 +239,21 @@ def test_what_is_no_process_and_no_core_is_refused(
     assert "zstd -d" in capsys.readouterr().err
     assert main(["heap", "-s", "--pid", "1", str(packed)]) == 2
     assert "not both" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0 or shutil.which("setpriv") is None,
+    reason="gives up a right that only root has",
+)
+def test_without_rights_it_says_what_everybody_may_know(target: Target) -> None:
+    found = subprocess.run(
+        ["setpriv", "--bounding-set=-sys_ptrace", "--inh-caps=-sys_ptrace", sys.executable, "-m",
+         "dmi", "heap", "-s", "--pid", str(target.process.pid)],
+        capture_output=True, text=True, check=True, timeout=60,
+    ).stdout  # fmt: skip
+    assert "its memory may not be read" in found
+    assert "SYS_PTRACE" in found
+    assert "kubectl debug" in found
+    assert "VmRSS" in found
+    # Nothing is made up: what is not known is a dash.
+    assert " glibc" not in found or " - " in found

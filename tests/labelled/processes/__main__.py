@@ -4,8 +4,7 @@
     python -m tests.labelled.processes NAME...     these
     python -m tests.labelled.processes --root DIR  those of a bare root, with its glibc
 
-Free and used bytes must agree within 1 % (or 16 KiB), the trim figure with a real malloc_trim within
-the larger of 1 MiB and 2 %, the kinds and the largest holder with the labels. Exit status: how many
+Free and used bytes must agree within 1 % (or 16 KiB), the trim figure with a real one within the larger of 1 MiB and 2 %, the kinds and the largest holder with the labels. Exit status: how many
 programs disagree.
 """
 
