@@ -113,6 +113,7 @@ CLANG_FORMAT ?= $(firstword $(shell command -v clang-format))
 lint: $(VENV)/.linters build/c/native/libcore.a
 	$(BIN)/python tools/check_floors.py csrc
 	$(BIN)/python tools/check_circles.py build/c/native/csrc
+	$(BIN)/python tools/generate.py --check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

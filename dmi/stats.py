@@ -1,8 +1,9 @@
 """The numbers of a heap.
 
 The counters are those of the table in dmi/stats.h, in its order and under its names;
-tools/generate.py writes them down here. Units: bytes, but for the plain counts (busy_blocks, segments, list_length,
-uncommitted_ranges, virtual_blocks, lock_contention and the *_calls), lfh_active (0 or 1) and flags.
+tools/generate.py writes them down here. Units: bytes, but for the plain counts (busy_blocks,
+segments, list_length, uncommitted_ranges, virtual_blocks, lock_contention and the *_calls),
+lfh_active (0 or 1) and flags.
 """
 
 from __future__ import annotations
