@@ -44,7 +44,8 @@ def test_windbg_and_diagnose_need_nothing_native(tmp_path: Path) -> None:
     )
     log = tmp_path / "log.txt"
     log.write_text("\n".join(table.format(line="-" * 77, size=size) for size in (1024, 9216)))
-    program = f"NATIVE = {NATIVE}{BLOCK}" + (
+    program = (
+        f"NATIVE = {NATIVE}{BLOCK}"
         "import dmi, dmi.windbg, dmi.diagnose\n"
         "log = dmi.windbg.parse(open(sys.argv[1]).read())\n"
         "assert len(log.heaps) == 2, log\n"
