@@ -6,8 +6,8 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import dmi.experiment._report as _report
 from dmi._tables import frame, html_table
-from dmi.experiment import _report
 from dmi.experiment._run import (
     Progress,
     Sample,

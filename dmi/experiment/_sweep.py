@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import dmi.experiment._report as _report
 from dmi._tables import frame, html_table
 from dmi.errors import DmiError
-from dmi.experiment import _report
 from dmi.experiment._replay import DEFAULT_REPEAT, DEFAULT_SAMPLES, policies_of
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ class Sweep:
         The suffix decides the kind of file. ImportError without the extra `plot`, ValueError and
         OSError for a name that cannot be drawn to.
         """
-        from dmi.experiment import _plot
+        import dmi.experiment._plot as _plot
 
         _plot.pareto(self, Path(path))
 
@@ -193,7 +193,7 @@ class Sweep:
 
 def check_plot(path: str | os.PathLike[str]) -> None:
     """Raise now what Sweep.plot(path) would raise after the work."""
-    from dmi.experiment import _plot
+    import dmi.experiment._plot as _plot
 
     _plot.check(Path(path))
 
