@@ -19,9 +19,8 @@ static inline unsigned _dmi_bucket(size_t n) { return _dmi_bucket_table[(n + 15)
  * pages. Blocks fill it to its last byte: it is the smallest number of 4 KiB pages that holds a whole
  * number of blocks, doubled so many times. A rare size begins small, since no other size can use what
  * it does not; a sixteenth more each time keeps that share small, and the number of descriptors too.
- * It begins with 48 KiB for blocks up to 1 KiB and 32 KiB above, not with 16: with less, bursts and random
- * replacement leave, list and take apart subsegments all the time (random replacement of a thousand small
- * blocks then takes 58 instructions a pair instead of 42, bursts of mixed sizes a tenth more in all). */
+ * It begins with 48 KiB for blocks up to 1 KiB and 32 KiB above: with less, bursts and random replacement leave,
+ * list and take apart subsegments all the time (docs/tuning.md). */
 static inline size_t _dmi_bucket_run(unsigned bucket, size_t have) {
     size_t size = _dmi_bucket_size[bucket], power = size & (~size + 1);
     size_t bytes = size / (power < 4096 ? power : 4096) * 4096;

@@ -141,7 +141,7 @@ size_t _dmi_lfh_free_pages(const dmi_run *run, const dmi_blockmap *map, size_t p
 void _dmi_lfh_park(dmi_run *run, const dmi_blockmap *map, size_t pinned, const uint64_t pages[2]);
 /* Blocks that lie wholly on uncommitted pages. */
 size_t _dmi_lfh_ghosts(const dmi_run *run);
-/* The run is at rest and its head is intact: make the list of a taken run its own (see cache.h). */
+/* The run is at rest and its head is intact: make the list of a taken run its own (see take.h of the heap floor). */
 void _dmi_lfh_take(dmi_run *run, bool current);
 /* The owner's next slow path: bring head and used of a taken run in order. */
 void _dmi_lfh_repair(dmi_run *run);

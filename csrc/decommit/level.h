@@ -9,11 +9,11 @@
 #ifndef DMI_LEVEL_H
 #define DMI_LEVEL_H
 
-#include "engine.h"
+#include "policies.h"
 
 /* Does the policy want that? */
 static inline bool _dmi_level_counts(const dmi_engine *engine) {
-    return engine->policy.when == DMI_WHEN_LAZY;
+    return _dmi_policy_row(&engine->policy)->bounded;
 }
 /* A kept block served a request of that many bytes. */
 void _dmi_level_served(dmi_engine *engine, size_t bytes);

@@ -78,6 +78,10 @@ typedef struct dmi_policy_row {
     bool
         counts; /* a page in a subsegment goes with the free of its last block: blocks are counted, and
                            every block goes through the shared cache */
+    bool
+        bounded; /* what is kept never makes a heap larger than it was within the last delay: level.h */
+    bool
+        promised; /* programs rely on it that nothing goes: that is broken only to serve a request */
     dmi_reason reason; /* why it keeps a free page */
     /* The same where it depends on the page: of a run of that kind and size. NULL: it does not. */
     dmi_reason (*reason_of)(const dmi_policy *policy, unsigned kind, uint64_t bytes);

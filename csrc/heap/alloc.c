@@ -36,29 +36,8 @@ bool _dmi_canary_sound(const dmi_heap *heap, const void *block, size_t usable) {
 
 /* ---- the ways ---------------------------------------------------------------------------------------- */
 
-/* The cache that this thread allocates from, locked. */
-dmi_cache *_dmi_alloc_lock_cache(dmi_heap *heap) {
-    dmi_thread *self = _dmi_thread_self();
-    dmi_cache *cache = &heap->shared;
-    if (self) {
-        /* For an eager heap too: a thread that was taken hands its runs over here. */
-        _dmi_thread_lock(self);
-        bool shared = atomic_load_explicit(&heap->shared_only, memory_order_relaxed);
-        cache = shared ? NULL : _dmi_cache_get(self, heap);
-        if (!cache) _dmi_unlock(&self->lock);
-    }
-    if (!self || !cache) {
-        cache = &heap->shared;
-        _dmi_lock(cache->lock);
-    } else {
-        self->memo_heap = heap->handle;
-        self->memo = cache;
-    }
-    return cache;
-}
-
 static void *from_cache(dmi_heap *heap, unsigned bucket) {
-    dmi_cache *cache = _dmi_alloc_lock_cache(heap);
+    dmi_cache *cache = _dmi_thread_lock_cache(heap);
     void *block = _dmi_cache_alloc(cache, bucket);
     _dmi_unlock(cache->lock);
     return block;

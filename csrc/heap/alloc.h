@@ -13,8 +13,6 @@ void *_dmi_heap_malloc_slow(void *handle, size_t size);
 /* From that cache of this thread's, whose slot was empty. NULL: somebody has to go the whole way. */
 void *_dmi_alloc_own(dmi_thread *self, dmi_cache *cache, size_t size);
 void *_dmi_heap_alloc(dmi_heap *heap, size_t size, size_t align, bool *zero);
-/* The cache that this thread allocates from, locked. */
-dmi_cache *_dmi_alloc_lock_cache(dmi_heap *heap);
 
 /* Hardened heaps: write, check the word behind a block's usable bytes (tail included in usable). */
 void _dmi_canary_set(const dmi_heap *heap, void *block, size_t usable);

@@ -107,11 +107,8 @@ static void list_remove(dmi_cache *cache, dmi_run *run) {
 }
 
 /* How many frees a full run waits for before it is listed again: a few, so that a run does not come and
- * go with every block. Each slow path that this saves hides a free block meanwhile. Three at least, where that
- * is no more than a quarter: random replacement of blocks up to 8 KiB takes 7 % less time than with one, a
- * server's churn 9 %. Eight would save 1 and 3 % more, and a Redis has 5 % more committed at its peak then
- * instead of 3. A thirty-second instead of a sixty-fourth of the blocks raises the page bound of the same Redis,
- * after its keys were deleted, from 33.84 MiB to over 33.9. */
+ * go with every block. Each slow path that this saves hides a free block meanwhile. A sixty-fourth of its
+ * blocks, and three at least, where that is no more than a quarter; docs/tuning.md has what others cost. */
 static int32_t patience(const dmi_run *run) {
     int32_t k = run->capacity / 64, least = run->capacity / 4;
     if (least > 3) least = 3; /* but 1 at least: no run has fewer than four blocks */

@@ -1,8 +1,9 @@
 /* retry.c - a request that was refused: what may be given back so that it succeeds after all. */
 #include "retry.h"
-#include "alloc.h"
 #include "cache.h"
+#include "thread.h"
 
+#include "../decommit/policies.h"
 #include "../decommit/room.h"
 
 #define WAIT_NS 100000
@@ -27,7 +28,7 @@ bool _dmi_retry_shed(dmi_heap *heap, size_t size) {
     bool may = may_help(heap, size, heap->space.reserved, room);
     _dmi_unlock(&heap->lock);
     if (!may) return false;
-    dmi_cache *cache = _dmi_alloc_lock_cache(heap);
+    dmi_cache *cache = _dmi_thread_lock_cache(heap);
     bool any = _dmi_cache_shed(cache);
     _dmi_unlock(cache->lock);
     return any;
@@ -38,7 +39,7 @@ static bool is_worth(dmi_heap *heap, size_t size, uint64_t gain, uint64_t room) 
     if (gain == 0 || gain <= heap->futile || !may_help(heap, size, gain, room)) return false;
     bool known = room < size || (heap->space.max_reserved &&
                                  heap->space.reserved + size > heap->space.max_reserved);
-    return known || heap->engine.policy.when != DMI_WHEN_NEVER || gain >= size;
+    return known || !_dmi_policy_row(&heap->engine.policy)->promised || gain >= size;
 }
 
 bool _dmi_retry_room(dmi_heap *heap, size_t size, uint64_t *tried) {

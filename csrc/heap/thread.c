@@ -1,5 +1,6 @@
 /* thread.c - the life of a thread: it gets a record with its first slow path, and leaves it when it ends. */
 #include "thread.h"
+#include "cache.h"
 #include "fork.h"
 #include "records.h"
 #include "take.h"
@@ -91,4 +92,24 @@ dmi_thread *_dmi_thread_self(void) {
     dmi_thread *self = _dmi_record;
     if (__builtin_expect(self == NULL, 0)) return attach();
     return self == NOBODY ? NULL : self;
+}
+
+dmi_cache *_dmi_thread_lock_cache(dmi_heap *heap) {
+    dmi_thread *self = _dmi_thread_self();
+    dmi_cache *cache = &heap->shared;
+    if (self) {
+        /* For an eager heap too: a thread that was taken hands its runs over here. */
+        _dmi_thread_lock(self);
+        bool shared = atomic_load_explicit(&heap->shared_only, memory_order_relaxed);
+        cache = shared ? NULL : _dmi_cache_get(self, heap);
+        if (!cache) _dmi_unlock(&self->lock);
+    }
+    if (!self || !cache) {
+        cache = &heap->shared;
+        _dmi_lock(cache->lock);
+    } else {
+        self->memo_heap = heap->handle;
+        self->memo = cache;
+    }
+    return cache;
 }

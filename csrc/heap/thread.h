@@ -13,6 +13,8 @@
 
 /* The record of this thread; NULL: it has none and gets none (too early, too late, no memory). */
 dmi_thread *_dmi_thread_self(void);
+/* The cache that this thread allocates from, locked: its own, or the shared one. */
+dmi_cache *_dmi_thread_lock_cache(dmi_heap *heap);
 int _dmi_threads_setup(void);
 
 #endif

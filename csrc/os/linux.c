@@ -51,28 +51,8 @@ static size_t linux_page_size(void) {
     return size;
 }
 
-/* By bare system calls: open, read and write of the C library are cancellation points, and callers hold
- * locks. */
-static int linux_read_file(const char *path, char *buffer, size_t size) {
-    if (size == 0) return -1;
-    int saved = errno;
-    long file = syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
-    size_t length = 0;
-    long got = -1;
-    if (file >= 0) {
-        do { /* the kernel hands out such files in pieces */
-            got = syscall(SYS_read, (int)file, buffer + length, size - 1 - length);
-            if (got > 0) length += (size_t)got;
-        } while ((got > 0 && length < size - 1) || (got < 0 && errno == EINTR));
-        (void)syscall(SYS_close, (int)file);
-    }
-    buffer[length] = 0;
-    errno = saved;
-    return got < 0 ? -1 : (int)length;
-}
-
 static bool read_file(const char *path, char *buffer, size_t size) {
-    return linux_read_file(path, buffer, size) > 0;
+    return _dmi_linux_read_file(path, buffer, size) > 0;
 }
 
 /* Whether every commit is charged against a limit that is never exceeded. */
@@ -536,7 +516,7 @@ const dmi_os_backend _dmi_os_native = {
     .clock = linux_clock,
     .cpu_time = linux_cpu_time,
     .random = linux_random,
-    .read_file = linux_read_file,
+    .read_file = _dmi_linux_read_file,
     .regions = linux_regions,
     .message = linux_message,
     .wait = _dmi_linux_wait,

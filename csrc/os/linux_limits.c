@@ -1,15 +1,38 @@
-/* linux_limits.c - how much more a process may map: RLIMIT_AS, RLIMIT_DATA, the address space, and what the
+/* linux_limits.c - small files of the system; how much more a process may map: RLIMIT_AS, RLIMIT_DATA, the address space, and what the
  * kernel's rule of overcommitting lets a machine promise. */
 #define _GNU_SOURCE
 #include "linux_limits.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/sysinfo.h>
+#include <unistd.h>
 
 /* What any program may map without asking for more by an address. */
 #define ADDRESS_SPACE ((uint64_t)1 << 47)
+
+/* By bare system calls: open, read and write of the C library are cancellation points, and callers hold
+ * locks. */
+int _dmi_linux_read_file(const char *path, char *buffer, size_t size) {
+    if (size == 0) return -1;
+    int saved = errno;
+    long file = syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
+    size_t length = 0;
+    long got = -1;
+    if (file >= 0) {
+        do { /* the kernel hands out such files in pieces */
+            got = syscall(SYS_read, (int)file, buffer + length, size - 1 - length);
+            if (got > 0) length += (size_t)got;
+        } while ((got > 0 && length < size - 1) || (got < 0 && errno == EINTR));
+        (void)syscall(SYS_close, (int)file);
+    }
+    buffer[length] = 0;
+    errno = saved;
+    return got < 0 ? -1 : (int)length;
+}
 
 static uint64_t lower(uint64_t a, uint64_t b) { return a < b ? a : b; }
 
@@ -40,7 +63,7 @@ static uint64_t promised(char rule) {
     char text[2048];
     struct sysinfo machine;
     if (rule == '1') return UINT64_MAX;
-    if (rule == '2' && _dmi_os_native.read_file("/proc/meminfo", text, sizeof text) > 0) {
+    if (rule == '2' && _dmi_linux_read_file("/proc/meminfo", text, sizeof text) > 0) {
         int64_t most = kib_of(text, "CommitLimit:"), now = kib_of(text, "Committed_AS:");
         if (most >= 0 && now >= 0) return most > now ? (uint64_t)(most - now) << 10 : 0;
     }
@@ -53,10 +76,10 @@ uint64_t _dmi_linux_headroom(dmi_os_mode mode, bool *pages) {
     char text[4096], rule[4];
     *pages = mode == DMI_OS_STRICT; /* a discard lowers no charge */
     uint64_t room = ADDRESS_SPACE;
-    if (_dmi_os_native.read_file("/proc/self/status", text, sizeof text) < 0) text[0] = 0;
+    if (_dmi_linux_read_file("/proc/self/status", text, sizeof text) < 0) text[0] = 0;
     room = lower(room, left(RLIMIT_AS, text, "VmSize:"));
     room = lower(room, left(RLIMIT_DATA, text, "VmData:"));
-    if (_dmi_os_native.read_file("/proc/sys/vm/overcommit_memory", rule, sizeof rule) < 1)
+    if (_dmi_linux_read_file("/proc/sys/vm/overcommit_memory", rule, sizeof rule) < 1)
         rule[0] = '1';
     room = lower(room, promised(rule[0]));
     errno = saved;

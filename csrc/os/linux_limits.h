@@ -4,5 +4,6 @@
 
 #include "os.h"
 
+int _dmi_linux_read_file(const char *path, char *buffer, size_t size);
 uint64_t _dmi_linux_headroom(dmi_os_mode mode, bool *pages);
 #endif
