@@ -305,7 +305,7 @@ class Heap(HeapCore):
         return HeapWalk(self)
 
     def ranges(self) -> Ranges:
-        """Every range of one moment, a sequence: 40 bytes for each; the heap is held so long."""
+        """Every range of one moment, a sequence: 40 bytes for each; the heap is stopped for it."""
         return self.walk().ranges()
 
     def walk_array(self) -> NDArray[numpy.void]:

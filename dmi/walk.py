@@ -175,7 +175,7 @@ class _Ranges(Iterable[Range]):
 class HeapWalk(_Ranges):
     """Every range of a heap, by address, read as it is gone through, in parts of bounded memory.
 
-    Each iteration walks the heap anew. The heap is held for a part at a time (up to 2.6 MB of
+    Each iteration walks the heap anew. The heap is stopped for a part at a time (up to 2.6 MB of
     ranges, about a millisecond), so other threads work on in between: each part is consistent in
     itself, a block that is busy from the first part to the last is met exactly once, addresses only
     rise, and what changes between two parts may be missing. ranges() and Heap.walk_array() show one

@@ -88,7 +88,7 @@ int _dmi_check_lfh(dmi_run *run, const void *block) {
     if (index >= run->carved) return DMI_FAULT_FREE;
     if (offset % run->block_size) return DMI_FAULT_INTERIOR;
     if (!on_usable_pages(run, index)) return DMI_FAULT_FREE;
-    /* A user may have put back what he read where the mark is: only the lists know. */
+    /* A user may have put back what was read where the mark is: only the lists know. */
     if (_dmi_lfh_marked(run, block) && is_free(run, index)) return DMI_FAULT_FREE;
     return DMI_OK;
 }

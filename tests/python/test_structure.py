@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -166,3 +167,19 @@ def test_faults_have_the_same_words_in_c_and_python() -> None:
 @pytest.mark.skipif(not (ROOT / "tools" / "generate.py").exists(), reason="not a source tree")
 def test_lists_that_follow_from_the_counters_are_up_to_date() -> None:
     subprocess.run([sys.executable, ROOT / "tools" / "generate.py", "--check"], check=True)
+
+
+@pytest.mark.skipif(not (ROOT / "csrc").exists(), reason="not a source tree")
+def test_files_that_comments_and_docs_name_are_there() -> None:
+    there = {path.name for path in ROOT.rglob("*.[ch]") if ".venv" not in path.parts}
+    texts = [*(ROOT / "csrc").rglob("*.[ch]"), ROOT / "csrc" / "README.md"]
+    texts += [ROOT / "docs" / name for name in ("architecture.md", "tuning.md", "vocabulary.md")]
+    missing = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in texts
+        for line in path.read_text().splitlines()
+        if "#include <" not in line
+        for name in re.findall(r"\b([a-z_0-9]+\.[ch])\b", line)
+        if name not in there
+    ]
+    assert missing == []

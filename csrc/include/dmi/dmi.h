@@ -107,14 +107,14 @@ DMI_API int dmi_heap_destroy(void *heap);
 /* The same whoever holds it, for callers who know that nobody will touch its blocks again. */
 DMI_API int dmi_heap_destroy_force(void *heap);
 
-/* Keep a heap from being destroyed, and say in whose name: who puts blocks into a heap that he did not
- * create holds it as long as he has any. The name, at most 47 bytes, is what a refusal shows. Holds of a
+/* Keep a heap from being destroyed, and say in whose name: who puts blocks into a heap that somebody else
+ * made holds it as long as there are any. The name, at most 47 bytes, is what a refusal shows. Holds of a
  * name are counted; beyond DMI_HEAP_HOLDERS names the rest is held by "others". From any thread.
- * Errors: EINVAL for a stale handle or an empty name; of dmi_heap_unhold also ENOENT: not held by him. */
+ * Errors: EINVAL for a stale handle or an empty name; of dmi_heap_unhold also ENOENT: not held in that name. */
 #define DMI_HEAP_HOLDERS 16
 DMI_API int dmi_heap_hold(void *heap, const char *who);
 DMI_API int dmi_heap_unhold(void *heap, const char *who);
-/* The holder of that index, from 0 on without gaps: his name, cut to size, and how often he holds.
+/* The holder of that index, from 0 on without gaps: the name, cut to size, and how many holds it has.
  * EINVAL for a stale handle, ENOENT beyond the last. who and holds may be NULL. */
 DMI_API int dmi_heap_holder(void *heap, size_t index, char *who, size_t size, uint64_t *holds);
 /* The process default heap; made at the first call. NULL and errno as from dmi_heap_create. */
