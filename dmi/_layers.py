@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from dmi import heap
-from dmi.address import NotSupportedError, address_summary, process_heaps, pymalloc_usage
+from dmi.address import NotSupportedError, address_summary, pymalloc_usage
 from dmi.errors import HeapError
 
 if TYPE_CHECKING:
@@ -107,6 +107,8 @@ class Layers:
 
     pid: int
     layers: tuple[Layer, ...]
+    notes: tuple[str, ...] = ()
+    """What could not be told."""
 
     def __getitem__(self, number: str) -> Layer:
         for layer in self.layers:
@@ -116,12 +118,25 @@ class Layers:
 
     @property
     def stuck(self) -> Part | None:
-        """The allocator (layers 1a and 1b) that retains most; None when none retains anything."""
-        parts = [
-            part for layer in self.layers if layer.number in ALLOCATORS for part in layer.parts
-        ]
+        """The allocator (layers 1a and 1b) that retains most; None when none retains anything, and
+        where one whose use is unknown holds more than that: it may be the one."""
+        parts = self._allocators()
         most = max(parts, key=lambda part: part.retains or 0, default=None)
-        return most if most is not None and most.retains else None
+        if most is None or not most.retains or self.unknown:
+            return None
+        return most
+
+    @property
+    def unknown(self) -> Part | None:
+        """The allocator of which it is unknown what it uses, and which holds more than any other is
+        known to retain; None where there is none."""
+        parts = self._allocators()
+        most = max((part.retains or 0 for part in parts), default=0)
+        open_ = [part for part in parts if part.retains is None and (part.holds or 0) > most]
+        return max(open_, key=lambda part: part.holds or 0, default=None)
+
+    def _allocators(self) -> list[Part]:
+        return [part for layer in self.layers if layer.number in ALLOCATORS for part in layer.parts]
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -130,6 +145,8 @@ class Layers:
             "pid": self.pid,
             "layers": [layer.as_dict() for layer in self.layers],
             "stuck": None if stuck is None else stuck.name,
+            "unknown": None if (unknown := self.unknown) is None else unknown.name,
+            "notes": list(self.notes),
         }
 
     def __str__(self) -> str:
@@ -150,6 +167,14 @@ class Layers:
         stuck = self.stuck
         if stuck is not None:
             yield f"Most of what no program uses is held by {stuck.name}: {_kib(stuck.retains)} KB."
+        unknown = self.unknown
+        if unknown is not None:
+            yield (
+                f"{unknown.name} holds {_kib(unknown.holds)} KB, and how much of it is used is not "
+                "known: who retains most cannot be said."
+            )
+        for note in self.notes:
+            yield f"({note})"
 
 
 ALLOCATORS: Final = ("1a", "1b")
@@ -215,25 +240,22 @@ def physical_memory(pid: int | None = None) -> dict[str, int]:
 def layers(pid: int | None = None) -> Layers:
     """The layers of process ``pid``, by default of this one.
 
-    In another process what glibc's malloc uses cannot be told, only what it holds; dmi's heaps are
-    asked from what its dmi says of itself (``dmi.address.process_heaps``), which needs the same
-    build of dmi and the rights of a debugger.
+    Another process is looked at from outside (``dmi.open_process``): its heaps of every kind, each
+    arena of glibc's malloc. That needs the rights of a debugger; notes say what could not be told.
     The moments of the layers differ by the time it takes to read them. Raises what
     ``dmi.address_summary`` raises, and NotSupportedError where there is no /proc. Thread-safe.
     """
     if not sys.platform.startswith("linux"):
         raise NotSupportedError(f"layers needs /proc, which {sys.platform} does not have")
-    summary = address_summary(pid)
-    own = pid is None or pid == os.getpid()
+    if pid is not None and pid != os.getpid():
+        from dmi.process import open_process  # which needs what stands here
+
+        with open_process(pid) as process:
+            return process.layers()
+    summary = address_summary()
     return Layers(
-        os.getpid() if pid is None else pid,
-        (
-            _custom(pid, own, summary),
-            _runtime(own, summary),
-            _os_heap(own, summary),
-            _virtual(summary),
-            _physical(pid),
-        ),
+        os.getpid(),
+        (_custom(summary), _runtime(summary), os_heap(summary), virtual(summary), physical(None)),
     )
 
 
@@ -241,34 +263,27 @@ def _committed(summary: AddressSummary, *usages: str) -> int:
     return sum(region.committed for region in summary.regions if region.usage in usages)
 
 
-def _custom(pid: int | None, own: bool, summary: AddressSummary) -> Layer:
-    parts = list(_dmi_heaps(None if own else pid))
+def _custom(summary: AddressSummary) -> Layer:
+    parts = list(_dmi_heaps())
     if not parts and (held := _committed(summary, "HeapDmi")):
         parts.append(Part("dmi heaps", held, None))
     arenas = [(r.start, r.size) for r in summary.regions if r.usage == "HeapPymalloc"]
     if arenas:
         held = _committed(summary, "HeapPymalloc")
-        parts.append(Part("Python objects (pymalloc)", held, pymalloc_usage(pid, arenas)))
+        parts.append(Part("Python objects (pymalloc)", held, pymalloc_usage(None, arenas)))
     return Layer("1a", "custom libraries", tuple(parts))
 
 
-def _dmi_heaps(pid: int | None) -> Iterator[Part]:
-    if pid is not None:
-        for found in process_heaps(pid):
-            yield Part(_title(found.handle, found.name), found.committed, found.busy)
-        return
+def _dmi_heaps() -> Iterator[Part]:
     for each in heap.heaps():
         with suppress(HeapError):  # destroyed meanwhile
             stats = each.stats()
-            yield Part(_title(each.handle, each.name), stats.committed, stats.busy)
+            name = f" ({each.name})" if each.name else ""
+            yield Part(f"dmi heap {each.handle:x}{name}", stats.committed, stats.busy)
 
 
-def _title(handle: int, name: str | None) -> str:
-    return f"dmi heap {handle:x}" + (f" ({name})" if name else "")
-
-
-def _runtime(own: bool, summary: AddressSummary) -> Layer:
-    info = glibc_malloc() if own else None
+def _runtime(summary: AddressSummary) -> Layer:
+    info = glibc_malloc()
     if info is None:
         held = _committed(summary, "HeapBrk", "HeapGlibcArena")
         note = "without the blocks that malloc mapped on their own"
@@ -279,7 +294,8 @@ def _runtime(own: bool, summary: AddressSummary) -> Layer:
     return Layer("1b", "language runtime", (part,), figures, note)
 
 
-def _os_heap(own: bool, summary: AddressSummary) -> Layer:
+def os_heap(summary: AddressSummary) -> Layer:
+    """The address space that malloc got."""
     parts = tuple(
         Part(
             title,
@@ -291,7 +307,8 @@ def _os_heap(own: bool, summary: AddressSummary) -> Layer:
     return Layer("1c", "OS heap", parts, note="uses: what of its address space can be written")
 
 
-def _virtual(summary: AddressSummary) -> Layer:
+def virtual(summary: AddressSummary) -> Layer:
+    """All of the address space."""
     figures = tuple((name, summary.type.get(name, 0)) for name in _TYPES)
     note = "retains: reserved, not committed; that costs no memory"
     part = Part("address space", summary.busy, summary.committed)
@@ -301,7 +318,8 @@ def _virtual(summary: AddressSummary) -> Layer:
 _TYPES: Final = ("MEM_IMAGE", "MEM_MAPPED", "MEM_PRIVATE")
 
 
-def _physical(pid: int | None) -> Layer:
+def physical(pid: int | None) -> Layer:
+    """What is in memory, in swap, or lazily freed."""
     found = physical_memory(pid)
     resident, lazy = found.get("Rss", 0), found.get("LazyFree", 0)
     figures = [

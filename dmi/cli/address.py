@@ -1,8 +1,8 @@
 """The address space of a process, as `!address` shows it: by usage, by type, by state.
 
-Without --pid it is that of this command itself. Sizes are bytes in hexadecimal and KB, and bytes in
-JSON. Who owns a range is told from names and, where the kernel gives none, from what stands in the
-memory; reading another process needs the rights of a debugger.
+Without --pid and FILE, which is a core file, it is that of this command itself. Sizes are bytes in
+hexadecimal and KB, and bytes in JSON. Who owns a range is told from names and, where the kernel
+gives none, from what stands in the memory; reading another process needs the rights of a debugger.
 
 MEM_COMMIT is what the kernel charges. A segment of dmi that gives back by discard stays charged as
 a whole; what its heap counts as committed is told by dmi layers and dmi heap.
@@ -14,6 +14,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from dmi.address import address_summary
+from dmi.cli._numbers import whole_pid
 from dmi.windbg import format_address_summary
 
 if TYPE_CHECKING:
@@ -33,7 +34,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="print the three tables instead of the list of regions",
     )
-    parser.add_argument("--pid", type=int, metavar="N", help="the process (default: this one)")
+    parser.add_argument("file", nargs="?", metavar="FILE", help="a core file")
+    parser.add_argument(
+        "--pid", type=whole_pid, metavar="N", help="the process (default: this one)"
+    )
     parser.add_argument(
         "--style",
         choices=("old", "new"),
@@ -45,7 +49,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the summary, or the regions."""
-    summary = address_summary(args.pid)
+    if args.file is not None:
+        from dmi.process import open_core
+
+        if args.pid is not None:
+            raise ValueError("either a FILE or --pid N, not both")
+        with open_core(args.file) as process:
+            summary = process.address_summary()
+    else:
+        summary = address_summary(args.pid)
     if args.json:
         values = summary.as_dict()
         if not args.summary:

@@ -78,9 +78,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("name a FILE, or a process with --pid N")
     replay = _replay(args.files)
     if replay is None:
-        verdict = from_files(
-            args.files, page_size=args.page_size, across=args.across, pid=args.pid
-        )
+        verdict = from_files(args.files, page_size=args.page_size, across=args.across, pid=args.pid)
         print(json.dumps(verdict.as_dict(), indent=2) if args.json else verdict)
         return _status(verdict)
     verdicts = from_replay(replay, page_size=args.page_size)

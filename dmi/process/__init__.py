@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from dmi._layers import Layers
+    from dmi._snapshot import Snapshot
     from dmi.address import AddressSummary
 
 __all__ = [
@@ -145,6 +147,18 @@ class Process:
                 if found.address <= address < found.address + found.size:
                     return heap, found
         return None
+
+    def layers(self) -> Layers:
+        """Who holds its memory, layer by layer."""
+        from ._layers import layers_of  # which needs dmi.layers, and that this module
+
+        return layers_of(self)
+
+    def snapshot(self, label: str = "") -> Snapshot:
+        """This moment of it, as ``dmi snapshot`` keeps it."""
+        from dmi._snapshot import snapshot_of
+
+        return snapshot_of(self, label=label)
 
     def address_summary(self) -> AddressSummary:
         """What its address space is used for."""

@@ -107,7 +107,13 @@ def test_another_process_tells_what_it_holds() -> None:
         layers = dmi.layers(child.pid)
         child.communicate("\n")
     assert layers.pid == child.pid
-    assert part(layers, "1b", "malloc").uses is None
+    malloc = part(layers, "1b", "glibc main arena")
+    assert malloc.holds is not None
+    assert malloc.uses is not None
+    assert 0 < malloc.uses <= malloc.holds
+    objects = part(layers, "1a", "pymalloc main interpreter")
+    assert objects.uses is not None
+    assert objects.uses > 15 * MIB
     resident = layers["3"].holds
     assert resident is not None
     assert resident > 15 * MIB

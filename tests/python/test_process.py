@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import dmi
+from dmi._layers import Layer, Layers, Part
 from dmi.cli import main
 from dmi.process import CoreError
 
@@ -239,6 +240,29 @@ def test_what_is_no_process_and_no_core_is_refused(
     assert "zstd -d" in capsys.readouterr().err
     assert main(["heap", "-s", "--pid", "1", str(packed)]) == 2
     assert "not both" in capsys.readouterr().err
+
+
+def test_the_arena_that_retains_most_is_named(target: Target, tmp_path: Path) -> None:
+    layers = dmi.layers(target.process.pid)
+    assert layers.stuck is not None
+    assert layers.stuck.name.startswith("glibc ")
+    core = core_of(target.process.pid, tmp_path)
+    with dmi.open_core(core) as process:
+        dead = process.layers()
+    assert dead.stuck == layers.stuck
+    assert dead["3"].holds is None
+    for words in (["layers"], ["address", "--summary"]):
+        assert main([*words, str(core)]) == 0
+
+
+def test_nobody_is_named_while_a_larger_ones_use_is_unknown() -> None:
+    known, larger = Part("glibc", 100, 40), Part("jemalloc", 61, None)
+    found = Layers(1, (Layer("1b", "language runtime", (known, larger)),))
+    assert found.stuck is None
+    assert found.unknown == larger
+    assert "cannot be said" in str(found)
+    smaller = Layers(1, (Layer("1b", "runtime", (known, Part("jemalloc", 59, None))),))
+    assert smaller.stuck == known
 
 
 @pytest.mark.skipif(
