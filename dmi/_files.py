@@ -18,6 +18,7 @@ import os
 import re
 import secrets
 import stat
+import tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
@@ -108,16 +109,38 @@ def read_bytes(path: Name, most: int, *, pipe: bool = False) -> bytes:
 def read_json(path: Name, *, what: str = "", budget: int = JSON_BUDGET, pipe: bool = False) -> Any:
     """The value of a JSON file, as parse_json(). ValueError names the file, and ``what`` it is
     not."""
-    data = read_bytes(path, budget // 2, pipe=pipe)
     head = f"{os.fspath(path)}: not {what}: " if what else f"{os.fspath(path)}: "
-    try:
-        text = _text(data, budget)
-        del data
-        return _parsed(text)
-    except TooLargeError as error:
-        raise TooLargeError(f"{os.fspath(path)}: {error}") from None
-    except ValueError as error:
-        raise ValueError(head + str(error)) from None
+    with open_regular(path, pipe=pipe) as file:
+        try:
+            return load_json(file, budget=budget)
+        except TooLargeError as error:
+            raise TooLargeError(f"{os.fspath(path)}: {error}") from None
+        except ValueError as error:
+            raise ValueError(head + str(error)) from None
+
+
+def load_json(file: IO[bytes], *, budget: int = JSON_BUDGET) -> Any:
+    """The same from a file that is open; messages name no file."""
+    data = file.read(budget // 2 + 1)
+    if len(data) > budget // 2:
+        raise TooLargeError(f"more than {budget >> 21} MiB of JSON, which is not read")
+    text = _text(data, budget)
+    del data
+    return _parsed(text)
+
+
+@contextmanager
+def seekable(file: IO[bytes], most: int) -> Iterator[IO[bytes]]:
+    """What a pipe brings, as a file that can be read twice. TooLargeError above ``most`` bytes."""
+    with tempfile.SpooledTemporaryFile(_PIECE) as copy:
+        left = most
+        while piece := file.read(min(_PIECE, left + 1)):
+            left -= len(piece)
+            if left < 0:
+                raise TooLargeError(f"more than {most:,} bytes")
+            copy.write(piece)
+        copy.seek(0)
+        yield copy  # type: ignore[misc,unused-ignore]
 
 
 def parse_json(data: bytes, *, budget: int = JSON_BUDGET) -> Any:

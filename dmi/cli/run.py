@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dmi
+from dmi import _files
 from dmi.cli import _elf
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def is_python(program: str) -> bool:
     if _PYTHON.fullmatch(path.name):
         return True
     try:
-        with path.open("rb") as file:
+        with _files.open_regular(path) as file:
             first = file.read(_SHEBANG_BYTES).partition(b"\n")[0]
     except OSError:
         return False
@@ -142,7 +143,7 @@ def ignores_environment(program: str, arguments: Iterable[str]) -> str | None:
     if not _PYTHON.fullmatch(Path(program).name):
         # A script: what counts stands in its first line.
         try:
-            with Path(program).open("rb") as file:
+            with _files.open_regular(program) as file:
                 words = os.fsdecode(file.read(_SHEBANG_BYTES).partition(b"\n")[0]).split()[1:]
         except OSError:
             return None

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from dmi import windbg
-from dmi._files import parse_json
+from dmi._files import load_json, open_regular, seekable
 
 from ._judge import THRESHOLDS, DifferentProcessError, Thresholds, judge
 from ._moments import in_order, join, joined, of_one_process, states_of_log
@@ -19,7 +20,7 @@ from ._scope import difference
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from dmi.process import Process
 
@@ -29,6 +30,7 @@ __all__ = ["from_files", "read_moments", "state_of_pid", "states_of_file", "what
 
 _JSON: Final = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:\{|\[\s*[\{\]])")
 STDIN: Final = "-"
+_HEAD: Final = 4096
 
 
 def from_files(
@@ -118,13 +120,13 @@ def states_of_file(path: str | os.PathLike[str]) -> list[State]:
 
         with open_core(name) as source:
             return [replace(_state_of_process(source), source=name, label=Path(name).stem)]
-    data = _data(name)
     try:
-        if _JSON.match(data):
-            given = parse_json(data)
-            states = [_state(part) for part in (given if isinstance(given, list) else [given])]
-        else:
-            states = states_of_log(_log(windbg.decode(data)), name)
+        with _opened(name) as file:
+            if _is_json(file):
+                given = load_json(file)
+                states = [_state(part) for part in (given if isinstance(given, list) else [given])]
+            else:
+                states = states_of_log(_log(windbg.text_of(file)), name)
         if not states:
             raise ValueError("no figures of heaps or of the address space")
     except (TypeError, ValueError, RecursionError) as error:
@@ -158,18 +160,25 @@ def _state_of_process(source: Process) -> State:
     return replace(state, unread=(*state.unread, *source.notes))
 
 
-def _data(name: str) -> bytes:
-    if name == STDIN:
-        data = sys.stdin.buffer.read(windbg.MAX_FILE + 1)
-        found = None if len(data) > windbg.MAX_FILE else data
-    else:
-        found = windbg.read_bytes(name, windbg.MAX_FILE)
-    if found is None:
-        raise ValueError(f"{name}: larger than {windbg.MAX_FILE >> 20} MiB")
-    return found
+@contextmanager
+def _opened(name: str) -> Iterator[IO[bytes]]:
+    """The file, standard input, or what a shell hands over, to be read more than once."""
+    with ExitStack() as stack:
+        file = sys.stdin.buffer if name == STDIN else open_regular(name, pipe=True)
+        if name != STDIN:
+            stack.enter_context(file)
+        if not file.seekable():
+            file = stack.enter_context(seekable(file, windbg.MAX_FILE))
+        yield file
 
 
-def _log(text: str) -> windbg.Log:
+def _is_json(file: IO[bytes]) -> bool:
+    head = file.read(_HEAD)
+    file.seek(0)
+    return _JSON.match(head) is not None
+
+
+def _log(text: str | windbg.LongText) -> windbg.Log:
     """A log; one of which only lines that cannot be read are left is a moment of which nothing is
     known, and one without any is no log."""
     log = windbg.parse(text, partial=True)
@@ -194,8 +203,12 @@ def what_was_read(path: str | os.PathLike[str]) -> dict[str, Any]:
     for JSON."""
     name = str(path)
     core = _is_core(name)
-    data = b"{" if core else _data(name)
-    if _JSON.match(data):
+    log: windbg.Log | None = None
+    if not core:
+        with _opened(name) as file:
+            if not _is_json(file):
+                log = windbg.parse(windbg.text_of(file), partial=True)
+    if log is None:
         states = states_of_file(name) if name != STDIN else []
         return {
             "file": name,
@@ -205,7 +218,6 @@ def what_was_read(path: str | os.PathLike[str]) -> dict[str, Any]:
             "unread": [],
             "notices": [],
         }
-    log = windbg.parse(windbg.decode(data), partial=True)
     tables: list[dict[str, Any]] = []
     for table in log.heaps:
         what = "!heap -s" if table.headed else "!heap -s, its header missing"

@@ -8,11 +8,12 @@ Pure Python, no dependency on the native part.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Final
 
 from dmi import _files
 
-from ._clothes import decode
+from ._clothes import LongText, decode
 from ._facts import (
     SMALLEST_VIRTUAL_BLOCK,
     BlockList,
@@ -46,7 +47,7 @@ from ._model import (
 from ._parse import MAX_LINE, MAX_ROWS, MAX_TABLES, parse
 
 if TYPE_CHECKING:
-    import os
+    from typing import IO
 
 __all__ = [
     "COLUMNS",
@@ -91,18 +92,28 @@ __all__ = [
     "percent",
     "read",
     "read_bytes",
+    "text_of",
 ]
 
 MAX_FILE: Final = 256 << 20
 """Bytes of the largest log that ``read`` accepts."""
+_MAX_WHOLE: Final = 4 << 20
 
 
 def read(path: str | os.PathLike[str]) -> Log:
     """Parse a log file. Raises OSError, or ParseError also for a file above MAX_FILE."""
-    data = read_bytes(path, MAX_FILE)
-    if data is None:
+    with _files.open_regular(path) as file:
+        return parse(text_of(file))
+
+
+def text_of(file: IO[bytes]) -> str | LongText:
+    """The text of a file that can be read twice, for parse(); a long one stays in the file.
+    ParseError above MAX_FILE."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    if size > MAX_FILE:
         raise ParseError(f"the file is larger than {MAX_FILE >> 20} MiB")
-    return parse(decode(data))
+    return decode(file.read()) if size <= _MAX_WHOLE else LongText(file)
 
 
 def read_bytes(path: str | os.PathLike[str], most: int) -> bytes | None:

@@ -7,19 +7,22 @@ file that it stood in. No figure is changed.
 
 from __future__ import annotations
 
+import codecs
 import html
 import re
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import IO, TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["MAX_LINE", "Line", "decode", "plain_lines"]
+__all__ = ["MAX_LINE", "Line", "LongText", "decode", "plain_lines"]
 
 MAX_LINE: Final = 1024
 """Characters of a line that are looked at; a row that is longer is not read."""
 
 _SAMPLE: Final = 1 << 16
+_PIECE: Final = 1 << 20
+_LONGEST: Final = 2 << 20
 
 # Bytes that are no UTF-8 come from the code page that most consoles and editors of Windows use.
 _CP1252: Final = {
@@ -80,14 +83,9 @@ class Line(NamedTuple):
 def decode(data: bytes) -> str:
     """Text of a log file: UTF-8, UTF-16 or UTF-32, with their marks or without, and Windows' code
     page 1252 for what is none of these. Never fails."""
-    if data[:4] in (b"\xff\xfe\0\0", b"\0\0\xfe\xff"):
-        return data.decode("utf-32", "replace")
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return data.decode("utf-16", "replace")
-    if coding := _wide(data):
-        return data.decode(coding, "replace")
-    text = data.decode("utf-8-sig", "surrogateescape")
-    return text.translate(_CP1252) if not data.isascii() else text
+    coding, errors = _coding(data[:_SAMPLE])
+    text = data.decode(coding, errors)
+    return text.translate(_CP1252) if errors == "surrogateescape" and not data.isascii() else text
 
 
 def _wide(data: bytes) -> str:
@@ -102,10 +100,62 @@ def _wide(data: bytes) -> str:
     return ""
 
 
-def plain_lines(text: str) -> Iterator[Line]:
+class LongText:
+    """The text of a file that is not to be in memory as a whole: its lines are read when they are
+    asked for, and of a line at most _LONGEST characters are kept."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._coding, self._errors = _coding(file.read(_SAMPLE))
+        self.sample = next(self._pieces(), "")[:_SAMPLE]
+        # What stands across the seam of two pieces is not looked for: a page has many tags.
+        self.is_html = any(_HTML.search(piece) for piece in self._pieces())
+
+    def _pieces(self) -> Iterator[str]:
+        decoder = codecs.getincrementaldecoder(self._coding)(self._errors)
+        self._file.seek(0)
+        while piece := self._file.read(_PIECE):
+            yield decoder.decode(piece).translate(_CP1252)
+        yield decoder.decode(b"", final=True).translate(_CP1252)
+
+    def physical(self) -> Iterator[tuple[int, str]]:
+        """Numbered lines, as _physical() gives them."""
+        number, carry = 0, ""
+        for piece in self._pieces():
+            text, start = carry + piece, 0
+            # A break at the end may be the half of one.
+            end = len(text.rstrip("\r"))
+            for found in _BREAK.finditer(text, 0, end):
+                number += 1
+                if found.start() > start:
+                    yield number, text[start : found.start()]
+                start = found.end()
+            carry = text[start:end][:_LONGEST] + text[end:]
+        carry = carry.rstrip("\r")
+        if carry:
+            yield number + 1, carry
+
+
+def _coding(head: bytes) -> tuple[str, str]:
+    """The encoding of a text that begins so, and what to do with what is not in it; as decode()."""
+    if head[:4] in (b"\xff\xfe\0\0", b"\0\0\xfe\xff"):
+        return "utf-32", "replace"
+    if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return "utf-16", "replace"
+    if coding := _wide(head):
+        return coding, "replace"
+    return "utf-8-sig", "surrogateescape"
+
+
+def plain_lines(text: str | LongText) -> Iterator[Line]:
     """The lines of ``text`` that are not empty. Time is linear in its length."""
-    numbered = _is_numbered(text[:_SAMPLE])
-    source = _unwoven(text) if _HTML.search(text) else _physical(text)
+    if isinstance(text, LongText):
+        numbered, is_html = _is_numbered(text.sample), text.is_html
+        physical = text.physical()
+    else:
+        numbered, is_html = _is_numbered(text[:_SAMPLE]), bool(_HTML.search(text))
+        physical = _physical(text)
+    source = _unwoven(physical) if is_html else physical
     for number, raw in source:
         # Clothes take room too; what is cut here is cut again below.
         line = _undress(raw[: 8 * MAX_LINE], numbered=numbered)
@@ -124,11 +174,11 @@ def _physical(text: str) -> Iterator[tuple[int, str]]:
         yield number + 1, text[start:]
 
 
-def _unwoven(text: str) -> Iterator[tuple[int, str]]:
+def _unwoven(physical: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
     """The lines that a browser would show. A row of a table is one line, however it was written."""
     row: list[str] | None = None
     begun = 0
-    for number, line in _physical(text):
+    for number, line in physical:
         pieces: list[str] = []
         at = 0
         for tag in _TAG.finditer(line):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from . import _heap_text as rows
 from ._address_text import AddressReader, Title, title_of
 from ._block_text import BlockReader
-from ._clothes import MAX_LINE, Line, plain_lines
+from ._clothes import MAX_LINE, Line, LongText, plain_lines
 from ._facts import Mark, Notice, Unread
 from ._model import AddressSummary, HeapRow, HeapTable, Log, ParseError, PrintedLine
 
@@ -443,7 +443,7 @@ def _seconds(found: re.Match[str]) -> float | None:
         return None
 
 
-def _with_following(text: str) -> Iterator[tuple[Line, deque[Line]]]:
+def _with_following(text: str | LongText) -> Iterator[tuple[Line, deque[Line]]]:
     """Each line with those behind it; what is taken from them does not come again."""
     source = plain_lines(text)
     ahead: deque[Line] = deque()
@@ -458,7 +458,7 @@ def _with_following(text: str) -> Iterator[tuple[Line, deque[Line]]]:
         yield ahead.popleft(), ahead
 
 
-def parse(text: str, *, partial: bool = False) -> Log:
+def parse(text: str | LongText, *, partial: bool = False) -> Log:
     """Read every table of heaps, blocks and address space in ``text``.
 
     Lines that look like figures and cannot be read are in the log's ``unread``. Raises ParseError
@@ -466,7 +466,7 @@ def parse(text: str, *, partial: bool = False) -> Log:
     found, and without a line when there is nothing to read; with ``partial`` the log says so
     instead. Time is linear in the length of the text. Thread-safe.
     """
-    if not isinstance(text, str):
+    if not isinstance(text, str | LongText):
         raise TypeError(f"text must be str, not {type(text).__name__}")
     reader = _Reader()
     for line, ahead in _with_following(text):

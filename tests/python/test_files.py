@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import dmi
-from dmi import _files
+from dmi import _files, windbg
+from dmi.windbg import _clothes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -431,11 +432,49 @@ def test_refused_recordings_take_little_memory(
     assert taken < MOST
 
 
-def test_refused_logs_take_little_memory(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"nothing that is a table\r\n",
+        "nothing \u20ac that is a table\r\n".encode("utf-16-le"),
+        b"x" * (1 << 20),
+        b"<td>",
+    ],
+    ids=["lines", "wide", "one line", "tags"],
+)
+def test_refused_logs_take_little_memory(tmp_path: Path, line: bytes) -> None:
     path = tmp_path / "log.txt"
-    path.write_bytes(b"nothing that is a table\r\n" * (1 << 20))
-    taken, _ = refused("raise ValueError(sum(1 for _ in _files.lines(path, most=1 << 30)))", path)
+    head = b"\xff\xfe" if b"\0" in line else b""
+    path.write_bytes(head + line * ((24 << 20) // len(line)))
+    taken, words = refused("dmi.windbg.read(path)", path)
+    assert "no !heap -s table" in words
     assert taken < MOST
+    taken, words = refused("dmi.diagnose.from_files([path, path])", path)
+    assert taken < MOST
+
+
+def test_a_log_that_is_not_in_memory_reads_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    golden = Path(__file__).parent.parent / "golden" / "heap-summaries.txt"
+    text = golden.read_text()
+    page = "<html><pre>" + text.replace("\n", "<br>\n") + "</pre></html>"
+    path = tmp_path / "log.txt"
+    for data in (
+        text.encode(),
+        text.replace("\n", "\r\n").encode("utf-16"),
+        text.replace("\n", "\r").encode("utf-8-sig"),
+        b"\x92\x92 \r\n" + text.encode(),
+        page.encode(),
+    ):
+        path.write_bytes(data)
+        with monkeypatch.context() as patch:
+            whole = windbg.read(path)
+            patch.setattr(windbg, "_MAX_WHOLE", 0)
+            for piece in (7, 1 << 20):
+                patch.setattr(_clothes, "_PIECE", piece)
+                assert windbg.read(path) == whole
+    assert whole.heaps
 
 
 def test_the_yardstick_sees_what_is_taken(tmp_path: Path) -> None:
