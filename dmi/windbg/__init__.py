@@ -69,6 +69,7 @@ __all__ = [
     "HeapTable",
     "HeapView",
     "Log",
+    "LongText",
     "Mark",
     "Notice",
     "ParseError",

@@ -115,17 +115,22 @@ class LongText:
         decoder = codecs.getincrementaldecoder(self._coding)(self._errors)
         self._file.seek(0)
         while piece := self._file.read(_PIECE):
-            yield decoder.decode(piece).translate(_CP1252)
-        yield decoder.decode(b"", final=True).translate(_CP1252)
+            yield self._mapped(decoder.decode(piece))
+        yield self._mapped(decoder.decode(b"", final=True))
+
+    def _mapped(self, text: str) -> str:
+        odd = self._errors == "surrogateescape" and not text.isascii()
+        return text.translate(_CP1252) if odd else text
 
     def physical(self) -> Iterator[tuple[int, str]]:
         """Numbered lines, as _physical() gives them."""
         number, carry = 0, ""
         for piece in self._pieces():
-            text, start = carry + piece, 0
+            # What was carried has no break but perhaps the first half of one.
+            text, start, begin = carry + piece, 0, len(carry.rstrip("\r"))
             # A break at the end may be the half of one.
             end = len(text.rstrip("\r"))
-            for found in _BREAK.finditer(text, 0, end):
+            for found in _BREAK.finditer(text, begin, end):
                 number += 1
                 if found.start() > start:
                     yield number, text[start : found.start()]
