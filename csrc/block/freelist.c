@@ -1,6 +1,7 @@
 /* freelist.c - variable-size blocks with boundary tags. */
 #include "freelist.h"
 
+#include "note.h"
 #include "secret.h"
 
 #include <string.h>
@@ -60,6 +61,42 @@ dmi_tag *_dmi_region_next(const dmi_run *run, dmi_tag *tag) {
     return after(tag);
 }
 
+static size_t page_index(const dmi_run *run, const void *p) {
+    return (size_t)((const char *)p - run->segment->base) >> _dmi_page_shift;
+}
+
+/* What lies at p may be a caller's data, which its thread writes at this moment: one load, and what it
+ * gave is judged, whatever lies there a moment later. */
+__attribute__((no_sanitize("thread"), noinline)) static dmi_tag peek(const char *p) {
+    union {
+        uint64_t word;
+        dmi_tag tag;
+    } seen = {.word = *(const volatile uint64_t *)(const volatile void *)p};
+    return seen.tag;
+}
+
+/* Does a sound tag lie at p, in bounds and on a page that may be read? */
+static bool tag_here(const dmi_run *run, const char *p, dmi_tag *tag) {
+    const char *base = _dmi_run_base(run);
+    if (p < base + 8 || p >= base + _dmi_run_size(run) - 8 ||
+        !_dmi_page_usable(run->segment, page_index(run, p)))
+        return false;
+    *tag = peek(p);
+    return _dmi_tag_sound_at(tag, _dmi_secret.tag, (uintptr_t)p);
+}
+
+/* Do the blocks on both sides of a sound tag agree with it? One in 65,536 words of user data passes for a
+ * tag, so nothing it says is followed unseen; with both neighbours it is one in 2^48. */
+static bool neighbours_agree(const dmi_run *run, const char *at, const dmi_tag *tag) {
+    const char *base = _dmi_run_base(run), *end = at + _dmi_tag_bytes(tag);
+    const char *left = at - (size_t)tag->before * 16;
+    dmi_tag other;
+    if (tag->before ? !tag_here(run, left, &other) || other.size != tag->before : at != base + 8)
+        return false;
+    if (tag->flags & DMI_TAG_LAST) return end == base + _dmi_run_size(run) - 8;
+    return tag_here(run, end, &other) && other.before == tag->size;
+}
+
 /* ---- bins ----------------------------------------------------------------------------------------- */
 
 static size_t bin_of(size_t units) {
@@ -68,25 +105,90 @@ static size_t bin_of(size_t units) {
     return 64 + (log - 6) * 8 + ((units >> (log - 3)) & 7);
 }
 
+/* A link is encoded with its own place, so that a copy of it elsewhere leads nowhere. */
+static uint64_t code_of(const uint64_t *place) {
+    return _dmi_secret.list ^ (uint64_t)(uintptr_t)place * UINT64_C(0x9e3779b97f4a7c15);
+}
+static dmi_free_block *link_at(const uint64_t *place) {
+    return (dmi_free_block *)(uintptr_t)(*place ^ code_of(place));
+}
+static void set_link(uint64_t *place, const dmi_free_block *to) {
+    *place = (uintptr_t)to ^ code_of(place);
+}
+
+dmi_free_block *_dmi_free_next(const dmi_free_block *block) { return link_at(&block->next); }
+dmi_free_block *_dmi_free_prev(const dmi_free_block *block) { return link_at(&block->prev); }
+
+/* A free block of the list, by its tag alone. */
+static bool is_free(const dmi_freelist *list, const dmi_free_block *block) {
+    const char *at = (const char *)block;
+    const dmi_run *run = _dmi_pagemap_find(at);
+    if ((uintptr_t)at % 16 != 8 || run->kind != DMI_RUN_LIST || run->segment->space != list->space)
+        return false;
+    if (at < _dmi_run_base(run) || at + LINKS > _dmi_run_base(run) + _dmi_run_size(run) ||
+        !_dmi_page_usable(run->segment, page_index(run, at)) ||
+        !_dmi_page_usable(run->segment, page_index(run, at + LINKS - 1)))
+        return false;
+    return _dmi_tag_sound(&block->tag) && !(block->tag.flags & DMI_TAG_BUSY);
+}
+
+bool _dmi_free_listed(const dmi_freelist *list, const dmi_free_block *block) {
+    if (!is_free(list, block)) return false;
+    const dmi_free_block *next = _dmi_free_next(block), *prev = _dmi_free_prev(block);
+    if (next && (!is_free(list, next) || _dmi_free_prev(next) != block)) return false;
+    if (prev) return is_free(list, prev) && _dmi_free_next(prev) == block;
+    return list->bins[bin_of(block->tag.size)] == block;
+}
+
 static void bin_insert(dmi_freelist *list, dmi_tag *tag) {
     dmi_free_block *block = (dmi_free_block *)(void *)tag;
     size_t bin = bin_of(tag->size);
-    block->prev = NULL;
-    block->next = list->bins[bin];
-    if (block->next) block->next->prev = block;
+    dmi_free_block *next = list->bins[bin];
+    if (next && !is_free(list, next)) { /* the bin is lost; a link must not be written there */
+        _dmi_fault_note(DMI_NOTE_TAG, next);
+        next = NULL;
+    }
+    set_link(&block->prev, NULL);
+    set_link(&block->next, next);
+    if (next) set_link(&next->prev, block);
     list->bins[bin] = block;
     list->bin_map[bin / 64] |= UINT64_C(1) << (bin % 64);
     list->free_bytes += _dmi_tag_bytes(tag);
 }
 
-static void bin_remove(dmi_freelist *list, dmi_tag *tag) {
+/* False: its links are damaged, and it stays where it is. */
+static bool bin_remove(dmi_freelist *list, dmi_tag *tag) {
     dmi_free_block *block = (dmi_free_block *)(void *)tag;
+    if (!_dmi_free_listed(list, block)) {
+        _dmi_fault_note(DMI_NOTE_TAG, block);
+        return false;
+    }
     size_t bin = bin_of(tag->size);
-    if (block->prev) block->prev->next = block->next;
-    else list->bins[bin] = block->next;
-    if (block->next) block->next->prev = block->prev;
+    dmi_free_block *next = _dmi_free_next(block), *prev = _dmi_free_prev(block);
+    if (prev) set_link(&prev->next, next);
+    else list->bins[bin] = next;
+    if (next) set_link(&next->prev, prev);
     if (!list->bins[bin]) list->bin_map[bin / 64] &= ~(UINT64_C(1) << (bin % 64));
     list->free_bytes -= _dmi_tag_bytes(tag);
+    block->next = block->prev = 0;
+    return true;
+}
+
+/* What stands in a bin is not what was put there: let it go, with all behind it. */
+static void bin_drop(dmi_freelist *list, size_t bin, const void *damaged) {
+    _dmi_fault_note(DMI_NOTE_TAG, damaged);
+    list->bins[bin] = NULL;
+    list->bin_map[bin / 64] &= ~(UINT64_C(1) << (bin % 64));
+}
+
+/* Take a free block out of its bin to join it with another. False: it is busy, or damaged. */
+static bool joins(dmi_freelist *list, const dmi_run *run, dmi_tag *tag) {
+    if (tag->flags & DMI_TAG_BUSY) return false;
+    if (!_dmi_tag_sound(tag) || !neighbours_agree(run, (const char *)tag, tag)) {
+        _dmi_fault_note(DMI_NOTE_TAG, tag);
+        return false;
+    }
+    return bin_remove(list, tag);
 }
 
 /* Units to leave free before the block so that its payload is aligned: 0 or at least MIN_UNITS. */
@@ -107,7 +209,13 @@ static dmi_tag *bin_search(dmi_freelist *list, size_t units, size_t align) {
         if (bin >= DMI_LIST_BINS) break;
         dmi_tag *best = NULL;
         int looked = 0;
-        for (dmi_free_block *b = list->bins[bin]; b && looked < 32; b = b->next, looked++) {
+        for (dmi_free_block *b = list->bins[bin]; b && looked < 32;
+             b = _dmi_free_next(b), looked++) {
+            if (!is_free(list, b)) {
+                bin_drop(list, bin, b);
+                best = NULL;
+                break;
+            }
             if (b->tag.size < units + skip_for(&b->tag, align)) continue;
             if (!best || b->tag.size < best->size) best = &b->tag;
         }
@@ -117,10 +225,6 @@ static dmi_tag *bin_search(dmi_freelist *list, size_t units, size_t align) {
 }
 
 /* ---- pages ---------------------------------------------------------------------------------------- */
-
-static size_t page_index(const dmi_run *run, const void *p) {
-    return (size_t)((const char *)p - run->segment->base) >> _dmi_page_shift;
-}
 
 /* Commit the pages under [from, to). */
 static bool commit(dmi_run *run, const void *from, const void *to) {
@@ -176,8 +280,7 @@ static void cut_tail(dmi_freelist *list, dmi_run *run, dmi_tag *tag, size_t unit
     unsigned last = tag->flags & DMI_TAG_LAST;
     dmi_tag *next = after(tag);
     dmi_tag *tail = tag_at((char *)tag + units * 16);
-    if (next && !(next->flags & DMI_TAG_BUSY)) {
-        bin_remove(list, next);
+    if (next && joins(list, run, next)) {
         rest += next->size;
         last = next->flags & DMI_TAG_LAST;
         dmi_tag *merged = next;
@@ -204,6 +307,13 @@ static int64_t payload(const dmi_tag *tag) { return (int64_t)(_dmi_tag_bytes(tag
 void *_dmi_freelist_alloc(dmi_freelist *list, size_t size, size_t align) {
     size_t units = units_for(size);
     dmi_tag *tag = bin_search(list, units, align);
+    for (; tag; tag = bin_search(list, units, align)) {
+        const dmi_free_block *block = (const dmi_free_block *)(void *)tag;
+        if (_dmi_free_listed(list, block) &&
+            neighbours_agree(_dmi_pagemap_get(tag), (const char *)tag, tag))
+            break;
+        bin_drop(list, bin_of(tag->size), tag);
+    }
     if (!tag) {
         /* Regions begin at a page, so what must be skipped there does not depend on the region. */
         tag = region_create(list, units + skip_for(tag_at((void *)(_dmi_page + 8)), align));
@@ -214,7 +324,7 @@ void *_dmi_freelist_alloc(dmi_freelist *list, size_t size, size_t align) {
     char *start = (char *)tag + skip * 16, *end = start + units * 16;
     size_t rest = tag->size - skip - units;
     if (!commit(run, start, rest >= MIN_UNITS ? end + LINKS : block_end(tag))) return NULL;
-    bin_remove(list, tag);
+    (void)bin_remove(list, tag);
     if (skip) {
         dmi_tag *front = tag;
         dmi_tag *next = after(front);
@@ -237,15 +347,15 @@ dmi_tag *_dmi_freelist_free(dmi_freelist *list, dmi_run *run, void *p, dmi_run *
     dmi_tag *left = before(tag), *right = after(tag);
     size_t units = tag->size;
     unsigned last = tag->flags & DMI_TAG_LAST;
-    if (left && !(left->flags & DMI_TAG_BUSY)) {
-        bin_remove(list, left);
+    /* Both are judged before a tag that they agree with is gone. */
+    bool with_left = left && joins(list, run, left), with_right = right && joins(list, run, right);
+    if (with_left) {
         units += left->size;
         unseal(tag);
         tag = left;
         run->blocks--;
     }
-    if (right && !(right->flags & DMI_TAG_BUSY)) {
-        bin_remove(list, right);
+    if (with_right) {
         units += right->size;
         last = right->flags & DMI_TAG_LAST;
         dmi_tag *merged = right;
@@ -278,7 +388,7 @@ bool _dmi_freelist_resize(dmi_freelist *list, dmi_run *run, void *p, size_t size
             return false;
         unsigned last = right->flags & DMI_TAG_LAST;
         dmi_tag *next = after(right);
-        bin_remove(list, right);
+        if (!joins(list, run, right)) return false;
         unseal(right);
         run->blocks--;
         seal(tag, all, tag->before, DMI_TAG_BUSY | last);
@@ -293,38 +403,6 @@ bool _dmi_freelist_resize(dmi_freelist *list, dmi_run *run, void *p, size_t size
 
 size_t _dmi_freelist_usable(const void *p) {
     return (size_t)payload(tag_at((const char *)p - DMI_LIST_TAG));
-}
-
-/* What lies at p may be a caller's data, which its thread writes at this moment: one load, and what it
- * gave is judged, whatever lies there a moment later. */
-__attribute__((no_sanitize("thread"), noinline)) static dmi_tag peek(const char *p) {
-    union {
-        uint64_t word;
-        dmi_tag tag;
-    } seen = {.word = *(const volatile uint64_t *)(const volatile void *)p};
-    return seen.tag;
-}
-
-/* Does a sound tag lie at p, in bounds and on a page that may be read? */
-static bool tag_here(const dmi_run *run, const char *p, dmi_tag *tag) {
-    const char *base = _dmi_run_base(run);
-    if (p < base + 8 || p >= base + _dmi_run_size(run) - 8 ||
-        !_dmi_page_usable(run->segment, page_index(run, p)))
-        return false;
-    *tag = peek(p);
-    return _dmi_tag_sound_at(tag, _dmi_secret.tag, (uintptr_t)p);
-}
-
-/* Do the blocks on both sides of a sound tag agree with it? One in 65,536 words of user data passes for a
- * tag, so nothing it says is followed unseen; with both neighbours it is one in 2^48. */
-static bool neighbours_agree(const dmi_run *run, const char *at, const dmi_tag *tag) {
-    const char *base = _dmi_run_base(run), *end = at + _dmi_tag_bytes(tag);
-    const char *left = at - (size_t)tag->before * 16;
-    dmi_tag other;
-    if (tag->before ? !tag_here(run, left, &other) || other.size != tag->before : at != base + 8)
-        return false;
-    if (tag->flags & DMI_TAG_LAST) return end == base + _dmi_run_size(run) - 8;
-    return tag_here(run, end, &other) && other.before == tag->size;
 }
 
 dmi_list_state _dmi_freelist_check(const dmi_run *run, const void *p) {

@@ -5,6 +5,10 @@
  * holds its block's size and the size of the one before, and a checksum over both, its address and the
  * process's heap key. Free blocks carry two links behind the tag and stand in bins by size: best fit.
  * Pages that lie wholly inside a free block, behind its links, need not be committed.
+ * Tags and links are verified before they are used, when a block is handed out as when it is freed: a block is
+ * joined or unlinked only if its tag is sound, its neighbours in the region agree with it, and its neighbours in the
+ * bin point back. What is not so stays where it is, unlisted, and the damage is noted (note.h). A link is encoded with a
+ * secret of its own and its place, and is cleared when its block leaves the bin.
  * Everything here wants the heap's lock held.
  */
 #ifndef DMI_FREELIST_H
@@ -27,7 +31,7 @@ typedef struct dmi_tag {
 
 typedef struct dmi_free_block {
     dmi_tag tag;
-    struct dmi_free_block *next, *prev;
+    uint64_t next, prev; /* encoded: _dmi_free_next, _dmi_free_prev */
 } dmi_free_block;
 
 typedef struct dmi_freelist {
@@ -60,6 +64,13 @@ dmi_list_state _dmi_freelist_check(const dmi_run *run, const void *payload);
 
 /* The tag of the block that this address of the region lies in, NULL: none that is sound. */
 const dmi_tag *_dmi_freelist_holding(const dmi_run *run, const void *address);
+
+/* Neighbours of a free block in its bin, NULL: none. Nothing is followed unseen: whoever goes on from here asks
+ * _dmi_free_listed first. */
+dmi_free_block *_dmi_free_next(const dmi_free_block *block);
+dmi_free_block *_dmi_free_prev(const dmi_free_block *block);
+/* Is it a free block of that list: sound, on pages that may be read, and known to its neighbours in the bin? */
+bool _dmi_free_listed(const dmi_freelist *list, const dmi_free_block *block);
 
 /* Walk a region: the first tag, and the next one (NULL behind the last; *bad set when it is damaged). */
 dmi_tag *_dmi_region_first(const dmi_run *run);

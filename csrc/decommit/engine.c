@@ -73,7 +73,8 @@ static void deal_kept(dmi_sweep *sweep) {
 static void deal_lists(dmi_sweep *sweep) {
     dmi_freelist *list = sweep->engine->list;
     for (size_t bin = 0; bin < DMI_LIST_BINS; bin++) {
-        for (dmi_free_block *block = list->bins[bin]; block; block = block->next) {
+        for (dmi_free_block *block = list->bins[bin]; block; block = _dmi_free_next(block)) {
+            if (!_dmi_free_listed(list, block)) break; /* whoever needs the bin next says so */
             if (_dmi_tag_bytes(&block->tag) < _dmi_page) break;
             dmi_run *run = _dmi_pagemap_get(block);
             size_t first, pages = _dmi_tag_free_pages(run, &block->tag, &first);
@@ -182,7 +183,8 @@ void _dmi_engine_inline(const dmi_engine *engine) {
     if (!_dmi_policy_row(&engine->policy)->at_free) return;
     dmi_run *next;
     for (size_t bin = DMI_LIST_BINS; bin-- > 0;)
-        for (dmi_free_block *block = engine->list->bins[bin]; block; block = block->next)
+        for (dmi_free_block *block = engine->list->bins[bin];
+             block && _dmi_free_listed(engine->list, block); block = _dmi_free_next(block))
             _dmi_engine_freed_block(engine, _dmi_pagemap_get(block), &block->tag);
     for (size_t bin = DMI_WARMTHS * DMI_BINS; bin-- > 0;)
         for (dmi_run *run = space->bins[bin % DMI_WARMTHS][bin / DMI_WARMTHS]; run; run = next) {

@@ -173,9 +173,19 @@ size_t dmi_usable_size(const void *block) {
     dmi_run *run = _dmi_pagemap_find(block);
     switch (run->kind) {
     case DMI_RUN_LFH: return run->block_size;
-    case DMI_RUN_LIST: return _dmi_freelist_usable(block) - _dmi_heap_of_run(run)->tail;
+    case DMI_RUN_LIST: {
+        /* Of what is no block, nothing: some ask before they write. */
+        dmi_heap *heap = _dmi_heap_of_run(run);
+        _dmi_lock(&heap->lock);
+        bool busy = _dmi_freelist_check(run, block) == DMI_LIST_BUSY;
+        size_t usable = busy ? _dmi_freelist_usable(block) - heap->tail : 0;
+        _dmi_unlock(&heap->lock);
+        return usable;
+    }
     case DMI_RUN_LARGE:
-    case DMI_RUN_VIRTUAL: return _dmi_run_size(run) - _dmi_heap_of_run(run)->tail;
+    case DMI_RUN_VIRTUAL:
+        if (block != _dmi_run_base(run)) return 0;
+        return _dmi_run_size(run) - _dmi_heap_of_run(run)->tail;
     default: return 0;
     }
 }

@@ -66,9 +66,10 @@ static void *resize_virtual(dmi_heap *heap, dmi_run *run, size_t size) {
 }
 
 static void *resize(dmi_heap *heap, void *block, size_t size) {
-    dmi_run *run = _dmi_pagemap_get(block);
-    if (run->kind == DMI_RUN_NONE || run->kind == DMI_RUN_FREE) {
-        _dmi_fault(DMI_FAULT_FOREIGN, "realloc", block);
+    dmi_run *run;
+    int fault = _dmi_check(NULL, block, &run);
+    if (fault) {
+        _dmi_fault(fault, "realloc", block);
         errno = EINVAL;
         return NULL;
     }

@@ -58,18 +58,6 @@ static bool sound_lfh(const dmi_run *run, dmi_fault *out) {
     return true;
 }
 
-/* Can a free block of the heap's list be there at all? Asked before a link is followed. */
-static bool listed(const dmi_heap *heap, const dmi_free_block *block) {
-    const char *at = (const char *)block;
-    const dmi_run *run = _dmi_pagemap_get(at);
-    if ((uintptr_t)at % 8 || run->kind != DMI_RUN_LIST || _dmi_heap_of_run(run) != heap)
-        return false;
-    if (at + sizeof *block > _dmi_run_base(run) + _dmi_run_size(run)) return false;
-    size_t first = (size_t)(at - run->segment->base) >> _dmi_page_shift;
-    size_t last = (size_t)(at + sizeof *block - 1 - run->segment->base) >> _dmi_page_shift;
-    return _dmi_page_usable(run->segment, first) && _dmi_page_usable(run->segment, last);
-}
-
 static bool sound_list(const dmi_heap *heap, const dmi_run *run, dmi_fault *out) {
     const dmi_tag *before = NULL;
     int64_t blocks = 0, busy = 0;
@@ -94,11 +82,11 @@ static bool sound_list(const dmi_heap *heap, const dmi_run *run, dmi_fault *out)
             bytes += _dmi_freelist_usable(payload);
         } else {
             const dmi_free_block *block = (const dmi_free_block *)(const void *)tag;
-            if ((block->next && (!listed(heap, block->next) || block->next->prev != block)) ||
-                (block->prev && (!listed(heap, block->prev) || block->prev->next != block)))
+            if (!_dmi_free_listed(&heap->list, block))
                 return fault(out, DMI_FAULT_CORRUPT, tag,
-                             "the links of the free block at %p are damaged: next %p, previous %p",
-                             block->next, block->prev);
+                             "the links of the free block at %p are damaged; its region begins at "
+                             "%p, its payload at %p",
+                             _dmi_run_base(run), (const char *)tag + DMI_LIST_TAG);
         }
         blocks++;
         before = tag;

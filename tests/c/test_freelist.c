@@ -102,8 +102,8 @@ static void check_list(const dmi_freelist *list) {
     for (size_t bin = 0; bin < DMI_LIST_BINS; bin++) {
         const dmi_free_block *before = NULL;
         ENSURE_EQ((list->bin_map[bin / 64] >> (bin % 64)) & 1, list->bins[bin] != NULL);
-        for (const dmi_free_block *b = list->bins[bin]; b; before = b, b = b->next) {
-            ENSURE(b->prev == before);
+        for (const dmi_free_block *b = list->bins[bin]; b; before = b, b = _dmi_free_next(b)) {
+            ENSURE(_dmi_free_prev(b) == before && _dmi_free_listed(list, b));
             ENSURE(_dmi_tag_sound(&b->tag) && !(b->tag.flags & DMI_TAG_BUSY));
             ENSURE_EQ(bin_of(b->tag.size), bin);
             bytes += _dmi_tag_bytes(&b->tag);
