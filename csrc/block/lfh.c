@@ -11,13 +11,16 @@ void _dmi_lfh_init(dmi_run *run, unsigned bucket) {
     run->block_size = (uint16_t)size;
     run->capacity = (uint16_t)(_dmi_run_size(run) / size);
     run->carved = run->parked = 0;
-    run->grain = (uint16_t)((size & (~size + 1)) - 1);
-    run->second = 0;
+    run->list = run->taken = run->second = 0;
+    run->inverse = UINT64_MAX / size + 1 + ((size & (size - 1)) == 0);
+    /* 31 bits: what a mark adds for its place does not reach the upper half. */
+    uint64_t base = (uintptr_t)_dmi_run_base(run);
+    uint64_t low = (_dmi_secret.mark ^ base ^ (uintptr_t)run) * UINT64_C(0x9e3779b97f4a7c15) >> 33;
+    run->origin = base * run->inverse - ((uint64_t)(uint32_t)(uintptr_t)run << 32 | low);
     run->place = DMI_PLACE_FULL;
     run->seen = 0;
     run->bias = 0;
     run->taken_count = 0;
-    run->list = run->taken_head = NULL;
     _dmi_lfh_set_head(run, NULL);
     atomic_store_explicit(&run->used, 0, memory_order_relaxed);
     atomic_store_explicit(&run->remote, 0, memory_order_relaxed);
@@ -25,10 +28,10 @@ void _dmi_lfh_init(dmi_run *run, unsigned bucket) {
 
 /* The free list that slow paths may write: the taken one, or the run's own. */
 static void *list_get(const dmi_run *run) {
-    return run->flags & DMI_RUN_TAKEN ? run->list : _dmi_lfh_head(run);
+    return run->flags & DMI_RUN_TAKEN ? _dmi_lfh_numbered(run, run->list) : _dmi_lfh_head(run);
 }
 static void list_set(dmi_run *run, void *head) {
-    if (run->flags & DMI_RUN_TAKEN) run->list = head;
+    if (run->flags & DMI_RUN_TAKEN) run->list = _dmi_lfh_number(run, head);
     else _dmi_lfh_set_head(run, head);
 }
 
@@ -44,6 +47,20 @@ static bool usable(const dmi_run *run, size_t block) {
     for (size_t p = first; p <= last; p++)
         if (!_dmi_page_usable(run->segment, run->first + p)) return false;
     return true;
+}
+
+bool _dmi_lfh_all_marked(const dmi_run *run) {
+    const uint32_t half = (uint32_t)(uintptr_t)run;
+    const char *block = _dmi_run_base(run);
+    uint32_t differ = 0;
+    if (run->parked == 0) {
+        for (size_t i = 0; i < run->carved; i++, block += run->block_size)
+            differ |= ((const dmi_half *)(const void *)block)[3] ^ half;
+        return differ == 0;
+    }
+    for (size_t i = 0; i < run->carved; i++, block += run->block_size)
+        if (usable(run, i)) differ |= ((const dmi_half *)(const void *)block)[3] ^ half;
+    return differ == 0;
 }
 
 #define CARVE_MORE ((size_t)32 << 10)
@@ -154,6 +171,7 @@ unsigned _dmi_lfh_collect_some(dmi_run *run, bool keep_pending) {
     if (count == 0) return 0;
     void *first = DMI_REMOTE_HEAD(old), *rest = list_get(run), *last = first;
     /* Nobody else writes these blocks any more, so their links are checked; they are read soon anyway. */
+    void *taken = run->flags & DMI_RUN_TAKEN_CURRENT ? _dmi_lfh_numbered(run, run->taken) : NULL;
     bool gone = false;
     for (unsigned left = count;; left--) {
         if (!_dmi_lfh_is_block(run, last) || !_dmi_lfh_marked(run, last)) {
@@ -162,7 +180,7 @@ unsigned _dmi_lfh_collect_some(dmi_run *run, bool keep_pending) {
         }
         /* The recorded head block comes back from another thread: so it was handed out, and nothing is in
          * flight any more. */
-        gone |= last == run->taken_head;
+        gone |= last == taken;
         void *next = _dmi_link_get(run, last);
         if (left == 1 ? next != NULL : next == NULL) {
             _dmi_fault_note(DMI_NOTE_LINK, last);
@@ -171,7 +189,7 @@ unsigned _dmi_lfh_collect_some(dmi_run *run, bool keep_pending) {
         if (!next) break;
         last = next;
     }
-    if (gone && run->flags & DMI_RUN_TAKEN_CURRENT) run->flags |= DMI_RUN_TAKEN_GONE;
+    if (gone) run->flags |= DMI_RUN_TAKEN_GONE;
     if (rest) _dmi_link_set(run, last, rest);
     list_set(run, first);
     if (run->flags & DMI_RUN_TAKEN) run->taken_count = (uint16_t)(run->taken_count + count);
@@ -195,12 +213,10 @@ unsigned _dmi_lfh_collect_some(dmi_run *run, bool keep_pending) {
 
 typedef struct dmi_links {
     const dmi_run *run;
-    uint64_t mask,
-        end_link; /* a link is next ^ mask ^ (run + block); of the last one, next is end_link */
-    uint64_t code_run;  /* run, where its process has it */
-    const char *memory; /* the run's pages, or a copy of them */
-    uintptr_t base;     /* where they are in their process */
-    uint64_t inverse;   /* offset / size by a multiplication: offset < 2^19 and size < 2^16, so 2^40
+    uint64_t mask, end_link; /* a link is next ^ mask ^ mark; of the last one, next is end_link */
+    const char *memory;      /* the run's pages, or a copy of them */
+    uintptr_t base;          /* where they are in their process */
+    uint64_t inverse; /* offset / size by a multiplication: offset < 2^19 and size < 2^16, so 2^40
                             leaves no error */
     size_t size, end;
     bool whole; /* every carved block lies on usable pages */
@@ -211,7 +227,6 @@ static dmi_links links_of(const dmi_run *run, const dmi_link_code *code, const c
     return (dmi_links){.run = run,
                        .mask = code->secret,
                        .end_link = code->end,
-                       .code_run = code->run,
                        .memory = memory,
                        .base = (uintptr_t)_dmi_run_base(run),
                        .inverse = (UINT64_C(1) << 40) / size + 1,
@@ -220,8 +235,8 @@ static dmi_links links_of(const dmi_run *run, const dmi_link_code *code, const c
                        .whole = run->parked == 0};
 }
 
-static dmi_link_code own_code(const dmi_run *run) {
-    return (dmi_link_code){_dmi_secret.link, (uintptr_t)run, (uintptr_t)_dmi_end};
+static dmi_link_code own_code(void) {
+    return (dmi_link_code){_dmi_secret.link, (uintptr_t)_dmi_end};
 }
 
 static inline uint16_t number_of(const dmi_links *links, uint64_t block) {
@@ -232,7 +247,8 @@ static inline uint16_t number_of(const dmi_links *links, uint64_t block) {
 
 /* The number of the block behind the one at that offset, whose first word is given. */
 static inline uint16_t behind(const dmi_links *links, size_t offset, uint64_t word) {
-    return number_of(links, word ^ links->mask ^ (links->code_run + links->base + offset));
+    uint64_t mark = (links->base + offset) * links->run->inverse - links->run->origin;
+    return number_of(links, word ^ links->mask ^ mark);
 }
 
 /* The links of all carved blocks, in address order: a list in random order, followed one by one, is a
@@ -291,8 +307,8 @@ bool _dmi_lfh_free_map_in(const dmi_run *run, const dmi_link_code *code, const c
         return false;
     size_t pin = SIZE_MAX;
     if ((run->flags & (DMI_RUN_TAKEN_CURRENT | DMI_RUN_TAKEN_GONE)) == DMI_RUN_TAKEN_CURRENT &&
-        run->taken_head)
-        pin = _dmi_lfh_index(run, run->taken_head);
+        run->taken)
+        pin = run->taken - 1u;
     if (pinned) *pinned = pin;
     if (run->parked == 0) return true;
     size_t pages = ((size_t)run->carved * run->block_size + _dmi_page - 1) >> _dmi_page_shift;
@@ -308,13 +324,13 @@ bool _dmi_lfh_free_map_in(const dmi_run *run, const dmi_link_code *code, const c
 
 bool _dmi_lfh_free_map(const dmi_run *run, bool with_remote, dmi_blockmap *map, size_t *pinned,
                        const void **bad) {
-    dmi_link_code code = own_code(run);
+    dmi_link_code code = own_code();
     return _dmi_lfh_free_map_in(run, &code, _dmi_run_base(run), with_remote, map, pinned, bad);
 }
 
 __attribute__((no_sanitize("thread"))) bool _dmi_lfh_looks_free(const dmi_run *run,
                                                                 const void *block) {
-    dmi_link_code code = own_code(run);
+    dmi_link_code code = own_code();
     dmi_links links = links_of(run, &code, _dmi_run_base(run));
     uint64_t word = *(const volatile uint64_t *)block;
     return behind(&links, (size_t)((const char *)block - _dmi_run_base(run)), word) != LINK_BAD;
@@ -330,7 +346,7 @@ static bool all_free(const dmi_blockmap *map, size_t from, size_t to) {
 }
 
 __attribute__((no_sanitize("thread"))) bool _dmi_lfh_may_free(const dmi_run *run) {
-    dmi_link_code code = own_code(run);
+    dmi_link_code code = own_code();
     dmi_links links = links_of(run, &code, _dmi_run_base(run));
     size_t size = links.size, left = run->carved;
     for (size_t p = 0; p < run->pages; p++) {
@@ -431,7 +447,7 @@ size_t _dmi_lfh_ghosts(const dmi_run *run) {
 __attribute__((no_sanitize("thread"), noinline)) static void *peek(const dmi_run *run,
                                                                    const void *block) {
     uintptr_t word = (uintptr_t) * (const volatile uint64_t *)block;
-    uintptr_t next = word ^ DMI_LFH_MARK(run, block) ^ (uintptr_t)_dmi_secret.link;
+    uintptr_t next = word ^ _dmi_lfh_mark(run, block) ^ (uintptr_t)_dmi_secret.link;
     return next == (uintptr_t)_dmi_end ? NULL : (void *)next;
 }
 
@@ -449,11 +465,12 @@ void _dmi_lfh_take(dmi_run *run, bool current) {
     if (head == DMI_END) head = NULL;
     /* Somebody wrote into the head block: what lies behind it is lost, and repair says so. */
     if (second && !_dmi_lfh_is_block(run, second)) second = NULL;
-    run->taken_head = head;
-    run->second = (uint16_t)(second ? _dmi_lfh_index(run, second) + 1 : 0);
+    if (head && !_dmi_lfh_is_block(run, head)) head = NULL; /* so is what led there */
+    run->taken = _dmi_lfh_number(run, head);
+    run->second = _dmi_lfh_number(run, second);
     run->taken_count = 0;
     /* The head block is left as it is, link and all: it may be handed out at any moment. */
-    run->list = current ? second : head;
+    run->list = current ? run->second : run->taken;
     run->flags = (uint8_t)(run->flags | DMI_RUN_TAKEN | (current ? DMI_RUN_TAKEN_CURRENT : 0));
 }
 
@@ -461,11 +478,11 @@ void _dmi_lfh_repair(dmi_run *run) {
     if (!(run->flags & DMI_RUN_TAKEN)) return;
     bool current = run->flags & DMI_RUN_TAKEN_CURRENT;
     void *head = _dmi_lfh_head(run);
-    void *second = run->second ? _dmi_lfh_block(run, run->second - 1u) : NULL;
-    void *list = run->list;
+    void *taken = _dmi_lfh_numbered(run, run->taken);
+    void *second = _dmi_lfh_numbered(run, run->second), *list = _dmi_lfh_numbered(run, run->list);
     if (run->flags & DMI_RUN_TAKEN_GONE) {
         /* The head block was handed out, and it came back already. */
-    } else if (head == run->taken_head) {
+    } else if (head == taken) {
         /* Nothing was in flight. */
         if (current && head) {
             _dmi_link_set(run, head, list);
@@ -475,12 +492,12 @@ void _dmi_lfh_repair(dmi_run *run) {
         /* The head block was handed out. */
     } else if (!_dmi_lfh_is_block(run, head)) {
         /* It was handed out, and its link led nowhere. */
-        _dmi_fault_note(DMI_NOTE_LINK, run->taken_head);
+        _dmi_fault_note(DMI_NOTE_LINK, taken);
     } else {
         /* A free was in flight: the block at the head came back, its link is void. */
-        if (current && run->taken_head) {
-            _dmi_link_set(run, run->taken_head, list);
-            list = run->taken_head;
+        if (current && taken) {
+            _dmi_link_set(run, taken, list);
+            list = taken;
         }
         _dmi_link_set(run, head, list);
         list = head;
@@ -491,6 +508,5 @@ void _dmi_lfh_repair(dmi_run *run) {
                           atomic_load_explicit(&run->used, memory_order_relaxed) - run->taken_count,
                           memory_order_relaxed);
     run->taken_count = 0;
-    run->second = 0;
-    run->list = run->taken_head = NULL;
+    run->list = run->taken = run->second = 0;
 }

@@ -12,11 +12,14 @@
  * Parked blocks. A carved block that overlaps an uncommitted (or offered) page of the run is parked: it
  * is free and in no list. Its state follows from the commit map alone.
  *
- * Links. The first word of a free block holds the next one, encoded with a secret and the block's place; the second
- * holds its mark, which follows from run and block. A block is handed out only when its mark is there, and loses both
- * words then: so a list that somebody wrote into ends in an abort or at a wild address, and never at a busy block, and
- * a second free finds the mark. Links are decoded without a check while an operation may be in flight; whoever goes on
- * to write asks _dmi_lfh_is_block first.
+ * Links. The first word of a free block holds the next one, encoded with a secret and the block's mark, which is the
+ * second word. A mark is block * inverse - origin, where inverse is 2^64 / block size, rounded up: so for the blocks of a
+ * run all marks have the same upper half, the lower half of the run's address, and for any other address in it they
+ * have not. The lower half is a secret of the run plus a little for the place. A block is handed out only when its mark
+ * has the right upper half, and loses both words then. So a list that somebody wrote into ends in an abort or at a wild
+ * address and never at a busy block; a second free finds the mark; and what was freed though it is no block is not
+ * handed out. Links are decoded without a check while an operation may be in flight; whoever goes on to write asks
+ * _dmi_lfh_is_block first.
  */
 #ifndef DMI_LFH_H
 #define DMI_LFH_H
@@ -40,26 +43,32 @@ typedef struct dmi_blockmap {
 
 /* A word of a block, whatever its user keeps there. */
 typedef uintptr_t __attribute__((may_alias)) dmi_word;
+typedef uint32_t __attribute__((may_alias)) dmi_half;
 
 #define DMI_END ((void *)(uintptr_t)_dmi_end)
 
 /* The second word of a free block of that run. */
-#define DMI_LFH_MARK(run, block) ((uintptr_t)(run) + (uintptr_t)(block))
-
+static inline uint64_t _dmi_lfh_mark(const dmi_run *run, const void *block) {
+    return (uint64_t)(uintptr_t)block * run->inverse - run->origin;
+}
+/* Is it the mark of one of its blocks? */
+static inline bool _dmi_lfh_fits(const dmi_run *run, uint64_t mark) {
+    return (uint32_t)(mark >> 32) == (uint32_t)(uintptr_t)run;
+}
 static inline bool _dmi_lfh_marked(const dmi_run *run, const void *block) {
     return __atomic_load_n((const dmi_word *)block + 1, __ATOMIC_RELAXED) ==
-           DMI_LFH_MARK(run, block);
+           _dmi_lfh_mark(run, block);
 }
 
 /* Links are read by takers while their owner runs: relaxed atomics throughout. NULL: the last one. */
 static inline void *_dmi_link_get(const dmi_run *run, const void *block) {
     uintptr_t word = __atomic_load_n((const dmi_word *)block, __ATOMIC_RELAXED);
-    uintptr_t next = word ^ DMI_LFH_MARK(run, block) ^ (uintptr_t)_dmi_secret.link;
+    uintptr_t next = word ^ _dmi_lfh_mark(run, block) ^ (uintptr_t)_dmi_secret.link;
     return next == (uintptr_t)_dmi_end ? NULL : (void *)next;
 }
 /* Makes it a free block: the mark too. */
 static inline void _dmi_link_set(const dmi_run *run, void *block, const void *next) {
-    uintptr_t mark = DMI_LFH_MARK(run, block), to = (uintptr_t)(next ? next : DMI_END);
+    uintptr_t mark = _dmi_lfh_mark(run, block), to = (uintptr_t)(next ? next : DMI_END);
     __atomic_store_n((dmi_word *)block, to ^ mark ^ (uintptr_t)_dmi_secret.link, __ATOMIC_RELAXED);
     __atomic_store_n((dmi_word *)block + 1, mark, __ATOMIC_RELAXED);
 }
@@ -82,6 +91,9 @@ static inline void _dmi_lfh_set_bias(dmi_run *run, int32_t bias) {
 static inline size_t _dmi_lfh_index(const dmi_run *run, const void *block) {
     return (size_t)((const char *)block - _dmi_run_base(run)) / run->block_size;
 }
+/* Does every carved block on usable pages carry its mark? Asked before a run is given back, for a count may lie: an
+ * address that is no block, or a block twice, was freed. */
+bool _dmi_lfh_all_marked(const dmi_run *run);
 /* Does one of its carved blocks begin there? */
 static inline bool _dmi_lfh_is_block(const dmi_run *run, const void *p) {
     size_t offset = (size_t)((const char *)p - _dmi_run_base(run));
@@ -91,6 +103,13 @@ static inline bool _dmi_lfh_is_block(const dmi_run *run, const void *p) {
 }
 static inline char *_dmi_lfh_block(const dmi_run *run, size_t index) {
     return _dmi_run_base(run) + index * run->block_size;
+}
+/* The block of a number plus 1, and back; 0 is NULL. */
+static inline void *_dmi_lfh_numbered(const dmi_run *run, uint16_t number) {
+    return number ? _dmi_lfh_block(run, number - 1u) : NULL;
+}
+static inline uint16_t _dmi_lfh_number(const dmi_run *run, const void *block) {
+    return (uint16_t)(block ? _dmi_lfh_index(run, block) + 1 : 0);
 }
 
 /* Make a fresh run a subsegment of the bucket; nothing is carved or committed yet. */
@@ -120,9 +139,9 @@ static inline unsigned _dmi_lfh_collect(dmi_run *run, bool keep_pending) {
  * none. False: a link is damaged (*bad is the block that holds it, or the run). */
 bool _dmi_lfh_free_map(const dmi_run *run, bool with_remote, dmi_blockmap *map, size_t *pinned,
                        const void **bad);
-/* What the links of a run are encoded with: of another process, what lies where there. */
+/* What links are encoded with besides marks, and how a list ends: in another process, what they are there. */
 typedef struct dmi_link_code {
-    uint64_t secret, run, end; /* _dmi_secret.link, the run's address, that of _dmi_end */
+    uint64_t secret, end; /* _dmi_secret.link, the address of _dmi_end */
 } dmi_link_code;
 /* The same, with the run's pages (the usable ones) read at memory: a copy, when the run is another process's. */
 bool _dmi_lfh_free_map_in(const dmi_run *run, const dmi_link_code *code, const char *memory,

@@ -11,6 +11,7 @@
 
 typedef struct dmi_secrets {
     uint64_t link;   /* links between free blocks of a subsegment */
+    uint64_t mark;   /* marks of free blocks of a subsegment */
     uint64_t list;   /* links between free blocks of the free list */
     uint64_t tag;    /* checksums of the free list's tags */
     uint64_t canary; /* words behind the blocks of hardened heaps */

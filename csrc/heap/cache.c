@@ -142,6 +142,14 @@ static bool empty(const dmi_run *run) {
 /* Give an empty run in no list back to the segment. */
 static void release(dmi_cache *cache, dmi_run *run) {
     dmi_heap *heap = cache->heap;
+    if (!_dmi_lfh_all_marked(
+            run)) { /* somebody still has a block of it: so it stays, and serves nobody */
+        _dmi_fault_note(DMI_NOTE_LINK, _dmi_run_base(run));
+        run->place = DMI_PLACE_FULL;
+        _dmi_lfh_set_bias(run, DMI_BIAS_CURRENT);
+        _dmi_lfh_set_head(run, NULL);
+        return;
+    }
     /* Whoever finds the descriptor later, in its next life too, must not think that it belongs here. */
     atomic_store_explicit(&run->cache, NULL, memory_order_relaxed);
     _dmi_lock(&heap->lock);
@@ -408,7 +416,7 @@ void *_dmi_cache_alloc(dmi_cache *cache, unsigned bucket) {
 }
 
 void _dmi_cache_free(dmi_cache *cache, dmi_run *run, void *block) {
-    int32_t used = _dmi_fast_push(run, block);
+    int32_t used = _dmi_fast_push(run, block, _dmi_lfh_mark(run, block));
     if (run->flags & DMI_RUN_COUNTED) _dmi_engine_count_block(&cache->heap->engine, run, block, -1);
     if (used == 0) _dmi_cache_settle(cache, run);
 }

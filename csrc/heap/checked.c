@@ -20,7 +20,7 @@ static bool free_own(void *handle, void *block) {
               !_dmi_lfh_marked(run, block);
     }
     int32_t used = 1;
-    if (own) used = _dmi_fast_push(run, block);
+    if (own) used = _dmi_fast_push(run, block, _dmi_lfh_mark(run, block));
     _dmi_unguard(guard);
     if (used == 0) _dmi_free_settle(run);
     return own;

@@ -85,8 +85,11 @@ static inline void door_free(const dmi_door *door, void *block) {
     /* Of a block that may be anybody's the leaf may go while it is read. */
     dmi_run *run = _dmi_pagemap_find(block);
     if (LIKELY(_dmi_owner_is(run, _dmi_self_get()))) {
-        if (__builtin_expect(_dmi_fast_push(run, block) == 0, 0)) _dmi_free_settle(run);
-        return;
+        uint64_t mark = _dmi_lfh_mark(run, block);
+        if (LIKELY(_dmi_fast_word(block, 1) != mark)) {
+            if (__builtin_expect(_dmi_fast_push(run, block, mark) == 0, 0)) _dmi_free_settle(run);
+            return;
+        }
     }
     free_slow(door, block, run);
 }

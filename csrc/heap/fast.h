@@ -4,7 +4,7 @@
  * and links with plain instructions; others look at them only after a barrier (see take.c), and then
  * never write them. A free writes mark and link before the head, and an allocation clears them behind it, so that a
  * list that is cut short at any instruction (fork) is still a list. What block/lfh.h says of links and marks costs
- * eleven instructions a pair, two of them for frees that are no multiple of the block's power of two.
+ * eleven instructions a pair.
  */
 #ifndef DMI_FAST_H
 #define DMI_FAST_H
@@ -25,6 +25,9 @@
 static inline uintptr_t _dmi_fast_head(const dmi_run *run) {
     return (uintptr_t)atomic_load_explicit(&run->head, memory_order_relaxed);
 }
+static inline uint32_t _dmi_fast_half(const void *block) {
+    return __atomic_load_n((const dmi_half *)block + 3, __ATOMIC_RELAXED);
+}
 static inline uintptr_t _dmi_fast_word(const void *block, unsigned i) {
     return __atomic_load_n((const dmi_word *)block + i, __ATOMIC_RELAXED);
 }
@@ -40,6 +43,7 @@ static inline bool _dmi_owner_is(const dmi_run *run, const dmi_thread *self) {
 static inline uintptr_t _dmi_fast_head(const dmi_run *run) {
     return *(const uintptr_t *)(const void *)&run->head;
 }
+static inline uint32_t _dmi_fast_half(const void *block) { return ((const dmi_half *)block)[3]; }
 static inline uintptr_t _dmi_fast_word(const void *block, unsigned i) {
     return ((const dmi_word *)block)[i];
 }
@@ -85,9 +89,9 @@ static inline void _dmi_unguard(dmi_thread *guard) {
 /* NULL: the list is empty, or its first block is none of its free ones. */
 static inline void *_dmi_fast_pop(dmi_run *run) {
     void *block = atomic_load_explicit(&run->head, memory_order_relaxed);
-    uintptr_t mark = DMI_LFH_MARK(run, block);
-    if (__builtin_expect(_dmi_fast_word(block, 1) != mark, 0)) return NULL;
-    uintptr_t next = mark ^ (uintptr_t)_dmi_secret.link;
+    /* Of its mark only the upper half: the lower one is not known without a multiplication. */
+    if (__builtin_expect(_dmi_fast_half(block) != (uint32_t)(uintptr_t)run, 0)) return NULL;
+    uintptr_t next = _dmi_fast_word(block, 1) ^ (uintptr_t)_dmi_secret.link;
     DMI_IN_THIS_ORDER(next);
     next ^= _dmi_fast_word(block, 0);
     atomic_store_explicit(&run->head, (void *)next, memory_order_release);
@@ -128,9 +132,8 @@ static inline void *_dmi_fast_heap_malloc(void *handle, size_t size) {
     return _dmi_heap_malloc_slow(handle, size);
 }
 
-/* Back to a run of this thread's. Returns what is used of it; at 0 it must be settled. */
-static inline int32_t _dmi_fast_push(dmi_run *run, void *block) {
-    uintptr_t mark = DMI_LFH_MARK(run, block);
+/* Back to a run of this thread's, with its mark. Returns what is used of it; at 0 it must be settled. */
+static inline int32_t _dmi_fast_push(dmi_run *run, void *block, uint64_t mark) {
     __atomic_store_n((dmi_word *)block + 1, mark, __ATOMIC_RELAXED);
     uintptr_t link = mark ^ (uintptr_t)_dmi_secret.link;
     DMI_IN_THIS_ORDER(link);
@@ -140,20 +143,22 @@ static inline int32_t _dmi_fast_push(dmi_run *run, void *block) {
     return _dmi_used_add(run, -1);
 }
 
-/* Is it free already, or no block? Not all that are none are found: what is left is the multiples of the block
- * size's power of two. */
+/* Is it free already, or none of the run's blocks? */
 static inline bool _dmi_fast_bad(const dmi_run *run, const void *block) {
-    return (run->grain & (uint16_t)(uintptr_t)block) ||
-           _dmi_fast_word(block, 1) == DMI_LFH_MARK(run, block);
+    uint64_t mark = _dmi_lfh_mark(run, block);
+    return !_dmi_lfh_fits(run, mark) || _dmi_fast_word(block, 1) == mark;
 }
 
+/* What is no block is marked and listed here as if it were one: its mark does not fit, and no allocation gets it. */
 static inline void _dmi_fast_free_or(void *block, void (*slow)(void *, dmi_run *),
                                      void (*settle)(dmi_run *)) {
     dmi_run *run = _dmi_pagemap_get(block);
-    if (__builtin_expect(_dmi_owner_is(run, _dmi_self_get()), 1) &&
-        __builtin_expect(!_dmi_fast_bad(run, block), 1)) {
-        if (__builtin_expect(_dmi_fast_push(run, block) == 0, 0)) settle(run);
-        return;
+    if (__builtin_expect(_dmi_owner_is(run, _dmi_self_get()), 1)) {
+        uint64_t mark = _dmi_lfh_mark(run, block);
+        if (__builtin_expect(_dmi_fast_word(block, 1) != mark, 1)) {
+            if (__builtin_expect(_dmi_fast_push(run, block, mark) == 0, 0)) settle(run);
+            return;
+        }
     }
     slow(block, run);
 }

@@ -20,8 +20,7 @@ static inline bool free_remote(void *block, dmi_run *run, bool quietly) {
     dmi_thread *self = _dmi_self_get();
     if (owner == DMI_OWNER_NONE || owner == (uintptr_t)self || self == &_dmi_no_thread)
         return false;
-    /* No block, or free already? What else may be wrong with it the run's next slow path finds, when it takes it in. */
-    if ((uintptr_t)block % 16 || _dmi_lfh_marked(run, block)) return false;
+    if (__builtin_expect(_dmi_fast_bad(run, block), 0)) return false;
     if (_dmi_lfh_push_remote(run, block)) {
         int saved = errno;
         dmi_heap *heap = _dmi_heap_of_run(run); /* which may be gone once its cache knows */

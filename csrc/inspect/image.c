@@ -250,7 +250,8 @@ static bool sane_blocks(const dmi_run *run) {
     if (run->kind != DMI_RUN_LFH) return true;
     return run->pages <= DMI_RUN_PAGES_MAX && run->capacity <= DMI_RUN_BLOCKS_MAX &&
            run->block_size >= 16 && run->block_size % 16 == 0 && run->carved <= run->capacity &&
-           run->parked <= run->carved && (size_t)run->capacity * run->block_size <= size;
+           run->parked <= run->carved && run->list <= run->carved &&
+           (size_t)run->capacity * run->block_size <= size;
 }
 
 /* Two words make the count of a copy: what they were at different moments, or somebody's whim, may be no
@@ -277,7 +278,6 @@ const dmi_run *_dmi_image_run(dmi_image *image, size_t page) {
         run->first > page || run->first + (uint64_t)run->pages > s->pages ||
         page - run->first >= run->pages || !sane_blocks(run))
         return NULL;
-    image->code.run = found;
     if (copies && run->kind == DMI_RUN_LFH) {
         settle_count(&copies->run);
         if (at(copies->run.head) == image->code.end) _dmi_lfh_set_head(&copies->run, NULL);

@@ -39,7 +39,7 @@ typedef struct dmi_image {
     const char *differs; /* why it was refused: see _dmi_layout_differs */
     uint64_t heaps;      /* address of the oldest heap's record */
     uint64_t table, key;
-    dmi_link_code code; /* of the links of the LFH run in work */
+    dmi_link_code code;
     /* The heap in work; copies hold one at a time. */
     const dmi_heap *heap;
     uint64_t heap_at, space_at;

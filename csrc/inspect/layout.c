@@ -68,7 +68,9 @@ const dmi_layout dmi_layout_root = {
                MEMBER(dmi_run, "run.remote", remote),
                MEMBER(dmi_run, "run.next", next),
                MEMBER(dmi_run, "run.list", list),
-               MEMBER(dmi_run, "run.taken_head", taken_head),
+               MEMBER(dmi_run, "run.taken", taken),
+               MEMBER(dmi_run, "run.inverse", inverse),
+               MEMBER(dmi_run, "run.origin", origin),
                WHOLE(dmi_tag),
                MEMBER(dmi_tag, "tag.check", check),
                /* What a policy's time is called decides the reason that a range is given. */

@@ -17,7 +17,7 @@ typedef struct leaf {
     dmi_run *run[UNITS];
 } leaf;
 
-const uint64_t _dmi_end[2];
+const uint64_t _dmi_end[2] = {UINT64_MAX, UINT64_MAX};
 dmi_run _dmi_no_run = {.head = (void *)(uintptr_t)_dmi_end, .owner = DMI_OWNER_NONE};
 
 uintptr_t *_dmi_pagemap;

@@ -64,10 +64,10 @@ struct dmi_run {
     union {
         uint64_t freed_at;   /* FREE, kept VIRTUAL: the heap's clock when it was freed, ns */
         uint64_t busy_bytes; /* LIST: payload of its busy blocks */
-        struct {             /* LFH */
-            uint16_t grain;  /* address bits that are 0 in each of its blocks */
-            uint16_t
-                second; /* taken: number of the block behind the recorded head plus 1, 0: none */
+        struct {             /* LFH, while taken: numbers of blocks plus 1, 0: none */
+            uint16_t list;   /* the first of the free list behind the recorded head */
+            uint16_t taken;  /* the head when it was recorded */
+            uint16_t second; /* the one behind it then */
         };
     };
 
@@ -77,8 +77,8 @@ struct dmi_run {
     _Atomic(struct dmi_run *) pending_next;
     _Atomic(void *) cache; /* the cache that owns it (a pointer of the heap floor) */
     dmi_run *next, *prev;  /* in a bin or an avail list */
-    void *list;            /* while taken: the free list behind the recorded head */
-    void *taken_head;      /* while taken: the head when it was recorded */
+    uint64_t inverse,
+        origin; /* LFH: block * inverse - origin is the mark of a free block (lfh.h) */
 };
 
 #define DMI_RUN_TAKEN 1u         /* head and used belong to an operation that may be in flight */

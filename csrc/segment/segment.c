@@ -135,7 +135,6 @@ static dmi_run *descriptor(dmi_segment *segment) {
     atomic_store_explicit(&run->pending_next, NULL, memory_order_relaxed);
     atomic_store_explicit(&run->cache, NULL, memory_order_relaxed);
     run->next = run->prev = run->taken_next = NULL;
-    run->list = run->taken_head = NULL;
     atomic_store_explicit(&run->owner, DMI_OWNER_NONE, memory_order_relaxed);
     return run;
 }

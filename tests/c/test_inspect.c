@@ -179,7 +179,7 @@ TEST_EACH_PAGE(validate_names_a_damaged_link) {
     (void)heaps_check(heap);
     /* As somebody would write them who does not know the code, and as somebody who does. */
     const dmi_run *run = _dmi_pagemap_get(b[110]);
-    uintptr_t code = DMI_LFH_MARK(run, b[110]) ^ (uintptr_t)_dmi_secret.link;
+    uintptr_t code = _dmi_lfh_mark(run, b[110]) ^ (uintptr_t)_dmi_secret.link;
     uintptr_t bad[] = {1,
                        (uintptr_t)b[150] + 8,
                        (uintptr_t)b[115] ^ code,

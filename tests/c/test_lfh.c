@@ -22,10 +22,12 @@ static size_t size_of_block(void) { return m.run->block_size; }
 static unsigned char *block_at(size_t i) { return (unsigned char *)_dmi_lfh_block(m.run, i); }
 static bool taken(void) { return m.run->flags & DMI_RUN_TAKEN; }
 static size_t pinned_block(void) {
-    if (!(m.run->flags & DMI_RUN_TAKEN_CURRENT) || !m.run->taken_head) return SIZE_MAX;
-    return _dmi_lfh_index(m.run, m.run->taken_head);
+    if (!(m.run->flags & DMI_RUN_TAKEN_CURRENT) || !m.run->taken) return SIZE_MAX;
+    return m.run->taken - 1u;
 }
-static void *list_head(void) { return taken() ? m.run->list : _dmi_lfh_head(m.run); }
+static void *list_head(void) {
+    return taken() ? _dmi_lfh_numbered(m.run, m.run->list) : _dmi_lfh_head(m.run);
+}
 
 static void hand_out(void *block, uint64_t *seed) {
     size_t i = _dmi_lfh_index(m.run, block);
@@ -463,9 +465,9 @@ static void take_once(uint64_t *seed, bool current, bool frees, int at, bool bus
     }
     void *head = _dmi_lfh_head(m.run);
     _dmi_lfh_take(m.run, current);
-    ENSURE(taken() && m.run->taken_head == head);
+    ENSURE(taken() && _dmi_lfh_numbered(m.run, m.run->taken) == head);
     _dmi_lfh_take(m.run, !current); /* a second take changes nothing */
-    ENSURE(taken() && m.run->taken_head == head);
+    ENSURE(taken() && _dmi_lfh_numbered(m.run, m.run->taken) == head);
     ENSURE_EQ(!!(m.run->flags & DMI_RUN_TAKEN_CURRENT), current);
     /* Before its head is stored, the block that an allocation takes is the pinned one; after, and in a free,
      * it is in no list until the owner goes on. A freed block that is the head already is pinned or listed. */
