@@ -32,7 +32,15 @@ static int unlock_heap(dmi_heap *heap, void *unused) {
     return 0;
 }
 
+static void (*beside_lock)(void), (*beside_unlock)(void);
+
+void _dmi_fork_beside(void (*lock)(void), void (*unlock)(void)) {
+    beside_lock = lock;
+    beside_unlock = unlock;
+}
+
 static void fork_prepare(void) {
+    if (beside_lock) beside_lock();
     _dmi_scavenger_stop();
     _dmi_heaps_lock();
     (void)_dmi_heaps_each_locked(lock_pass,
@@ -58,6 +66,7 @@ static void unlock_threads(void) {
     _dmi_heaps_unlock();
     _dmi_scavenger_rest();
     _dmi_scavenger_resume();
+    if (beside_unlock) beside_unlock();
 }
 
 static void fork_parent(void) {

@@ -24,6 +24,7 @@ static dmi_heap *heap_of_cache(dmi_thread *self, size_t n) {
 
 static void thread_ended(void *value) {
     dmi_thread *self = value;
+    _dmi_lock_enter(); /* nobody's record meanwhile: a handler that forks would give it away twice */
     _dmi_thread_lock(self);
     _dmi_self = &_dmi_no_thread;
     _dmi_record = NOBODY;
@@ -38,6 +39,7 @@ static void thread_ended(void *value) {
     dmi_heap *heap;
     for (size_t n = 0; (heap = heap_of_cache(self, n)); n++) _dmi_heap_arm(heap);
     _dmi_record_put(self);
+    _dmi_lock_leave();
 }
 
 /* Does any thread guard the segments? One that began before the barrier is seen here; one that begins after it reads a page map that no longer
@@ -62,8 +64,7 @@ int _dmi_threads_setup(void) {
     return ready == 1 ? 0 : ENOSYS;
 }
 
-static __attribute__((noinline, cold)) dmi_thread *attach(void) {
-    if (ready != 1) return NULL;
+static dmi_thread *get_record(void) {
     _dmi_record = NOBODY; /* arming may allocate: then this thread has no record yet */
     bool adopted;
     dmi_thread *self = _dmi_record_get(&adopted);
@@ -85,6 +86,14 @@ static __attribute__((noinline, cold)) dmi_thread *attach(void) {
     _dmi_record = self;
     _dmi_self = self;
     _dmi_unlock(&self->lock);
+    return self;
+}
+
+static __attribute__((noinline, cold)) dmi_thread *attach(void) {
+    if (ready != 1) return NULL;
+    _dmi_lock_enter();
+    dmi_thread *self = get_record();
+    _dmi_lock_leave();
     return self;
 }
 

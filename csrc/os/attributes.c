@@ -165,9 +165,5 @@ bool _dmi_attributes_join(const void *left, const void *right) {
     return done;
 }
 
-void _dmi_attributes_prepare_fork(void) { _dmi_lock(&lock); }
-void _dmi_attributes_parent_fork(void) { _dmi_unlock(&lock); }
-/* In the child nobody else is left who could sleep on it. */
-void _dmi_attributes_child_fork(void) {
-    atomic_store_explicit(&lock.state, 0, memory_order_release);
-}
+void _dmi_attributes_lock(void) { _dmi_lock(&lock); }
+void _dmi_attributes_unlock(void) { _dmi_unlock(&lock); }

@@ -2,8 +2,7 @@
  *
  * The Linux backend needs it: a range that is mapped anew has lost its name and its huge page
  * advice, and without them it never merges with its neighbours again. The Windows backend tells by it
- * which reservations are dmi's. All functions are safe to call from any thread, and around fork by
- * the three handlers.
+ * which reservations are dmi's. All functions are safe to call from any thread.
  */
 #ifndef DMI_ATTRIBUTES_H
 #define DMI_ATTRIBUTES_H
@@ -31,8 +30,7 @@ bool _dmi_attributes_split(const void *address, size_t first);
 /* Two that lie side by side are one from now on. False: they were given different things. */
 bool _dmi_attributes_join(const void *left, const void *right);
 
-void _dmi_attributes_prepare_fork(void);
-void _dmi_attributes_parent_fork(void);
-void _dmi_attributes_child_fork(void);
+void _dmi_attributes_lock(void);   /* around fork */
+void _dmi_attributes_unlock(void); /* around fork */
 
 #endif

@@ -1,4 +1,4 @@
-/* linux_threads.c - the part of the Linux backend that concerns threads: futex, membarrier, ends, fork. */
+/* linux_threads.c - the part of the Linux backend that concerns threads: futex, membarrier, ends. */
 #define _GNU_SOURCE
 #include "linux_threads.h"
 
@@ -9,8 +9,6 @@
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
-
-#include "attributes.h"
 
 enum { MEMBARRIER_EXPEDITED = 1 << 3, MEMBARRIER_REGISTER = 1 << 4 };
 
@@ -78,8 +76,6 @@ int _dmi_linux_barrier(void) {
     return error == 0 ? 0 : ENOSYS;
 }
 
-/* prepare handlers run in reverse order: ours comes last, when the callers' locks are held, so nobody
- * who holds one of them can be waiting here. */
 static pthread_t helper;
 static pid_t helper_id;
 static void (*helper_body)(void);
@@ -95,7 +91,7 @@ static void *helper_main(void *unused) {
  * with it, and leave its locks closed. */
 static pid_t home;
 
-static void note_home(void) { home = getpid(); }
+void _dmi_linux_note_home(void) { home = getpid(); }
 
 bool _dmi_linux_is_home(void) { return home == 0 || getpid() == home; }
 
@@ -139,16 +135,4 @@ void _dmi_linux_thread_join(void) {
     (void)pthread_join(helper, NULL);
     (void)pthread_setcancelstate(before, &before);
     wait_until_gone(helper_id);
-}
-
-int _dmi_linux_at_fork(void (*prepare)(void), void (*parent)(void), void (*child)(void)) {
-    static _Atomic bool ours;
-    if (!atomic_exchange(&ours, true)) {
-        int error = pthread_atfork(_dmi_attributes_prepare_fork, _dmi_attributes_parent_fork,
-                                   _dmi_attributes_child_fork);
-        if (error == 0) error = pthread_atfork(NULL, NULL, note_home);
-        if (error != 0) return error;
-        note_home();
-    }
-    return pthread_atfork(prepare, parent, child);
 }

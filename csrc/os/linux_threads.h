@@ -15,6 +15,9 @@ int _dmi_linux_thread_start(void (*body)(void));
 void _dmi_linux_thread_join(void);
 /* Is this the process that the C library knows: no vfork child, and none made by a bare clone? */
 bool _dmi_linux_is_home(void);
+/* It is this one from now on. */
+void _dmi_linux_note_home(void);
+/* linux_fork.c; once. */
 int _dmi_linux_at_fork(void (*prepare)(void), void (*parent)(void), void (*child)(void));
 
 #endif

@@ -7,6 +7,8 @@
  * call; spinning longer than that only takes the processor from it. */
 enum { SPINS = 64 };
 
+DMI_TLS uint32_t _dmi_locks_held;
+
 static inline void relax(void) {
 #if defined(__x86_64__) || defined(__i386__)
     __builtin_ia32_pause();
@@ -21,7 +23,7 @@ void _dmi_lock_slow(dmi_lock *lock) {
     atomic_fetch_add_explicit(&lock->contended, 1, memory_order_relaxed);
     for (int i = 0; i < SPINS; i++) {
         uint32_t seen = atomic_load_explicit(&lock->state, memory_order_relaxed);
-        if (seen == 0 && _dmi_lock_try(lock)) return;
+        if (seen == 0 && _dmi_lock_take(lock)) return;
         if (seen == 2) break; /* others sleep already: join them, do not overtake for ever */
         relax();
     }

@@ -3,6 +3,8 @@
 #ifndef DMI_LOCK_H
 #define DMI_LOCK_H
 
+#include "os.h"
+
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -12,19 +14,41 @@ typedef struct dmi_lock {
     _Atomic uint32_t contended; /* acquisitions that had to wait */
 } dmi_lock;
 
+/* How many locks this thread holds, or is about to take or let go. A signal handler that interrupted it sees no
+ * less than there are, so at 0 it knows that none of them is its own thread's. */
+extern DMI_TLS uint32_t _dmi_locks_held;
+
+/* The same for what is no lock, but must not be cut in two by a fork of this thread. */
+static inline void _dmi_lock_enter(void) {
+    _dmi_locks_held++;
+    atomic_signal_fence(memory_order_seq_cst);
+}
+static inline void _dmi_lock_leave(void) {
+    atomic_signal_fence(memory_order_seq_cst);
+    _dmi_locks_held--;
+}
+
 void _dmi_lock_slow(dmi_lock *lock);
 void _dmi_unlock_slow(dmi_lock *lock);
 
-static inline bool _dmi_lock_try(dmi_lock *lock) {
+static inline bool _dmi_lock_take(dmi_lock *lock) {
     uint32_t open = 0;
     return atomic_compare_exchange_strong_explicit(&lock->state, &open, 1, memory_order_acquire,
                                                    memory_order_relaxed);
 }
+static inline bool _dmi_lock_try(dmi_lock *lock) {
+    _dmi_lock_enter();
+    if (_dmi_lock_take(lock)) return true;
+    _dmi_lock_leave();
+    return false;
+}
 static inline void _dmi_lock(dmi_lock *lock) {
-    if (!_dmi_lock_try(lock)) _dmi_lock_slow(lock);
+    _dmi_lock_enter();
+    if (!_dmi_lock_take(lock)) _dmi_lock_slow(lock);
 }
 static inline void _dmi_unlock(dmi_lock *lock) {
     if (atomic_exchange_explicit(&lock->state, 0, memory_order_release) == 2)
         _dmi_unlock_slow(lock);
+    _dmi_lock_leave();
 }
 #endif

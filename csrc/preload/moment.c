@@ -3,6 +3,7 @@
 #include "preload.h"
 
 #include "../heap/create.h"
+#include "../heap/fork.h"
 #include "../segment/pagemap.h"
 
 #include <dmi/dmi.h>
@@ -110,7 +111,7 @@ __attribute__((constructor)) static void at_start(void) {
     if (wish->snapshot.only && wish->snapshot.only != (long)getpid()) wish->snapshot.file = NULL;
     if (!wish->snapshot.file) wish->snapshot.signal = 0;
     if (wish->at_exit || wish->signal || wish->snapshot.file) _dmi_preload_keep_stderr();
-    (void)pthread_atfork(_dmi_preload_lock, _dmi_preload_unlock, _dmi_preload_unlock);
+    _dmi_fork_beside(_dmi_preload_lock, _dmi_preload_unlock);
     _dmi_snapshot_start();
     _dmi_preload_listen(wish->signal, wish->snapshot.signal);
 }
