@@ -26,7 +26,7 @@ WINDOWS = sys.platform == "win32"
 EXTENSIONS = sorted(
     path for path in (ROOT / "dmi").rglob("*.pyx") if not (WINDOWS and path.parent.name == "python")
 )
-HEADERS = sorted((ROOT / "csrc" / "include" / "dmi").glob("*.h"))
+HEADERS = sorted((ROOT / "csrc" / "include" / "dmi").glob("*.h*"))
 # What any extension may include; a change of the library itself needs no new link.
 SHARED = [*HEADERS, *sorted((ROOT / "dmi").rglob("*.pxd"))]
 # What running the examples leaves behind.

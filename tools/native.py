@@ -219,7 +219,7 @@ def install(paths: list[Path], folder: Path) -> None:
 
 def copy_headers(folder: Path) -> None:
     """Put the public headers where dmi.get_include() finds them, and take away others."""
-    headers = sorted((ROOT / "csrc" / "include" / "dmi").glob("*.h"))
+    headers = sorted((ROOT / "csrc" / "include" / "dmi").glob("*.h*"))
     target = folder / "include" / "dmi"
     install(headers, target)
     for stray in set(target.iterdir()) - {target / header.name for header in headers}:

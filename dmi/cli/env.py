@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import mmap
 import platform
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +22,11 @@ HELP = "show versions, paths and defaults"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--json", action="store_true", help="print JSON")
+    which.add_argument(
+        "--flags", action="store_true", help="print what a compiler and a linker need"
+    )
 
 
 def facts() -> dict[str, str | int]:
@@ -55,6 +60,11 @@ def system_how() -> str:
 
 def run(args: argparse.Namespace) -> None:
     """Print the facts."""
+    if args.flags:
+        folder = dmi.get_library_dirs()[0]
+        words = [f"-I{dmi.get_include()}", f"-L{folder}", "-ldmi", f"-Wl,-rpath,{folder}"]
+        print(shlex.join(words))
+        return
     found = facts()
     if args.json:
         print(json.dumps(found, indent=2))

@@ -74,8 +74,8 @@ class Top(App[None]):
     #head { height: auto; padding: 0 1; }
     #body { height: 1fr; }
     #heaps { height: 1fr; min-height: 5; }
-    #layers { width: 1fr; height: 100%; padding: 0 1; border-left: solid $panel; }
-    #left { width: 2fr; }
+    #layers { width: 56; height: 100%; padding: 0 1; border-left: solid $panel; }
+    #left { width: 1fr; }
     .spark { height: 3; margin: 0 1; }
     .cap { height: 1; padding: 0 1; color: $text-muted; }
     """
