@@ -179,6 +179,9 @@ DMI_DOOR void cfree(void *block) {
 
 #define ALIAS(name) DMI_DOOR __attribute__((alias(#name), copy(name)))
 ALIAS(malloc) void *__libc_malloc(size_t);
+/* By a name that nobody can bind to another one. */
+extern __attribute__((alias("malloc"), copy(malloc),
+                      visibility("hidden"))) void *_dmi_preload_own_malloc(size_t);
 ALIAS(free) void __libc_free(void *);
 ALIAS(calloc) void *__libc_calloc(size_t, size_t);
 ALIAS(realloc) void *__libc_realloc(void *, size_t);

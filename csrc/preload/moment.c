@@ -1,5 +1,6 @@
 /* moment.c - when summaries and snapshots are written: at exit, or when listen.c was asked; one at a time.
  */
+#define _GNU_SOURCE
 #include "preload.h"
 
 #include "../heap/create.h"
@@ -8,6 +9,7 @@
 
 #include <dmi/dmi.h>
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
@@ -72,27 +74,31 @@ void _dmi_preload_try_write(void) {
 
 /* ---- the ends of the program ---------------------------------------------------------------------------- */
 
+/* One copy of the core in a process: the one that malloc leads to. Another one is not called to find out: it may be
+ * the program's, which has not begun (GCL's dies of it). */
+static bool comes_first(void) {
+    void *first = dlsym(RTLD_DEFAULT, "malloc");
+    return first == (void *)(uintptr_t)_dmi_preload_own_malloc;
+}
+
 /* What stands in the way of serving, as one line; NULL when nothing does. */
 static const char *obstacle(void) {
+    struct rlimit data;
     if (!_dmi_default_heap())
         return "dmi: libdmi_malloc.so cannot make its heap: it needs 350 MiB of address space "
-               "(ulimit -v), "
-               "and 2 MiB that may be written (ulimit -d)\n";
-    void *volatile block = malloc(1);
-    /* One copy of the core in a process: the one that malloc leads to. */
-    bool ours = _dmi_pagemap_get(block) != &_dmi_no_run, none = !block;
+               "(ulimit -v), and 2 MiB that may be written (ulimit -d)\n";
+    if (!comes_first())
+        return "dmi: libdmi_malloc.so serves no allocation here: another malloc comes first (it "
+               "has to be preloaded, before others)\n";
+    void *volatile block = _dmi_preload_own_malloc(1);
+    bool none = !block;
     free(block);
-    struct rlimit data;
-    if (none && !getrlimit(RLIMIT_DATA, &data) && data.rlim_cur != RLIM_INFINITY)
-        return "dmi: libdmi_malloc.so gets no memory for a first block: the limit of data (ulimit "
-               "-d) is "
-               "too low for this program\n";
-    if (none)
-        return "dmi: libdmi_malloc.so gets no memory for a first block: the system or a limit "
-               "(ulimit -v, -d, cgroup) refuses it\n";
-    return ours ? NULL
-                : "dmi: libdmi_malloc.so serves no allocation here: another malloc comes first (it "
-                  "has to be preloaded, before others)\n";
+    if (!none) return NULL;
+    if (!getrlimit(RLIMIT_DATA, &data) && data.rlim_cur != RLIM_INFINITY)
+        return "dmi: libdmi_malloc.so gets no memory for a first block: the limit of data "
+               "(ulimit -d) is too low for this program\n";
+    return "dmi: libdmi_malloc.so gets no memory for a first block: the system or a limit "
+           "(ulimit -v, -d, cgroup) refuses it\n";
 }
 
 __attribute__((constructor)) static void at_start(void) {

@@ -17,6 +17,8 @@ void _dmi_preload_options(void);
 /* What the fast paths leave over. */
 struct dmi_run;
 void *_dmi_preload_malloc_slow(size_t size);
+/* malloc as it is here, whoever's the others call. */
+void *_dmi_preload_own_malloc(size_t size);
 void _dmi_preload_free_slow(void *block, struct dmi_run *run);
 void _dmi_preload_free_settle(struct dmi_run *run);
 

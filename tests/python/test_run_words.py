@@ -147,3 +147,15 @@ def test_the_safe_signal_ends_no_program_that_sets_signals_back(tmp_path: Path, 
     assert path.exists() == (which != "all")
     program.communicate("\n", timeout=30)
     assert program.returncode == 0
+
+
+def test_a_malloc_of_the_programs_own_is_not_called_before_its_main(tmp_path: Path) -> None:
+    gcc = shutil.which("gcc")
+    if gcc is None:
+        pytest.skip("no gcc")
+    source = Path(__file__).parent.parent / "preload" / "early_malloc.c"
+    program = tmp_path / "early"
+    subprocess.run([gcc, "-O1", "-fno-builtin", source, "-o", program], check=True)
+    done = run(program)
+    assert done.returncode == 0, done.stderr
+    assert "serves no allocation here" in done.stderr
