@@ -39,6 +39,39 @@ TEST_EACH_PAGE(a_count_gives_nothing_and_a_limit_leaves_its_bytes) {
     ENSURE_EQ(heaps_check(heap->handle).reclaimable, 0);
 }
 
+/* What became free since the last pass is not due at this one, though others beside it are. */
+TEST_EACH_PAGE(nothing_goes_before_its_delay) {
+    static void *blocks[200];
+    size_t unit = (DMI_BUCKET_MAX + PAGE) / PAGE * PAGE;
+    dmi_heap *heap = make("lazy:delay=1", unit, 200, blocks);
+    uint64_t before = heaps_check(heap->handle).committed;
+    for (size_t i = 0; i < 100; i += 2) dmi_heap_free(heap->handle, blocks[i]);
+    ENSURE_EQ(dmi_heap_advance(heap->handle, 0.9), 0);
+    ENSURE_EQ(heaps_check(heap->handle).committed, before);
+    for (size_t i = 100; i < 200; i += 2) dmi_heap_free(heap->handle, blocks[i]);
+    ENSURE_EQ(dmi_heap_advance(heap->handle, 0.9), 0);
+    ENSURE(heaps_check(heap->handle).committed >= before - 50 * unit);
+    ENSURE_EQ(dmi_heap_advance(heap->handle, 3), 0);
+    ENSURE_EQ(heaps_check(heap->handle).committed, before - 100 * unit);
+}
+
+/* After a peak half is left at each half-life, and nothing after six. */
+TEST_EACH_PAGE(decay_follows_its_curve) {
+    static void *blocks[400];
+    size_t unit = (DMI_BUCKET_MAX + PAGE) / PAGE * PAGE;
+    dmi_heap *heap = make("decay:half_life=1", unit, 400, blocks);
+    ENSURE_EQ(dmi_heap_advance(heap->handle, 10), 0);
+    for (size_t i = 0; i < 400; i += 2) dmi_heap_free(heap->handle, blocks[i]);
+    double all = (double)heaps_check(heap->handle).reclaimable;
+    for (int t = 1; t <= 3; t++) {
+        ENSURE_EQ(dmi_heap_advance(heap->handle, 1), 0);
+        double left = (double)heaps_check(heap->handle).reclaimable / all * (1 << t);
+        ENSURE(left > 0.7 && left < 1.3);
+    }
+    ENSURE_EQ(dmi_heap_advance(heap->handle, 4), 0);
+    ENSURE_EQ(heaps_check(heap->handle).reclaimable, 0);
+}
+
 TEST_EACH_PAGE(what_was_offered_goes_when_somebody_trims) {
     static void *blocks[400];
     for (size_t size = PAGE / 16; size <= 8 * PAGE; size *= 8) {

@@ -306,6 +306,30 @@ TEST_EACH_PAGE(the_nth_call_fails) {
     }
 }
 
+/* ---- choice ------------------------------------------------------------------------------------------ */
+
+/* Of blocks of one bin the shortest that is long enough serves, wherever in the list it stands. */
+TEST_EACH_PAGE(the_best_fit_of_a_bin_serves) {
+    dmi_space space;
+    dmi_freelist list;
+    ENSURE_EQ(_dmi_space_setup(), 0);
+    _dmi_space_init(&space, DMI_OS_LAZY, false, NULL, 0);
+    _dmi_freelist_init(&list, &space);
+    enum { LONG = 70 * 16 - 8, SHORT = 66 * 16 - 8 };
+    static const size_t sizes[] = {LONG, SHORT, LONG};
+    void *block[3], *between[3];
+    dmi_run *freed = NULL;
+    for (int i = 0; i < 3; i++) {
+        block[i] = _dmi_freelist_alloc(&list, sizes[i], 16);
+        between[i] = _dmi_freelist_alloc(&list, 100, 16);
+        ENSURE(block[i] && between[i]);
+    }
+    /* The short one stands in the middle of the bin's list. */
+    for (int i = 0; i < 3; i++) (void)_dmi_freelist_free(&list, run_of(block[i]), block[i], &freed);
+    ENSURE(_dmi_freelist_alloc(&list, SHORT - 16, 16) == block[1]);
+    _dmi_space_release(&space);
+}
+
 /* ---- damage ------------------------------------------------------------------------------------------ */
 
 TEST_EACH_PAGE(damage_is_found) {
@@ -335,6 +359,25 @@ TEST_EACH_PAGE(damage_is_found) {
 }
 
 /* What merged away leaves no tag that could pass for a block. */
+/* A tag's words elsewhere are no tag: one place in 65,536 agrees by chance. */
+TEST_EACH_PAGE(a_copied_tag_is_not_sound) {
+    dmi_space space;
+    dmi_freelist list;
+    static uint64_t place[64];
+    ENSURE_EQ(_dmi_space_setup(), 0);
+    _dmi_space_init(&space, DMI_OS_LAZY, false, NULL, 0);
+    _dmi_freelist_init(&list, &space);
+    char *p = _dmi_freelist_alloc(&list, 200, 16);
+    ENSURE(p && _dmi_tag_sound((dmi_tag *)(void *)(p - DMI_LIST_TAG)));
+    size_t sound = 0;
+    for (size_t i = 0; i < 64; i++) {
+        memcpy(&place[i], p - DMI_LIST_TAG, sizeof place[i]);
+        sound += _dmi_tag_sound((dmi_tag *)(void *)&place[i]);
+    }
+    ENSURE(sound <= 2);
+    _dmi_space_release(&space);
+}
+
 TEST_EACH_PAGE(no_stale_tag_is_taken_for_a_block) {
     dmi_space space;
     dmi_freelist list;

@@ -350,6 +350,14 @@ TEST_EACH_PAGE(realloc_grows_and_shrinks_in_place_where_it_can) {
     errno = 0;
     ENSURE(!dmi_heap_realloc(heap, b, SIZE_MAX - 100) && errno == ENOMEM);
     ENSURE(memcmp(b, "0123456789", 10) == 0);
+    /* In a bucket half of a block may be lost, and no more. */
+    for (int i = 0; i < 40; i++) ENSURE(dmi_heap_malloc(heap, 1000));
+    b = dmi_heap_malloc(heap, 1000);
+    memcpy(b, "0123456789", 10);
+    ENSURE(dmi_heap_realloc(heap, b, 512) == b);
+    less = dmi_heap_realloc(heap, b, 500);
+    ENSURE(less && less != b && dmi_usable_size(less) < 1000);
+    ENSURE(memcmp(less, "0123456789", 10) == 0);
     (void)heaps_check(heap);
 }
 

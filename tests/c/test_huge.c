@@ -110,6 +110,22 @@ TEST_EACH_PAGE(a_unit_that_is_free_goes_whole_and_stays_whole) {
     }
 }
 
+/* Half of it became free later: the unit waits for that half, and goes in one piece. */
+TEST_EACH_PAGE(a_unit_goes_when_all_of_it_is_due) {
+    void *heap = make("lazy:delay=1", 0);
+    quarters(heap, 16);
+    for (size_t i = 4; i < 6; i++) dmi_heap_free(heap, block[i]);
+    ENSURE_EQ(dmi_heap_advance(heap, 1.2), 0);
+    for (size_t i = 6; i < 8; i++) dmi_heap_free(heap, block[i]);
+    uint64_t before = heaps_check(heap).committed;
+    ENSURE_EQ(dmi_heap_advance(heap, 0.9), 0);
+    ENSURE_EQ(heaps_check(heap).committed, before);
+    ENSURE_EQ(split_units(space_of(heap)), 0);
+    ENSURE_EQ(dmi_heap_advance(heap, 3), 0);
+    ENSURE_EQ(before - heaps_check(heap).committed, UNIT);
+    ENSURE_EQ(split_units(space_of(heap)), 0);
+}
+
 TEST_EACH_PAGE(less_than_a_quarter_stays_and_says_why) {
     void *heap = make("lazy", 0);
     quarters(heap, 4);

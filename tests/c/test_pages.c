@@ -60,6 +60,13 @@ TEST_EACH_PAGE(the_ledger_tells_first_again_and_soon_again) {
     ENSURE_EQ(ledger(&l->recommit_bytes), 4);
     ENSURE_EQ(ledger(&l->recommit_churn_bytes), 3);
     ENSURE_EQ(ledger(&l->commit_bytes), 10);
+    for (uint64_t late = 0; late < 2; late++) { /* a second is soon, a sixteenth more is not */
+        ENSURE_EQ(_dmi_pages_decommit(s, run->first + 9, 1), 0);
+        atomic_fetch_add(&space.now, 1000000000 + late * 62500000);
+        ENSURE_EQ(_dmi_pages_commit(s, run->first + 9, 1), 0);
+        ENSURE_EQ(ledger(&l->recommit_bytes), 5 + late);
+        ENSURE_EQ(ledger(&l->recommit_churn_bytes), 4);
+    }
     ENSURE_EQ(_dmi_pages_offer(s, run->first, 4), 0);
     ENSURE_EQ(ledger(&l->offer_bytes), 4);
     ENSURE_EQ(_dmi_pages_commit(s, run->first + 1, 2), 0);
@@ -89,6 +96,24 @@ TEST_EACH_PAGE(a_refused_page_stays_and_is_marked) {
     ENSURE_EQ(_dmi_pages_decommit(run->segment, run->first + 1, 1), 0);
     ENSURE(!_dmi_bits_get(run->segment->refused, run->first + 1));
     floors_check_space(&space);
+    _dmi_space_release(&space);
+}
+
+/* Where the next hole would pass the limit of mappings its pages go, and the addresses stay writable. */
+TEST_EACH_PAGE(no_hole_passes_the_limit_of_mappings) {
+    dmi_space space;
+    ENSURE_EQ(_dmi_space_setup(), 0);
+    _dmi_space_init(&space, DMI_OS_STRICT, false, NULL, 0);
+    dmi_run *run = _dmi_run_alloc(&space, 9, 1, DMI_RUN_LARGE, true, NULL);
+    dmi_segment *s = run->segment;
+    _dmi_set_map_limit((uint64_t)atomic_load(&s->cuts) + 3); /* each hole takes two */
+    for (size_t p = 1; p < 8; p += 2) {
+        ENSURE_EQ(_dmi_pages_decommit(s, run->first + p, 1), 0);
+        ENSURE_EQ(_dmi_bits_get(s->soft, run->first + p), p > 1);
+    }
+    ENSURE_EQ(space.ledger.refused_calls, 3);
+    ENSURE_EQ(ledger(&space.ledger.decommit_bytes), 4);
+    _dmi_set_map_limit(0);
     _dmi_space_release(&space);
 }
 
