@@ -1,7 +1,9 @@
-/* engine.h - floor 4: what to give back, and giving it back in batches.
+/* engine.h - floor 4: finding what a heap could give back, and giving it back in batches.
  *
- * Works on what floors 2 and 3 recorded. The heap floor calls it with the locks that each function names,
- * and knows about threads; the engine does not.
+ * Works on what floors 2 and 3 recorded: engine.c on the back end, subsegments.c on LFH runs, units.c on huge pages;
+ * judge.h says what becomes of each page, policies.h what a policy wants. Nothing here knows about threads. The heap
+ * floor calls with the locks that each function names: those of the runs that it looks at, and they stay locked until
+ * the batch in which their pages stand is flushed.
  */
 #ifndef DMI_ENGINE_H
 #define DMI_ENGINE_H

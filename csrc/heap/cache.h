@@ -18,7 +18,7 @@ void _dmi_cache_clear(dmi_cache *cache);
 void _dmi_cache_init(dmi_cache *cache, dmi_heap *heap, dmi_thread *thread, dmi_lock *lock);
 /* The cache of this thread for that heap; made if need be. NULL: no memory. Self is locked. */
 dmi_cache *_dmi_cache_get(dmi_thread *self, dmi_heap *heap);
-/* Hand out a block. NULL with *error 0 never happens. The cache is locked. */
+/* Hand out a block. NULL: no memory. The cache is locked. */
 void *_dmi_cache_alloc(dmi_cache *cache, unsigned bucket);
 /* Free a block of one of its runs. The cache is locked, the run not taken. */
 void _dmi_cache_free(dmi_cache *cache, dmi_run *run, void *block);
