@@ -7,9 +7,10 @@ result["lazy"].end.stats.retained      # bytes
 
 from __future__ import annotations
 
-from dmi.experiment._replay import Replay, Run, replay
+from dmi.experiment._replay import Replay, replay
+from dmi.experiment._results import Cell, Run
 from dmi.experiment._run import Sample, ranges_at_end
-from dmi.experiment._sweep import Cell, Sweep, SweepError, check_plot, sweep
+from dmi.experiment._sweep import Sweep, SweepError, check_plot, sweep
 
 __all__ = [
     "Cell",

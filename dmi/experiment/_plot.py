@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from dmi import _files
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from dmi.experiment._sweep import Sweep
+    from dmi.experiment._results import Cell
 
 _MIB = 1 << 20
 
@@ -32,18 +33,22 @@ def check(path: Path) -> None:
     _files.check_target(path)
 
 
-def pareto(sweep: Sweep, path: Path) -> None:
-    """Draw a panel for each recording; raises as check(). Never opens a window."""
+def pareto(
+    panels: Mapping[str, Sequence[Cell]], fronts: Mapping[str, Sequence[Cell]], path: Path
+) -> None:
+    """Draw a panel for each recording, the cells of its front joined by a line; raises as check().
+
+    Never opens a window.
+    """
     check(path)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    panels = sweep.recordings()
     figure = Figure(figsize=(8, 5.5 * len(panels)), layout="constrained")
     FigureCanvasAgg(figure)
     for number, (name, cells) in enumerate(panels.items(), 1):
         axes = figure.add_subplot(len(panels), 1, number)
-        front = sweep.pareto(name)
+        front = fronts[name]
         axes.plot(
             [cell.cpu_seconds for cell in front],
             [cell.mean_retained / _MIB for cell in front],

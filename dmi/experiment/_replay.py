@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import dmi.experiment._report as _report
 from dmi._tables import frame, html_table
+from dmi.experiment._results import Run
 from dmi.experiment._run import (
     Progress,
-    Sample,
     Stop,
     before_peak,
     cost,
@@ -24,94 +24,13 @@ from dmi.trace import Trace, load
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    import numpy
     import pandas
-    from numpy.typing import NDArray
 
     from dmi.trace.files import Source
 
 DEFAULT_POLICIES = "never,eager,lazy,threshold"
 DEFAULT_SAMPLES = 200
 DEFAULT_REPEAT = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One recording under one policy."""
-
-    decommit: str
-    """The policy's text; only what is not a default is named."""
-    policy: Decommit = field(repr=False)
-    events: int
-    """alloc, calloc, realloc and free."""
-    seconds: float
-    """Wall time of playing in the measured pass, sampling left out."""
-    cpu_seconds: float
-    """User and system time of playing and of destroying the heap at the end, sampling left out."""
-    mean_retained: float
-    """Bytes, averaged over the recording's clock."""
-    failed: int
-    """Allocations that the heap could not serve."""
-    before: Sample
-    peak: Sample
-    end: Sample
-    at: tuple[Sample, ...] = ()
-    """The moments that were asked for, in that order."""
-    timeline: tuple[Sample, ...] = field(default=(), repr=False)
-    cpu_noise: float | None = None
-    """Seconds between the least and the second least CPU time of the measured passes: how well the
-    least is known. None when it was measured once."""
-
-    def arrays(self) -> dict[str, NDArray[numpy.float64]]:
-        """The time line as arrays of one length: seconds, position, and bytes by name.
-
-        recorded_rss is NaN where the recording does not say. ImportError without NumPy.
-        """
-        try:
-            import numpy
-        except ImportError:
-            raise ImportError("arrays need NumPy: pip install 'dmi-heap[numpy]'") from None
-        rows = [sample.as_dict() for sample in self.timeline]
-        names = rows[0] if rows else {}
-        return {
-            name: numpy.array([row[name] for row in rows], dtype=numpy.float64) for name in names
-        }
-
-    @property
-    def events_per_second(self) -> float | None:
-        """Of wall time; None for a recording without events."""
-        return self.events / self.seconds if self.events and self.seconds else None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Ready for JSON. States are HeapStats.as_dict(); bytes and seconds throughout."""
-        states = {"before": self.before, "peak": self.peak, "end": self.end}
-        return {
-            "decommit": self.decommit,
-            "seconds": self.seconds,
-            "cpu_seconds": self.cpu_seconds,
-            "cpu_noise": self.cpu_noise,
-            "events_per_second": self.events_per_second,
-            "failed": self.failed,
-            "mean_retained": self.mean_retained,
-            **{name: sample.stats.as_dict() for name, sample in states.items()},
-            "page_bound": {
-                "peak": self.peak.stats.page_bound,
-                "end": self.end.stats.page_bound,
-            },
-            "moments": {
-                name: {
-                    "seconds": sample.seconds,
-                    "position": sample.position,
-                    "recorded_rss": sample.recorded_rss,
-                }
-                for name, sample in states.items()
-            },
-            "at": [
-                {"seconds": sample.seconds, "position": sample.position, **sample.stats.as_dict()}
-                for sample in self.at
-            ],
-            "timeline": [sample.as_dict() for sample in self.timeline],
-        }
 
 
 @dataclass(frozen=True, slots=True)

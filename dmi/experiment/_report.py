@@ -10,8 +10,7 @@ from dmi.windbg import format_heap_summary
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from dmi.experiment._replay import Run
-    from dmi.experiment._sweep import Cell
+    from dmi.experiment._results import Cell, Run
 
 _MIB = 1 << 20
 

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,6 +21,7 @@ import dmi.experiment._report as _report
 from dmi._tables import frame, html_table
 from dmi.errors import DmiError
 from dmi.experiment._replay import DEFAULT_REPEAT, DEFAULT_SAMPLES, policies_of
+from dmi.experiment._results import Cell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -45,61 +46,6 @@ class Executor(Protocol):
     """What is asked of an executor; concurrent.futures and Dask's get_executor() have it."""
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One recording under one policy; `run` is an entry of `runs` in `dmi replay --json`."""
-
-    recording: str
-    decommit: str
-    events: int
-    run: dict[str, Any] = field(repr=False)
-    duration: float | None = None
-    """Seconds that the recording lasts; None where it has no clock."""
-
-    @property
-    def mean_retained(self) -> float:
-        """Bytes, averaged over the recording's clock."""
-        return float(self.run["mean_retained"])
-
-    @property
-    def cpu_seconds(self) -> float:
-        """User and system time of the measured pass."""
-        return float(self.run["cpu_seconds"])
-
-    def ties(self, other: Cell) -> tuple[bool, bool]:
-        """Whether mean retained, and CPU time, are too close to tell apart: 1 % of memory; of
-        time 2 %, or what repeats of either cell differed by."""
-        memory = abs(self.mean_retained - other.mean_retained)
-        time = abs(self.cpu_seconds - other.cpu_seconds)
-        noise = max(float(cell.run.get("cpu_noise") or 0.0) for cell in (self, other))
-        return (
-            memory <= 0.01 * max(self.mean_retained, other.mean_retained),
-            time <= max(noise, 0.02 * max(self.cpu_seconds, other.cpu_seconds)),
-        )
-
-    def beats(self, other: Cell) -> bool:
-        """Whether this one is better in one of the two, and not worse in the other."""
-        same_memory, same_time = self.ties(other)
-        less_memory = not same_memory and self.mean_retained < other.mean_retained
-        less_time = not same_time and self.cpu_seconds < other.cpu_seconds
-        return (less_memory and (less_time or same_time)) or (less_time and same_memory)
-
-    @property
-    def committed(self) -> int:
-        """Bytes, at the end."""
-        return int(self.run["end"]["committed"])
-
-    @property
-    def retained(self) -> int:
-        """Bytes, at the end."""
-        return int(self.run["end"]["retained"])
-
-    @property
-    def page_bound(self) -> int:
-        """Bytes, at the end."""
-        return int(self.run["page_bound"]["end"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +104,9 @@ class Sweep:
         """
         import dmi.experiment._plot as _plot
 
-        _plot.pareto(self, Path(path))
+        _plot.pareto(
+            self.recordings(), {name: self.pareto(name) for name in self.recordings()}, Path(path)
+        )
 
     def frame(self) -> pandas.DataFrame:
         """A row a cell. Bytes and seconds. ImportError without pandas (the extra ``frames``)."""
