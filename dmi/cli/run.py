@@ -242,6 +242,21 @@ def run(args: argparse.Namespace) -> int:
         print(f"dmi run: {why}", file=sys.stderr)
     if fatal:
         return 126
+    if args.report is None:
+        return become(args, program)
+    if args.snapshot is not None:
+        raise ValueError("--report takes its own snapshot: give --report or --snapshot")
+    from dmi.cli._reported import run_reported
+
+    def start(file: str) -> int:
+        args.snapshot, args.blocks = file, True
+        return become(args, program)
+
+    return run_reported(args.report, start, args.program)
+
+
+def become(args: argparse.Namespace, program: str) -> int:
+    """Become the program; returns only where that cannot be."""
     prepared = environment(args, program)
     sys.stdout.flush()
     sys.stderr.flush()
