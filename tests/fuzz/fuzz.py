@@ -1,6 +1,7 @@
 """Feeds damaged WinDbg texts and damaged snapshots to their readers.
 
     python tests/fuzz/fuzz.py texts --count 1000000
+    python tests/fuzz/fuzz.py leaks --count 1000000
     python tests/fuzz/fuzz.py snapshots --count 1000000 --seed 7
     python tests/fuzz/fuzz.py texts --only 4711          one case again
 
@@ -69,6 +70,9 @@ class Texts:
         # Small ones are read faster, so that more is tried of what is decided in few lines.
         self.whole += [windbg.format_heap_summary(each.rows) for each in windbg.parse(heaps).heaps]
         self.whole += [windbg.format_address_summary(summaries[1]), new]
+        # As people posted them: segment heaps, -stat, -l, UMDH, HTML, titles, prompts.
+        posted = sorted((GOLDEN / "windbg" / "single").glob("*.txt"))
+        self.whole += [windbg.decode(path.read_bytes()) for path in posted]
         self.lines = [line for text in self.whole for line in text.splitlines(keepends=True)]
 
     def make(self, chance: random.Random) -> str:
@@ -112,14 +116,66 @@ class Texts:
             summary.disagreements()
             windbg.format_address_summary(summary)
             windbg.format_address_summary(summary, "new")
-        with suppress(ValueError):  # of one moment only
-            str(diagnose.from_log(log))
+        with suppress(ValueError):  # without figures, or of several processes
+            verdict = diagnose.from_log(log)
+            str(verdict)
+            json.dumps(verdict.as_dict())
         return True
 
     def save(self, text: str, folder: Path) -> Path:
         path = folder / "case.txt"
         path.write_text(text, encoding="utf-8", errors="surrogatepass")
         return path
+
+
+class Leaks(Texts):
+    """Texts that show a leak, of which rows and lines are dropped, cut, wrapped, quoted and split:
+    none of them may then be said to show none."""
+
+    NAMES = (
+        ("several/X-heap-before.txt", "several/X-heap-during.txt", "several/X-heap-after.txt"),
+        ("several/Y-good.txt",),
+        ("several/A-before.txt", "several/A-after.txt"),
+        ("single/34-wow64-two-breaks-one-log.txt",),
+        ("single/03-three-dumps-debugger63.txt",),
+    )
+
+    def __init__(self) -> None:
+        self.whole = [
+            "\n".join((GOLDEN / "windbg" / name).read_text(encoding="utf-8") for name in names)
+            for names in self.NAMES
+        ]
+
+    def make(self, chance: random.Random) -> str:
+        lines = chance.choice(self.whole).splitlines()
+        for _ in range(chance.choice((1, 1, 2, 3))):
+            n = chance.randrange(len(lines))
+            at = chance.randrange(len(lines[n]) + 1)
+            kind = chance.randrange(6)
+            if kind == 0:
+                del lines[n]
+            elif kind == 1:
+                lines[n] = lines[n][:at]
+            elif kind == 2:
+                lines[n : n + 1] = [lines[n][:at], lines[n][at:]]
+            elif kind == 3:
+                lines = [chance.choice(("> ", "  ", ">> ")) + line for line in lines]
+            elif kind == 4:
+                del lines[n:]
+            else:
+                lines.insert(n, "")
+            if not lines:
+                break
+        return "\n".join(lines)
+
+    def read(self, text: str) -> bool:
+        try:
+            verdict = diagnose.from_log(windbg.parse(text, partial=True))
+        except ValueError:
+            return False
+        str(verdict)
+        assert verdict.kind != "none", f"no leak is said: {verdict.headline or verdict}"
+        return True
 
 
 # ---- snapshots -----------------------------------------------------------------------------------
@@ -285,7 +341,11 @@ def shm() -> str | None:
     return "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
-TARGETS: dict[str, Callable[[], Any]] = {"texts": Texts, "snapshots": Snapshots}
+TARGETS: dict[str, Callable[[], Any]] = {
+    "texts": Texts,
+    "leaks": Leaks,
+    "snapshots": Snapshots,
+}
 
 
 # ---- the run -------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("target", ["texts", "snapshots"])
+@pytest.mark.parametrize("target", ["texts", "leaks", "snapshots"])
 @pytest.mark.parametrize("count", [1500, pytest.param(40_000, marks=pytest.mark.long)])
 def test_no_crash_no_hang_no_flood(target: str, count: int) -> None:
     done = subprocess.run(

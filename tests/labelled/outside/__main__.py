@@ -1,0 +1,177 @@
+"""Runs the programs and compares what the doctor says with the labels.
+
+    python -m tests.labelled.outside                   every program
+    python -m tests.labelled.outside NAME...           these, with the report of each
+    python -m tests.labelled.outside --markdown        the tables as docs/diagnosis.md has them
+
+What the programs need is installed into --folder (default: build/outside): a virtual environment with
+the packages of PyPI, node_modules for npm. What is not there is left out and said.
+Exit status: how many differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dmi
+from dmi._snapshot import Snapshot, snapshot_of
+from dmi.diagnose import diagnose
+
+from .programs import PROGRAMS, Program
+
+if TYPE_CHECKING:
+    from dmi.diagnose import Verdict
+
+KINDS = ("none", "first-order leak", "second-order leak", "growth", "unknown")
+_WAIT = {
+    "python": "print('{0}', flush=True); input()",
+    "node": "console.log('{0}'); require('fs').readSync(0, Buffer.alloc(1));",
+    "perl": "$| = 1; print \"{0}\\n\"; my $l{0} = <STDIN>;",
+    "ruby": "STDOUT.sync = true; puts '{0}'; gets",
+}
+
+
+class MissingError(Exception):
+    """This machine cannot run the program."""
+
+
+def interpreter(folder: Path, programs: list[Program]) -> Path:
+    """A Python of its own with the packages that are needed."""
+    venv = folder / "venv"
+    python = venv / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", venv], check=True)
+    for name in sorted({need for each in programs for need in each.needs if ":" not in need}):
+        done = venv / f".{name}"
+        if not done.exists():
+            command = [python, "-m", "pip", "install", "-q", "--only-binary=:all:", name]
+            if subprocess.run(command, capture_output=True, check=False).returncode == 0:
+                done.touch()
+    for name in {need[4:] for each in programs for need in each.needs if need.startswith("npm:")}:
+        if shutil.which("npm") and not (folder / "node_modules" / name).exists():
+            command = ["npm", "install", "--silent", "--prefix", str(folder), name]
+            subprocess.run(command, capture_output=True, check=False)
+    return python
+
+
+def source(each: Program) -> str:
+    """The text of the program, which stops after each phase."""
+    language = each.on if each.on in _WAIT else "python"
+    wait = _WAIT[language]
+    parts = (each.setup, wait.format("before"), each.peak, wait.format("peak"), each.rest,
+             wait.format("after"))  # fmt: skip
+    return "\n".join(parts) + "\n"
+
+
+def moments(each: Program, python: Path, folder: Path) -> list[Snapshot]:
+    """Runs it, and looks at it from outside after each phase."""
+    environment = {**os.environ, "NODE_PATH": str(folder / "node_modules"), "PYTHONHASHSEED": "0",
+                   "OPENBLAS_NUM_THREADS": "1"}  # fmt: skip
+    environment.pop("PYTHONMALLOC", None)
+    if each.on in ("malloc", "dmi"):
+        environment["PYTHONMALLOC"] = "malloc"
+    if each.on == "dmi":
+        environment["LD_PRELOAD"] = dmi.get_preload_path()
+    for need in each.needs:
+        kind, _, name = need.rpartition(":")
+        there = {
+            "": (folder / "venv" / f".{need}").exists(),
+            "npm": (folder / "node_modules" / name).exists(),
+            "program": shutil.which(name) is not None,
+        }[kind]
+        if not there:
+            raise MissingError(need)
+    command = {"node": "node", "perl": "perl", "ruby": "ruby"}.get(each.on, str(python))
+    if shutil.which(command) is None:
+        raise MissingError(command)
+    found = []
+    with tempfile.TemporaryDirectory() as place:
+        script = Path(place) / "program"
+        script.write_text(source(each), encoding="utf-8")
+        with subprocess.Popen(
+            [command, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            env=environment, cwd=place,
+        ) as child:  # fmt: skip
+            assert child.stdout is not None
+            assert child.stdin is not None
+            try:
+                for label in ("before", "peak", "after"):
+                    if child.stdout.readline().decode().strip() != label:
+                        raise MissingError(f"it ended before {label}")
+                    time.sleep(each.wait)
+                    with dmi.open_process(child.pid) as process:
+                        found.append(snapshot_of(process, label=label))
+                    with suppress(BrokenPipeError):
+                        child.stdin.write(b"\n")
+                        child.stdin.flush()
+            finally:
+                child.kill()
+    return found
+
+
+def right(each: Program, verdict: Verdict) -> bool:
+    """The kind, and where it is."""
+    where = each.subject in verdict.subject or not each.subject
+    return verdict.kind == each.kind and (where or verdict.kind == "none")
+
+
+def table(rows: list[list[str]], *, markdown: bool) -> str:
+    widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
+    if markdown:
+        lines = ["| " + " | ".join(row) + " |" for row in rows]
+        lines.insert(1, "|" + "---|" * len(rows[0]))
+        return "\n".join(lines)
+    return "\n".join(
+        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("--folder", type=Path, default=Path("build/outside"))
+    parser.add_argument("--markdown", action="store_true")
+    args = parser.parse_args()
+    chosen = [each for each in PROGRAMS if not args.names or each.name in args.names]
+    folder = args.folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    python = interpreter(folder, chosen)
+    rows = [["program", "on", "label", "verdict", "of", "KB", "right"]]
+    counts: Counter[tuple[str, str]] = Counter()
+    wrong = ran = 0
+    for each in chosen:
+        label = f"{each.kind}{', ' + each.subject if each.subject else ''}"
+        try:
+            verdict = diagnose(*moments(each, python, folder))
+        except MissingError as error:
+            rows.append([each.name, each.on, label, "-", "-", "-", f"not here: {error}"])
+            continue
+        ran += 1
+        good = right(each, verdict)
+        wrong += not good
+        counts[each.kind, verdict.kind] += 1
+        size = "-" if verdict.bytes is None else f"{verdict.bytes // 1024:,}"
+        rows.append([each.name, each.on, label, verdict.kind, verdict.subject, size,
+                     "yes" if good else "WRONG"])  # fmt: skip
+        if args.names or not good:
+            print(f"{each.name}\n{verdict}\n", file=sys.stderr)
+    print(table(rows, markdown=args.markdown))
+    matrix = [["label \\ verdict", *KINDS]]
+    matrix += [[kind, *(str(counts[kind, said]) for said in KINDS)] for kind in KINDS[:-1]]
+    print("\n" + table(matrix, markdown=args.markdown))
+    print(f"\n{ran - wrong} of {ran} right.")
+    return wrong
+
+
+if __name__ == "__main__":
+    sys.exit(main())
