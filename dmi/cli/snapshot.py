@@ -4,7 +4,7 @@
     dmi doctor before.json peak.json after.json
 
 Heaps of every kind that is known (dmi's, glibc's arenas, pymalloc's), memory by usage, the address
-space, and which run of which process it is. The process goes on meanwhile, and needs no preparation.
+space, and which run of which process it is. The process goes on meanwhile and needs no preparation.
 Its memory may be read by whoever may debug it. `dmi run --snapshot` takes snapshots from within,
 with more of dmi's own heaps.
 """

@@ -52,6 +52,8 @@ class Thresholds:
     share: float = 0.05
     process_min_bytes: int = 4 << 20
     process_share: float = 0.08
+    heap_process_share: float = 0.01
+    """What a heap gained counts from this share of the process on, where its size is known."""
 
     def tolerance(self, start: int, peak: int | None) -> int:
         """Bytes that do not count."""
@@ -201,7 +203,8 @@ def _judge_heap(
     before, after = picked[0], picked[-1]
     peak = picked[1] if len(picked) == 3 else None
     moments = tuple(_moment(n, chosen, states) for n in chosen)
-    kind, size, how, first, second = _kind(before, peak, after, thresholds)
+    fit = _fitting(states, thresholds)
+    kind, size, how, first, second = _kind(before, peak, after, fit)
     known = after or before or next(heap for heap in heaps if heap is not None)
     found: tuple[Cause, ...] = ()
     if before is not None and after is not None:
@@ -242,6 +245,18 @@ def _judge_heap(
         known.handle,
         how="at most" if before is None and kind == "growth" else "measured",
     )
+
+
+def _fitting(states: Sequence[State], thresholds: Thresholds) -> Thresholds:
+    """The thresholds for a process of this size."""
+    state = states[0]
+    process = sum(state.memory.values()) if state.memory else state.resident
+    if process is None:
+        process = state.process_committed
+    if process is None:
+        return thresholds
+    floor = int(thresholds.heap_process_share * process)
+    return replace(thresholds, min_bytes=max(thresholds.min_bytes, floor))
 
 
 def _kind(

@@ -135,6 +135,8 @@ class BlockReader:
     _listed_heap: int | None = None
     _in_leaks: str = ""
     _in_segments: bool = False
+    _wrapped: tuple[str, int] | None = None
+    """A row of a segment heap that the next line may continue."""
     _stacks: list[_Stack] = field(default_factory=list)
     _stacks_line: int = 0
     _total: int | None = None
@@ -151,6 +153,7 @@ class BlockReader:
         self._close_entries()
         self._close_stacks()
         self._in_segments = False
+        self._wrapped = None
 
     def _close_detail(self) -> None:
         values, self._detail = self._detail, {}
@@ -220,15 +223,30 @@ class BlockReader:
     def _segment_heap(self, number: int, text: str) -> bool:
         if not self._in_segments:
             return False
+        if self._wrapped is not None:
+            begun, line = self._wrapped
+            self._wrapped = None
+            for way in (begun + text, f"{begun} {text}"):
+                row = segment_row(cells(way), line)
+                if row is not None:
+                    if self.facts and self.facts[-1].line == line:
+                        self.facts.pop()
+                    if self.unread and self.unread[-1].line == line:
+                        self.unread.pop()
+                    self.facts.append(row)
+                    return True
         tokens = cells(text)
         row = segment_row(tokens, number)
         if row is not None:
             self.count_row(number)
             self.facts.append(row)
+            # A wrap may have parted the digits of its last number.
+            self._wrapped = (text, number) if text[-1:].isdigit() else None
             return True
         if tokens and tokens[0] in ("Heap", "Index", "Global"):
             return True
-        if tokens and is_handle(tokens[0], digits=7) and len(tokens) > 1:
+        if tokens and is_handle(tokens[0], digits=7):
+            self._wrapped = (text, number)
             self.unread.append(
                 Unread(number, "no row of a segment heap", text.strip()[:80],
                        handle_number(tokens[0]))

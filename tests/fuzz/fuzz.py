@@ -155,7 +155,8 @@ class Leaks(Texts):
             if kind == 0:
                 del lines[n]
             elif kind == 1:
-                lines[n] = lines[n][:at]
+                # Half of a row's last number is a number too: no reader can tell.
+                lines[n] = lines[n][: min(at, lines[n].rstrip().rfind(" ") + 1)]
             elif kind == 2:
                 lines[n : n + 1] = [lines[n][:at], lines[n][at:]]
             elif kind == 3:

@@ -4,8 +4,8 @@
     python -m tests.labelled.outside NAME...           these, with the report of each
     python -m tests.labelled.outside --markdown        the tables as docs/diagnosis.md has them
 
-What the programs need is installed into --folder (default: build/outside): a virtual environment with
-the packages of PyPI, node_modules for npm. What is not there is left out and said.
+What the programs need is installed into --folder (default: build/outside): a virtual environment
+with the packages of PyPI, node_modules for npm. What is not there is left out and said.
 Exit status: how many differ.
 """
 
@@ -36,7 +36,7 @@ KINDS = ("none", "first-order leak", "second-order leak", "growth", "unknown")
 _WAIT = {
     "python": "print('{0}', flush=True); input()",
     "node": "console.log('{0}'); require('fs').readSync(0, Buffer.alloc(1));",
-    "perl": "$| = 1; print \"{0}\\n\"; my $l{0} = <STDIN>;",
+    "perl": '$| = 1; print "{0}\\n"; my $l{0} = <STDIN>;',
     "ruby": "STDOUT.sync = true; puts '{0}'; gets",
 }
 

@@ -1,11 +1,15 @@
-"""Programs that use libraries of others, what each does, and what is right to say of it: the labels.
+"""Programs that use libraries of others, what each does, and what is right to say: the labels.
 
-Each runs through three phases: ``setup`` (imports, and a little work, so that what is loaded once is
-loaded), ``peak``, ``rest``; after each a moment is taken from outside. ``kind`` and ``subject`` follow
-from what the phases do; they were written down before the first run.
+Each runs through three phases: ``setup`` (imports, and a little work, so that what is loaded once
+is loaded), ``peak``, ``rest``; after each a moment is taken from outside. ``kind`` and ``subject``
+follow from what the phases do. They were written down before the first run, which found two
+mistaken: the trees of Beautiful Soup were not collected yet, and what Ruby keeps after its peak was
+called growing.
 
 subject: a word that the verdict's subject contains; empty for none.
 """
+
+# ruff: noqa: E501
 
 from __future__ import annotations
 
@@ -97,7 +101,8 @@ PROGRAMS: Final = (
     _p("beautiful soup keeps some pages", "beautifulsoup4", "python", SECOND, "pymalloc",
        "from bs4 import BeautifulSoup as B; "
        "doc = ''.join(f'<p id={i}><b>{i}</b> text</p>' for i in range(60)); B(doc, 'html.parser')",
-       "x = [B(doc, 'html.parser') for _ in range(900)]", "x = x[::30]"),
+       # A tree refers to itself: it is freed by the collector of cycles.
+       "x = [B(doc, 'html.parser') for _ in range(900)]", "x = x[::30]; import gc; gc.collect()"),
     _p("networkx keeps its graph", "networkx", "python", FIRST, "pymalloc",
        "import networkx as nx; nx.path_graph(9)",
        "g = nx.path_graph(120_000); h = nx.path_graph(120_000)", "del h"),
@@ -141,6 +146,6 @@ PROGRAMS: Final = (
        "x = _.range(400000).map(i => ({i, s: 'text ' + i}))", "x.push(1)"),
     _p("perl keeps a hash", "program:perl", "perl", FIRST, "glibc", "my %h; $h{0} = 1;",
        "$h{$_} = 'x' x ($_ % 300) for 1..200000;", "delete $h{$_} for 100000..200000;"),
-    _p("ruby keeps an array", "program:ruby", "ruby", GROWTH, "", "a = []",
+    _p("ruby keeps an array", "program:ruby", "ruby", FIRST, "glibc", "a = []",
        "a = (1..400000).map { |i| 'x' * (100 + i % 200) }", "a << 'y'"),
 )  # fmt: skip
