@@ -70,7 +70,7 @@ test-python: build
 	$(PYTEST) -n $(JOBS) -m "not long and not alone"
 	$(PYTEST) -m "not long and alone"
 $(VENV)/.long: $(VENV)/.installed
-	$(PIP) install -e ".[test,cluster]"
+	$(PIP) install -e ".[test,cluster,frameworks]"
 	@touch $@
 test-long: test-long-beside
 	$(PYTEST) -m "long and alone"

@@ -15,8 +15,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dmi.python import middleware
     from dmi.python._contexts import Usage, UsageTable, context_of, current, heap, usage
     from dmi.python._install import InstallError, install, is_installed
+    from dmi.python._survivors import clear_free_lists, copy_into
     from dmi.python._types import Holder, TypeRow, TypeTable, by_type, holders
 
 __all__ = [
@@ -29,6 +31,9 @@ __all__ = [
     "usage",
     "Usage",
     "UsageTable",
+    "copy_into",
+    "clear_free_lists",
+    "middleware",
     "by_type",
     "TypeRow",
     "TypeTable",
@@ -46,6 +51,9 @@ _LATER = {
     "usage": "_contexts",
     "Usage": "_contexts",
     "UsageTable": "_contexts",
+    "copy_into": "_survivors",
+    "clear_free_lists": "_survivors",
+    "middleware": "middleware",
     "by_type": "_types",
     "TypeRow": "_types",
     "TypeTable": "_types",
@@ -58,7 +66,8 @@ if not TYPE_CHECKING:
     def __getattr__(name: str) -> Any:
         if name not in _LATER:
             raise AttributeError(f"module 'dmi.python' has no attribute {name!r}")
-        found = getattr(importlib.import_module(f"dmi.python.{_LATER[name]}"), name)
+        module = importlib.import_module(f"dmi.python.{_LATER[name]}")
+        found = module if _LATER[name] == name else getattr(module, name)
         globals()[name] = found
         return found
 
