@@ -1,8 +1,8 @@
 """What stays resident after peaks of small objects, on dmi and on what Python has otherwise.
 
 Programs of the kinds that public reports are about. Each makes a peak, drops it, keeps a little of
-what it made (a cache, one row in a thousand), goes on with small requests for some seconds, and says
-what is resident then. Ways: pymalloc; PYTHONMALLOC=malloc on the C library, jemalloc, mimalloc and
+what it made (a cache, one row in a thousand), goes on with small requests for some seconds, and
+says what is resident then. Ways: pymalloc; PYTHONMALLOC=malloc on the C library, jemalloc, mimalloc and
 dmi; dmi.python.install(); and the same with the peak in a context. On dmi the bound is known: the
 pages that hold a byte in use, and what lies outside of dmi's heaps.
 
@@ -37,9 +37,9 @@ import contextlib
 def inside():
     if WAY != "context": return contextlib.nullcontext()
     return dmi.python.heap("peak", fresh=True)
+base = resident()
 prepared = prepare()
 kept = []
-base = resident()
 peak_size = 0
 with inside():
     for _ in range(2):
@@ -47,6 +47,7 @@ with inside():
         peak_size = max(peak_size, resident())
         kept += keep(thing)
         del thing
+del prepared
 gc.collect()
 if WAY == "context":
     kept = dmi.python.copy_into("kept", kept)

@@ -52,6 +52,8 @@ def main() -> None:
     try:
         reason = start()
     except Exception as error:
+        if "subinterpreter" in str(error):
+            return  # the process's first interpreter has seen to it: allocators are for all
         reason = f"{type(error).__name__}: {error}"
     if reason and sys.stderr:
         print(f"dmi.python: objects stay where they are: {reason}", file=sys.stderr)
