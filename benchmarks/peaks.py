@@ -2,9 +2,9 @@
 
 Programs of the kinds that public reports are about. Each makes a peak, drops it, keeps a little of
 what it made (a cache, one row in a thousand), goes on with small requests for some seconds, and
-says what is resident then. Ways: pymalloc; PYTHONMALLOC=malloc on the C library, jemalloc, mimalloc and
-dmi; dmi.python.install(); and the same with the peak in a context. On dmi the bound is known: the
-pages that hold a byte in use, and what lies outside of dmi's heaps.
+says what is resident then. Ways: pymalloc; PYTHONMALLOC=malloc on the C library, jemalloc, mimalloc
+and dmi; dmi.python.install(); and the same with the peak in a context. On dmi the bound is known:
+the pages that hold a byte in use, and what lies outside of dmi's heaps.
 
     python -m benchmarks.peaks [--python PATH] [--seconds 4] [--json FILE]
 """
