@@ -164,24 +164,34 @@ cdef class Eye:
             else:
                 i = pages
             if i == 0:
-                for i in range(1, pages):
-                    memcpy(&mark, &marks[8 * i], 8)
-                    if mark & PRESENT:
-                        break
-                else:
-                    i = pages
                 self.skipped += 1
-                window.goes_on = start + i * self.page
+                window.goes_on = self.next_present(start)
                 return 0
             size = i * self.page
         size = self.reader.read_into(start, self.view[:size])
         if size < address - start + 16:
-            window.goes_on = start + self.page
+            window.goes_on = max(start + self.page, self.reader.next_there(start + self.page))
             return 0
         window.bytes = self.base
         window.address = start
         window.size = size
         return 0
+
+    cdef uint64_t next_present(self, uint64_t start) except 0:
+        """The next page behind start that is in memory, at most so far as one look tells."""
+        cdef const unsigned char[::1] marks
+        cdef size_t i, count
+        cdef uint64_t mark
+        found = self.reader.pagemap(start, RESIDENT_PAGES)
+        if found is None:
+            return start + self.page
+        marks = found
+        count = len(found) // 8
+        for i in range(1, count):
+            memcpy(&mark, &marks[8 * i], 8)
+            if mark & PRESENT:
+                return start + i * self.page
+        return start + max(count, 1) * self.page
 
     cdef int add_resident(self, uint64_t address, uint64_t size) except -1:
         cdef uint64_t page = address // self.page, end = (address + size) // self.page, mark
@@ -233,8 +243,9 @@ cdef void pages(void *context, uint64_t address, uint64_t size) noexcept with gi
 
 
 cdef uint64_t looks_for(uint64_t size):
-    """How many windows a walk over so many bytes may ask for: each 16 KiB four times, and some."""
-    return 1024 + (size >> 12)
+    """How many windows a walk over so many bytes may ask for: each 16 KiB four times, and some; what
+    takes more is no heap that makes sense."""
+    return 1024 + min(size >> 12, <uint64_t>1 << 22)
 
 
 def resident(reader, ranges):

@@ -29,8 +29,10 @@ static bool sane(const dmi_glibc_region *r, uint64_t at, uint64_t head) {
            !(head & FOREIGN & ~r->flags);
 }
 
+/* What ends a stretch that was left behind: a header of its own size or of none. What is free before the
+ * first of them clears its flag. */
 static bool is_fence(uint64_t head) {
-    return (head & ~FLAGS) <= HEADER && (head & FLAGS) == PREV_INUSE && !(head & 8);
+    return head == PREV_INUSE || head == HEADER || head == (HEADER | PREV_INUSE);
 }
 
 static bool proves(dmi_glibc_walk *w, uint64_t at) {
@@ -38,7 +40,10 @@ static bool proves(dmi_glibc_walk *w, uint64_t at) {
     for (int n = 0; n < PROOF; n++) {
         if (at == r->end || at == r->top) return n > 0 || at == r->top;
         const uint64_t *pair = _dmi_view_pair(w->view, at);
-        if (!pair || !sane(r, at, pair[1])) return pair && n > 1 && is_fence(pair[1]);
+        if (!pair) return false;
+        /* A fence that knows the size of the free chunk before it is proof enough. */
+        if (!sane(r, at, pair[1]))
+            return is_fence(pair[1]) && (n > 1 || (n == 1 && pair[1] == HEADER));
         uint64_t size = pair[1] & ~FLAGS;
         bool foreign = pair[1] & FOREIGN;
         at += size;

@@ -57,6 +57,8 @@ DmiRange = tuple[int, int] | tuple[int, int, int]
 _GLIBC_HEAP: Final = 64 << 20
 _GLIBC_HEADER: Final = 64
 """At most so many bytes stand before the arena in its first heap."""
+_MAX_HEAPS: Final = 1 << 14
+"""Heaps looked for in one mapping; a core file may claim mappings of any size."""
 _GUARD_MAX: Final = 1 << 20
 _TCB_SPAN: Final = 16 << 10
 _STACK_SCAN: Final = 8 << 20
@@ -292,7 +294,7 @@ def _glibc_arenas(mappings: list[Mapping], source: Source, readable: bool) -> _C
         if not here.plain:
             continue
         first = -(-here.start // _GLIBC_HEAP) * _GLIBC_HEAP
-        for base in range(first, here.end, _GLIBC_HEAP):
+        for base in range(first, min(here.end, first + _MAX_HEAPS * _GLIBC_HEAP), _GLIBC_HEAP):
             reach = min(base + _GLIBC_HEAP, _reach(mappings, index))
             if readable:
                 known = _is_heap_info(source, base, here.end)

@@ -80,8 +80,10 @@ class Mapping:
 
     @property
     def plain(self) -> bool:
-        """Private anonymous memory that can be written and that the kernel has no name for."""
-        return self.perms[:2] == "rw" and not (self.shared or self.has_file or self.name)
+        """Private anonymous memory that can be written and that the kernel has no name for, or one
+        that glibc gave it, which does not say whose heap or stack it is."""
+        named = self.name and not self.name.startswith("[anon: glibc:")
+        return self.perms[:2] == "rw" and not (self.shared or self.has_file or named)
 
 
 def parse_maps(text: str) -> list[Mapping]:

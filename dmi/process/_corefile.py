@@ -267,11 +267,18 @@ class CoreReader:
 
     def present(self, address: int, pages: int) -> list[bool] | None:
         """Which pages the file has."""
-        return [self._has(address + i * self.page) for i in range(pages)]
-
-    def _has(self, address: int) -> bool:
-        index = bisect_right(self._starts, address) - 1
-        return index >= 0 and address - self._starts[index] < self._segments[index].have
+        found = [False] * pages
+        end = address + pages * self.page
+        index = max(0, bisect_right(self._starts, address) - 1)
+        for segment in self._segments[index:]:
+            if segment.start >= end:
+                break
+            low = max(segment.start, address) - address
+            high = min(segment.start + segment.have, end) - address
+            if high > low:
+                first, last = low // self.page, -(-high // self.page)
+                found[first:last] = [True] * (last - first)
+        return found
 
     # ---- memory ----------------------------------------------------------------------------------
 
@@ -299,6 +306,14 @@ class CoreReader:
                 break
             done += got
         return done
+
+    def next_there(self, address: int) -> int:
+        """Where the file has bytes again: nothing lies between."""
+        index = max(0, bisect_right(self._starts, address) - 1)
+        for segment in self._segments[index:]:
+            if address < segment.start + segment.have:
+                return max(address, segment.start)
+        return 1 << 63
 
     def pagemap(self, address: int, pages: int) -> bytes | None:
         """A core file does not say what was in memory."""

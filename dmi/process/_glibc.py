@@ -16,6 +16,7 @@ from dmi import _foreign
 from dmi.walk import HistogramRow, Segment
 
 from ._glibc_find import (
+    BINS,
     ArenaState,
     MallocParameters,
     Space,
@@ -88,6 +89,11 @@ class GlibcHeap:
         self._notes = list(notes)
         self.state = state
         self.regions = tuple(regions)
+
+    @property
+    def scattered(self) -> bool:
+        """A main arena that is not one stretch, as after the brk heap could not grow."""
+        return self.state.main and not self.state.contiguous
 
     @property
     def handle(self) -> int:
@@ -167,6 +173,10 @@ class GlibcHeap:
         committed = max(held, self.state.system) if self.state.main else self._writable()
         unknown = sizes["unknown"] + max(0, self.state.system - held if self.state.main else 0)
         free = sum(sizes[name] for name in _FREE)
+        if self.scattered:
+            # What stands between the stretches may be anybody's: malloc's own total tells.
+            committed = self.state.system
+            unknown = max(0, committed - sizes["busy"] - free - sizes["fence"])
         known = sizes["busy"] + free + unknown
         trim, details = self._trim(found, sizes)
         parameters = self._parameters
@@ -230,6 +240,8 @@ class GlibcHeap:
     # ---- where it lies ---------------------------------------------------------------------------
 
     def _reserved(self) -> int:
+        if self.scattered:
+            return self.state.system
         if self.state.main:
             return max(sum(r.end - r.start for r in self.regions), self.state.system)
         return sum(info.reserved for info in self.state.heaps)
@@ -414,6 +426,29 @@ def _main_regions(memory: Memory, space: Space, state: ArenaState) -> list[Regio
     start = end - state.system
     if state.contiguous and start >= low:
         return [Region(-(-start // 16) * 16, end, state.top)]
-    # What the system gave is not one stretch: the one with the top is known, from where its mapping
-    # begins; the rest is what the arena counts more than that.
-    return [Region(max(here.start, low, start), end, state.top)]
+    if state.contiguous:
+        # Others moved the end of the brk heap too.
+        return [Region(max(low, start), end, state.top)]
+    return _scattered(memory, space, state, end)
+
+
+def _scattered(memory: Memory, space: Space, state: ArenaState, end: int) -> list[Region]:
+    """The stretches of a main arena whose brk heap could not grow: then malloc maps more, 1 MiB at
+    least each time. Known are the brk heap, the mapping of the top, and those that a chunk in a bin
+    lies in; what they do not cover is unknown."""
+    raw = memory.read(state.bins, 16 * BINS) or b""
+    places = [state.top, *struct.unpack(f"<{len(raw) // 8}Q", raw), *state.fastbins]
+    spans: set[tuple[int, int]] = set()
+    for place in places:
+        here = space.at(place)
+        if here is not None and here.perms[1] == "w" and not here.has_file:
+            spans.add((here.start, here.end))
+    spans |= {(m.start, m.end) for m in space.mappings if m.name == "[heap]"}
+    found: list[Region] = []
+    for low, high in sorted(spans):
+        if low <= state.top < high:
+            found.append(Region(low, end, state.top))
+            low = end
+        if low < high:
+            found.append(Region(low, high))
+    return found

@@ -36,6 +36,7 @@ _MAX_DATA: Final = 256 << 20
 _PIECE: Final = 4 << 20
 _MAX_ARENAS: Final = 1 << 16
 _MIN_HEAP, _MAX_HEAP = 20, 36
+_USUAL_HEAP: Final = 64 << 20
 _NONCONTIGUOUS: Final = 2
 
 
@@ -57,6 +58,14 @@ class Space:
         """Whether the address lies in memory that can be written."""
         found = self.at(address)
         return found is not None and found.perms[1] == "w"
+
+    def reach(self, address: int) -> int:
+        """Where the writable memory ends that holds the address, and what nobody can read behind
+        it."""
+        index = bisect_right(self._starts, address) - 1
+        end = self.stretch(address)[1] if index >= 0 else address
+        after = self.at(end)
+        return after.end if after is not None and after.inaccessible else end
 
     def stretch(self, address: int) -> tuple[int, int]:
         """First and last address of the writable mappings that touch each other around it."""
@@ -252,19 +261,31 @@ def read_ring(memory: Memory, space: Space, main: ArenaState) -> tuple[list[Aren
         if raw is None:
             return found, f"the ring of arenas breaks off at {at:x}"
         state = _state(raw, at + prefix, prefix, main=False)
-        state.heaps = _heaps_of(memory, state)
+        state.heaps = _heaps_of(memory, space, state)
         found.append(state)
         seen.add(at)
         at = state.next
     return found, ""
 
 
-def _heaps_of(memory: Memory, arena: ArenaState) -> list[HeapInfo]:
-    """The heaps of a thread's arena, newest first; their size is found, not assumed."""
-    for bits in range(_MIN_HEAP, _MAX_HEAP):
-        largest = 1 << bits
-        if arena.address & (largest - 1) > 64:
-            break  # the arena stands at the beginning of its first heap
+def _heaps_of(memory: Memory, space: Space, arena: ArenaState) -> list[HeapInfo]:
+    """The heaps of a thread's arena, newest first; their size is found, not assumed.
+
+    It is what glibc takes without huge pages, or the largest power of two that the reserved memory
+    has room for. A core file may lack memory that nobody can read: then what fits.
+    """
+    sizes = [_USUAL_HEAP, *(1 << bits for bits in range(_MAX_HEAP - 1, _MIN_HEAP - 1, -1))]
+    for largest in sizes:
+        heaps = _heaps_by(memory, arena, largest)
+        if heaps and all(space.reach(heap.base) >= heap.base + largest for heap in heaps):
+            return heaps
+    return next((heaps for largest in sizes if (heaps := _heaps_by(memory, arena, largest))), [])
+
+
+def _heaps_by(memory: Memory, arena: ArenaState, largest: int) -> list[HeapInfo]:
+    """The heaps, if each takes and is aligned to that many bytes."""
+    # The arena stands at the beginning of its first heap.
+    if arena.address & (largest - 1) <= 64:
         heaps: list[HeapInfo] = []
         at, before = arena.top & -largest, 0
         while at and at != before and len(heaps) <= arena.system >> 12:
@@ -319,7 +340,7 @@ def find_parameters(
     firsts = firsts - {0}
     for fits in (
         lambda i: words[i] in firsts,
-        lambda i: words[i] == 0 and words[i + 1] == 64 and 16 < words[i + 2] < 1 << 32,
+        lambda i: words[i] % 16 == 0 and words[i + 1] == 64 and 16 < words[i + 2] < 1 << 32,
     ):
         for i in range(8, len(words) - 2):
             found = _parameters(data, 8 * i) if fits(i) else None

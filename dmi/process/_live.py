@@ -75,6 +75,10 @@ class LiveReader(ProcSource):
         except (OSError, OverflowError):
             return 0
 
+    def next_there(self, address: int) -> int:
+        """Where memory that can be read may go on."""
+        return address
+
     def pagemap(self, address: int, pages: int) -> bytes | None:
         """8 bytes a page, bit 63: in memory. None: unknown, and where swap is to be read."""
         if self._pagemap < 0 or self.swap_in:
