@@ -8,8 +8,8 @@ Each module of this package is one subcommand and has
     run        run(args): does it; returns the exit status, None for 0
 
 Results go to stdout and messages to stderr. Help is --help only, because -h belongs to `!heap`.
-Exit status: 0 done, 2 wrong use or an input that cannot be used (one line on stderr says why), 130
-interrupted, 141 the reader of stdout went away; a command may define more.
+The exit status is one of STATUS; dmi run has those of a shell besides. Without a command the list
+of commands is printed, which is wrong use too.
 """
 
 from __future__ import annotations
@@ -27,7 +27,16 @@ from dmi.errors import DmiError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["main", "parser"]
+__all__ = ["STATUS", "main", "parser"]
+
+STATUS = {
+    0: "Done.",
+    1: "Done, and what was asked about is not well, where a command says that it tells so.",
+    2: "Wrong use, or an input that cannot be used: one line on standard error says why.",
+    126: "dmi run: the program cannot be started; 127: there is none. Else its own status.",
+    130: "Interrupted.",
+    141: "The reader of standard output went away.",
+}
 
 
 class Command(Protocol):
@@ -87,7 +96,10 @@ def _add_help(target: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
-    only = words[0] if words and words[0] in names() else None
+    if not words:
+        parser().print_help(sys.stderr)
+        return 2
+    only = words[0] if words[0] in names() else None
     args = parser(only).parse_args(words)
     run = cast("Any", args.run)
     try:

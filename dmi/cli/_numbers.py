@@ -17,3 +17,10 @@ def whole_pid(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 10 and int(text) >= 1):
         raise argparse.ArgumentTypeError(f"not the number of a process: {text!r}")
     return int(text)
+
+
+def level(text: str) -> int:
+    """A level of zstd, 1 to 22."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 2 and 1 <= int(text) <= 22):
+        raise argparse.ArgumentTypeError(f"not a level of zstd, 1 to 22: {text!r}")
+    return int(text)

@@ -237,7 +237,7 @@ def test_the_converter(tmp_path: Path) -> None:
     assert dest.read_bytes() == file_of(SMALL)
     source.write_bytes(b"nonsense")
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "no recording" in done.stderr
     assert done.stderr.count("\n") == 1
 
