@@ -26,10 +26,14 @@ HELP = "show the heaps, blocks and sizes of a snapshot, a process or a core file
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     parser.usage = (
-        "dmi heap (FILE | --pid N) [-s | -v | -h [HANDLE] | -stat [HANDLE] | "
+        "dmi heap FILE LATER -stat [HANDLE] [--json]\n"
+        "       dmi heap (FILE | --pid N) [-s | -v | -h [HANDLE] | -stat [HANDLE] | "
         "-flt s SIZE | -flt r LOW HIGH | -x ADDRESS] [--json]\n       dmi heap --columns [--json]"
     )
     parser.add_argument("file", nargs="?", metavar="FILE", help="the snapshot or core file")
+    parser.add_argument(
+        "later", nargs="?", metavar="LATER", help="a later snapshot: which sizes grew"
+    )
     parser.add_argument("--pid", type=whole_pid, metavar="N", help="the process")
     parser.add_argument(
         "--swap-in", action="store_true", help="read also what is in swap, which brings it back"
@@ -102,6 +106,12 @@ def run(args: argparse.Namespace) -> None:
         return
 
     snapshot = Snapshot.load(args.file)
+    if args.later is not None:
+        if args.stat is None:
+            raise ValueError("two snapshots are compared by -stat: dmi heap FILE LATER -stat")
+        grown = windbg.grown(snapshot, Snapshot.load(args.later), args.stat)
+        print(json.dumps(grown, indent=2) if args.json else windbg.grown_text(grown), end="")
+        return
     if args.json:
         print(json.dumps(windbg.heap_data(snapshot, command(args)), indent=2))
     else:

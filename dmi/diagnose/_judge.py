@@ -397,6 +397,15 @@ def _missing(
             )
             if n in ends and not total_settles:
                 open_ends.append(f"{known.name} is not shown {names[n]}")
+    for n, state in enumerate(states):
+        asked = {each.handle for each in (*state.sizes, *state.blocks)} - {None}
+        shown = {heap.handle for each in states for heap in each.heaps.values()}
+        for handle in sorted(h for h in asked - shown if h is not None):
+            if not state.kinds & {"heaps", "segments"}:
+                continue
+            lines.append(f"heap {handle:08x}: its blocks were asked for, and no table shows it")
+            if n in ends and not total_settles:
+                open_ends.append(f"heap {handle:08x} is in no table")
     for key in keys:
         ended = [_at(states[n], key, states) for n in ends]
         if all(heap is not None and heap.committed is None for heap in ended):

@@ -27,6 +27,7 @@ from ._facts import (
     Unread,
 )
 from ._format import format_address_summary, format_heap_summary, format_log
+from ._grown import grown, grown_text
 from ._heap import COLUMNS, HeapSource, HeapView, columns, heap, heap_data, number
 from ._model import (
     CUT_OFFS,
@@ -86,6 +87,8 @@ __all__ = [
     "format_address_summary",
     "format_heap_summary",
     "format_log",
+    "grown",
+    "grown_text",
     "heap",
     "heap_data",
     "number",

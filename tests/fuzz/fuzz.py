@@ -148,10 +148,14 @@ class Leaks(Texts):
 
     def make(self, chance: random.Random) -> str:
         lines = chance.choice(self.whole).splitlines()
+        taken = False
         for _ in range(chance.choice((1, 1, 2, 3))):
             n = chance.randrange(len(lines))
             at = chance.randrange(len(lines[n]) + 1)
             kind = chance.randrange(6)
+            # Without a heap's row in all moments nothing in the text is left of its leak.
+            kind = kind if kind not in (0, 1, 4) or not taken else 5
+            taken = taken or kind in (0, 1, 4)
             if kind == 0:
                 del lines[n]
             elif kind == 1:

@@ -249,3 +249,29 @@ def test_a_file_that_promises_more_than_it_holds_is_refused(tmp_path: Path) -> N
     (tmp_path / "a.json").write_text(json.dumps(values))
     with pytest.raises(ValueError, match="shorter than its"):
         dmi.Snapshot.load(tmp_path / "a.json")
+
+
+def test_which_sizes_grew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = [str(tmp_path / f"{name}.json") for name in ("before", "after")]
+    with dmi.Heap("never", name="hoard") as heap:
+        first = [heap.malloc(200) for _ in range(100)]
+        dmi.snapshot().save(names[0])
+        more = [heap.malloc(3000) for _ in range(1000)]
+        for address in first[:50]:
+            heap.free(address)
+        dmi.snapshot().save(names[1])
+        assert len(more) == 1000
+        assert main(["heap", *names, "-stat", f"{heap.handle:x}", "--json"]) in (None, 0)
+        (found,) = json.loads(capsys.readouterr().out)
+        top, *_, bottom = found["sizes"]
+        # The first of a size come from the back end, and are a little larger.
+        assert top["before"] == 0
+        assert 950 < top["after"] <= 1000
+        assert bottom["gained"] < 0
+        assert found["gained"] == sum(row["gained"] for row in found["sizes"])
+        assert main(["heap", *names, "-stat"]) in (None, 0)
+        assert "(hoard): +" in capsys.readouterr().out
+        assert main(["heap", *names]) == 2
+        verdict = dmi.diagnose(*(dmi.Snapshot.load(name) for name in names))
+        assert verdict.kind == "growth"
+        assert "What grew most: blocks of 3,0" in verdict.causes[0].text
