@@ -11,7 +11,7 @@ from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.object cimport PyTypeObject
 from cpython.pycapsule cimport PyCapsule_New
 from cpython.ref cimport Py_INCREF, Py_XDECREF, PyObject
-from libc.errno cimport EBUSY, EEXIST, EINVAL, ENOMEM, errno
+from libc.errno cimport EAGAIN, EBUSY, EEXIST, EINVAL, ENOMEM, ENOSYS, errno
 from libc.stdint cimport uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset, strerror
 
@@ -163,6 +163,10 @@ cdef class HeapCore:
                 raise OSError(error, f"no new heap: {_NO_PRESSURE}")
             if error == EEXIST:
                 raise OSError(error, "no new heap: another copy of dmi serves this process")
+            if flags & cdmi.DMI_HEAP_HARDENED and error in (EAGAIN, ENOSYS):
+                raise OSError(
+                    error, "no hardened heap: the system gives no random bytes for its keys"
+                )
             raise OSError(error, f"no new heap: {reason}")
         self._handle = handle
         self._owner = True

@@ -19,6 +19,7 @@ typedef struct dmi_secrets {
 
 extern dmi_secrets _dmi_secret;
 
-/* Idempotent; the registry of heaps is locked. */
-void _dmi_secret_setup(void);
+/* Idempotent; the registry of heaps is locked. 0, or why the OS gave no random bytes for them (_dmi_os_random): then
+ * nobody may rely on them. */
+int _dmi_secret_setup(void);
 #endif

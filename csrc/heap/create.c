@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "../block/secret.h"
 #include "../decommit/policies.h"
 
 static dmi_heap_options default_options = {.size = sizeof(dmi_heap_options)};
@@ -44,6 +45,11 @@ static dmi_heap *create_locked(const dmi_heap_options *options) {
     dmi_policy policy;
     if (options->policy) policy = *options->policy;
     else _dmi_policy_default(&policy, DMI_WHEN_LAZY);
+    int weak = _dmi_secret_setup();
+    if (weak && options->flags & DMI_HEAP_HARDENED) { /* its promise is the key's */
+        errno = weak;
+        return NULL;
+    }
     dmi_heap *heap = _dmi_heaps_new();
     if (!heap) return NULL;
     copy_name(heap->name, sizeof heap->name, options->name);

@@ -36,6 +36,8 @@ void _dmi_fake_limit_set(size_t memory_limit);
 void _dmi_fake_strict_set(bool by_default);
 /* Seed of offers and of _dmi_os_random. */
 void _dmi_fake_seed_set(uint64_t seed);
+/* Let _dmi_os_random say that its bytes are not the OS's: EAGAIN or ENOSYS; 0: that they are (at the start). */
+void _dmi_fake_random_refuse(int error);
 /* A file that _dmi_os_read_file finds: its text, which must live on; NULL takes it away. At most 64 at a
  * time; a new setup leaves none. */
 void _dmi_fake_file_set(const char *path, const char *text);

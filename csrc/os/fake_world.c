@@ -67,11 +67,15 @@ uint64_t _dmi_fake_random_next(void) {
 
 uint64_t _dmi_fake_clock(void) { return atomic_load_explicit(&now, memory_order_relaxed); }
 
-void _dmi_fake_random(void *buffer, size_t size) {
+static int random_error;
+void _dmi_fake_random_refuse(int error) { random_error = error; }
+
+int _dmi_fake_random(void *buffer, size_t size) {
     unsigned char *out = buffer;
     _dmi_lock(&lock);
     for (size_t i = 0; i < size; i++) out[i] = (unsigned char)(next_random() >> 56);
     _dmi_unlock(&lock);
+    return random_error;
 }
 
 int _dmi_fake_regions(uint64_t pid, dmi_os_region_visit visit, void *argument, uint64_t *total) {
@@ -164,6 +168,7 @@ void _dmi_fake_clock_advance(uint64_t nanoseconds) {
 void _dmi_fake_world_reset(void) {
     _dmi_lock(&lock);
     random_state = 1;
+    random_error = 0;
     memset(files, 0, sizeof files);
     file_reads = 0;
     regions = NULL;

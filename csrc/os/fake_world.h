@@ -15,7 +15,7 @@ void _dmi_fake_misuse(const char *call, const char *what, const void *address, s
 /* The backend's; the contracts are those of os.h. What concerns threads and the console is the host's own,
  * but for helper threads, of which there are none. */
 uint64_t _dmi_fake_clock(void);
-void _dmi_fake_random(void *buffer, size_t size);
+int _dmi_fake_random(void *buffer, size_t size);
 int _dmi_fake_read_file(const char *path, char *buffer, size_t size);
 int _dmi_fake_regions(uint64_t pid, dmi_os_region_visit visit, void *argument, uint64_t *total);
 uint64_t _dmi_fake_cpu_time(void);

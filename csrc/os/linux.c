@@ -14,6 +14,7 @@
 
 #include "attributes.h"
 #include "linux_limits.h"
+#include "linux_random.h"
 #include "linux_threads.h"
 
 /* Kernel constants that the headers of older distributions lack. */
@@ -31,8 +32,7 @@
 #define SYS_process_madvise 440
 #endif
 enum {
-    PIDFD_OF_SELF = -10000, /* PIDFD_SELF, Linux 6.13 */
-    RANDOM_NONBLOCK = 1
+    PIDFD_OF_SELF = -10000 /* PIDFD_SELF, Linux 6.13 */
 };
 
 /* A yes or no that is asked of the kernel once. Two threads may ask at the same time and get the
@@ -451,30 +451,6 @@ static uint64_t read_clock(clockid_t clock) {
 static uint64_t linux_clock(void) { return read_clock(CLOCK_MONOTONIC_COARSE); }
 static uint64_t linux_cpu_time(void) { return read_clock(CLOCK_PROCESS_CPUTIME_ID); }
 
-static void linux_random(void *buffer, size_t size) {
-    int saved = errno;
-    unsigned char *out = buffer;
-    while (size != 0) {
-        long got = syscall(SYS_getrandom, out, size, RANDOM_NONBLOCK);
-        if (got < 0 && errno == EINTR) continue;
-        if (got <= 0) break;
-        out += got;
-        size -= (size_t)got;
-    }
-    /* Early in boot, or under a filter: addresses (randomised by the kernel) and the time, mixed
-     * by the finaliser of MurmurHash3. Not for keys that an attacker must not guess. */
-    uint64_t state = read_clock(CLOCK_MONOTONIC) ^ (uint64_t)(uintptr_t)&saved ^
-                     ((uint64_t)(uintptr_t)&linux_random << 16) ^ (uint64_t)getpid();
-    for (; size != 0; size--) {
-        state += 0x9e3779b97f4a7c15u;
-        uint64_t mixed = state;
-        mixed = (mixed ^ (mixed >> 33)) * 0xff51afd7ed558ccdu;
-        mixed = (mixed ^ (mixed >> 33)) * 0xc4ceb9fe1a85ec53u;
-        *out++ = (unsigned char)(mixed >> 56);
-    }
-    errno = saved;
-}
-
 static void linux_message(const char *text, size_t length) {
     int saved = errno;
     while (length != 0) {
@@ -515,7 +491,7 @@ const dmi_os_backend _dmi_os_native = {
     .process_resident = linux_process_resident,
     .clock = linux_clock,
     .cpu_time = linux_cpu_time,
-    .random = linux_random,
+    .random = _dmi_linux_random,
     .read_file = _dmi_linux_read_file,
     .regions = linux_regions,
     .message = linux_message,

@@ -227,7 +227,7 @@ uint64_t _dmi_os_headroom(dmi_os_mode mode, bool *pages) { return os->headroom(m
 int64_t _dmi_os_process_resident(void) { return os->process_resident(); }
 uint64_t _dmi_os_clock(void) { return os->clock(); }
 uint64_t _dmi_os_cpu_time(void) { return os->cpu_time(); }
-void _dmi_os_random(void *buffer, size_t size) { os->random(buffer, size); }
+int _dmi_os_random(void *buffer, size_t size) { return os->random(buffer, size); }
 int _dmi_os_read_file(const char *path, char *buffer, size_t size) {
     return os->read_file(path, buffer, size);
 }

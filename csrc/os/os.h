@@ -123,8 +123,10 @@ int64_t _dmi_os_process_resident(void);
 uint64_t _dmi_os_clock(void);
 /* User + system CPU time of the process, nanoseconds. */
 uint64_t _dmi_os_cpu_time(void);
-/* Fill size bytes with random bytes from the OS; falls back to clock and addresses, never fails. */
-void _dmi_os_random(void *buffer, size_t size);
+/* Fill size bytes with random bytes. 0: from the OS. EAGAIN (it has none yet) or ENOSYS (it refuses): derived from
+ * what the OS gave the process when it started, or where there is not even that, from clock and addresses; no
+ * key for who relies on one. */
+int _dmi_os_random(void *buffer, size_t size);
 /* Read a small text file of the system's (/proc, /sys) from its beginning: at most size - 1 bytes, and a 0
  * behind them. The length; -1 when it cannot be read, or the OS has no such files. Allocates nothing
  * and is no cancellation point. */
@@ -210,7 +212,7 @@ typedef struct dmi_os_backend {
     int64_t (*process_resident)(void);
     uint64_t (*clock)(void);
     uint64_t (*cpu_time)(void);
-    void (*random)(void *, size_t);
+    int (*random)(void *, size_t);
     int (*read_file)(const char *, char *, size_t);
     int (*regions)(uint64_t, dmi_os_region_visit, void *, uint64_t *);
     void (*message)(const char *, size_t);

@@ -257,7 +257,7 @@ static uint64_t windows_cpu_time(void) {
     return ticks * 100u;
 }
 
-static void windows_random(void *buffer, size_t size) {
+static int windows_random(void *buffer, size_t size) {
     unsigned char *out = buffer;
     KEEPING_ERROR({
         while (size != 0) {
@@ -267,6 +267,7 @@ static void windows_random(void *buffer, size_t size) {
             size -= part;
         }
     });
+    if (size == 0) return 0;
     LARGE_INTEGER counter;
     QueryPerformanceCounter(&counter);
     uint64_t state =
@@ -277,6 +278,7 @@ static void windows_random(void *buffer, size_t size) {
         mixed = (mixed ^ (mixed >> 27)) * 0x94d049bb133111ebu;
         *out++ = (unsigned char)(mixed >> 56);
     }
+    return ENOSYS;
 }
 
 static void windows_message(const char *text, size_t length) {

@@ -84,9 +84,14 @@ static bool comes_first(void) {
 /* What stands in the way of serving, as one line; NULL when nothing does. */
 static const char *obstacle(void) {
     struct rlimit data;
-    if (!_dmi_default_heap())
+    if (!_dmi_default_heap()) {
+        if (errno == ENOSYS || errno == EAGAIN)
+            return "dmi: libdmi_malloc.so cannot make a hardened heap: the system gives no random "
+                   "bytes for its keys (getrandom and /dev/urandom are refused, or it is too "
+                   "early); hardened=off does without\n";
         return "dmi: libdmi_malloc.so cannot make its heap: it needs 350 MiB of address space "
                "(ulimit -v), and 2 MiB that may be written (ulimit -d)\n";
+    }
     if (!comes_first())
         return "dmi: libdmi_malloc.so serves no allocation here: another malloc comes first (it "
                "has to be preloaded, before others)\n";

@@ -40,7 +40,7 @@ static bool name_part(dmi_newfile *to) {
     uint64_t chance[2];
     const char *slash = strrchr(to->whole, '/');
     size_t folder = slash ? (size_t)(slash + 1 - to->whole) : 0;
-    _dmi_os_random(chance, sizeof chance);
+    (void)_dmi_os_random(chance, sizeof chance); /* O_EXCL refuses a name that was guessed */
     memcpy(to->part, to->whole, folder);
     int n = snprintf(to->part + folder, sizeof to->part - folder, ".%016llx%016llx.dmi-part",
                      (unsigned long long)chance[0], (unsigned long long)chance[1]);

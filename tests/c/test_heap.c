@@ -400,6 +400,24 @@ TEST_EACH_PAGE(calloc_gives_zeroes_in_used_memory_too) {
     dmi_heap_free(heap, NULL);
 }
 
+TEST_EACH_PAGE(without_random_bytes_there_is_no_hardened_heap) {
+    dmi_heap_options options = {.size = sizeof options, .flags = DMI_HEAP_HARDENED};
+    _dmi_fake_random_refuse(EAGAIN);
+    errno = 0;
+    ENSURE(!dmi_heap_create(&options));
+    ENSURE_EQ(errno, EAGAIN);
+    options.flags = 0;
+    void *heap = dmi_heap_create(&options);
+    ENSURE(heap);
+    void *block = dmi_heap_malloc(heap, 100);
+    ENSURE(block);
+    dmi_heap_free(heap, block);
+    ENSURE_EQ(dmi_heap_destroy(heap), 0);
+    _dmi_fake_random_refuse(0); /* the keys were made, and stay what they are */
+    options.flags = DMI_HEAP_HARDENED;
+    ENSURE(!dmi_heap_create(&options));
+}
+
 static char *overrun;
 static void free_overrun(void *heap) { dmi_heap_free(heap, overrun); }
 

@@ -99,7 +99,8 @@ typedef struct dmi_heap_options {
 } dmi_heap_options;
 
 /* Create a heap. options may be NULL. Errors: EINVAL, ENOMEM, EMFILE (too many heaps), EEXIST (this library is
- * a second copy in its process, and another one serves; said on standard error as well). */
+ * a second copy in its process, and another one serves; said on standard error as well); for a hardened heap ENOSYS
+ * and EAGAIN: the system refuses random bytes for its keys, or had none yet when the first heap was made. */
 DMI_API void *dmi_heap_create(const dmi_heap_options *options);
 /* Destroy a heap with all its blocks. EINVAL for a stale handle, EPERM for the default heap, EBUSY while
  * somebody holds it (below). The caller sees to it that no thread is inside the heap. */
