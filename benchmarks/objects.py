@@ -164,7 +164,8 @@ def count(python: str, program: str, way: str, rounds: int) -> int:
         for key, value in os.environ.items()
         if key != "LD_PRELOAD" and not key.startswith("PYTHON")
     }
-    kept["PYTHONHASHSEED"] = "0"
+    # Whatever the environment starts with.
+    kept |= {"PYTHONHASHSEED": "0", "DMI_PYTHON": "0"}
     kept["PYTHONPATH"] = str(Path(dmi.__file__).parent.parent)
     if way == "preload":
         kept |= {"PYTHONMALLOC": "malloc", "LD_PRELOAD": dmi.get_preload_path()}

@@ -148,7 +148,7 @@ def measure(python: str, program: str, way: str, seconds: float) -> dict[str, in
         for key, value in os.environ.items()
         if key != "LD_PRELOAD" and not key.startswith("PYTHON")
     }
-    kept |= ways()[way] | {"PYTHONPATH": str(Path(dmi.__file__).parent.parent)}
+    kept |= ways()[way] | {"DMI_PYTHON": "0", "PYTHONPATH": str(Path(dmi.__file__).parent.parent)}
     done = subprocess.run(
         [python, "-c", START + program + END, way, str(seconds)],
         env=kept,
