@@ -76,7 +76,7 @@ CHURN = """
         pytest.param((), id="plain"),
         pytest.param(("-X", "dev"), id="debug hooks"),
         pytest.param(("-X", "tracemalloc"), id="tracemalloc"),
-        pytest.param(("-X", "dev", "-X", "tracemalloc"), id="both"),
+        pytest.param(("-X", "dev", "-X", "tracemalloc"), id="both", marks=pytest.mark.long),
     ],
 )
 def test_objects_move_in_a_running_interpreter(options: tuple[str, ...]) -> None:

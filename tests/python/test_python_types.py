@@ -43,7 +43,10 @@ EXPECTED = """
 """
 
 
-@pytest.mark.parametrize("options", [(), ("-X", "dev"), ("-X", "tracemalloc")])
+@pytest.mark.parametrize(
+    "options",
+    [(), ("-X", "dev"), pytest.param(("-X", "tracemalloc"), marks=pytest.mark.long)],
+)
 def test_objects_are_counted_exactly(options: tuple[str, ...]) -> None:
     run(MANY + EXPECTED, *options)
 
