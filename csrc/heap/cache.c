@@ -117,7 +117,8 @@ static int32_t patience(const dmi_run *run) {
 
 static bool can_grow(const dmi_run *run) { return run->parked || run->carved < run->capacity; }
 
-/* Put a run that is in no list and has nothing on its own where it belongs. */
+/* The run is in no list, and its own free list is empty: it joins those that can grow, or waits for frees as a
+ * full one. */
 static void retire(dmi_cache *cache, dmi_run *run) {
     if (can_grow(run)) {
         _dmi_lfh_set_bias(run, 0);
@@ -241,7 +242,7 @@ void _dmi_cache_drain(dmi_cache *cache) {
     for (unsigned b = 0; b < DMI_BUCKETS; b++) drain_bucket(cache, b);
 }
 
-/* ---- taken runs ------------------------------------------------------------------------------------------ */
+/* ---- taken runs, empty runs ------------------------------------------------------------------------------------------ */
 
 void _dmi_cache_take_run(dmi_cache *cache, dmi_run *run) { take_run(cache, run); }
 
@@ -266,7 +267,7 @@ bool _dmi_cache_shed(dmi_cache *cache) {
 
 /* ---- handing out -------------------------------------------------------------------------------------------- */
 
-/* Make a run that belongs to `from` this cache's own. */
+/* Make a run that another cache left this one's own. */
 static void adopt(dmi_cache *cache, dmi_run *run) {
     uintptr_t token = cache->thread ? (uintptr_t)cache->thread : DMI_OWNER_NONE;
     atomic_store_explicit(&run->cache, cache, memory_order_release);

@@ -14,7 +14,7 @@ static void sweep_run(dmi_visitor *visitor, dmi_heap *heap, dmi_cache *cache, dm
     _dmi_sweep_run(visitor->sweep, run);
 }
 
-/* Whoever sleeps on the lock needs longer to wake up than it would be free: let it have that time. */
+/* A thread that sleeps on the lock takes longer to wake up than the lock would be free: so it gets that long. */
 #define WAKE_NS 500000
 
 static void let_others(void *argument) {
@@ -83,7 +83,7 @@ void _dmi_heap_pass(dmi_heap *heap, dmi_sweep *sweep) {
 
 /* ---- schedule ------------------------------------------------------------------------------------------ */
 
-/* Shorter delays than this are taken for it: a pass costs a walk over what is free. */
+/* The shortest interval, whatever the policy says: a pass costs a walk over what is free. */
 #define SHORTEST 0.001
 
 static uint64_t interval(const dmi_heap *heap) {

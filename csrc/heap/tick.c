@@ -17,14 +17,15 @@ static uint64_t committed_about(dmi_heap *heap) {
     return in > out ? in - out : 0;
 }
 
-/* A pass is due some time, and the scavenger knows: who armed the heap told it, at the price of a barrier. */
+/* Is the heap armed, and does the scavenger know when? Then whoever armed it paid the barrier that telling it costs,
+ * and nothing is left to do. */
 static inline bool on_its_way(const dmi_heap *heap) {
     return _dmi_scavenger_running() && atomic_load_explicit(&heap->armed, memory_order_seq_cst) &&
            atomic_load_explicit(&heap->next_pass, memory_order_relaxed) != UINT64_MAX &&
            !(heap->flags & DMI_HEAP_NO_SERIALIZE);
 }
 
-/* True: somebody sees to it. False: *due says when it should run. */
+/* Arm the heap. True: somebody else will run the pass. False: this thread has to, from *due on. */
 static bool arm(dmi_heap *heap, uint64_t *due) {
     uint64_t next = atomic_load_explicit(&heap->next_pass, memory_order_relaxed);
     bool armed = atomic_load_explicit(&heap->armed, memory_order_seq_cst) && next != UINT64_MAX;

@@ -58,8 +58,8 @@ static void visit_lfh(dmi_heap *heap, dmi_visitor *visitor, const visit_group *g
     let_go(visitor, locked);
 }
 
-/* Take in what waits in the caches: of threads that ended that may give runs back, and no run should change
- * while it is visited if nobody else is at work. */
+/* Take in the remote frees of all caches first. Those of threads that ended wait for nobody else, and may set whole
+ * runs free; and of a heap at rest no run should change while it is visited. */
 static void drain_all(dmi_heap *heap) {
     dmi_cache *waiting[GROUP];
     size_t n = 0;

@@ -12,6 +12,7 @@ import pytest
 
 import dmi
 from dmi import _decommit, _faults
+from dmi.policy import COMBINES, HOWS, WHENS
 
 ROOT = Path(__file__).parents[2]
 
@@ -183,3 +184,16 @@ def test_files_that_comments_and_docs_name_are_there() -> None:
         if name not in there
     ]
     assert missing == []
+
+
+def test_policies_have_the_names_and_numbers_that_c_gives_them() -> None:
+    for number, name in enumerate(WHENS):
+        fields = dmi.Decommit().native()._replace(when=number)
+        assert _decommit.policy_format(fields).partition(":")[0] == name
+        assert _decommit.policy_parse(name).when == number
+    with pytest.raises(ValueError, match="no such policy"):
+        _decommit.policy_format(dmi.Decommit().native()._replace(when=len(WHENS)))
+    for how in HOWS[1:]:
+        assert HOWS[_decommit.policy_parse(f"lazy:how={how}").how] == how
+    for combine in COMBINES:
+        assert COMBINES[_decommit.policy_parse(f"threshold:combine={combine}").combine] == combine
