@@ -86,6 +86,7 @@ def settle(heap: dmi.Heap, wait: float) -> dmi.HeapStats:
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("policy", "wait", "blocks"),
     [
