@@ -136,11 +136,10 @@ def fish(commands: list[Command]) -> list[str]:
         "complete -c dmi -n __fish_use_subcommand -l help -d 'show help'",
         "complete -c dmi -n __fish_use_subcommand -l version -d 'show the version'",
     ]
-    for command in commands:
-        lines.append(
-            f"complete -c dmi -n __fish_use_subcommand -f -a {command.name} "
-            f"-d {_fish(command.help)}"
-        )
+    lines += [
+        f"complete -c dmi -n __fish_use_subcommand -f -a {command.name} -d {_fish(command.help)}"
+        for command in commands
+    ]
     for command in commands:
         head = f"complete -c dmi -n '__fish_seen_subcommand_from {command.name}'"
         for option in command.options:

@@ -1,5 +1,7 @@
 """Replay a recording under several decommit policies, and compare them.
 
+With --against it is played on other allocators too, at its own pace.
+
 For each policy the rows of `!heap -s` before, at and after the peak, then a table of what each
 policy kept and what it cost, then one sentence. The heaps follow the recording's own clock.
 """
@@ -7,6 +9,7 @@ policy kept and what it cost, then one sentence. The heaps follow the recording'
 from __future__ import annotations
 
 import argparse
+import sys
 
 from dmi.cli._bar import Bar
 from dmi.cli._numbers import whole
@@ -57,6 +60,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="measure N times and keep the least CPU time (default: 3)",
     )
+    parser.add_argument(
+        "--against",
+        metavar="ALLOCATORS",
+        help="play it at its own pace on other allocators too, in processes of their own, and "
+        "compare resident memory: glibc, jemalloc, mimalloc, tcmalloc and others, where they are "
+        "installed, or paths of libraries, separated by commas",
+    )
+    parser.add_argument(
+        "--plot", metavar="FILE", help="draw committed memory over the recording (.png, .svg, .pdf)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
 
 
@@ -64,7 +77,12 @@ def run(args: argparse.Namespace) -> None:
     """Replay and print."""
     from dmi import experiment  # loads the C declarations, which other commands can do without
 
+    if args.plot:
+        experiment.check_plot(args.plot)
     bar = Bar()
+    if args.against is not None:
+        _compare(args, bar)
+        return
     given = {"decommit": args.decommit, "samples": args.samples, "repeat": args.repeat}
     try:
         result = experiment.replay(
@@ -79,3 +97,24 @@ def run(args: argparse.Namespace) -> None:
         print(result.to_json())
     else:
         print(result, end="")
+    if args.plot:
+        sys.stdout.flush()
+        result.plot(args.plot)
+
+
+def _compare(args: argparse.Namespace, bar: Bar) -> None:
+    from dmi import experiment
+    from dmi.policy import expand
+
+    for name in ("at", "samples", "repeat", "plot"):
+        if getattr(args, name):
+            raise ValueError(f"--{name} does not go with --against")
+    names = args.against.split(",")
+    for name in names:
+        experiment.library_of(name)
+    policies = expand(args.decommit if args.decommit is not None else "never,eager,lazy")
+    try:
+        found = experiment.against(args.recording, names, policies, progress=bar)
+    finally:
+        bar.close()
+    print(found.to_json() if args.json else found)

@@ -58,8 +58,8 @@ def _text(facts: dict[str, Any]) -> list[str]:
     lasts = "no clock" if facts["duration"] is None else f"{facts['duration']:.1f} s"
     lines = [
         f"{facts['recording']}: {facts['events']:,} events, {lasts}",
-        f"allocations {facts['allocations']:,}, reallocs {facts['reallocs']:,}, frees "
-        f"{facts['frees']:,}, threads {facts['threads']:,}",
+        f"allocations {facts['allocations']:,}, reallocs {facts['reallocs']:,}",
+        f"frees {facts['frees']:,}, threads {facts['threads']:,}",
         f"asked for: {facts['peak_bytes']:,} bytes at the peak, {facts['live_bytes']:,} at the end",
     ]
     lines += [f"skipped: {reason}: {count:,}" for reason, count in facts["skipped"].items()]

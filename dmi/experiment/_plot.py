@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from dmi.experiment._replay import Replay
     from dmi.experiment._results import Cell
 
 _MIB = 1 << 20
@@ -70,3 +71,38 @@ def pareto(
         axes.grid(alpha=0.3)
     with _files.replacing(path) as file:
         figure.savefig(file, dpi=120, format=path.suffix[1:].lower())
+
+
+def timeline(replay: Replay, path: Path) -> None:
+    """Draw committed memory over the recording, a line for each policy; raises as check()."""
+    check(path)
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    timed = replay.duration > 0
+    for run in replay.runs:
+        places = [s.seconds if timed else s.position for s in run.timeline]
+        axes.plot(places, [s.stats.committed / _MIB for s in run.timeline], label=run.decommit)
+    first = replay.runs[0].timeline
+    places = [s.seconds if timed else s.position for s in first]
+    axes.fill_between(places, [s.stats.busy / _MIB for s in first], color="0.85", label="busy")
+    bounds = [run.end.stats.page_bound for run in replay.runs]
+    known = [bound for bound in bounds if bound is not None]
+    if known:
+        label = "page bound at the end"
+        axes.axhline(min(known) / _MIB, color="0.4", linestyle=":", label=label)
+    axes.set_xlabel("seconds of the recording" if timed else "records")
+    axes.set_ylabel("committed, MiB")
+    axes.set_title(os.path.basename(replay.recording))  # noqa: PTH119 - not always a path
+    axes.set_xlim(left=0, right=places[-1] or 1)
+    axes.set_ylim(bottom=0)
+    axes.legend(loc="upper left", fontsize="small")
+    kind = path.suffix[1:].lower()
+    # The same replay gives the same file.
+    metadata = {"Date": None} if kind == "svg" else None
+    with rc_context({"svg.hashsalt": "dmi"}), _files.replacing(path) as file:
+        figure.savefig(file, dpi=120, format=kind, metadata=metadata)

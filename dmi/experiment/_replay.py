@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dmi.experiment._report as _report
@@ -22,6 +23,7 @@ from dmi.policy import Decommit, expand
 from dmi.trace import Trace, load
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Sequence
 
     import pandas
@@ -66,6 +68,16 @@ class Replay:
     def to_json(self, *, indent: int | None = None) -> str:
         """as_dict() as JSON text."""
         return json.dumps(self.as_dict(), indent=indent, allow_nan=False)
+
+    def plot(self, path: str | os.PathLike[str]) -> None:
+        """Draw committed memory over the recording into a file, whose suffix decides its kind.
+
+        ImportError without the extra `plot`, ValueError and OSError for a name that cannot be drawn
+        to.
+        """
+        from dmi.experiment import _plot
+
+        _plot.timeline(self, Path(path))
 
     def heap_summaries(self) -> str:
         """For each policy the `!heap -s` rows before, at and after the peak, or those asked for."""

@@ -149,12 +149,12 @@ def check_plot(path: str | os.PathLike[str]) -> None:
 _START = """
 import json, runpy, sys
 sys.path[:] = json.loads(sys.argv.pop(1))
-runpy.run_module("dmi", run_name="__main__", alter_sys=True)
+runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
 """
 
 
-def _child() -> list[str]:
-    """How to start the command dmi as it is in this process, whatever lies in the working
+def child(module: str = "dmi") -> list[str]:
+    """How to start a module of dmi as it is in this process, whatever lies in the working
     directory.
 
     Isolated, with the places where this process looks for modules but for that directory; dmi
@@ -167,7 +167,7 @@ def _child() -> list[str]:
     home = str(Path(__file__).resolve().parents[2])
     if home not in places:
         places.append(home)
-    return [sys.executable, "-I", "-c", _START, json.dumps(places)]
+    return [sys.executable, "-I", "-c", _START, json.dumps(places), module]
 
 
 def run_cell(recording: str | bytes, decommit: str, samples: int, repeat: int) -> dict[str, Any]:
@@ -184,7 +184,7 @@ def run_cell(recording: str | bytes, decommit: str, samples: int, repeat: int) -
             path = file.name
         else:
             path = recording
-        command = [*_child(), "replay", path, "--json"]
+        command = [*child(), "replay", path, "--json"]
         command += ["--decommit", decommit, "--samples", str(samples), "--repeat", str(repeat)]
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False

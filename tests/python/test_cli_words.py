@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -16,6 +16,9 @@ from dmi.cli import main
 from dmi.cli._words import all_commands
 from dmi.trace import Record, check, pack, save
 from dmi.trace.format import OP_ALLOC, OP_FREE, OP_TIME
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 COMMANDS = cli.names()
 
