@@ -3,7 +3,7 @@
  * A heap is listed when all of it is in place, and its handle is stale before any of it goes. There is one
  * default heap; it is made by the first call that needs it, and never destroyed.
  *
- * Making takes the registry's lock and nothing else. Destroying takes heap->pass, then one thread's record
+ * Making takes the registry's lock, and the first time that of the records before it. Destroying takes heap->pass, then one thread's record
  * after the other; the caller promises that nobody is inside the heap.
  */
 #ifndef DMI_CREATE_H
