@@ -56,6 +56,7 @@ cdef extern from "dmi/capi.h" nogil:
         DMI_HEAP_MANUAL_CLOCK
         DMI_HEAP_NO_SERIALIZE
         DMI_HEAP_HUGE_PAGES
+        DMI_HEAP_ZERO
 
     ctypedef struct dmi_heap_options:
         size_t size

@@ -11,7 +11,7 @@ void _dmi_lfh_init(dmi_run *run, unsigned bucket) {
     run->block_size = (uint16_t)size;
     run->capacity = (uint16_t)(_dmi_run_size(run) / size);
     run->carved = run->parked = 0;
-    run->list = run->taken = run->second = 0;
+    run->list = run->taken = run->second = run->busy = 0;
     run->inverse = UINT64_MAX / size + 1 + ((size & (size - 1)) == 0);
     /* 31 bits: what a mark adds for its place does not reach the upper half. */
     uint64_t base = (uintptr_t)_dmi_run_base(run);

@@ -55,8 +55,8 @@ static void activate(dmi_heap *heap, unsigned bucket, const void *block) {
 static void *from_list(dmi_heap *heap, size_t size, size_t align, unsigned bucket) {
     _dmi_lock(&heap->lock);
     void *block = _dmi_freelist_alloc(&heap->list, size + heap->tail, align);
-    if (block && !(heap->flags & (DMI_HEAP_NO_LFH | DMI_HEAP_HARDENED)))
-        activate(heap, bucket, block);
+    if (block && !(heap->flags & DMI_HEAP_NO_LFH)) activate(heap, bucket, block);
+    if (block && heap->flags & DMI_HEAP_ZERO) memset(block, 0, _dmi_freelist_usable(block));
     if (block) _dmi_canary_set(heap, block, _dmi_freelist_usable(block));
     _dmi_unlock(&heap->lock);
     return block;
@@ -116,8 +116,9 @@ static unsigned aligned_bucket(size_t size, size_t align) {
 }
 
 static inline void *allocate(dmi_heap *heap, size_t size, size_t align, bool *zero, bool wanted) {
-    unsigned bucket = align <= 16 ? (size <= DMI_BUCKET_MAX ? _dmi_bucket(size) : DMI_BUCKETS)
-                                  : aligned_bucket(size, align);
+    size_t total = size + heap->tail;
+    unsigned bucket = align <= 16 ? (total <= DMI_BUCKET_MAX ? _dmi_bucket(total) : DMI_BUCKETS)
+                                  : aligned_bucket(total, align);
     *zero = false;
     if (bucket == DMI_BUCKETS) return from_pages(heap, size, align, zero, wanted);
     if (atomic_load_explicit(&heap->active[bucket], memory_order_acquire))
@@ -178,7 +179,25 @@ void *_dmi_alloc_own(dmi_thread *self, dmi_cache *cache, size_t size) {
     return from_own(self, cache, size);
 }
 
+/* A hardened heap hands out all its small blocks here. */
+static inline void *from_hardened(dmi_heap *heap, size_t size) {
+    size_t total = size + heap->tail;
+    if (total > DMI_BUCKET_MAX) return NULL;
+    unsigned bucket = _dmi_bucket(total);
+    if (!atomic_load_explicit(&heap->active[bucket], memory_order_acquire)) return NULL;
+    _dmi_lock(&heap->shared_lock);
+    void *block = _dmi_cache_alloc(&heap->shared, bucket);
+    _dmi_unlock(&heap->shared_lock);
+    _dmi_fault_tell("malloc");
+    return block;
+}
+
 void *_dmi_malloc_slow(size_t size) {
+    dmi_heap *hardened = __atomic_load_n(&_dmi_default, __ATOMIC_ACQUIRE);
+    if (hardened && hardened->quarantine) {
+        void *hard = from_hardened(hardened, size);
+        if (__builtin_expect(hard != NULL, 1)) return hard;
+    }
     dmi_thread *self = _dmi_self_get();
     void *block = from_own(self, &self->cache, size);
     if (__builtin_expect(block != NULL, 1)) return block;

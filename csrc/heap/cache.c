@@ -1,7 +1,9 @@
 /* cache.c - one thread's subsegments of one heap: where a block comes from when the fast path is empty. */
 #include "cache.h"
 #include "../block/note.h"
+#include "../decommit/policies.h"
 #include "fast.h"
+#include "hard.h"
 #include "registry.h"
 
 #include <errno.h>
@@ -154,6 +156,7 @@ static void release(dmi_cache *cache, dmi_run *run) {
     /* Whoever finds the descriptor later, in its next life too, must not think that it belongs here. */
     atomic_store_explicit(&run->cache, NULL, memory_order_relaxed);
     _dmi_lock(&heap->lock);
+    _dmi_hard_detach(run);
     heap->bucket_pages[run->bucket] -= run->pages;
     dmi_run *freed = _dmi_run_free(&heap->space, run);
     _dmi_engine_freed_run(&heap->engine, freed);
@@ -237,6 +240,7 @@ static void drain_bucket(dmi_cache *cache, unsigned bucket) {
 }
 
 void _dmi_cache_drain(dmi_cache *cache) {
+    if (!cache->thread && cache->heap->quarantine) _dmi_hard_flush(cache->heap);
     if (!_dmi_cache_waits(cache)) return;
     atomic_store_explicit(&cache->any_pending, false, memory_order_seq_cst);
     for (unsigned b = 0; b < DMI_BUCKETS; b++) drain_bucket(cache, b);
@@ -336,8 +340,10 @@ static dmi_run *fresh(dmi_cache *cache, unsigned bucket) {
         heap->bucket_pages[bucket] += run->pages;
         _dmi_lfh_init(run, bucket);
         adopt(cache, run);
-        if (!cache->thread && atomic_load_explicit(&heap->shared_only, memory_order_relaxed) &&
-            _dmi_engine_count_run(run)) {
+        bool counts = !cache->thread && _dmi_policy_row(&heap->engine.policy)->counts;
+        if ((heap->quarantine && !_dmi_hard_attach(run)) ||
+            (counts && _dmi_engine_count_run(run))) {
+            _dmi_hard_detach(run);
             heap->bucket_pages[bucket] -= run->pages;
             (void)_dmi_run_free(&heap->space, run);
             run = NULL;
@@ -350,8 +356,10 @@ static dmi_run *fresh(dmi_cache *cache, unsigned bucket) {
 /* Let the run have something on its list: what it has, or what others freed. False: nothing came back. */
 static bool fill_list(dmi_run *run) { return _dmi_lfh_head(run) || _dmi_lfh_collect(run, true); }
 /* The same from blocks that were never used, or whose pages were given back. */
-static bool grow(dmi_run *run, int *error) {
-    return _dmi_lfh_carve(run, error) || (!*error && _dmi_lfh_unpark(run, error));
+static bool grow(dmi_cache *cache, dmi_run *run, int *error) {
+    if (!_dmi_lfh_carve(run, error) && (*error || !_dmi_lfh_unpark(run, error))) return false;
+    if (run->busy) _dmi_hard_shuffle(cache->heap, run);
+    return true;
 }
 
 /* Let the bucket's current run have something on its list, by the cheapest way there is: blocks that came
@@ -376,14 +384,14 @@ static bool refill(dmi_cache *cache, unsigned bucket) {
         }
     }
     if (old != &_dmi_no_run) {
-        if (grow(old, &error)) return true;
+        if (grow(cache, old, &error)) return true;
         if (error) return false;
         set_current(cache, bucket, &_dmi_no_run);
         retire(cache, old);
     }
     while ((run = cache->spare[bucket]) || (run = steal(cache, bucket))) {
         if (run->place == DMI_PLACE_SPARE) list_remove(cache, run);
-        if (fill_list(run) || grow(run, &error)) {
+        if (fill_list(run) || grow(cache, run, &error)) {
             make_current(cache, run);
             return true;
         }
@@ -392,7 +400,7 @@ static bool refill(dmi_cache *cache, unsigned bucket) {
     }
     run = fresh(cache, bucket);
     if (!run) return false;
-    if (!_dmi_lfh_carve(run, &error)) {
+    if (!grow(cache, run, &error)) {
         release(cache, run);
         return false;
     }
@@ -402,7 +410,9 @@ static bool refill(dmi_cache *cache, unsigned bucket) {
 
 void *_dmi_cache_alloc(dmi_cache *cache, unsigned bucket) {
     void *block;
-    while (!(block = _dmi_fast_pop(cache->current[bucket]))) {
+    while (!(block = cache->current[bucket]->busy
+                         ? _dmi_hard_pop(cache->heap, cache->current[bucket])
+                         : _dmi_fast_pop(cache->current[bucket]))) {
         dmi_run *old = cache->current[bucket];
         void *damaged = _dmi_lfh_head(old);
         if (damaged) { /* its list is lost: its blocks stay busy for ever */

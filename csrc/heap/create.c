@@ -1,6 +1,7 @@
 /* create.c - making and destroying heaps. */
 #include "create.h"
 #include "cache.h"
+#include "hard.h"
 #include "hold.h"
 #include "pass.h"
 #include "records.h"
@@ -23,7 +24,7 @@ static dmi_policy default_policy;
 
 static bool valid(const dmi_heap_options *options) {
     const uint32_t known = DMI_HEAP_NO_LFH | DMI_HEAP_HARDENED | DMI_HEAP_MANUAL_CLOCK |
-                           DMI_HEAP_NO_SERIALIZE | DMI_HEAP_HUGE_PAGES;
+                           DMI_HEAP_NO_SERIALIZE | DMI_HEAP_HUGE_PAGES | DMI_HEAP_ZERO;
     if (options->flags & ~known) return false;
     if (!(options->huge_split >= 0 && options->huge_split <= 1)) return false;
     return !options->policy || _dmi_policy_check(options->policy, NULL, 0) == 0;
@@ -52,6 +53,11 @@ static dmi_heap *create_locked(const dmi_heap_options *options) {
     }
     dmi_heap *heap = _dmi_heaps_new();
     if (!heap) return NULL;
+    if (options->flags & DMI_HEAP_HARDENED && !_dmi_hard_setup(heap)) {
+        _dmi_heaps_discard(heap);
+        errno = ENOMEM;
+        return NULL;
+    }
     copy_name(heap->name, sizeof heap->name, options->name);
     memcpy(heap->label, "dmi", 4);
     if (heap->name[0]) {
@@ -66,7 +72,9 @@ static dmi_heap *create_locked(const dmi_heap_options *options) {
     }
     heap->flags = options->flags;
     heap->tail = options->flags & DMI_HEAP_HARDENED ? sizeof(uint64_t) : 0;
-    heap->lfh_live = options->lfh_live ? options->lfh_live : 17;
+    /* Of a hardened heap every small block is to pass the quarantine. */
+    bool hardened = options->flags & DMI_HEAP_HARDENED;
+    heap->lfh_live = options->lfh_live ? options->lfh_live : hardened ? 1 : 17;
     heap->lfh_total = options->lfh_total ? options->lfh_total : 256;
     dmi_how how = _dmi_policy_how(&policy);
     _dmi_space_init(&heap->space, how == DMI_HOW_DECOMMIT ? DMI_OS_STRICT : DMI_OS_LAZY,
@@ -76,7 +84,7 @@ static dmi_heap *create_locked(const dmi_heap_options *options) {
     _dmi_freelist_init(&heap->list, &heap->space);
     _dmi_engine_init(&heap->engine, &heap->space, &heap->list, &policy);
     _dmi_cache_init(&heap->shared, heap, NULL, &heap->shared_lock);
-    atomic_store_explicit(&heap->shared_only, _dmi_policy_row(&policy)->counts,
+    atomic_store_explicit(&heap->shared_only, hardened || _dmi_policy_row(&policy)->counts,
                           memory_order_relaxed);
     _dmi_heap_schedule(heap, _dmi_heap_clock(heap));
     _dmi_heaps_enter(heap);
@@ -182,6 +190,7 @@ static int destroy(void *handle, bool force) {
         _dmi_cache_drop(cache);
         _dmi_unlock(&thread->lock);
     }
+    _dmi_hard_drop(heap);
     _dmi_virtual_release_all(&heap->space);
     _dmi_space_release(&heap->space);
     _dmi_unlock(&heap->pass);
@@ -194,7 +203,7 @@ int dmi_heap_destroy_force(void *handle) { return destroy(handle, true); }
 
 uint64_t dmi_metadata_committed(void) {
     return _dmi_pagemap_committed() + _dmi_threads_metadata() + _dmi_caches_metadata() +
-           _dmi_virtual_metadata() + _dmi_heaps_metadata();
+           _dmi_virtual_metadata() + _dmi_heaps_metadata() + _dmi_hard_metadata();
 }
 
 const char *dmi_version(void) { return DMI_VERSION; }

@@ -114,7 +114,7 @@ void *dmi_door_realloc(void *door, void *block, size_t size) {
     if (!block) return door_malloc(size);
     if (size == 0) size = 1;
     dmi_run *run = _dmi_pagemap_find(block);
-    if (run->kind == DMI_RUN_LFH) {
+    if (run->kind == DMI_RUN_LFH && LIKELY(!run->busy && !_dmi_fast_bad(run, block))) {
         /* As in realloc.c: shrinking to less than half moves, so that the memory is not held. */
         size_t have = run->block_size;
         if (size <= have && size >= have / 2) return block;

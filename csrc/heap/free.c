@@ -4,6 +4,7 @@
 #include "check.h"
 #include "fast.h"
 #include "fault.h"
+#include "hard.h"
 #include "registry.h"
 #include "take.h"
 #include "thread.h"
@@ -106,6 +107,8 @@ static void free_backend(dmi_heap *heap, dmi_run *run, void *block) {
         if (tag) _dmi_engine_freed_block(&heap->engine, run, tag);
         else _dmi_engine_freed_run(&heap->engine, freed);
     } else if (run->kind == DMI_RUN_LARGE) {
+        /* Of a hardened heap what was in it is gone at once. */
+        if (heap->quarantine) (void)_dmi_pages_decommit(run->segment, run->first, run->pages);
         _dmi_engine_freed_run(&heap->engine, _dmi_run_free(&heap->space, run));
     } else {
         _dmi_level_freeing(&heap->engine);
@@ -137,8 +140,23 @@ static inline dmi_heap *free_any(void *block, dmi_run *run) {
     return heap;
 }
 
+static void free_hardened(void *block, dmi_run *run, bool quietly) {
+    int saved = errno;
+    bool tick = false;
+    dmi_heap *heap = _dmi_heap_of_run(run);
+    int fault = _dmi_hard_free(heap, run, block, &tick);
+    if (__builtin_expect(fault, 0)) _dmi_fault(fault, "free", block);
+    if (tick && !quietly) _dmi_heap_tick(heap);
+    _dmi_fault_tell("free");
+    errno = saved;
+}
+
 /* free never changes errno. */
 void _dmi_free_slow(void *block, dmi_run *run) {
+    if (run->kind == DMI_RUN_LFH && run->busy) {
+        free_hardened(block, run, false);
+        return;
+    }
     if (free_remote(block, run, false) || !block) return;
     int saved = errno;
     dmi_heap *heap = free_any(block, run);
@@ -148,6 +166,10 @@ void _dmi_free_slow(void *block, dmi_run *run) {
 }
 
 void _dmi_free_quietly(void *block, dmi_run *run) {
+    if (run->kind == DMI_RUN_LFH && run->busy) {
+        free_hardened(block, run, true);
+        return;
+    }
     if (free_remote(block, run, true) || !block) return;
     int saved = errno;
     (void)free_any(block, run);
@@ -171,7 +193,7 @@ void dmi_heap_free_sized(void *handle, void *block, size_t size) {
 size_t dmi_usable_size(const void *block) {
     dmi_run *run = _dmi_pagemap_find(block);
     switch (run->kind) {
-    case DMI_RUN_LFH: return run->block_size;
+    case DMI_RUN_LFH: return run->block_size - (run->busy ? _dmi_heap_of_run(run)->tail : 0);
     case DMI_RUN_LIST: {
         /* Of what is no block, nothing: some ask before they write. */
         dmi_heap *heap = _dmi_heap_of_run(run);

@@ -19,6 +19,7 @@
 
 typedef struct dmi_heap dmi_heap;
 typedef struct dmi_cache dmi_cache;
+typedef struct dmi_quarantine dmi_quarantine;
 typedef struct dmi_thread dmi_thread;
 
 /* Up to this size the fast path finds its run without the table of buckets. */
@@ -78,7 +79,8 @@ struct dmi_heap {
     uint32_t
         tail; /* bytes behind each block that are not the caller's: the canary of hardened heaps */
     bool live;
-    _Atomic bool shared_only; /* eager: every block through the shared cache */
+    dmi_quarantine *quarantine; /* hardened; else NULL */
+    _Atomic bool shared_only;   /* eager, hardened: every block through the shared cache */
     _Atomic bool lfh_active;
     uint32_t lfh_live, lfh_total; /* activation thresholds */
     uint32_t bucket_live[DMI_BUCKETS], bucket_total[DMI_BUCKETS];

@@ -16,7 +16,7 @@ static bool in_place(dmi_heap *heap, dmi_run *run, void *block, size_t size) {
     switch (run->kind) {
     case DMI_RUN_LFH:
         /* Shrinking to less than half moves, so that the memory is not kept from others. */
-        return size <= run->block_size && size >= run->block_size / 2;
+        return total <= run->block_size && total >= run->block_size / 2u;
     case DMI_RUN_LIST:
         if (size > DMI_BUCKET_MAX) return false;
         _dmi_lock(&heap->lock);

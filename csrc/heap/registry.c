@@ -91,6 +91,8 @@ void _dmi_heaps_leave(dmi_heap *heap) {
     else last = heap->prev;
 }
 
+void _dmi_heaps_discard(dmi_heap *heap) { _dmi_pool_free(&pool, heap); }
+
 void _dmi_heaps_recycle(dmi_heap *heap) {
     _dmi_lock(&registry);
     _dmi_pool_free(&pool, heap);

@@ -26,6 +26,8 @@ void _dmi_heaps_unlock(void);
 int _dmi_heaps_each_locked(int (*visit)(dmi_heap *, void *), void *argument);
 /* A record for a heap; NULL (errno) when there is none. The registry is locked. */
 dmi_heap *_dmi_heaps_new(void);
+/* Give back one that was not entered. The registry is locked. */
+void _dmi_heaps_discard(dmi_heap *heap);
 /* Give it its handle and list it; let its handle be stale and take it off the list. The registry is locked. */
 void _dmi_heaps_enter(dmi_heap *heap);
 void _dmi_heaps_leave(dmi_heap *heap);

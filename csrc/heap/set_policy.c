@@ -82,7 +82,8 @@ int dmi_heap_set_policy(void *handle, const dmi_policy *policy) {
     }
     if (!error) {
         bool eager = _dmi_policy_row(policy)->counts;
-        bool was = atomic_load_explicit(&heap->shared_only, memory_order_relaxed);
+        bool was = _dmi_policy_row(&heap->engine.policy)->counts;
+        bool hardened = heap->flags & DMI_HEAP_HARDENED;
         _dmi_lock(&heap->shared_lock);
         _dmi_lock(&heap->lock);
         heap->engine.policy = *policy;
@@ -90,7 +91,7 @@ int dmi_heap_set_policy(void *handle, const dmi_policy *policy) {
         heap->engine.how = how;
         _dmi_unlock(&heap->lock);
         _dmi_unlock(&heap->shared_lock);
-        atomic_store_explicit(&heap->shared_only, eager, memory_order_seq_cst);
+        atomic_store_explicit(&heap->shared_only, eager || hardened, memory_order_seq_cst);
         if (was && !eager) {
             dmi_visitor visitor = {.run = uncount, .lock = DMI_VISIT_LOCK};
             _dmi_heap_visit(heap, &visitor);

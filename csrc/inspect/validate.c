@@ -5,6 +5,8 @@
 #include "../heap/take.h"
 #include "account.h"
 
+#include "../heap/hard.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -20,7 +22,7 @@ static bool fault(dmi_fault *out, dmi_fault_kind kind, const void *address, cons
     return false;
 }
 
-static bool sound_lfh(const dmi_run *run, dmi_fault *out) {
+static bool sound_lfh(const dmi_heap *heap, const dmi_run *run, dmi_fault *out) {
     dmi_blockmap map;
     const void *bad = NULL;
     size_t pinned = SIZE_MAX, listed = 0;
@@ -30,6 +32,14 @@ static bool sound_lfh(const dmi_run *run, dmi_fault *out) {
             out, DMI_FAULT_CORRUPT, run,
             "descriptor %p of the subsegment at %p is damaged (block size, capacity or carved)",
             _dmi_run_base(run), NULL);
+    for (size_t i = 0; run->busy && i < run->carved; i++) {
+        const char *block = _dmi_lfh_block(run, i);
+        if (_dmi_hard_busy(run, i) && !_dmi_canary_sound(heap, block, run->block_size))
+            return fault(out, DMI_FAULT_OVERFLOW, block,
+                         "the block at %p was written behind its end at %p; its subsegment begins "
+                         "at %p",
+                         block + run->block_size - heap->tail, _dmi_run_base(run));
+    }
     /* Others may free into the run at any moment: look until nothing came in between. */
     uint64_t remote = atomic_load_explicit(&run->remote, memory_order_acquire), then;
     for (int tries = 0;; tries++) {
@@ -109,7 +119,7 @@ static bool sound_run(const dmi_heap *heap, dmi_segment *segment, dmi_run *run, 
                      "descriptor %p of the run at %p is damaged; its segment begins at %p", at,
                      segment->base);
     switch (run->kind) {
-    case DMI_RUN_LFH: _dmi_cache_take_run(run->cache, run); return sound_lfh(run, out);
+    case DMI_RUN_LFH: _dmi_cache_take_run(run->cache, run); return sound_lfh(heap, run, out);
     case DMI_RUN_LIST: return sound_list(heap, run, out);
     case DMI_RUN_LARGE:
         if (_dmi_canary_sound(heap, at, _dmi_run_size(run))) return true;

@@ -91,7 +91,7 @@ DMI_DOOR void *realloc(void *block, size_t size) {
         return NULL;
     }
     dmi_run *run = _dmi_pagemap_get(block);
-    if (run->kind == DMI_RUN_LFH && LIKELY(!_dmi_fast_bad(run, block))) {
+    if (run->kind == DMI_RUN_LFH && LIKELY(!run->busy && !_dmi_fast_bad(run, block))) {
         /* As in the core: shrinking to less than half moves, so that the memory is not held. */
         size_t have = run->block_size;
         if (size <= have && size >= have / 2) return block;

@@ -156,6 +156,7 @@ static bool set_flag(const char *value, uint32_t flag) {
     return true;
 }
 static bool set_hardened(const char *value) { return set_flag(value, DMI_HEAP_HARDENED); }
+static bool set_zero(const char *value) { return set_flag(value, DMI_HEAP_ZERO); }
 static bool set_huge(const char *value) { return set_flag(value, DMI_HEAP_HUGE_PAGES); }
 
 /* Plugins find our malloc unless the program's own wish is kept (deepbind.c). */
@@ -186,11 +187,12 @@ static const struct {
     {"deepbind", "strip, keep", set_deepbind},
     {"scavenger", "on, off", set_scavenger},
     {"hardened", "on, off", set_hardened},
+    {"zero", "on, off", set_zero},
     {"huge", "on, off", set_huge},
     {"huge_split", "a fraction above 0, up to 1", set_huge_split},
 };
 #define KEY_NAMES                                                                                  \
-    "decommit, name, summary, scavenger, hardened, huge, huge_split, snapshot, deepbind"
+    "decommit, name, summary, scavenger, hardened, zero, huge, huge_split, snapshot, deepbind"
 
 /* Takes the pair apart in place. */
 static void apply(char *pair) {

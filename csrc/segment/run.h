@@ -68,6 +68,7 @@ struct dmi_run {
             uint16_t list;   /* the first of the free list behind the recorded head */
             uint16_t taken;  /* the head when it was recorded */
             uint16_t second; /* the one behind it then */
+            uint16_t busy;   /* hardened heaps: number of its bitmap plus 1 (heap/hard.h) */
         };
     };
 
