@@ -195,12 +195,13 @@ size_t dmi_usable_size(const void *block) {
     switch (run->kind) {
     case DMI_RUN_LFH: return run->block_size - (run->busy ? _dmi_heap_of_run(run)->tail : 0);
     case DMI_RUN_LIST: {
-        /* Of what is no block, nothing: some ask before they write. */
+        /* Of what is no block, nothing: some ask before they write. Whoever asks while the heap is locked, from a walk
+         * say, is told what the tag says. */
         dmi_heap *heap = _dmi_heap_of_run(run);
-        _dmi_lock(&heap->lock);
-        bool busy = _dmi_freelist_check(run, block) == DMI_LIST_BUSY;
+        bool locked = _dmi_lock_try(&heap->lock);
+        bool busy = !locked || _dmi_freelist_check(run, block) == DMI_LIST_BUSY;
         size_t usable = busy ? _dmi_freelist_usable(block) - heap->tail : 0;
-        _dmi_unlock(&heap->lock);
+        if (locked) _dmi_unlock(&heap->lock);
         return usable;
     }
     case DMI_RUN_LARGE:
