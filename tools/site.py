@@ -86,12 +86,11 @@ def settings(pages: Path, site: Path) -> dict[str, Any]:
     """What MkDocs is told. The order of the guide is the order of reading."""
     first = ["second-order-leak", "policies", "preload", "diagnosis", "recordings", "embedding"]
     names = [page.stem for page in sorted(pages.glob("*.md"))]
-    shown = {"index", "contributing", "changes", "core", "source", "architecture", "vocabulary"}
+    within = ("architecture", "core", "vocabulary", "tuning", "contributing")
+    shown = {"index", "changes", "source", *within}
     guide = [name for name in first if name in names]
     guide += [name for name in names if name not in shown and name not in guide]
-    inside = [
-        name for name in ("architecture", "core", "vocabulary", "contributing") if name in names
-    ]
+    inside = [name for name in within if name in names]
     references = sorted((pages / "reference").glob("*.md"))
 
     def listed(paths: list[Path]) -> list[dict[str, str]]:
