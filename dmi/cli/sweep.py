@@ -8,6 +8,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from dmi._files import check_target
 from dmi.cli._bar import Bar
 from dmi.cli._numbers import whole
 
@@ -48,6 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="measure N times and keep the least CPU time (default: 3)",
     )
     parser.add_argument("--plot", metavar="FILE", help="draw the trade-off (.png, .svg, .pdf)")
+    parser.add_argument("--report", metavar="FILE", help="write an HTML page, as dmi report does")
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
 
 
@@ -57,6 +59,10 @@ def run(args: argparse.Namespace) -> None:
 
     if args.plot:
         experiment.check_plot(args.plot)
+    if args.report:
+        from dmi.report import report_of_sweep
+
+        check_target(args.report)
     bar = Bar()
     given = {"policies": args.policies, "samples": args.samples, "repeat": args.repeat}
     pool = ThreadPoolExecutor(args.jobs) if args.jobs else None
@@ -75,3 +81,5 @@ def run(args: argparse.Namespace) -> None:
     print(result.to_json() if args.json else result, flush=True)
     if args.plot:
         result.plot(args.plot)
+    if args.report:
+        report_of_sweep(result).save(args.report)

@@ -8,7 +8,7 @@ network. Needs the extra ``report``.
 
 from __future__ import annotations
 
-from dmi.report._gather import report
+from dmi.report._gather import report, report_of_sweep
 from dmi.report._page import Report
 
-__all__ = ["Report", "report"]
+__all__ = ["Report", "report", "report_of_sweep"]

@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Sequence
 
-    from dmi.experiment import Replay
+    from dmi.experiment import Replay, Sweep
 
     Path_ = str | os.PathLike[str]
 
-__all__ = ["report", "report_of_run"]
+__all__ = ["report", "report_of_run", "report_of_sweep"]
 
 POLICIES: Final = "never,eager,lazy,threshold"
 MIB: Final = 1 << 20
@@ -268,6 +268,36 @@ def _of_recording(
             drawn.note = f"blocks are listed for {least.decommit} only, to keep the page small"
         made.maps.append(drawn)
     return made
+
+
+def report_of_sweep(sweep: Sweep) -> Report:
+    """A page about a sweep: each recording under every policy, those that none beats marked."""
+    contents = []
+    for name, cells in sweep.recordings().items():
+        front = sweep.pareto(name)
+        runs = [cell.run for cell in cells]
+        seconds = max(float(run["moments"]["end"]["seconds"]) for run in runs)
+        values = {"runs": runs, "events": cells[0].events, "duration": seconds}
+        made = _of_replay(values, Path(name).name)
+        made.words.clear()  # a verdict for each of many policies is more than anybody reads
+        rows: list[list[str | None]] = [
+            [
+                cell.decommit,
+                _mib(round(cell.mean_retained)),
+                _mib(cell.retained),
+                _mib(cell.committed),
+                _mib(cell.page_bound),
+                f"{cell.cpu_seconds:.3f}",
+                "yes" if any(cell is each for each in front) else "",
+            ]
+            for cell in sorted(cells, key=lambda cell: cell.cpu_seconds)
+        ]
+        head = ["policy", "mean retained, MiB", "retained at end", "committed at end",
+                "page bound at end", "CPU time, s", "none is better"]  # fmt: skip
+        note = "A policy is marked when no other one is better in both mean retained and CPU time."
+        made.tables.insert(0, Table(f"The trade-off, {Path(name).name}", note, head, rows))
+        contents.append(made)
+    return Report(_joined(contents))
 
 
 def _of_replay(values: dict[str, Any], name: str) -> Content:

@@ -176,6 +176,17 @@ def test_a_recording_and_its_json(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "Why it is committed at the end" in again.text
 
 
+def test_a_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "sweep.html"
+    command = ["sweep", str(SQLITE), "--policies", "never,lazy", "--repeat", "1", "--samples", "9"]
+    assert cli.main([*command, "--report", str(target)]) == 0
+    page = Page(target.read_text())
+    assert "The trade-off, sqlite-vacuum.dmi.zst" in page.text
+    assert "never" in page.text
+    assert "policy" in capsys.readouterr().out
+    assert cli.main([*command, "--report", str(tmp_path / "no" / "x.html")]) == 2
+
+
 def test_a_process() -> None:
     program = "import dmi,sys; h=dmi.Heap(name='seen'); p=[h.malloc(500) for _ in range(9999)]"
     process = subprocess.Popen(
