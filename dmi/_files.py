@@ -11,11 +11,9 @@ No link is followed.
 
 from __future__ import annotations
 
-import codecs
 import errno
 import json
 import os
-import re
 import secrets
 import stat
 import tempfile
@@ -28,8 +26,6 @@ if TYPE_CHECKING:
 
 JSON_BUDGET: Final = 48 << 20
 """Bytes of memory that the text and the values of one JSON file may take."""
-LONGEST_LINE: Final = 1 << 16
-"""Characters of the longest line that ``lines`` hands out; the rest of it is dropped."""
 
 _PIECE: Final = 1 << 20
 
@@ -196,49 +192,6 @@ def _parsed(text: str) -> Any:
         ) from None
     except RecursionError:
         raise ValueError("no JSON that is read: nested too deeply") from None
-
-
-def lines(
-    path: Name, *, most: int, longest: int = LONGEST_LINE, pipe: bool = False
-) -> Iterator[str]:
-    """The lines of a text file one by one, without their ends: memory does not grow with the file.
-
-    UTF-8, or UTF-16 with its mark; what cannot be decoded becomes U+FFFD. Of a line beyond
-    ``longest`` characters the beginning is given. TooLargeError, while reading, beyond ``most``
-    bytes.
-    """
-    with open_regular(path, pipe=pipe) as file:
-        if os.fstat(file.fileno()).st_size > most:
-            raise TooLargeError(f"{os.fspath(path)}: larger than {most:,} bytes")
-        yield from _lines(file, os.fspath(path), most, longest)
-
-
-_LINE_END: Final = re.compile(r"\r\n|\n|\r")
-
-
-def _lines(file: IO[bytes], name: str, most: int, longest: int) -> Iterator[str]:
-    piece = file.read(max(_PIECE, 2))
-    wide = piece[:2] in (b"\xff\xfe", b"\xfe\xff")
-    decoder = codecs.getincrementaldecoder("utf-16" if wide else "utf-8-sig")("replace")
-    read = 0
-    carry = ""
-    while True:
-        read += len(piece)
-        if read > most:
-            raise TooLargeError(f"{name}: larger than {most:,} bytes")
-        text = carry + decoder.decode(piece, final=not piece)
-        # A carriage return at the end of a piece may be half of a line's end.
-        held = "\r" if piece and text.endswith("\r") else ""
-        found = _LINE_END.split(text[: len(text) - len(held)])
-        rest = found.pop()
-        for line in found:
-            yield line[:longest]
-        if not piece:
-            if rest:
-                yield rest[:longest]
-            return
-        carry = rest[:longest] + held
-        piece = file.read(_PIECE)
 
 
 # ---- writing ------------------------------------------------------------------------------------

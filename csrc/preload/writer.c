@@ -47,7 +47,10 @@ static bool can_write(dmi_writer *out) {
     sigset_t mask;
     if (!out->may_wait) return true;
     waiting_mask(&mask);
-    int ready = ppoll(&target, 1, &patience, &mask);
+    int ready;
+    do {
+        ready = ppoll(&target, 1, &patience, &mask);
+    } while (ready < 0 && errno == EINTR);
     if (ready == 0) out->error = EAGAIN;
     return ready != 0;
 }

@@ -95,7 +95,6 @@ __all__ = [
     "parse",
     "percent",
     "read",
-    "read_bytes",
     "text_of",
 ]
 
@@ -118,14 +117,3 @@ def text_of(file: IO[bytes]) -> str | LongText:
     if size > MAX_FILE:
         raise ParseError(f"the file is larger than {MAX_FILE >> 20} MiB")
     return decode(file.read()) if size <= _MAX_WHOLE else LongText(file)
-
-
-def read_bytes(path: str | os.PathLike[str], most: int) -> bytes | None:
-    """The bytes of a file or pipe; None when there are more than ``most``. Raises OSError.
-
-    Memory is taken for what is there, not for what may be.
-    """
-    try:
-        return _files.read_bytes(path, most, pipe=True)
-    except _files.TooLargeError:
-        return None

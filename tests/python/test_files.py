@@ -160,7 +160,7 @@ def test_what_is_no_regular_file_is_not_read(tmp_path: Path, odd: Callable[[Path
         lambda path: _files.read_bytes(path, 100, pipe=True),
         dmi.Snapshot.load,
         dmi.trace.load,
-        lambda path: list(_files.lines(path, most=100)),
+        windbg.read,
     ):
         with pytest.raises(OSError, match="it is a") as caught:
             reader(target)
@@ -206,29 +206,6 @@ def test_json_of_any_width_is_read() -> None:
     for coding in ("utf-8", "utf-8-sig", "utf-16", "utf-32-le"):
         text = json.dumps(value, ensure_ascii=False)
         assert _files.parse_json(text.encode(coding)) == value
-
-
-@pytest.mark.parametrize(
-    ("data", "found"),
-    [
-        (b"one\r\ntwo\rthree\n\nfour", ["one", "two", "three", "", "four"]),
-        ("\ufeffone\r\ntwo\n".encode("utf-16-le"), ["one", "two"]),
-        (b"\xef\xbb\xbfone\xff\n", ["one\ufffd"]),
-        (b"a" * 99 + b"\n" + b"b" * 2, ["a" * 70, "bb"]),
-        (b"", []),
-    ],
-)
-def test_lines_come_one_by_one(tmp_path: Path, data: bytes, found: list[str]) -> None:
-    path = tmp_path / "log"
-    path.write_bytes(data)
-    for piece in (1, 2, 3, 1 << 20):
-        _files._PIECE, kept = piece, _files._PIECE  # type: ignore[misc]
-        try:
-            assert list(_files.lines(path, most=1000, longest=70)) == found
-        finally:
-            _files._PIECE = kept  # type: ignore[misc]
-    with pytest.raises(_files.TooLargeError):
-        list(_files.lines(path, most=len(data) - 1))
 
 
 # ---- memory -------------------------------------------------------------------------------------

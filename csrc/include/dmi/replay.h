@@ -56,8 +56,6 @@ typedef struct dmi_trace_summary {
 DMI_API int dmi_trace_check(const void *records, uint64_t count, uint32_t objects, uint32_t threads,
                             dmi_trace_summary *summary);
 
-/* ---- heaptrack ------------------------------------------------------------------------------- */
-
 /* The same in pieces, when the records should not be in memory before they are known to be good: nothing but a
  * bit an object is kept. NULL with ENOMEM. */
 typedef struct dmi_trace_scan dmi_trace_scan;
@@ -67,6 +65,8 @@ DMI_API int dmi_trace_scan_feed(dmi_trace_scan *scan, const void *records, uint6
 /* What was wrong, with the number of that record; NULL when nothing was. */
 DMI_API const char *dmi_trace_scan_fault(const dmi_trace_scan *scan, uint64_t *record);
 DMI_API void dmi_trace_scan_close(dmi_trace_scan *scan);
+
+/* ---- heaptrack ------------------------------------------------------------------------------- */
 
 typedef struct dmi_heaptrack dmi_heaptrack;
 
