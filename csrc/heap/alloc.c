@@ -130,6 +130,7 @@ static inline void *allocate(dmi_heap *heap, size_t size, size_t align, bool *ze
 __attribute__((noinline, cold)) static void *again(dmi_heap *heap, size_t size, size_t align,
                                                    bool *zero, bool wanted) {
     uint64_t tried = 0;
+    if (size >> _dmi_page_shift > UINT32_MAX) return NULL; /* no run has so many pages */
     if (_dmi_retry_shed(heap, size)) {
         void *block = allocate(heap, size, align, zero, wanted);
         if (block) return block;

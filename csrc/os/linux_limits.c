@@ -48,11 +48,13 @@ static int64_t kib_of(const char *text, const char *name) {
     return value;
 }
 
-/* What is left of a limit; text is of /proc/self/status. */
-static uint64_t left(int which, const char *text, const char *used_name) {
+/* What is left of a limit. Programs that probe for the largest size ask often: most have no limits. */
+static uint64_t left(int which, const char *used_name) {
     struct rlimit limit;
+    char text[4096];
     if (getrlimit((__rlimit_resource_t)which, &limit) || limit.rlim_cur == RLIM_INFINITY)
         return UINT64_MAX;
+    if (_dmi_linux_read_file("/proc/self/status", text, sizeof text) < 0) text[0] = 0;
     int64_t used = kib_of(text, used_name);
     uint64_t bytes = used < 0 ? 0 : (uint64_t)used << 10;
     return limit.rlim_cur > bytes ? limit.rlim_cur - bytes : 0;
@@ -73,12 +75,11 @@ static uint64_t promised(char rule) {
 
 uint64_t _dmi_linux_headroom(dmi_os_mode mode, bool *pages) {
     int saved = errno;
-    char text[4096], rule[4];
+    char rule[4];
     *pages = mode == DMI_OS_STRICT; /* a discard lowers no charge */
     uint64_t room = ADDRESS_SPACE;
-    if (_dmi_linux_read_file("/proc/self/status", text, sizeof text) < 0) text[0] = 0;
-    room = lower(room, left(RLIMIT_AS, text, "VmSize:"));
-    room = lower(room, left(RLIMIT_DATA, text, "VmData:"));
+    room = lower(room, left(RLIMIT_AS, "VmSize:"));
+    room = lower(room, left(RLIMIT_DATA, "VmData:"));
     if (_dmi_linux_read_file("/proc/sys/vm/overcommit_memory", rule, sizeof rule) < 1)
         rule[0] = '1';
     room = lower(room, promised(rule[0]));
