@@ -70,7 +70,7 @@ test-python: build
 	$(PYTEST) -n $(JOBS) -m "not long and not alone"
 	$(PYTEST) -m "not long and alone"
 $(VENV)/.long: $(VENV)/.installed
-	$(PIP) install -e ".[test,cluster,frameworks]"
+	$(PIP) install --no-build-isolation -e ".[test,cluster,frameworks]"
 	@touch $@
 test-long: test-long-beside
 	$(PYTEST) -m "long and alone"
@@ -86,7 +86,7 @@ test-alone: $(VENV)/.long build
 # What the sections of .ci/run share; all that is to be installed in one step.
 .PHONY: everything nightly
 $(VENV)/.everything: $(VENV)/.installed
-	$(PIP) install -e ".[cluster,coverage,dist,docs,lint,test]"
+	$(PIP) install --no-build-isolation -e ".[cluster,coverage,dist,docs,frameworks,lint,test]"
 	@touch $(addprefix $(VENV)/,.long .coverage .dist .docs .linters) $@
 everything: build programs $(VENV)/.everything
 nightly:
@@ -105,7 +105,7 @@ test-python-hard:
 test-windows: test-c-windows
 
 $(VENV)/.linters: $(VENV)/.installed
-	$(PIP) install -e ".[lint]"
+	$(PIP) install --no-build-isolation -e ".[lint]"
 	@touch $@
 
 # clang-format is no Python package: it is used where it is installed.
@@ -127,7 +127,7 @@ endif
 # The peers that Debian has are installed where that is allowed, and left out where not.
 PEERS := libjemalloc2 libmimalloc2.0 libtcmalloc-minimal4 valgrind
 $(VENV)/.bench: $(VENV)/.installed
-	$(PIP) install -e ".[bench]"
+	$(PIP) install --no-build-isolation -e ".[bench]"
 	-test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
 		{ apt-get -qq update; \
 		DEBIAN_FRONTEND=noninteractive apt-get -qq -y install --no-install-recommends $(PEERS); }
@@ -136,7 +136,7 @@ $(VENV)/.bench: $(VENV)/.installed
 # C and Python, from all suites together: an instrumented copy of the tree, so that this one stays what it is.
 COVERED := build/covered
 $(VENV)/.coverage: $(VENV)/.installed
-	$(PIP) install -e ".[coverage]"
+	$(PIP) install --no-build-isolation -e ".[coverage]"
 	@touch $@
 coverage: $(VENV)/.coverage
 	$(BIN)/python -m tools.coverage_run $(COVERED) --jobs $(JOBS)
@@ -146,7 +146,7 @@ mutate: build
 	$(BIN)/python tests/mutate/run.py --jobs $(JOBS) $(MUTANTS)
 
 $(VENV)/.docs: $(VENV)/.installed
-	$(PIP) install -e ".[docs]"
+	$(PIP) install --no-build-isolation -e ".[docs]"
 	@touch $@
 docs: $(VENV)/.docs build
 	$(BIN)/python -m tools.site build/site
