@@ -86,9 +86,10 @@ $(eval $(call hard_mode,purge,DMI_HARD_PURGE))
 $(eval $(call hard_mode,take,DMI_HARD_TAKE))
 run_hard = $(foreach mode,purge take,$(subst /HARD/,/$(mode)/,$(1)) &&) true
 
-# Run the programs side by side, and each even if one fails; the exit status tells.
+# Run the programs side by side, $(3) at a time if that is given, and each even if one fails; the exit status
+# tells.
 JOBS ?= $(shell nproc 2>/dev/null || echo 1)
-run_programs = printf '%s\n' $(1) | xargs -P $(JOBS) -I PROGRAM sh -c \
+run_programs = printf '%s\n' $(1) | xargs -P $(or $(3),$(JOBS)) -I PROGRAM sh -c \
 	'said=$$($(2) PROGRAM 2>&1); status=$$?; printf "== %s\n%s\n" PROGRAM "$$said"; \
 	test $$status = 0 || { echo "PROGRAM FAILED ($$status)"; exit 1; }'
 
@@ -127,7 +128,7 @@ test-c-windows: $(windows_PROGRAMS)
 	@test -n "$(WINE)" || { echo "no wine found"; exit 1; }; \
 	prefix=$$(mktemp -d); trap 'WINEPREFIX=$$prefix $(WINESERVER) -k; rm -rf $$prefix' EXIT; \
 	export WINEPREFIX=$$prefix WINEDEBUG=-all WINEARCH=win64 DISPLAY=; \
-	$(call run_programs,$^,$(WINE))
+	$(call run_programs,$^,$(WINE),1)
 
 # What stats, walk and find cost, and those beside them (benchmarks/inspect.c). INSPECT: MiB, block, seconds.
 INSPECT ?= 1024 64 2
