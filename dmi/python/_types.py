@@ -178,7 +178,13 @@ def _ways(starts: list[tuple[object, str]], most: int, debug: bool) -> list[Hold
             paths[id(thing)] = path
         if not things or len(result) >= most:
             break
-        referrers = gc.get_referrers(*things)
+        # From 3.13 on the arguments of the call are among what it finds.
+        mark = object()
+        referrers = [
+            each
+            for each in gc.get_referrers(*things, mark)
+            if not (isinstance(each, tuple) and each and each[-1] is mark)
+        ]
         ours.add(id(referrers))
         above: list[tuple[object, str]] = []
         ours.add(id(above))
@@ -300,7 +306,11 @@ def _step(holder: object, thing: object) -> str:
                 return f".{key}" if module else f"[{_short(key)}]"
         return ".keys()"
     if isinstance(holder, list | tuple):
-        return next((f"[{n}]" for n, value in enumerate(holder) if value is thing), "[?]")
+        # By index: enumerate() keeps its last pair, and that would be one more holder.
+        for n in range(len(holder)):
+            if holder[n] is thing:
+                return f"[{n}]"
+        return "[?]"
     if isinstance(holder, FunctionType):
         return ".__closure__" if thing is holder.__closure__ else ".<function>"
     values = getattr(holder, "__dict__", None)
