@@ -25,6 +25,7 @@ from ._glibc import glibc_heaps
 from ._glibc_find import Space
 from ._heaps import ForeignHeap, ForeignPin, ForeignRange, ForeignRow, ForeignStats
 from ._live import LiveReader
+from ._others import other_heaps
 from ._python import pymalloc_heaps
 from ._rights import ShapeHeap, missing_right, shape_heaps, status
 from ._trim import TrimEstimate, estimate_trim
@@ -120,6 +121,8 @@ class Process:
                 found, notes = kind(self.reader, space)
                 heaps += found
                 self._notes += notes
+            with suppress(OSError):
+                heaps += other_heaps(space, self.address_summary(), heaps)
             self._heaps = tuple(heaps)
         return self._heaps
 

@@ -38,6 +38,7 @@ _CACHES: Final = {0x250: (64, 1), 0x290: (64, 2), 0x300: (76, 2)}
 2.30 to 2.41, from 2.42 on."""
 _LEAST: Final = 32
 _MAX_FAST: Final = 1 << 20
+_MAX_BINNED: Final = 1 << 17
 _UCR_BIG: Final = 1 << 20
 _PART: Final = 65536
 _FREE: Final = ("free", "fast", "tcache", "top")
@@ -432,14 +433,28 @@ def _main_regions(memory: Memory, space: Space, state: ArenaState) -> list[Regio
     return _scattered(memory, space, state, end)
 
 
+def _binned(memory: Memory, space: Space, state: ArenaState) -> Iterator[int]:
+    """The chunks in bins, each list to its end, _MAX_BINNED in all."""
+    left = _MAX_BINNED
+    for number in range(BINS):
+        head = state.bins - 16 + 16 * number
+        at, seen = head, {head}
+        while left:
+            raw = memory.read(at + 16, 8)
+            at = struct.unpack("<Q", raw)[0] if raw else head
+            if at in seen or at % 16 or not space.writable(at):
+                break
+            seen.add(at)
+            left -= 1
+            yield at
+
+
 def _scattered(memory: Memory, space: Space, state: ArenaState, end: int) -> list[Region]:
     """The stretches of a main arena whose brk heap could not grow: then malloc maps more, 1 MiB at
     least each time. Known are the brk heap, the mapping of the top, and those that a chunk in a bin
     lies in; what they do not cover is unknown."""
-    raw = memory.read(state.bins, 16 * BINS) or b""
-    places = [state.top, *struct.unpack(f"<{len(raw) // 8}Q", raw), *state.fastbins]
     spans: set[tuple[int, int]] = set()
-    for place in places:
+    for place in (state.top, *state.fastbins, *_binned(memory, space, state)):
         here = space.at(place)
         if here is not None and here.perms[1] == "w" and not here.has_file:
             spans.add((here.start, here.end))

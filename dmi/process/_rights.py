@@ -86,9 +86,13 @@ class ShapeHeap:
     """Heaps told by the shape and the names of their mappings alone: what they hold, not what is
     used."""
 
-    def __init__(self, kind: str, regions: Sequence[tuple[int, int, int, int | None]]) -> None:
+    def __init__(
+        self, kind: str, regions: Sequence[tuple[int, int, int, int | None]], less: int = 0
+    ) -> None:
         self.kind = kind
         self._regions = regions
+        # Bytes of them that another heap has, nobody knows where.
+        self._less = less
 
     name = "by its mappings alone"
 
@@ -103,8 +107,10 @@ class ShapeHeap:
         return ForeignStats(
             kind=self.kind,
             reserved=sum(size for _, size, _, _ in self._regions),
-            committed=sum(committed for _, _, committed, _ in self._regions),
-            resident=sum(residents) if len(residents) == len(self._regions) else None,
+            committed=max(0, sum(each[2] for each in self._regions) - self._less),
+            resident=max(0, sum(residents) - self._less)
+            if len(residents) == len(self._regions)
+            else None,
         )
 
     def row(self) -> ForeignRow:

@@ -15,8 +15,13 @@ import pytest
 
 import dmi
 from dmi._layers import Layer, Layers, Part
+from dmi.address._maps import parse_maps
 from dmi.cli import main
 from dmi.process import CoreError
+from dmi.process._glibc_find import Space
+from dmi.process._others import other_heaps
+from dmi.process._rights import ShapeHeap
+from dmi.windbg import Region
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -142,7 +147,7 @@ def test_arenas_of_another_process_are_what_malloc_says(tunables: str) -> None:
     try:
         with dmi.open_process(found.process.pid) as process:
             # Pieces that no bin leads to are unknown, where the main arena is mapped in pieces.
-            check(process, found.info, unknown=1 << 20 if "hugetlb=2" in tunables else 0)
+            check(process, found.info, unknown=1 << 30 if "hugetlb=2" in tunables else 0)
             expected = total(process, "trim")
             gained = found.go_on()
             # Huge pages make a trim of a part of one give nothing, or all of it.
@@ -168,7 +173,7 @@ def test_a_main_arena_whose_brk_heap_could_not_grow() -> None:
     try:
         with dmi.open_process(found.process.pid) as process:
             # What lies in the pieces that no bin leads to is unknown, and little.
-            check(process, found.info, unknown=1 << 20)
+            check(process, found.info, unknown=8 << 20)
             main_arena = next(heap for heap in process.heaps() if heap.name == "main arena")
             assert len(main_arena.segments()) > 1
     finally:
@@ -288,6 +293,27 @@ def test_nobody_is_named_while_a_larger_ones_use_is_unknown() -> None:
     assert "cannot be said" in str(found)
     smaller = Layers(1, (Layer("1b", "runtime", (known, Part("jemalloc", 59, None))),))
     assert smaller.stuck == known
+
+
+class _Summary:
+    """Regions alone."""
+
+    def __init__(self, *regions: Region) -> None:
+        self.regions = regions
+
+
+def test_memory_that_no_heap_explains_is_held_by_the_allocator_whose_file_is_mapped() -> None:
+    def other(start: int, size: int) -> Region:
+        return Region(start, size, "Other", "MEM_PRIVATE", "PAGE_READWRITE", size, "", size)
+
+    library = "1000-2000 r-xp 0 00:01 7 /usr/lib/x86_64-linux-gnu/libjemalloc.so.2\n"
+    space = Space(parse_maps(library))
+    summary: Any = _Summary(other(1 << 32, 5 << 20), other(2 << 32, 3 << 20))
+    known = ShapeHeap("glibc", [(2 << 32, 1 << 20, 1 << 20, None)])
+    (found,) = other_heaps(space, summary, [known])
+    stats = found.stats()
+    assert (stats.kind, stats.committed, stats.busy) == ("jemalloc", 7 << 20, None)
+    assert other_heaps(Space([]), summary, [known]) == []
 
 
 @pytest.mark.skipif(

@@ -4,7 +4,8 @@
     python -m tests.labelled.processes NAME...     these
     python -m tests.labelled.processes --root DIR  those of a bare root, with its glibc
 
-Free and used bytes must agree within 1 % (or 16 KiB), the trim figure with a real one within the larger of 1 MiB and 2 %, the kinds and the largest holder with the labels. Exit status: how many
+Free and used bytes must agree within 1 % (or 16 KiB), the trim figure with a real one within the
+larger of 1 MiB and 2 %, the kinds and the largest holder with the labels. Exit status: how many
 programs disagree.
 """
 
@@ -167,7 +168,11 @@ def try_program(program: Program, base: Path, root: str) -> list[str] | None:
     if shutil.which(command[0], path=f"{root}/usr/bin:{root}/bin" if root else None) is None:
         return None
     if program.setup:
-        subprocess.run(["/bin/sh", "-c", fill(program.setup)], check=False, timeout=60)
+        # What it leaves in the background must not hold the output of this program.
+        subprocess.run(
+            ["/bin/sh", "-c", fill(program.setup)], check=False, timeout=60,
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
     environment = {**os.environ, **dict(program.environment)}
     inside = Path("/") / base.relative_to(root) if root else base
     environment |= {"LD_PRELOAD": str(inside / "witness.so"), "WITNESS": str(inside / "said")}
