@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from dmi.policy import Decommit, expand
     from dmi.process import Process, open_core, open_process
     from dmi.stats import DetailedStats, HeapStats, TrimReport
-    from dmi.walk import HeapWalk, HistogramRow, Mark, Pin, Range, Ranges, Segment
+    from dmi.walk import HeapWalk, HistogramRow, Mark, Pin, Range, Ranges, Segment, ThreadUsage
 
 __all__ = [
     "__version__",
@@ -45,6 +45,7 @@ __all__ = [
     "Range",
     "Ranges",
     "Segment",
+    "ThreadUsage",
     "HistogramRow",
     "Pin",
     "Mark",
@@ -160,6 +161,7 @@ _LATER = {
     "summary": "dmi.heap:summary",
     "sweep": "dmi.experiment:sweep",
     "trace": "dmi.trace",
+    "ThreadUsage": "dmi.walk:ThreadUsage",
     "TrimReport": "dmi.stats:TrimReport",
     "windbg": "dmi.windbg",
 }

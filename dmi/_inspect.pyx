@@ -427,6 +427,30 @@ def segment_list(HeapCore heap not None):
         capacity = count + 16
 
 
+def thread_list(HeapCore heap not None):
+    """[(thread, committed, busy, free, in_flight, unknown), ...]."""
+    cdef size_t capacity = 64, count, i
+    cdef cdmi.dmi_thread_usage *found
+    cdef PyThreadState *state
+    while True:
+        found = <cdmi.dmi_thread_usage *>PyMem_RawMalloc(capacity * sizeof(found[0]))
+        if found == NULL:
+            raise MemoryError("no memory for the list of threads")
+        try:
+            state = heap.enter()
+            count = cdmi.dmi_heap_threads(heap._handle, found, capacity)
+            heap.leave(state)
+            if count <= capacity:
+                return [
+                    (found[i].thread, found[i].committed, found[i].busy, found[i].free,
+                     found[i].in_flight, found[i].unknown)
+                    for i in range(count)
+                ]
+        finally:
+            PyMem_RawFree(found)
+        capacity = count + 64
+
+
 def first_fault(HeapCore heap not None):
     """None for a sound heap, else the FaultFields of the first fault."""
     cdef cdmi.dmi_fault fault

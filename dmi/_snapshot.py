@@ -61,6 +61,8 @@ class HeapSnapshot:
     segments: tuple[Segment, ...] = ()
     histogram: tuple[HistogramRow, ...] = ()
     blocks: Ranges | None = None
+    threads: Mapping[str, int] | None = None
+    """Bytes in flight by thread; None where this was not looked at."""
 
     def row(self) -> windbg.HeapRow:
         """The columns of `!heap -s`."""
@@ -76,6 +78,7 @@ class HeapSnapshot:
             "segments": [list(segment) for segment in self.segments],
             "histogram": [[row.size, row.count] for row in self.histogram],
             "blocks": None if self.blocks is None else len(self.blocks),
+            "threads": None if self.threads is None else dict(self.threads),
         }
 
 
@@ -386,7 +389,21 @@ def _taken(heaps: Iterable[heap.Heap], blocks: bool) -> Iterable[HeapSnapshot]:
                 tuple(each.segments()),
                 tuple(walk.histogram()),
                 walk if blocks else None,
+                _in_flight(each),
             )
+
+
+def _in_flight(each: heap.Heap) -> dict[str, int]:
+    """Bytes that threads keep in flight, by name and number."""
+    found: dict[str, int] = {}
+    for usage in each.threads():
+        if not usage.in_flight:
+            continue
+        name = "threads that ended"
+        if usage.thread:
+            name = f"{usage.name or 'thread'} ({usage.thread})"
+        found[name] = found.get(name, 0) + usage.in_flight
+    return found
 
 
 # ---- reading what may be damaged ----------------------------------------------------------------
@@ -465,6 +482,7 @@ def _heap(entry: Any, walk: Ranges | None) -> HeapSnapshot:
             for size, count in pairs
         ),
         walk,
+        _sizes(entry, "threads"),
     )
 
 

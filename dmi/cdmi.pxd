@@ -248,6 +248,15 @@ cdef extern from "dmi/capi.h" nogil:
         uint64_t uncommitted_ranges
         uint32_t is_virtual
 
+    ctypedef struct dmi_thread_usage:
+        uint64_t thread
+        uint64_t committed
+        uint64_t busy
+        uint64_t free
+        uint64_t in_flight
+        uint64_t unknown
+
+    size_t dmi_heap_threads(void *heap, dmi_thread_usage *out, size_t capacity)
     size_t dmi_heap_segments(void *heap, dmi_segment_info *out, size_t capacity)
 
     ctypedef struct dmi_found:

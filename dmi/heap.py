@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import threading
 import weakref
 from typing import TYPE_CHECKING, Literal, NamedTuple, SupportsIndex, overload
 
@@ -13,7 +14,18 @@ from dmi.errors import HeapError, SizeError
 from dmi.explain import Explanation, explain
 from dmi.policy import Decommit
 from dmi.stats import DetailedStats, HeapStats, TrimReport
-from dmi.walk import HeapWalk, HistogramRow, Kind, Mark, Pin, Range, Ranges, Segment, State
+from dmi.walk import (
+    HeapWalk,
+    HistogramRow,
+    Kind,
+    Mark,
+    Pin,
+    Range,
+    Ranges,
+    Segment,
+    State,
+    ThreadUsage,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,6 +51,19 @@ MAX_NAME = 47
 
 # The Python objects of the heaps that have one, by handle. A handle is never used twice.
 _known: weakref.WeakValueDictionary[int, Heap] = weakref.WeakValueDictionary()
+
+
+_STORAGE = 64 << 10
+"""A thread's own storage lies at most so many bytes below what Python calls its ident."""
+
+
+def _named(usage: ThreadUsage) -> ThreadUsage:
+    """With the number and the name of the Python thread that it is of."""
+    for thread in threading.enumerate():
+        near = thread.ident is not None and 0 <= thread.ident - usage.thread < _STORAGE
+        if thread.native_id is not None and (near or usage.thread == thread.native_id):
+            return usage._replace(thread=thread.native_id, name=thread.name)
+    return usage
 
 
 @_core.own_calls
@@ -316,6 +341,11 @@ class Heap(HeapCore):
         """The segments, freed virtual blocks that the policy keeps among them; then the blocks
         mapped on their own."""
         return [Segment(*fields) for fields in _inspect.segment_list(self)]
+
+    def threads(self) -> list[ThreadUsage]:
+        """What each thread's subsegments hold, those first that keep most in flight."""
+        found = [_named(ThreadUsage(*fields)) for fields in _inspect.thread_list(self)]
+        return sorted(found, key=lambda usage: (-usage.in_flight, -usage.free))
 
     def histogram(self) -> list[HistogramRow]:
         """Busy blocks by usable size, the sizes that hold most bytes first."""

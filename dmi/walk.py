@@ -101,6 +101,21 @@ class Segment(NamedTuple):
     virtual: bool
 
 
+class ThreadUsage(NamedTuple):
+    """What the subsegments of one thread hold, bytes. ``thread`` is the system's number of a thread
+    of Python, which has a ``name``; of others an address within its own storage; 0 for all threads
+    that ended. ``in_flight`` is free, and on pages that stay because the thread may have stopped
+    half way through an operation; ``unknown`` free bytes of which that cannot be told."""
+
+    thread: int
+    committed: int
+    busy: int
+    free: int
+    in_flight: int
+    unknown: int
+    name: str = ""
+
+
 class Pin(NamedTuple):
     """A busy block, and the free bytes that could go back but for this block alone."""
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ._observe import Observation
 
@@ -98,8 +98,9 @@ ADVICE: Final[dict[str, str]] = {
     "delay or trim the heap.",
     "budget": "Lower the ratio of the budget policy.",
     "threshold": "Lower the thresholds of the policy.",
-    "thread caches": "Look again when the threads have moved on; memory that stays in the caches "
-    "of idle threads needs an allocator that takes it from there.",
+    "thread caches": "Let fewer threads wait: a smaller pool, or one whose idle workers end. "
+    "A thread that ends hands on what it had, and one that goes on gives it back. A heap with the "
+    "policy eager has no caches of threads at all.",
     "offered": "Nothing: the system takes it when it needs memory. For a lower resident size use "
     "how=discard or how=decommit.",
     "refused": "Unlock the pages, raise vm.max_map_count, or allow more mappings to the heap.",
@@ -224,10 +225,21 @@ def _from_reasons(
                 kind, text = "below a page", _below_a_page(after, page_size)
             total, texts = sums.get(kind, (0, []))
             sums[kind] = (total + gained, [*texts, text])
+    if "thread caches" in sums and after.threads:
+        total, texts = sums["thread caches"]
+        sums["thread caches"] = (total, [*texts, _by_thread(after.threads)])
     return [
         Cause(kind, "; ".join(texts), total)
         for kind, (total, texts) in sorted(sums.items(), key=lambda item: -item[1][0])
     ]
+
+
+def _by_thread(threads: Mapping[str, int]) -> str:
+    """Which threads keep most in flight."""
+    top = sorted(threads.items(), key=lambda item: -item[1])
+    named = ", ".join(f"{name} {kib(size)}" for name, size in top[:5])
+    rest = f" and {len(top) - 5} more" if len(top) > 5 else ""
+    return f"by thread: {named}{rest}"
 
 
 _DUE: Final = frozenset({"delay", "decay"})

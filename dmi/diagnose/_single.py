@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from dmi.windbg import SMALLEST_VIRTUAL_BLOCK
 
 from . import _process
-from ._causes import Cause, Cure, causes, cures, kib
+from ._causes import ADVICE, Cause, Cure, causes, cures, kib
 from ._verdict import Verdict, columns, kib_or_dash, number
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ _KEPT_BYTES: Final = 4 << 20
 _KEPT_SHARE: Final = 0.25
 """Free bytes that are worth a finding: more than these, and than this share of commit."""
 _MOST_ROWS: Final = 5
+_IN_FLIGHT: Final = 256 << 10
 _TIGHT: Final = 1 << 20
 """A largest free range below this, in a small address space, fails the next large allocation."""
 
@@ -247,6 +248,15 @@ def _evidence(state: State, heaps: Sequence[Observation]) -> list[str]:
         for heap in heaps[:_MOST_ROWS]
         if heap.virtual_blocks and heap.kind == "nt"
     ]
+    for heap in heaps[:_MOST_ROWS]:
+        total = sum(heap.threads.values())
+        if total > _IN_FLIGHT:
+            top = sorted(heap.threads.items(), key=lambda item: -item[1])[:5]
+            named = ", ".join(f"{name} {kib(size)}" for name, size in top)
+            lines.append(
+                f"{kib(total)} of {heap.name} are in flight in {len(heap.threads)} threads, on "
+                f"pages that stay until each goes on or ends: {named}. {ADVICE['thread caches']}"
+            )
     for table in state.sizes:
         for row in sorted(table.rows, key=lambda row: -row.total)[:1]:
             share = f", {row.percent} % of all that is busy" if row.percent else ""

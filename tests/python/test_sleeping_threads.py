@@ -135,3 +135,39 @@ def test_a_program_whose_threads_sleep_is_near_its_page_bound(
     assert kept[0].page_bound > 100 << 20
     print(f"{policy}: {' '.join(f'{second.ratio:.3f}' for second in kept)}")
     assert kept[-1].ratio <= BOUND
+
+
+def test_what_is_in_flight_is_told_thread_by_thread() -> None:
+    sizes = range(16, 1024, 16)
+    with dmi.Heap("lazy:delay=0.1", name="pools") as heap:
+        asleep, morning = threading.Barrier(4), threading.Event()
+
+        def work() -> None:
+            blocks = [heap.malloc(size) for size in sizes for _ in range(300)]
+            for block in blocks:
+                heap.free(block)
+            asleep.wait()
+            morning.wait()
+
+        pool = [threading.Thread(target=work, name=f"worker {n}") for n in range(3)]
+        for thread in pool:
+            thread.start()
+        asleep.wait()
+        time.sleep(1)
+        try:
+            found = {usage.name: usage for usage in heap.threads()}
+            told = heap.stats(detail=True).reasons["in_flight"]
+            snapshot = dmi.snapshot()
+        finally:
+            morning.set()
+            for thread in pool:
+                thread.join()
+        workers = [found[f"worker {n}"] for n in range(3)]
+        assert [usage.thread for usage in workers] == [thread.native_id for thread in pool]
+        assert sum(usage.in_flight for usage in found.values()) == told
+        assert all(usage.in_flight > 0 for usage in workers)
+        (mine,) = (each for each in snapshot.heaps if each.handle == heap.handle)
+        assert mine.threads is not None
+        assert {name.partition(" (")[0] for name in mine.threads} >= {"worker 0", "worker 1"}
+        text = str(dmi.diagnose(dmi.snapshot(), snapshot))
+        assert text

@@ -287,6 +287,16 @@ typedef struct dmi_segment_info {
  * there are. */
 DMI_API size_t dmi_heap_segments(void *heap, dmi_segment_info *out, size_t capacity);
 
+/* What the subsegments of one thread hold, bytes; of all threads that ended together, thread 0. in_flight:
+ * free, and on pages that stay because the thread may have stopped half way through an operation;
+ * unknown: free bytes of which that could not be told. */
+typedef struct dmi_thread_usage {
+    uint64_t thread; /* Windows: its number; Linux: an address in its thread-local storage */
+    uint64_t committed, busy, free, in_flight, unknown;
+} dmi_thread_usage;
+/* Returns how many threads there are, at least; rows beyond capacity are left out. */
+DMI_API size_t dmi_heap_threads(void *heap, dmi_thread_usage *out, size_t capacity);
+
 /* The block that holds address (interior too): its heap, start, usable size and state. Returns -1 with
  * errno ENOENT when no heap owns the address. */
 typedef struct dmi_found {
