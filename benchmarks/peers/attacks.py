@@ -1,7 +1,8 @@
-"""What an attacker gets from each installed allocator: `python -m benchmarks.peers.attacks [SIZE...]`.
+"""What an attacker gets from each installed allocator: `python -m benchmarks.peers.attacks`.
 
-Runs tests/attacks on the C library's malloc, on the peers that are installed, and on both tiers of dmi, and prints a
-table of counts: attacks of which some outcome is exploitable, wild, found, or harmless (the worst one counts).
+Runs tests/attacks on the C library's malloc, on the installed peers, and on both tiers of dmi,
+and prints the worst outcome of each attack, and how many are exploitable, wild, found, harmless.
+Arguments are sizes of the attacked blocks.
 """
 
 from __future__ import annotations
