@@ -118,7 +118,8 @@ PROGRAMS: Final = (
         GLIBC_TUNABLES="glibc.malloc.mmap_threshold=4096",
     ),
     _program("perl", "perl", "-e", _PERL),
-    _program("php", "php", "-r", _PHP),
+    # Its own allocator maps 2 MiB at a time; glibc has little.
+    _program("php", "php", "-r", _PHP, kinds="glibc Zend", holder="Zend"),
     _program("ruby", "ruby", "-e", _RUBY, wait=2),
     _program("lua", "lua5.4", "-e", _LUA),
     _program("tcl", "tclsh", feed=_TCL + "\n", wait=2),
