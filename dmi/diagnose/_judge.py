@@ -398,7 +398,7 @@ def _missing(
             if n in ends and not total_settles:
                 open_ends.append(f"{known.name} is not shown {names[n]}")
     for n, state in enumerate(states):
-        asked = {each.handle for each in (*state.sizes, *state.blocks)} - {None}
+        asked = {each.handle for each in state.sizes} | {each.handle for each in state.blocks}
         shown = {heap.handle for each in states for heap in each.heaps.values()}
         for handle in sorted(h for h in asked - shown if h is not None):
             if not state.kinds & {"heaps", "segments"}:

@@ -102,11 +102,12 @@ class Limits:
         pinned = sum(max(0, each.retained_growth) for each in found.heaps)
         if pinned + found.kept_by_policy <= self.tolerance:
             return []
-        return [
+        text = (
             f"second-order leak in {len(found.heaps)} heaps together: {show_size(pinned)} lie on "
             f"pages that busy blocks keep, and the policies would keep "
             f"{show_size(found.kept_by_policy)} for good (tolerance {show_size(self.tolerance)})"
-        ]
+        )
+        return [text]
 
     def _second_order(self, each: HeapFound) -> str:
         pinned, kept = each.retained_growth, each.kept_by_policy

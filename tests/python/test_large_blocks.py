@@ -1,4 +1,4 @@
-"""What freed large blocks leave: a heap is not larger for it, and the next request needs no fresh pages."""
+"""What freed large blocks leave: no larger heap, and no fresh pages for the next request."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import ctypes
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from test_preload import build, succeeded
 
 import dmi
 
-from test_preload import build, succeeded
-
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from test_preload import Build
 
 __all__ = ["build"]
@@ -80,7 +80,7 @@ def test_pieces_of_kept_blocks_close_the_account(hardened: bool) -> None:
         stats.check()
         assert stats.virtual_blocks == 3
         assert stats.committed == whole
-        assert heap.validate() is None
+        heap.validate()
         ranges = list(heap.walk())
         assert sum(found.size for found in ranges) == whole
         assert len([found for found in ranges if found.state == "busy"]) == 3

@@ -6,7 +6,6 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-
 from test_preload import build, succeeded
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Where the system gives no random bytes: what needs a key fails and says so, everything else runs."""
+"""Where the system gives no random bytes: what needs a key fails and says so, all else runs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-
 from test_preload import build, preloaded
 
 if TYPE_CHECKING:
@@ -33,7 +32,9 @@ except OSError as error:
 
 
 def sealed(build: Build, *how: str, options: str = "") -> subprocess.CompletedProcess[str]:
-    done = preloaded(build("sealed.c"), *how, "ls", "/", options=options)
+    done: subprocess.CompletedProcess[str] = preloaded(
+        build("sealed.c"), *how, "ls", "/", options=options
+    )
     if done.returncode == 77:
         pytest.skip("no seccomp here")
     return done

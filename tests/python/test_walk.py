@@ -154,7 +154,9 @@ def test_validate_names_a_damaged_link_of_a_free_list_block() -> None:
     error = _damaged(heap)
     assert error.address == blocks[3] - 8
     assert "links" in str(error)
-    assert "0x4141414141414141" not in str(error)  # nor what it decodes to: together they are the key
+    assert "0x4141414141414141" not in str(
+        error
+    )  # nor what it decodes to: together they are the key
     _write(blocks[3], before)
     heap.validate()
 
