@@ -41,7 +41,7 @@ static inline bool _dmi_owner_is(const dmi_run *run, const dmi_thread *self) {
 }
 #else
 static inline uintptr_t _dmi_fast_head(const dmi_run *run) {
-    return *(const uintptr_t *)(const void *)&run->head;
+    return *(const dmi_word *)(const void *)&run->head; /* may alias the pointer that it is */
 }
 static inline uint32_t _dmi_fast_half(const void *block) { return ((const dmi_half *)block)[3]; }
 static inline uintptr_t _dmi_fast_word(const void *block, unsigned i) {

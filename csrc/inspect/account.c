@@ -67,7 +67,8 @@ static void lfh_detail(const dmi_run *run, dmi_account *out, size_t tail_from) {
     }
 }
 
-static void account_lfh(const dmi_run *run, bool detail, uint64_t usable, dmi_account *out) {
+static void account_lfh(const dmi_heap *heap, const dmi_run *run, bool detail, uint64_t usable,
+                        dmi_account *out) {
     size_t blocks = (size_t)run->capacity * run->block_size, size = _dmi_run_size(run);
     int64_t count = (int64_t)_dmi_lfh_busy(run) - run->taken_count -
                     DMI_REMOTE_COUNT(atomic_load_explicit(&run->remote, memory_order_relaxed));
@@ -76,9 +77,11 @@ static void account_lfh(const dmi_run *run, bool detail, uint64_t usable, dmi_ac
     uint64_t tail = usable_bytes(run, blocks, size);
     uint64_t busy = (uint64_t)count * run->block_size;
     if (busy > usable - tail) busy = usable - tail; /* read while its owner works */
-    out->busy += busy;
+    uint64_t canaries = (uint64_t)count * heap->tail;
+    if (canaries > busy) canaries = busy;
+    out->busy += busy - canaries;
     out->busy_blocks += (uint64_t)count;
-    out->overhead += tail;
+    out->overhead += tail + canaries;
     out->free_lfh += usable - tail - busy;
     size_t ghosts = usable == size ? 0 : _dmi_lfh_ghosts(run);
     uint64_t listed = (uint64_t)run->capacity - (uint64_t)count - ghosts;
@@ -164,7 +167,7 @@ static void add_run(const dmi_heap *heap, const dmi_run *run, bool detail, dmi_a
         out->soft += (uint64_t)_dmi_bits_count(segment->soft, run->first, run->pages)
                      << _dmi_page_shift;
     switch (run->kind) {
-    case DMI_RUN_LFH: account_lfh(run, detail, usable, out); break;
+    case DMI_RUN_LFH: account_lfh(heap, run, detail, usable, out); break;
     case DMI_RUN_LIST: account_list(heap, run, detail, usable, out); break;
     case DMI_RUN_LARGE:
         out->busy += _dmi_run_size(run) - heap->tail;

@@ -69,7 +69,8 @@ static bool find_lfh(dmi_run *run, const char *address, dmi_range *range, bool *
             answer = listed(run, index) ? LFH_FREE : LFH_BUSY;
         }
         if (answer != LFH_ASK) {
-            fill(range, _dmi_lfh_block(run, index), run->block_size, DMI_RANGE_LFH,
+            size_t tail = answer == LFH_BUSY ? _dmi_heap_of_run(run)->tail : 0;
+            fill(range, _dmi_lfh_block(run, index), run->block_size - tail, DMI_RANGE_LFH,
                  answer == LFH_BUSY ? DMI_STATE_BUSY
                                     : page_state(run->segment, address, DMI_STATE_FREE),
                  run->segment);

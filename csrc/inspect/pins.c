@@ -64,7 +64,7 @@ static void sort(best *b) {
 
 /* ---- subsegments --------------------------------------------------------------------------------- */
 
-static void pins_lfh(best *b, const dmi_run *run) {
+static void pins_lfh(best *b, const dmi_run *run, size_t tail) {
     dmi_blockmap map;
     size_t pinned = SIZE_MAX;
     const void *bad;
@@ -87,14 +87,14 @@ static void pins_lfh(best *b, const dmi_run *run) {
         }
         if (busy != 1 || in_flight || !_dmi_page_usable(run->segment, run->first + p)) continue;
         if (last != owner) {
-            if (owner != SIZE_MAX) note(b, _dmi_lfh_block(run, owner), size, bytes);
+            if (owner != SIZE_MAX) note(b, _dmi_lfh_block(run, owner), size - tail, bytes);
             owner = last;
             bytes = 0;
         }
         size_t end = to < used ? to : used; /* behind it lies the tail, which is no free block */
         bytes += end > from ? end - from - on_page : 0;
     }
-    if (owner != SIZE_MAX) note(b, _dmi_lfh_block(run, owner), size, bytes);
+    if (owner != SIZE_MAX) note(b, _dmi_lfh_block(run, owner), size - tail, bytes);
 }
 
 /* ---- regions of the free list ---------------------------------------------------------------------- */
@@ -182,7 +182,7 @@ int dmi_heap_pins(void *handle, dmi_pin *out, size_t capacity, size_t *count) {
             page += run->pages;
             if (run->kind == DMI_RUN_LFH) {
                 _dmi_cache_take_run(run->cache, run);
-                pins_lfh(&b, run);
+                pins_lfh(&b, run, heap->tail);
             } else if (run->kind == DMI_RUN_LIST) {
                 pins_list(&b, heap, run);
             }

@@ -165,7 +165,7 @@ static void page_reasons(const walker *w, lfh_walk *l) {
  * not enough room in it. */
 static bool fill_lfh(walker *w, const lfh_walk *l) {
     const dmi_run *run = l->run;
-    if (w->visit || run_base(w, run) < w->from) return false;
+    if (w->visit || run_base(w, run) < w->from || w->image.heap->tail) return false;
     if (w->capacity < run->capacity || w->count > w->capacity - run->capacity) return false;
     flush(w);
     if (w->count > w->capacity - run->capacity) return false;
@@ -203,6 +203,7 @@ static void walk_lfh(walker *w, const dmi_run *run) {
     lfh_walk l = {.run = run, .pinned = SIZE_MAX};
     const char *memory = _dmi_image_memory(&w->image, run);
     uint64_t base = run_base(w, run), size = run->block_size, used = run->capacity * size;
+    uint64_t tail = w->image.heap->tail;
     if (!memory ||
         !_dmi_lfh_free_map_in(run, &w->image.code, memory, true, &l.map, &l.pinned, NULL)) {
         emit_overhead(w, base, _dmi_run_size(run), DMI_RANGE_DAMAGED);
@@ -215,7 +216,13 @@ static void walk_lfh(walker *w, const dmi_run *run) {
         if (is_free(&l, i))
             emit_free(w, base + i * size, size, DMI_RANGE_LFH, DMI_STATE_FREE, run->block_size,
                       block_reason(&l, i));
-        else emit(w, base + i * size, size, DMI_RANGE_LFH, DMI_STATE_BUSY, run->block_size, 0);
+        else {
+            emit(w, base + i * size, size - tail, DMI_RANGE_LFH, DMI_STATE_BUSY, run->block_size,
+                 0);
+            if (!tail) continue;
+            emit(w, base + (i + 1) * size - tail, tail, DMI_RANGE_OVERHEAD, DMI_STATE_OVERHEAD, 0,
+                 DMI_REASON_overhead);
+        }
     }
     emit_overhead(w, base + used, _dmi_run_size(run) - used, 0);
 }
@@ -295,7 +302,9 @@ static void walk_run(walker *w, const dmi_run *run) {
 
 /* No more ranges than these come of one run: every block may be cut at every page. */
 static size_t most_ranges(const dmi_run *run) {
-    if (run && run->kind == DMI_RUN_LFH) return run->capacity + 2 * (size_t)run->pages + 4;
+    /* Behind each block of a hardened heap lies its canary. */
+    if (run && run->kind == DMI_RUN_LFH)
+        return 2 * (size_t)run->capacity + 2 * (size_t)run->pages + 4;
     if (run && run->kind == DMI_RUN_LARGE) return 4;
     return DMI_WALK_CHUNK;
 }
