@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import threading
 import weakref
 from typing import TYPE_CHECKING, Literal, NamedTuple, SupportsIndex, overload
 
@@ -59,6 +58,10 @@ _STORAGE = 64 << 10
 
 def _named(usage: ThreadUsage) -> ThreadUsage:
     """With the number and the name of the Python thread that it is of."""
+    # Where this module is loaded first by a thread of a sub-interpreter, threading would take that
+    # thread for the main one, and wait for it for ever at the end (CPython 3.11).
+    import threading
+
     for thread in threading.enumerate():
         near = thread.ident is not None and 0 <= thread.ident - usage.thread < _STORAGE
         if thread.native_id is not None and (near or usage.thread == thread.native_id):

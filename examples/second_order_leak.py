@@ -116,7 +116,8 @@ def on_glibc(requests: int) -> None:
 
     def watch(label: str) -> None:
         moments.append(dmi.snapshot(label=label))
-        (malloc,) = moments[-1].outside
+        outside = moments[-1].outside
+        malloc = next(each for each in outside if each["name"] == "glibc malloc")
         show(label, malloc["busy"], malloc["committed"])
 
     print("Act 1: the service on glibc's malloc\n")

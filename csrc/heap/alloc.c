@@ -182,9 +182,8 @@ void *_dmi_alloc_own(dmi_thread *self, dmi_cache *cache, size_t size) {
 
 /* A hardened heap hands out all its small blocks here. */
 static inline void *from_hardened(dmi_heap *heap, size_t size) {
-    size_t total = size + heap->tail;
-    if (total > DMI_BUCKET_MAX) return NULL;
-    unsigned bucket = _dmi_bucket(total);
+    if (size > DMI_BUCKET_MAX - heap->tail) return NULL; /* the sum may wrap around */
+    unsigned bucket = _dmi_bucket(size + heap->tail);
     if (!atomic_load_explicit(&heap->active[bucket], memory_order_acquire)) return NULL;
     _dmi_lock(&heap->shared_lock);
     void *block = _dmi_cache_alloc(&heap->shared, bucket);

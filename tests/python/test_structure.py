@@ -88,6 +88,7 @@ def test_a_heap_shows_what_users_may_call_and_nothing_else() -> None:
     shown = {name for name in dir(dmi.Heap) if not name.startswith("_")}
     assert shown == {
         "advance",
+        "threads",
         "alloc",
         "blocks_since",
         "calloc",

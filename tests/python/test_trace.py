@@ -231,7 +231,7 @@ def test_missing_files_and_folders_are_os_errors(tmp_path: Path) -> None:
 def test_the_converter(tmp_path: Path) -> None:
     source, dest = tmp_path / "in", tmp_path / "out.dmi"
     source.write_bytes(gzip.compress(file_of(SMALL)))
-    command = [sys.executable, "-m", "dmi.trace", str(source), str(dest)]
+    command = [sys.executable, "-m", "dmi", "trace", str(source), str(dest)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "5 events" in done.stdout
     assert dest.read_bytes() == file_of(SMALL)

@@ -85,7 +85,8 @@
     X(void, dmi_set_fault_handler, (dmi_fault_handler handler, void *argument))                    \
     X(int, dmi_outside_walk,                                                                       \
       (dmi_read read, void *context, uint64_t root, uint64_t handle, uint64_t *from,               \
-       dmi_range *out, size_t capacity, size_t *count))
+       dmi_range *out, size_t capacity, size_t *count))                                            \
+    X(size_t, dmi_heap_threads, (void *heap, dmi_thread_usage *out, size_t capacity))
 /* clang-format on */
 
 #define DMI_CAPI_FIELD(result, name, parameters) result(*name##_) parameters;
@@ -225,6 +226,7 @@ static inline const dmi_capi *dmi_capi_get(void) {
 #define dmi_outside_heaps (dmi_capi_get()->dmi_outside_heaps_)
 #define dmi_set_fault_handler (dmi_capi_get()->dmi_set_fault_handler_)
 #define dmi_outside_walk (dmi_capi_get()->dmi_outside_walk_)
+#define dmi_heap_threads (dmi_capi_get()->dmi_heap_threads_)
 
 #endif /* DMI_CAPI_LINKED */
 #endif
