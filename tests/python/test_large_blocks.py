@@ -53,6 +53,7 @@ def test_a_freed_block_serves_smaller_ones(build: Build) -> None:
 
 
 @linux
+@pytest.mark.alone
 def test_a_block_grows_without_a_second_one(build: Build) -> None:
     assert int(succeeded(build("large.c"), "grow")) < 80
 
