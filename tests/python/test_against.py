@@ -88,6 +88,7 @@ def test_the_command_compares(recording: Path, capsys: pytest.CaptureFixture[str
     assert [rival["name"] for rival in found["rivals"]] == ["dmi lazy", "glibc"]
 
 
+@pytest.mark.keeps
 def test_a_replay_is_drawn(
     recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

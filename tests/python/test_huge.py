@@ -133,7 +133,8 @@ def test_huge_pages_come_go_whole_are_split_and_come_again() -> None:
         assert resident is not None
         assert stats.resident is not None
         assert resident - stats.resident == 3 * UNIT // 4
-        assert in_huge_pages(heap) <= have - 6 * UNIT
+        # Of the six some may have had none from the start.
+        assert in_huge_pages(heap) <= (len(full) - 6) * UNIT
         # When the rest of them goes, fresh huge pages may come.
         for unit in full[3:6]:
             for block in unit[1:]:

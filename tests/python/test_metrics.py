@@ -154,6 +154,7 @@ def program() -> Any:
     process.stdout.close()
 
 
+@pytest.mark.keeps
 def test_another_process(program: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["metrics", "--pid", str(program.pid)]) == 0
     text = capsys.readouterr().out
