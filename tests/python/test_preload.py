@@ -697,6 +697,7 @@ def test_without_a_signal_namespaces_can_be_left() -> None:
     assert "unshare failed" in refused.stderr
 
 
+@pytest.mark.keeps
 def test_fragmentation_lines_are_those_of_the_python_package(build: Build) -> None:
     script = "keep=[bytes(600) for i in range(60000)][::7]"
     env = {"PYTHONMALLOC": "malloc"}
