@@ -89,7 +89,9 @@ def faults(wheel: Path) -> list[str]:
             linked = name not in LIBRARIES
             for tag, text in dynamic(archive.read(name)):
                 if tag in ("DT_RPATH", "DT_RUNPATH"):
-                    if not linked or text != "$ORIGIN":
+                    # The folder of the library: that of the module, or above it.
+                    up = "/".join(["$ORIGIN", *[".."] * (name.count("/") - 1)])
+                    if not linked or text != up:
                         found.append(f"{name} looks for libraries in {text}")
                 elif tag == "DT_SONAME":
                     if f"dmi/{text}" != name:

@@ -226,7 +226,7 @@ class BlockReader:
         if self._wrapped is not None:
             begun, line = self._wrapped
             self._wrapped = None
-            for way in (begun + text, f"{begun} {text}"):
+            for way in (begun + text.lstrip(), f"{begun} {text}"):
                 row = segment_row(cells(way), line)
                 if row is not None:
                     if self.facts and self.facts[-1].line == line:

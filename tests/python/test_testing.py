@@ -83,6 +83,7 @@ OWN_HEAP = """
 """
 
 
+@pytest.mark.keeps
 def test_heaps_of_tests(run: Run) -> None:
     done = run(OWN_HEAP)
     assert "4 failed, 1 passed" in done.stdout, done.stdout + done.stderr

@@ -116,6 +116,7 @@ def test_the_screen(program: Any) -> None:
     assert "Trim" not in text
 
 
+@pytest.mark.keeps
 def test_keys_on_own_heaps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from dmi.top._app import Top
 
