@@ -24,6 +24,10 @@ KNOWN: dict[frozenset[str], str] = {
         "through the door of os.c, so that tests can give it another system, and the door leads to "
         "the backend."
     ),
+    frozenset({"heap/cache", "heap/hard"}): (
+        "The shared cache of a hardened heap takes and leaves its blocks through the quarantine, "
+        "and what the quarantine lets go returns to that cache."
+    ),
 }
 
 Graph = dict[str, set[str]]

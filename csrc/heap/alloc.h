@@ -14,8 +14,4 @@ void *_dmi_heap_malloc_slow(void *handle, size_t size);
 void *_dmi_alloc_own(dmi_thread *self, dmi_cache *cache, size_t size);
 void *_dmi_heap_alloc(dmi_heap *heap, size_t size, size_t align, bool *zero);
 
-/* Hardened heaps: write, check the word behind a block's usable bytes (tail included in usable). */
-void _dmi_canary_set(const dmi_heap *heap, void *block, size_t usable);
-bool _dmi_canary_sound(const dmi_heap *heap, const void *block, size_t usable);
-
 #endif

@@ -1,7 +1,7 @@
 /* check.c - what a pointer is to a heap. */
 #include "check.h"
-#include "alloc.h"
 #include "cache.h"
+#include "canary.h"
 #include "fast.h"
 #include "hard.h"
 #include "registry.h"

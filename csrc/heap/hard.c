@@ -1,7 +1,7 @@
 /* hard.c - small blocks of hardened heaps: what is busy, and what waits to be used again. */
 #include "hard.h"
-#include "alloc.h"
 #include "cache.h"
+#include "canary.h"
 #include "fast.h"
 
 #include "../block/note.h"

@@ -1,5 +1,6 @@
 /* realloc.c - growing and shrinking, in place where it can be done. */
 #include "../decommit/level.h"
+#include "canary.h"
 #include "check.h"
 #include "fast.h"
 #include "fault.h"

@@ -1,6 +1,6 @@
 /* validate.c - every tag, list and count of a heap; the first fault by name. */
-#include "../heap/alloc.h"
 #include "../heap/cache.h"
+#include "../heap/canary.h"
 #include "../heap/registry.h"
 #include "../heap/take.h"
 #include "account.h"
