@@ -5,12 +5,18 @@
 
 #include <string.h>
 
+/* Whoever frees a block of another thread looks at it without a lock: a block that is busy lies below it. */
+static void set_carved(dmi_run *run, size_t blocks) {
+    __atomic_store_n(&run->carved, (uint16_t)blocks, __ATOMIC_RELAXED);
+}
+
 void _dmi_lfh_init(dmi_run *run, unsigned bucket) {
     size_t size = _dmi_bucket_size[bucket];
     run->bucket = (uint8_t)bucket;
     run->block_size = (uint16_t)size;
     run->capacity = (uint16_t)(_dmi_run_size(run) / size);
-    run->carved = run->parked = 0;
+    set_carved(run, 0);
+    run->parked = 0;
     run->list = run->taken = run->second = run->busy = 0;
     run->inverse = UINT64_MAX / size + 1 + ((size & (size - 1)) == 0);
     /* 31 bits: what a mark adds for its place does not reach the upper half. */
@@ -94,7 +100,7 @@ bool _dmi_lfh_carve(dmi_run *run, int *error) {
         _dmi_link_set(run, block, head);
         head = block;
     }
-    run->carved = (uint16_t)last;
+    set_carved(run, last);
     list_set(run, head);
     return true;
 }
@@ -397,7 +403,7 @@ static bool stays_off(const dmi_run *run, size_t i, const uint64_t pages[2]) {
 void _dmi_lfh_park(dmi_run *run, const dmi_blockmap *map, size_t pinned, const uint64_t pages[2]) {
     while (run->carved && run->carved - 1u != pinned && _dmi_map_get(map, run->carved - 1u) &&
            stays_off(run, run->carved - 1u, pages))
-        run->carved--;
+        set_carved(run, run->carved - 1u);
     /* Pages with a busy byte come first, so that the next blocks handed out fill them up; within
      * each half the lowest address comes first. */
     uint64_t empty[2];

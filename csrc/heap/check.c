@@ -87,7 +87,7 @@ int _dmi_check_lfh(dmi_run *run, const void *block) {
     if (run->busy) return _dmi_hard_check(_dmi_heap_of_run(run), run, block);
     size_t offset = (size_t)((const char *)block - _dmi_run_base(run));
     size_t index = offset / run->block_size;
-    if (index >= run->carved) return DMI_FAULT_FREE;
+    if (index >= __atomic_load_n(&run->carved, __ATOMIC_RELAXED)) return DMI_FAULT_FREE;
     if (offset % run->block_size) return DMI_FAULT_INTERIOR;
     if (!on_usable_pages(run, index)) return DMI_FAULT_FREE;
     /* A user may have put back what was read where the mark is: only the lists know. */
