@@ -87,6 +87,9 @@ def process(files: list[str | Path]) -> None:
         print(dmi.replay(files[0], decommit="lazy"))
     except dmi.TraceError as error:
         print(error.offset)
+    with dmi.open_process(1) as other, dmi.open_core(files[0]) as dump:
+        looked: list[dmi.Process] = [other, dump]
+        print([each.pid for each in looked])
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         print(dmi.sweep(files, "never,lazy", executor=pool))
     print(dmi.summary(), dmi.windbg, dmi.address, dmi.trace, dmi.lib.dmi_malloc(3) == dmi.ffi.NULL)
@@ -94,4 +97,11 @@ def process(files: list[str | Path]) -> None:
 
 def places() -> list[str]:
     found = [dmi.get_include(), dmi.get_library_path(), dmi.get_preload_path(), dmi.__version__]
-    return found + dmi.get_library_dirs()
+    return [*found, dmi.get_examples(), *dmi.get_library_dirs()]
+
+
+def objects(heap: dmi.Heap) -> int:
+    dmi.python.install(heap)
+    detail: dmi.DetailedStats = heap.stats(detail=True)
+    usages: list[dmi.ThreadUsage] = heap.threads()
+    return detail.page_bound + sum(each.in_flight or 0 for each in usages)

@@ -257,8 +257,9 @@ OWN_GIL = """
 if sys.version_info < (3, 12):
     sys.exit()
 code = '''
+import dmi  # loads nothing native
 try:
-    import dmi
+    dmi.Heap
 except ImportError as error:
     assert "dmi._core" in str(error), error
 else:

@@ -1,9 +1,11 @@
-"""Text on a dmi heap through cffi. Importing dmi first loads the library that the module needs."""
+"""Text on a dmi heap through cffi. The library that the module needs is loaded by dmi, first."""
 
 from __future__ import annotations
 
-import dmi  # isort: skip
-from _embed_cffi import ffi, lib
+import dmi
+
+dmi.get_library_path()  # importing dmi alone loads nothing native; asking for the library does
+from _embed_cffi import ffi, lib  # noqa: E402
 
 _heap = lib.open_heap()
 if _heap == ffi.NULL:
