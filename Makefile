@@ -117,7 +117,7 @@ lint: $(VENV)/.linters build/c/native/libcore.a
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/stubtest dmi --allowlist tools/stubtest-allowlist.txt
+	$(BIN)/stubtest dmi --mypy-config-file pyproject.toml --allowlist tools/stubtest-allowlist.txt
 	PATH="$(abspath $(BIN)):$$PATH" cython-lint dmi/*.pyx dmi/*.pxd
 	$(BIN)/lint-imports
 ifneq ($(and $(CLANG_FORMAT),$(wildcard .clang-format)),)

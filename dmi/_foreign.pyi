@@ -1,5 +1,7 @@
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Any, Final, Self
+
+from typing_extensions import disjoint_base
 
 STATES: Final[tuple[str, ...]]
 
@@ -10,31 +12,35 @@ def pools(
     reader: Any, arenas: Iterable[tuple[int, int, int]], pool: int
 ) -> tuple[dict[str, Any], list[tuple[int, int, int, int]]]: ...
 
+@disjoint_base
 class Eye:
     skipped: int
-    def __init__(self, reader: Any, absent_too: bool = False) -> None: ...
+    def __new__(cls, reader: Any, absent_too: bool = False) -> Self: ...
 
+@disjoint_base
 class FastList:
     count: int
-    def __init__(self, addresses: Iterable[int]) -> None: ...
+    def __new__(cls, addresses: Iterable[int]) -> Self: ...
 
+@disjoint_base
 class GlibcCount:
     errors: list[tuple[int, int, int]]
-    def __init__(
-        self,
+    def __new__(
+        cls,
         reader: Any,
         main: bool,
         fast: Iterable[int],
         cache_chunk: int,
         retries: int = 2,
         absent_too: bool = False,
-    ) -> None: ...
+    ) -> Self: ...
     def add(self, start: int, end: int, top: int, key: int) -> None: ...
     def result(self) -> dict[str, Any]: ...
 
+@disjoint_base
 class GlibcWalk:
-    def __init__(
-        self,
+    def __new__(
+        cls,
         reader: Any,
         start: int,
         end: int,
@@ -44,5 +50,5 @@ class GlibcWalk:
         fast: Iterable[int],
         retries: int = 2,
         absent_too: bool = False,
-    ) -> None: ...
+    ) -> Self: ...
     def take(self, most: int) -> Sequence[tuple[int, int, int]]: ...

@@ -6,7 +6,7 @@ Numbers only. A reader (dmi.process) gives the bytes; all of them are untrusted.
 """
 
 from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawMalloc
-from libc.errno cimport EFAULT, EIO
+from libc.errno cimport EIO
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
@@ -117,8 +117,9 @@ cdef size_t RESIDENT_PAGES = 1 << 16
 
 
 cdef class Eye:
-    """What stands between a walk and a reader: one window, and the kernel's word on which of its pages
-    are in memory. The reader has page, read_into(address, memoryview) and pagemap(address, pages)."""
+    """What stands between a walk and a reader: one window, and the kernel's word on which of its
+    pages are in memory. The reader has page, read_into(address, memoryview) and
+    pagemap(address, pages)."""
     cdef object reader
     cdef bytearray room
     cdef object view
@@ -243,13 +244,14 @@ cdef void pages(void *context, uint64_t address, uint64_t size) noexcept with gi
 
 
 cdef uint64_t looks_for(uint64_t size):
-    """How many windows a walk over so many bytes may ask for: each 16 KiB four times, and some; what
-    takes more is no heap that makes sense."""
+    """How many windows a walk over so many bytes may ask for: each 16 KiB four times, and some;
+    what takes more is no heap that makes sense."""
     return 1024 + min(size >> 12, <uint64_t>1 << 22)
 
 
 def resident(reader, ranges):
-    """Bytes of the ranges, (address, size) pairs of whole pages, that are in memory; None: unknown."""
+    """Bytes of the ranges, (address, size) pairs of whole pages, that are in memory; None:
+    unknown."""
     cdef Eye eye = Eye(reader)
     for address, size in ranges:
         eye.add_resident(address, size)
@@ -257,8 +259,8 @@ def resident(reader, ranges):
 
 
 def linked(data, uint64_t address, uint64_t least, uint64_t holes):
-    """[(first, last, empty pairs), ...] of tables of lists that lead to themselves, in data that was
-    read at address."""
+    """[(first, last, empty pairs), ...] of tables of lists that lead to themselves, in data that
+    was read at address."""
     cdef const unsigned char[::1] bytes_ = data
     cdef size_t count = len(data) // 8, n, i
     cdef dmi_linked found[1024]

@@ -1,5 +1,7 @@
 from collections.abc import Callable
-from typing import Final, SupportsIndex
+from typing import Final, Self, SupportsIndex
+
+from typing_extensions import disjoint_base
 
 from dmi._core import HeapCore
 from dmi._records import (
@@ -26,14 +28,15 @@ def find(address: SupportsIndex) -> tuple[int, RangeFields] | None: ...
 def address_regions(pid: int) -> tuple[int, list[RegionFields]]: ...
 def outside_heaps(read: Callable[[int, int], bytes | None], root: int) -> list[OutsideFields]: ...
 
+@disjoint_base
 class OutsideWalk:
-    def __init__(
-        self,
+    def __new__(
+        cls,
         read: Callable[[int, int], bytes | None],
         root: int,
         handle: int,
         capacity: int = 65536,
-    ) -> None: ...
+    ) -> Self: ...
     def take(self) -> bytes: ...
     def sums(self) -> tuple[dict[tuple[int, int], tuple[int, int]], dict[int, int], int]: ...
 

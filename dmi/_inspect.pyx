@@ -260,7 +260,7 @@ cdef class OutsideWalk:
         return b""
 
     def sums(self):
-        """({(kind, state): (ranges, bytes)}, {size: busy blocks}, damaged bytes) of what is left."""
+        """Of what is left: {(kind, state): (ranges, bytes)}, {size: busy blocks}, damaged bytes."""
         cdef Py_ssize_t count, i
         cdef cdmi.dmi_range *found
         cdef uint64_t size_of[8][8]

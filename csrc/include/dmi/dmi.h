@@ -78,12 +78,14 @@ DMI_API int dmi_policy_format(const dmi_policy *policy, char *text, size_t text_
 
 /* ---- heaps ----------------------------------------------------------------------------------- */
 
-#define DMI_HEAP_NO_LFH 1u       /* no low-fragmentation front end */
-#define DMI_HEAP_HARDENED 2u     /* every bad free is found, and what is written behind a block or after its free */
+#define DMI_HEAP_NO_LFH 1u /* no low-fragmentation front end */
+#define DMI_HEAP_HARDENED                                                                          \
+    2u /* every bad free is found, and what is written behind a block or after its free */
 #define DMI_HEAP_MANUAL_CLOCK 4u /* time passes only through dmi_heap_advance */
 #define DMI_HEAP_NO_SERIALIZE 8u /* the caller promises that one thread at a time uses the heap */
-#define DMI_HEAP_ZERO 32u        /* hardened: blocks up to 32 KiB are handed out cleared, larger ones are anyway */
-#define DMI_HEAP_HUGE_PAGES 16u  /* let transparent huge pages of 2 MiB back the segments */
+#define DMI_HEAP_ZERO                                                                              \
+    32u /* hardened: blocks up to 32 KiB are handed out cleared, larger ones are anyway */
+#define DMI_HEAP_HUGE_PAGES 16u /* let transparent huge pages of 2 MiB back the segments */
 
 typedef struct dmi_heap_options {
     size_t size;
