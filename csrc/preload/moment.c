@@ -11,6 +11,7 @@
 
 #include <dlfcn.h>
 #include <errno.h>
+#include <link.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -77,8 +78,17 @@ void _dmi_preload_try_write(void) {
 /* One copy of the core in a process: the one that malloc leads to. Another one is not called to find out: it may be
  * the program's, which has not begun (GCL's dies of it). */
 static bool comes_first(void) {
-    void *first = dlsym(RTLD_DEFAULT, "malloc");
-    return first == (void *)(uintptr_t)_dmi_preload_own_malloc;
+    void *first = dlsym(RTLD_DEFAULT, "malloc"), *symbol = NULL;
+    Dl_info info;
+    if (first == (void *)(uintptr_t)_dmi_preload_own_malloc) return true;
+    /* A program that is linked at a fixed address (Debian's python3) has a place of its own for the address of a
+     * function that it only asks for. What it asks for is a library's, and may be called. */
+    if (!dladdr1(first, &info, &symbol, RTLD_DL_SYMENT) || !symbol) return false;
+    if (((const ElfW(Sym) *)symbol)->st_shndx != SHN_UNDEF) return false;
+    void *volatile block = malloc(1);
+    bool ours = _dmi_pagemap_get(block) != &_dmi_no_run;
+    free(block);
+    return ours;
 }
 
 /* What stands in the way of serving, as one line; NULL when nothing does. */

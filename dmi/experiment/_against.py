@@ -225,8 +225,21 @@ def _functions() -> tuple[dict[str, int], str]:
         for name in ("malloc", "calloc", "realloc", "aligned_alloc", "free")
     }
     info: Any = linker.new("Dl_info *")
-    process.dladdr(linker.cast("void *", found["malloc"]), info)
-    return found, os.fsdecode(linker.string(info.file))
+
+    def file_of(address: int) -> str:
+        process.dladdr(linker.cast("void *", address), info)
+        return os.fsdecode(linker.string(info.file))
+
+    served = file_of(found["malloc"])
+    if Path(served).resolve() == Path("/proc/self/exe").resolve():
+        # An interpreter that is linked at a fixed address has a place of its own for functions that
+        # it only asks for; they are those of the first preloaded library that has them.
+        for name in filter(None, os.environ.get("LD_PRELOAD", "").split(":")):
+            library: Any = linker.dlopen(name)
+            address = int(linker.cast("uintptr_t", linker.addressof(library, "malloc")))
+            if Path(file_of(address)).resolve() == Path(name).resolve():
+                return found, name
+    return found, served
 
 
 def _resident() -> int:

@@ -118,7 +118,9 @@ def test_the_screen(program: Any) -> None:
 
 @pytest.mark.keeps
 def test_keys_on_own_heaps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dmi.top._app import Top
+    from textual.widgets import Input
+
+    from dmi.top._app import Ask, Top
 
     monkeypatch.chdir(tmp_path)
     with dmi.Heap("never", name="keyed") as heap:
@@ -130,15 +132,14 @@ def test_keys_on_own_heaps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
             app = Top(OwnLook(), 60)
             async with app.run_test(size=(160, 40)) as pilot:
                 await pilot.press("t")
-                await pilot.press("p")
-                await pilot.pause()
-                for _ in range(5):
-                    await pilot.press("backspace")
-                await pilot.press(*"eager", "enter")
-                await pilot.press("s")
-                await pilot.pause()
-                await pilot.press("enter")
-                await pilot.pause()
+                for key, answer in (("p", "eager"), ("s", "snapshot.json")):
+                    await pilot.press(key)
+                    while not isinstance(app.screen, Ask):
+                        await pilot.pause(0.01)
+                    app.screen.query_one(Input).value = answer
+                    await pilot.press("enter")
+                    while isinstance(app.screen, Ask):
+                        await pilot.pause(0.01)
                 return screen_of(app)
 
         text = asyncio.run(press())
