@@ -335,8 +335,10 @@ void _dmi_preload_snapshot(const char *why) {
     }
     put_snapshot(&json.out, blocks ? &packer : NULL, why);
     if (blocks) _dmi_pack_end(&packer);
-    /* The blocks first: a snapshot that is there has them. */
-    if (blocks && !_dmi_newfile_close(&side, true)) {
+    /* Neither takes its name when the other cannot be written; the blocks first: a snapshot that is there has
+     * them. */
+    _dmi_writer_flush(&json.out);
+    if (blocks && !_dmi_newfile_close(&side, !json.out.error) && !json.out.error) {
         complain(&side);
         (void)_dmi_newfile_close(&json, false);
     } else if (!_dmi_newfile_close(&json, true)) {
