@@ -138,11 +138,13 @@ class Top(App[None]):
         rows = sorted(found.heaps, key=lambda each: -(each.retained or 0))
         cells = [line(each) for each in rows]
         if [each.handle for each in rows] != [each.handle for each in self._rows]:
-            where = table.cursor_row
+            chosen = self._chosen()
             table.clear()
             for each, row in zip(rows, cells, strict=True):
                 table.add_row(*row, key=f"{each.kind}-{each.handle}")
-            table.move_cursor(row=min(where, max(0, len(rows) - 1)))
+            # The cursor stays with its heap, wherever that stands now.
+            place = [n for n, each in enumerate(rows) if chosen and each.handle == chosen.handle]
+            table.move_cursor(row=place[0] if place else 0)
         else:
             for number, row in enumerate(cells):
                 for column, cell in enumerate(row):

@@ -35,6 +35,7 @@ def run(tmp_path: Path) -> Run:
         (tmp_path / name).write_text(textwrap.dedent(text))
         (tmp_path / "pytest.ini").touch()
         environment = dict(os.environ, PYTHONPATH=str(ROOT), PYTEST_ADDOPTS="")
+        environment.pop("CI", None)  # pytest would say everything twice
         if preload:
             environment |= {"LD_PRELOAD": dmi.get_preload_path(), "PYTHONMALLOC": "malloc"}
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, name]

@@ -118,7 +118,7 @@ def test_the_screen(program: Any) -> None:
 
 @pytest.mark.keeps
 def test_keys_on_own_heaps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from textual.widgets import Input
+    from textual.widgets import DataTable, Input
 
     from dmi.top._app import Ask, Top
 
@@ -131,6 +131,9 @@ def test_keys_on_own_heaps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         async def press() -> str:
             app = Top(OwnLook(), 60)
             async with app.run_test(size=(160, 40)) as pilot:
+                # There may be other heaps in this process.
+                (place,) = (n for n, each in enumerate(app._rows) if each.handle == heap.handle)
+                app.query_one(DataTable).move_cursor(row=place)
                 await pilot.press("t")
                 for key, answer in (("p", "eager"), ("s", "snapshot.json")):
                     await pilot.press(key)
