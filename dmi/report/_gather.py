@@ -166,7 +166,8 @@ def _moments(found: Sequence[Snapshot]) -> Chart:
     def total(name: str) -> Callable[[Snapshot], int | None]:
         def value(each: Snapshot) -> int | None:
             known = [getattr(heap.stats, name) for heap in each.heaps]
-            return None if None in known else sum(known)
+            # No heap of dmi was seen: that is no 0 of the process.
+            return None if not known or None in known else sum(known)
 
         return value
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import re
 import shutil
@@ -155,6 +156,16 @@ def test_names_of_others_stay_text(tmp_path: Path) -> None:
     assert html.count("</script>") == 2
     assert NASTY in page.text
     assert any(NASTY in each["title"] for each in data_of(html)["maps"])
+
+
+def test_a_moment_without_heaps_has_no_zero(heap: dmi.Heap) -> None:
+    heap.malloc(100_000)
+    later = dmi.snapshot()
+    earlier = dataclasses.replace(later, heaps=(), time=later.time - 1)
+    (chart,) = data_of(report([earlier, later]).html)["charts"]
+    lines = {line["name"]: line["points"] for line in chart["series"]}
+    assert len(lines["busy"]) == len(lines["committed"]) == 1
+    assert len(lines["resident, whole process"]) == 2
 
 
 def test_without_blocks_it_says_so(heap: dmi.Heap) -> None:
