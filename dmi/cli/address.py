@@ -14,6 +14,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from dmi.address import address_summary
+from dmi.cli._fold import say
 from dmi.cli._numbers import whole_pid
 from dmi.windbg import format_address_summary
 
@@ -64,11 +65,11 @@ def run(args: argparse.Namespace) -> int:
             values["regions"] = [_region(region) for region in summary.regions]
         print(json.dumps(values, indent=2))
     elif args.summary:
-        print(format_address_summary(summary, args.style), end="")
+        say(format_address_summary(summary, args.style), end="")
         for note in summary.notes:
-            print(f"\nNote: {note}.")
+            say(f"\nNote: {note}.")
     else:
-        print("\n".join(_list(summary)))
+        say("\n".join(_list(summary)))
     return 0
 
 

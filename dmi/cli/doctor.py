@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dmi import _files
+from dmi.cli._fold import say
 from dmi.diagnose import from_files, from_replay
 from dmi.diagnose._files import read_text, what_was_read
 
@@ -79,14 +80,22 @@ def run(args: argparse.Namespace) -> int:
     replay = _replay(args.files)
     if replay is None:
         verdict = from_files(args.files, page_size=args.page_size, across=args.across, pid=args.pid)
-        print(json.dumps(verdict.as_dict(), indent=2) if args.json else verdict)
+        _show(verdict.as_dict() if args.json else verdict)
         return _status(verdict)
     verdicts = from_replay(replay, page_size=args.page_size)
     if args.json:
         print(json.dumps({policy: v.as_dict() for policy, v in verdicts.items()}, indent=2))
     else:
-        print("\n\n".join(f"{policy}\n{verdict}" for policy, verdict in verdicts.items()))
+        say("\n\n".join(f"{policy}\n{verdict}" for policy, verdict in verdicts.items()))
     return max(map(_status, verdicts.values()), default=0)
+
+
+def _show(found: object) -> None:
+    """Text or a verdict for people, all else as JSON."""
+    if isinstance(found, dict | list):
+        print(json.dumps(found, indent=2))
+    else:
+        say(found)
 
 
 def _status(verdict: Verdict) -> int:
@@ -102,7 +111,7 @@ def _what_was_read(args: argparse.Namespace) -> int:
         for part in (name.split("+") if not Path(name).exists() else [name])
     ]
     found = [what_was_read(name) for name in names]
-    print(json.dumps(found, indent=2) if args.json else "\n".join(map(read_text, found)))
+    _show(found if args.json else "\n".join(map(read_text, found)))
     return 0 if all(each["moments"] for each in found) else 2
 
 

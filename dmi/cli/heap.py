@@ -12,6 +12,7 @@ import json
 from typing import TYPE_CHECKING
 
 from dmi import windbg
+from dmi.cli._fold import say
 from dmi.cli._numbers import whole_pid
 
 if TYPE_CHECKING:
@@ -115,15 +116,19 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps(windbg.heap_data(snapshot, command(args)), indent=2))
     else:
-        print(windbg.heap(snapshot, command(args)), end="")
+        say(windbg.heap(snapshot, command(args)), end="")
 
 
 def show(process: Process, args: argparse.Namespace) -> None:
-    """Answer for a process or a core file, line by line: there may be many."""
+    """Answer for a process or a core file, blocks line by line: there may be many."""
     from dmi.process import text
 
     if args.json:
         print(json.dumps(text.heap_data(process, command(args)), indent=2))
         return
-    for line in text.heap(process, command(args)):
+    lines = text.heap(process, command(args))
+    if command(args)[0] in ("-s", "-v"):
+        say("\n".join(lines))
+        return
+    for line in lines:
         print(line)

@@ -11,6 +11,7 @@ import json
 from typing import TYPE_CHECKING
 
 from dmi._layers import layers
+from dmi.cli._fold import say
 from dmi.cli._numbers import whole_pid
 
 if TYPE_CHECKING:
@@ -40,4 +41,7 @@ def run(args: argparse.Namespace) -> None:
             found = process.layers()
     else:
         found = layers(args.pid)
-    print(json.dumps(found.as_dict(), indent=2) if args.json else found)
+    if args.json:
+        print(json.dumps(found.as_dict(), indent=2))
+    else:
+        say(found)

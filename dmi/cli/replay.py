@@ -12,6 +12,7 @@ import argparse
 import sys
 
 from dmi.cli._bar import Bar
+from dmi.cli._fold import say
 from dmi.cli._numbers import whole
 
 NAME = "replay"
@@ -96,7 +97,7 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         print(result.to_json())
     else:
-        print(result, end="")
+        say(result, end="")
     if args.plot:
         sys.stdout.flush()
         result.plot(args.plot)
@@ -117,4 +118,7 @@ def _compare(args: argparse.Namespace, bar: Bar) -> None:
         found = experiment.against(args.recording, names, policies, progress=bar)
     finally:
         bar.close()
-    print(found.to_json() if args.json else found)
+    if args.json:
+        print(found.to_json())
+    else:
+        say(found)

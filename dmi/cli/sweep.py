@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from dmi._files import check_target
 from dmi.cli._bar import Bar
+from dmi.cli._fold import say
 from dmi.cli._numbers import whole
 
 if TYPE_CHECKING:
@@ -78,7 +79,10 @@ def run(args: argparse.Namespace) -> None:
         if pool:
             pool.shutdown(cancel_futures=True)
     # The table first: what is measured is not lost for a picture that fails.
-    print(result.to_json() if args.json else result, flush=True)
+    if args.json:
+        print(result.to_json(), flush=True)
+    else:
+        say(result, flush=True)
     if args.plot:
         result.plot(args.plot)
     if args.report:
