@@ -1,4 +1,4 @@
-/* freelist.c - variable-size blocks with boundary tags. */
+/* freelist.c - blocks of any size with boundary tags. */
 #include "freelist.h"
 
 #include "note.h"
@@ -34,7 +34,7 @@ static void seal(dmi_tag *tag, size_t size, size_t before, unsigned flags) {
     tag->check = checksum(tag);
 }
 
-/* A tag that merged into another block: nothing may take what stays behind for a block. */
+/* Clear a tag whose block became part of another, so that what is left there never reads as a block. */
 static void unseal(dmi_tag *tag) { memset(tag, 0, sizeof *tag); }
 
 bool _dmi_tag_sound(const dmi_tag *tag) {
@@ -65,8 +65,7 @@ static size_t page_index(const dmi_run *run, const void *p) {
     return (size_t)((const char *)p - run->segment->base) >> _dmi_page_shift;
 }
 
-/* What lies at p may be a caller's data, which its thread writes at this moment: one load, and what it
- * gave is judged, whatever lies there a moment later. */
+/* Read a tag at p by one load. A caller's data may lie there and change at this moment: only the copy is judged. */
 __attribute__((no_sanitize("thread"), noinline)) static dmi_tag peek(const char *p) {
     union {
         uint64_t word;
@@ -85,8 +84,8 @@ static bool tag_here(const dmi_run *run, const char *p, dmi_tag *tag) {
     return _dmi_tag_sound_at(tag, _dmi_secret.tag, (uintptr_t)p);
 }
 
-/* Do the blocks on both sides of a sound tag agree with it? One in 65,536 words of user data passes for a
- * tag, so nothing it says is followed unseen; with both neighbours it is one in 2^48. */
+/* Do the blocks on both sides of a sound tag agree with it? One in 65,536 words of user data passes as a sound tag;
+ * with both neighbours it is one in 2^48. */
 static bool neighbours_agree(const dmi_run *run, const char *at, const dmi_tag *tag) {
     const char *base = _dmi_run_base(run), *end = at + _dmi_tag_bytes(tag);
     const char *left = at - (size_t)tag->before * 16;
@@ -105,7 +104,7 @@ static size_t bin_of(size_t units) {
     return 64 + (log - 6) * 8 + ((units >> (log - 3)) & 7);
 }
 
-/* A link is encoded with its own place, so that a copy of it elsewhere leads nowhere. */
+/* A link is encoded with its own address, so that a copy of it elsewhere leads nowhere. */
 static uint64_t code_of(const uint64_t *place) {
     return _dmi_secret.list ^ (uint64_t)(uintptr_t)place * UINT64_C(0x9e3779b97f4a7c15);
 }
@@ -119,7 +118,7 @@ static void set_link(uint64_t *place, const dmi_free_block *to) {
 dmi_free_block *_dmi_free_next(const dmi_free_block *block) { return link_at(&block->next); }
 dmi_free_block *_dmi_free_prev(const dmi_free_block *block) { return link_at(&block->prev); }
 
-/* A free block of the list, by its tag alone. */
+/* Does a free block of this list begin here? Asks its tag, not its neighbours. */
 static bool is_free(const dmi_freelist *list, const dmi_free_block *block) {
     const char *at = (const char *)block;
     const dmi_run *run = _dmi_pagemap_find(at);
@@ -144,7 +143,7 @@ static void bin_insert(dmi_freelist *list, dmi_tag *tag) {
     dmi_free_block *block = (dmi_free_block *)(void *)tag;
     size_t bin = bin_of(tag->size);
     dmi_free_block *next = list->bins[bin];
-    if (next && !is_free(list, next)) { /* the bin is lost; a link must not be written there */
+    if (next && !is_free(list, next)) { /* the bin is damaged: do not write a link there */
         _dmi_fault_note(DMI_NOTE_TAG, next);
         next = NULL;
     }
@@ -156,7 +155,7 @@ static void bin_insert(dmi_freelist *list, dmi_tag *tag) {
     list->free_bytes += _dmi_tag_bytes(tag);
 }
 
-/* False: its links are damaged, and it stays where it is. */
+/* Take a block out of its bin. False: its links are damaged; nothing changed. */
 static bool bin_remove(dmi_freelist *list, dmi_tag *tag) {
     dmi_free_block *block = (dmi_free_block *)(void *)tag;
     if (!_dmi_free_listed(list, block)) {
@@ -174,15 +173,15 @@ static bool bin_remove(dmi_freelist *list, dmi_tag *tag) {
     return true;
 }
 
-/* What stands in a bin is not what was put there: let it go, with all behind it. */
+/* Empty a bin in which damage was found: the blocks behind it cannot be reached any more. */
 static void bin_drop(dmi_freelist *list, size_t bin, const void *damaged) {
     _dmi_fault_note(DMI_NOTE_TAG, damaged);
     list->bins[bin] = NULL;
     list->bin_map[bin / 64] &= ~(UINT64_C(1) << (bin % 64));
 }
 
-/* Take a free block out of its bin to join it with another. False: it is busy, or damaged. */
-static bool joins(dmi_freelist *list, const dmi_run *run, dmi_tag *tag) {
+/* Take a neighbour out of its bin if it can be joined. False: it is busy or damaged; nothing changed. */
+static bool detach(dmi_freelist *list, const dmi_run *run, dmi_tag *tag) {
     if (tag->flags & DMI_TAG_BUSY) return false;
     if (!_dmi_tag_sound(tag) || !neighbours_agree(run, (const char *)tag, tag)) {
         _dmi_fault_note(DMI_NOTE_TAG, tag);
@@ -191,7 +190,7 @@ static bool joins(dmi_freelist *list, const dmi_run *run, dmi_tag *tag) {
     return bin_remove(list, tag);
 }
 
-/* Units to leave free before the block so that its payload is aligned: 0 or at least MIN_UNITS. */
+/* Units to leave free in front so that the payload is aligned: 0, or at least MIN_UNITS for a block of their own. */
 static size_t skip_for(const dmi_tag *tag, size_t align) {
     size_t skip = (size_t)(-((uintptr_t)tag + DMI_LIST_TAG) & (align - 1)) / 16;
     while (skip && skip < MIN_UNITS) skip += align / 16;
@@ -236,7 +235,7 @@ size_t _dmi_tag_free_pages(const dmi_run *run, const dmi_tag *tag, size_t *first
     char *base = run->segment->base;
     size_t from =
         (size_t)((const char *)tag + LINKS - base + (ptrdiff_t)_dmi_page - 1) >> _dmi_page_shift;
-    /* The last block of a region may give the page with the closing gap too. */
+    /* The page with the gap at the end of the region may go with the last block. */
     const char *end = tag->flags & DMI_TAG_LAST ? block_end(tag) + 8 : block_end(tag);
     size_t to = (size_t)(end - base) >> _dmi_page_shift;
     *first = from;
@@ -245,8 +244,8 @@ size_t _dmi_tag_free_pages(const dmi_run *run, const dmi_tag *tag, size_t *first
 
 /* ---- regions ---------------------------------------------------------------------------------------- */
 
-/* A region whose first block has its first units committed, and room for the next tag. All of it in
- * one commit, so that a failure leaves no region without a busy block. */
+/* Make a region of one free block, with `units` units and the tag and links behind them committed. One commit covers
+ * all that the first request needs, so that it cannot fail later and leave an empty region. */
 static dmi_tag *region_create(dmi_freelist *list, size_t units) {
     size_t bytes = 8 + units * 16 + LINKS, whole = _dmi_pages(DMI_LIST_REGION) << _dmi_page_shift;
     if (units > (whole - 16) / 16) return NULL;
@@ -272,15 +271,15 @@ static size_t units_for(size_t size) {
     return units < MIN_UNITS ? MIN_UNITS : units;
 }
 
-/* Give the front of a busy-to-be or busy block [tag, units), cut the rest off as a free block. The rest
- * joins a free neighbour behind it. Its tag's pages are committed already. */
+/* Shorten a block to `units`, and make the rest a free block, joined with a free one behind it. The pages of the new
+ * tag and its links are committed. */
 static void cut_tail(dmi_freelist *list, dmi_run *run, dmi_tag *tag, size_t units) {
     size_t rest = tag->size - units;
     if (rest < MIN_UNITS) return;
     unsigned last = tag->flags & DMI_TAG_LAST;
     dmi_tag *next = after(tag);
     dmi_tag *tail = tag_at((char *)tag + units * 16);
-    if (next && joins(list, run, next)) {
+    if (next && detach(list, run, next)) {
         rest += next->size;
         last = next->flags & DMI_TAG_LAST;
         dmi_tag *merged = next;
@@ -315,7 +314,7 @@ void *_dmi_freelist_alloc(dmi_freelist *list, size_t size, size_t align) {
         bin_drop(list, bin_of(tag->size), tag);
     }
     if (!tag) {
-        /* Regions begin at a page, so what must be skipped there does not depend on the region. */
+        /* Each region begins at a page, so how much to skip is the same in every region. */
         tag = region_create(list, units + skip_for(tag_at((void *)(_dmi_page + 8)), align));
         if (!tag) return NULL;
     }
@@ -347,8 +346,9 @@ dmi_tag *_dmi_freelist_free(dmi_freelist *list, dmi_run *run, void *p, dmi_run *
     dmi_tag *left = before(tag), *right = after(tag);
     size_t units = tag->size;
     unsigned last = tag->flags & DMI_TAG_LAST;
-    /* Both are judged before a tag that they agree with is gone. */
-    bool with_left = left && joins(list, run, left), with_right = right && joins(list, run, right);
+    /* Judge both neighbours before either tag changes, since they are checked against each other. */
+    bool with_left = left && detach(list, run, left),
+         with_right = right && detach(list, run, right);
     if (with_left) {
         units += left->size;
         unseal(tag);
@@ -388,7 +388,7 @@ bool _dmi_freelist_resize(dmi_freelist *list, dmi_run *run, void *p, size_t size
             return false;
         unsigned last = right->flags & DMI_TAG_LAST;
         dmi_tag *next = after(right);
-        if (!joins(list, run, right)) return false;
+        if (!detach(list, run, right)) return false;
         unseal(right);
         run->blocks--;
         seal(tag, all, tag->before, DMI_TAG_BUSY | last);
@@ -414,7 +414,7 @@ dmi_list_state _dmi_freelist_check(const dmi_run *run, const void *p) {
     for (dmi_tag *tag = _dmi_region_first(run); tag; tag = after(tag)) {
         if (!_dmi_tag_sound(tag)) return DMI_LIST_CORRUPT;
         if ((const char *)tag ==
-            asked) { /* every tag before it is sound, so it is the one behind that is not */
+            asked) { /* the tags before it are sound: only it or the one behind can be damaged */
             if (!neighbours_agree(run, asked, tag)) return DMI_LIST_CORRUPT;
             return tag->flags & DMI_TAG_BUSY ? DMI_LIST_BUSY : DMI_LIST_FREE;
         }

@@ -1,15 +1,18 @@
-/* freelist.h - floor 3: the back end's variable-size blocks with boundary tags, coalesced at once.
+/* freelist.h - floor 3: blocks of any size with boundary tags. Adjacent free blocks are joined at once.
  *
- * A region is a run of kind LIST. Behind a gap of 8 bytes (and before one) it is a row of blocks; each
- * begins with a tag of 8 bytes at an address = 8 mod 16, so that payloads are 16-byte aligned. A tag
- * holds its block's size and the size of the one before, and a checksum over both, its address and the
- * process's heap key. Free blocks carry two links behind the tag and stand in bins by size: best fit.
- * Pages that lie wholly inside a free block, behind its links, need not be committed.
- * Tags and links are verified before they are used, when a block is handed out as when it is freed: a block is
- * joined or unlinked only if its tag is sound, its neighbours in the region agree with it, and its neighbours in the
- * bin point back. What is not so stays where it is, unlisted, and the damage is noted (note.h). A link is encoded with a
- * secret of its own and its place, and is cleared when its block leaves the bin.
- * Everything here wants the heap's lock held.
+ * A region is a run of kind LIST: a gap of 8 bytes, a row of blocks, and another gap of 8 bytes. Each block begins
+ * with a tag of 8 bytes at an address that is 8 modulo 16, so its payload is 16-byte aligned. The tag holds the size
+ * of the block, the size of the block before it, flags, and a checksum over these, its address and a secret.
+ *
+ * A free block has two links behind its tag and stands in a bin for its size; requests take the best fit. Pages that
+ * lie wholly inside a free block, behind its links, may be uncommitted.
+ *
+ * Tags and links are verified before use. A free block is handed out or joined only when its tag is sound, its
+ * neighbours in the region agree with it, and its neighbours in the bin point back to it. A block that fails stays
+ * where it is, a bin that leads to one is emptied, and the damage is noted (note.h). Links are encoded with a secret
+ * and their own address, and are cleared when the block leaves its bin.
+ *
+ * The caller holds the heap's lock.
  */
 #ifndef DMI_FREELIST_H
 #define DMI_FREELIST_H
@@ -42,13 +45,13 @@ typedef struct dmi_freelist {
 } dmi_freelist;
 
 void _dmi_freelist_init(dmi_freelist *list, dmi_space *space);
-/* A block of at least size payload bytes (<= 32 KiB + 4 KiB), payload aligned to align (a power of two,
- * 16 at least, a page at most). NULL: out of memory, nothing changed. */
+/* A block of at least size bytes of payload, aligned to align: a power of two from 16 to a page. NULL: out of memory,
+ * or larger than a region; nothing changed. */
 void *_dmi_freelist_alloc(dmi_freelist *list, size_t size, size_t align);
-/* Free a busy block that _dmi_freelist_check found sound. Returns the free block it became part of; or
- * NULL, when its whole region went back to the segment: then *freed is the free run. */
+/* Free a busy block that _dmi_freelist_check found sound. Returns the free block that it is now part of. NULL: its
+ * region was empty and became the free run *freed. */
 dmi_tag *_dmi_freelist_free(dmi_freelist *list, dmi_run *run, void *payload, dmi_run **freed);
-/* Grow (into a free neighbour) or shrink in place. False: nothing changed. */
+/* Shrink in place, or grow into the free block behind. False: it cannot, and the block is as it was. */
 bool _dmi_freelist_resize(dmi_freelist *list, dmi_run *run, void *payload, size_t size);
 /* Usable bytes of a busy block. */
 size_t _dmi_freelist_usable(const void *payload);
@@ -59,27 +62,28 @@ typedef enum dmi_list_state {
     DMI_LIST_INTERIOR = 2, /* inside a block */
     DMI_LIST_CORRUPT = 3   /* the tag there, or a neighbour's, is damaged */
 } dmi_list_state;
-/* What payload is. Walks the region from its start only when the tag at payload is not sound. */
+/* What payload is. Walks the region from its start when the tag before payload is not sound, or its neighbours do not
+ * agree with it. */
 dmi_list_state _dmi_freelist_check(const dmi_run *run, const void *payload);
 
-/* The tag of the block that this address of the region lies in, NULL: none that is sound. */
+/* The tag of the block that the address lies in. NULL: the address is in a gap, or its tag is not sound. */
 const dmi_tag *_dmi_freelist_holding(const dmi_run *run, const void *address);
 
-/* Neighbours of a free block in its bin, NULL: none. Nothing is followed unseen: whoever goes on from here asks
- * _dmi_free_listed first. */
+/* The neighbours of a free block in its bin; NULL: none. They are decoded, not checked: before following one, ask
+ * _dmi_free_listed. */
 dmi_free_block *_dmi_free_next(const dmi_free_block *block);
 dmi_free_block *_dmi_free_prev(const dmi_free_block *block);
-/* Is it a free block of that list: sound, on pages that may be read, and known to its neighbours in the bin? */
+/* Is it a free block of this list? Its tag is sound, its pages can be read, and its neighbours in the bin point back. */
 bool _dmi_free_listed(const dmi_freelist *list, const dmi_free_block *block);
 
-/* Walk a region: the first tag, and the next one (NULL behind the last; *bad set when it is damaged). */
+/* Walk a region: its first tag, and the tag behind one that is sound; NULL behind the last. */
 dmi_tag *_dmi_region_first(const dmi_run *run);
 dmi_tag *_dmi_region_next(const dmi_run *run, dmi_tag *tag);
 bool _dmi_tag_sound(const dmi_tag *tag);
-/* The same of a copy, by the key of the process that it comes from and the address it has there. */
+/* The same for a copy of a tag: key and address are those of its own process. */
 bool _dmi_tag_sound_at(const dmi_tag *tag, uint64_t key, uint64_t address);
 static inline size_t _dmi_tag_bytes(const dmi_tag *tag) { return (size_t)tag->size * 16; }
-/* Whole pages inside a free block that hold neither tag nor links: [*first, *first + return value),
- * page indices in the segment. */
+/* How many whole pages of a free block hold neither its tag nor its links. *first is the index of the first of them in
+ * the segment. */
 size_t _dmi_tag_free_pages(const dmi_run *run, const dmi_tag *tag, size_t *first);
 #endif

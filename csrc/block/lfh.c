@@ -5,7 +5,8 @@
 
 #include <string.h>
 
-/* Whoever frees a block of another thread looks at it without a lock: a block that is busy lies below it. */
+/* Atomic, because a thread that frees another's block reads carved without a lock. Busy blocks lie below it at any
+ * moment, so an old value does no harm. */
 static void set_carved(dmi_run *run, size_t blocks) {
     __atomic_store_n(&run->carved, (uint16_t)blocks, __ATOMIC_RELAXED);
 }
@@ -19,7 +20,7 @@ void _dmi_lfh_init(dmi_run *run, unsigned bucket) {
     run->parked = 0;
     run->list = run->taken = run->second = run->busy = 0;
     run->inverse = UINT64_MAX / size + 1 + ((size & (size - 1)) == 0);
-    /* 31 bits: what a mark adds for its place does not reach the upper half. */
+    /* Only 31 bits, so that what a mark adds for the block's place does not carry into the upper half. */
     uint64_t base = (uintptr_t)_dmi_run_base(run);
     uint64_t low = (_dmi_secret.mark ^ base ^ (uintptr_t)run) * UINT64_C(0x9e3779b97f4a7c15) >> 33;
     run->origin = base * run->inverse - ((uint64_t)(uint32_t)(uintptr_t)run << 32 | low);
@@ -77,12 +78,12 @@ bool _dmi_lfh_carve(dmi_run *run, int *error) {
     size_t start = (size_t)run->carved * run->block_size;
     size_t end = (start + run->block_size + _dmi_page - 1) & ~(_dmi_page - 1);
     if (run->segment->space->mode == DMI_OS_STRICT) {
-        /* A commit is a system call there: take a sixteenth of the run at once. */
+        /* Each commit is a system call in this mode, so commit a sixteenth of the run at once. */
         size_t step = _dmi_run_size(run) / 16;
         if (end < start + step) end = (start + step + _dmi_page - 1) & ~(_dmi_page - 1);
     }
     if (end > _dmi_run_size(run)) end = _dmi_run_size(run);
-    /* Pages that an earlier use left committed cost nothing more: a few at once save slow paths. */
+    /* Pages that are still committed from an earlier use cost nothing, and each one carved now saves a slow path. */
     size_t limit = end + CARVE_MORE < _dmi_run_size(run) ? end + CARVE_MORE : _dmi_run_size(run);
     while (end < limit && _dmi_page_usable(run->segment, run->first + (end >> _dmi_page_shift)))
         end += _dmi_page;
@@ -92,7 +93,7 @@ bool _dmi_lfh_carve(dmi_run *run, int *error) {
     size_t last = end / run->block_size;
     if (last > run->capacity) last = run->capacity;
     void *head = list_get(run);
-    /* In locals: what is stored through a link might be part of the descriptor, for all that the compiler knows. */
+    /* Kept in locals, because the compiler must assume that a store to a link changes the descriptor. */
     const size_t size = run->block_size;
     char *begin = _dmi_lfh_block(run, run->carved), *block = _dmi_lfh_block(run, last);
     while (block > begin) {
@@ -129,7 +130,8 @@ bool _dmi_lfh_unpark(dmi_run *run, int *error) {
     while (page < pages && _dmi_page_usable(run->segment, run->first + page)) page++;
     size_t block = (page << _dmi_page_shift) / run->block_size, first, last;
     pages_of(run, block, &first, &last);
-    /* Of the pages of that block some may be in use; only blocks on the others were parked. */
+    /* The first and the last page of that block may be in use. Commit only from the first page that is not to the last
+     * one that is not. */
     size_t from = first;
     while (_dmi_page_usable(run->segment, run->first + from)) from++;
     size_t to = last + 1;
@@ -176,7 +178,7 @@ unsigned _dmi_lfh_collect_some(dmi_run *run, bool keep_pending) {
     unsigned count = DMI_REMOTE_COUNT(old);
     if (count == 0) return 0;
     void *first = DMI_REMOTE_HEAD(old), *rest = list_get(run), *last = first;
-    /* Nobody else writes these blocks any more, so their links are checked; they are read soon anyway. */
+    /* The blocks belong to this thread now, so each link can be checked. Their words are needed soon anyway. */
     void *taken = run->flags & DMI_RUN_TAKEN_CURRENT ? _dmi_lfh_numbered(run, run->taken) : NULL;
     bool gone = false;
     for (unsigned left = count;; left--) {
@@ -184,8 +186,8 @@ unsigned _dmi_lfh_collect_some(dmi_run *run, bool keep_pending) {
             _dmi_fault_note(DMI_NOTE_LINK, last);
             return 0;
         }
-        /* The recorded head block comes back from another thread: so it was handed out, and nothing is in
-         * flight any more. */
+        /* The head block that was noted comes back from another thread. So it was handed out, and the operation
+         * that could be in flight has ended. */
         gone |= last == taken;
         void *next = _dmi_link_get(run, last);
         if (left == 1 ? next != NULL : next == NULL) {
@@ -206,24 +208,25 @@ unsigned _dmi_lfh_collect_some(dmi_run *run, bool keep_pending) {
     return count;
 }
 
-/* From one free block in so many on the links are read in address order. */
+/* The links are read in address order when at least one block in so many is free. */
 #define LINKS_FEW 16
-#define AHEAD 24 /* blocks: as many lines as are on their way at once */
+/* How far to prefetch: about as many cache lines as a processor loads at a time. */
+#define AHEAD 24 /* blocks */
 #define PAGES_AHEAD 4
 
 /* ---- which blocks and pages are free ------------------------------------------------------------------ */
 
-/* What stands in the place of a link: the next block's number, or one of these. */
+/* A link as a number: the index of the next block, or one of these. */
 #define LINK_END UINT16_C(0xffff)
 #define LINK_BAD UINT16_C(0xfffe)
 
 typedef struct dmi_links {
     const dmi_run *run;
-    uint64_t mask, end_link; /* a link is next ^ mask ^ mark; of the last one, next is end_link */
+    uint64_t mask, end_link; /* a link is next ^ mask ^ mark; in the last one, next is end_link */
     const char *memory;      /* the run's pages, or a copy of them */
-    uintptr_t base;          /* where they are in their process */
-    uint64_t inverse; /* offset / size by a multiplication: offset < 2^19 and size < 2^16, so 2^40
-                            leaves no error */
+    uintptr_t base;          /* their address in their own process */
+    uint64_t
+        inverse; /* 2^40 / size: divides by a multiplication, exact for offset < 2^19 and size < 2^16 */
     size_t size, end;
     bool whole; /* every carved block lies on usable pages */
 } dmi_links;
@@ -251,14 +254,14 @@ static inline uint16_t number_of(const dmi_links *links, uint64_t block) {
     return offset < links->end && i * links->size == offset ? (uint16_t)i : LINK_BAD;
 }
 
-/* The number of the block behind the one at that offset, whose first word is given. */
+/* The index of the block that the block at this offset links to; word is its first word. */
 static inline uint16_t behind(const dmi_links *links, size_t offset, uint64_t word) {
     uint64_t mark = (links->base + offset) * links->run->inverse - links->run->origin;
     return number_of(links, word ^ links->mask ^ mark);
 }
 
-/* The links of all carved blocks, in address order: a list in random order, followed one by one, is a
- * cache miss a block. What a busy block holds there may be written at this moment and is not used. */
+/* Read the links of all carved blocks in address order. To follow a list in random order costs a cache miss for each
+ * block. The words of busy blocks are read too, perhaps while they are written, and not used. */
 __attribute__((no_sanitize("thread"), noinline)) static void read_links(const dmi_links *links,
                                                                         uint16_t *next) {
     const char *at = links->memory;
@@ -272,7 +275,7 @@ __attribute__((no_sanitize("thread"), noinline)) static void read_links(const dm
     }
 }
 
-/* next: the links as they were read before, or NULL. */
+/* Mark the blocks of a list in the map. next: the links that were read before, or NULL. *left: how many more may come. */
 static bool mark_list(const dmi_links *links, void *head, const uint16_t *next, dmi_blockmap *map,
                       size_t *left, const void **bad) {
     const dmi_run *run = links->run;
@@ -359,7 +362,7 @@ __attribute__((no_sanitize("thread"))) bool _dmi_lfh_may_free(const dmi_run *run
         if (!_dmi_page_usable(run->segment, run->first + p)) continue;
         size_t i = (p << _dmi_page_shift) / size;
         size_t end = (((p + 1) << _dmi_page_shift) - 1) / size + 1;
-        if (i >= left) return true; /* committed, and behind all that was ever handed out */
+        if (i >= left) return true; /* committed, and behind the carved blocks */
         if (end > left) end = left;
         __builtin_prefetch(links.memory + (p + PAGES_AHEAD) * _dmi_page);
         for (; i < end; i++) {
@@ -391,7 +394,7 @@ size_t _dmi_lfh_free_pages(const dmi_run *run, const dmi_blockmap *map, size_t p
 
 static bool page_in(const uint64_t pages[2], size_t p) { return (pages[p / 64] >> (p % 64)) & 1; }
 
-/* Does block i stay off the list: it overlaps a page that goes or went? */
+/* Must block i stay off the list, because it overlaps a page that goes or is gone? */
 static bool stays_off(const dmi_run *run, size_t i, const uint64_t pages[2]) {
     size_t first, last;
     pages_of(run, i, &first, &last);
@@ -404,8 +407,8 @@ void _dmi_lfh_park(dmi_run *run, const dmi_blockmap *map, size_t pinned, const u
     while (run->carved && run->carved - 1u != pinned && _dmi_map_get(map, run->carved - 1u) &&
            stays_off(run, run->carved - 1u, pages))
         set_carved(run, run->carved - 1u);
-    /* Pages with a busy byte come first, so that the next blocks handed out fill them up; within
-     * each half the lowest address comes first. */
+    /* The list is built from its end. First come the blocks on pages with a busy byte, so that the next requests fill
+     * those pages; each half is in the order of addresses. */
     uint64_t empty[2];
     (void)_dmi_lfh_free_pages(run, map, pinned, empty);
     void *head = NULL;
@@ -448,8 +451,8 @@ size_t _dmi_lfh_ghosts(const dmi_run *run) {
 
 /* ---- take and repair ---------------------------------------------------------------------------------- */
 
-/* The block behind one that may be handed out, and written by its new owner, at this very moment: what is
- * read counts only if the head is still that block afterwards. The race detector must not mind. */
+/* The block that this one links to. The block may be handed out and written at this moment, so the caller uses the
+ * result only if the head is still this block afterwards. The race is meant, hence no_sanitize. */
 __attribute__((no_sanitize("thread"), noinline)) static void *peek(const dmi_run *run,
                                                                    const void *block) {
     uintptr_t word = (uintptr_t) * (const volatile uint64_t *)block;
@@ -465,17 +468,17 @@ void _dmi_lfh_take(dmi_run *run, bool current) {
         atomic_thread_fence(memory_order_acquire);
         void *again = atomic_load_explicit(&run->head, memory_order_acquire);
         if (again == head) break;
-        head = again; /* the operation in flight ended just now; there is no other */
+        head = again; /* the operation in flight ended just now, and no other can begin */
         second = NULL;
     }
     if (head == DMI_END) head = NULL;
-    /* Somebody wrote into the head block: what lies behind it is lost, and repair says so. */
+    /* A link that leads to no block was overwritten. The list behind it is lost. */
     if (second && !_dmi_lfh_is_block(run, second)) second = NULL;
-    if (head && !_dmi_lfh_is_block(run, head)) head = NULL; /* so is what led there */
+    if (head && !_dmi_lfh_is_block(run, head)) head = NULL;
     run->taken = _dmi_lfh_number(run, head);
     run->second = _dmi_lfh_number(run, second);
     run->taken_count = 0;
-    /* The head block is left as it is, link and all: it may be handed out at any moment. */
+    /* The head block of a current run may be handed out at any moment: the taker's list begins behind it. */
     run->list = current ? run->second : run->taken;
     run->flags = (uint8_t)(run->flags | DMI_RUN_TAKEN | (current ? DMI_RUN_TAKEN_CURRENT : 0));
 }
@@ -487,7 +490,7 @@ void _dmi_lfh_repair(dmi_run *run) {
     void *taken = _dmi_lfh_numbered(run, run->taken);
     void *second = _dmi_lfh_numbered(run, run->second), *list = _dmi_lfh_numbered(run, run->list);
     if (run->flags & DMI_RUN_TAKEN_GONE) {
-        /* The head block was handed out, and it came back already. */
+        /* The head block was handed out, freed by another thread, and collected already. */
     } else if (head == taken) {
         /* Nothing was in flight. */
         if (current && head) {
@@ -497,10 +500,10 @@ void _dmi_lfh_repair(dmi_run *run) {
     } else if (current && head == second) {
         /* The head block was handed out. */
     } else if (!_dmi_lfh_is_block(run, head)) {
-        /* It was handed out, and its link led nowhere. */
+        /* The head block was handed out, and its link led to no block. */
         _dmi_fault_note(DMI_NOTE_LINK, taken);
     } else {
-        /* A free was in flight: the block at the head came back, its link is void. */
+        /* A free was in flight: its block is the head now. The link in it is out of date. */
         if (current && taken) {
             _dmi_link_set(run, taken, list);
             list = taken;

@@ -1,25 +1,28 @@
-/* lfh.h - floor 3: subsegments, the low-fragmentation front end. Functions on one run; which thread may
- * call them is the heap floor's business.
+/* lfh.h - floor 3: subsegments, the low-fragmentation front end. Each function works on one run; the heap floor
+ * decides which thread may call it.
  *
- * Counting. used holds busy + bias. bias is DMI_BIAS_CURRENT while the run is in a current slot, so that
- * frees never make used 0; 0 while it waits in an avail list, so that the last free does; and k - busy
- * for a full run, so that the k-th free does. Frees that make used 0 go to the slow path.
+ * Counting. used is busy + bias. A free that makes used 0 goes to the slow path, and bias says when that is:
+ * - DMI_BIAS_CURRENT while the run is in a current slot: no free does;
+ * - 0 while it waits in an avail list: the last free does;
+ * - k - busy for a full run: the k-th free does.
  *
- * Remote frees. run->remote is one word: bits 0-47 the first block, bits 48-62 how many, bit 63 set while
- * the run is in its cache's pending list (or about to enter it). The first push sets bit 63 and enters
- * the list. A run whose bit 63 is set is never released.
+ * Remote frees. run->remote is one word: the first block in bits 0 to 47, how many blocks in bits 48 to 62, and
+ * bit 63 while the run is in its cache's pending list or about to enter it. The thread whose push sets bit 63 enters
+ * the run in that list. A run with bit 63 set is never released.
  *
- * Parked blocks. A carved block that overlaps an uncommitted (or offered) page of the run is parked: it
- * is free and in no list. Its state follows from the commit map alone.
+ * Parked blocks. A carved block that overlaps an uncommitted or offered page is parked: it is free and in no list.
+ * The commit map alone tells which blocks are parked.
  *
- * Links. The first word of a free block holds the next one, encoded with a secret and the block's mark, which is the
- * second word. A mark is block * inverse - origin, where inverse is 2^64 / block size, rounded up: so for the blocks of a
- * run all marks have the same upper half, the lower half of the run's address, and for any other address in it they
- * have not. The lower half is a secret of the run plus a little for the place. A block is handed out only when its mark
- * has the right upper half, and loses both words then. So a list that somebody wrote into ends in an abort or at a wild
- * address and never at a busy block; a second free finds the mark; and what was freed though it is no block is not
- * handed out. Links are decoded without a check while an operation may be in flight; whoever goes on to write asks
- * _dmi_lfh_is_block first.
+ * Links and marks. A free block begins with two words: the encoded address of the next one, and its mark. The mark is
+ * block * inverse - origin, where inverse is 2^64 / block size, rounded up. So the upper half of the mark is the same
+ * for all blocks of a run: the lower half of the run's address. An address between two blocks gives another upper half.
+ * The lower half is a secret of the run plus a small part that depends on the place. A link is encoded with the mark
+ * and a secret of the process.
+ *
+ * A block is handed out only when the upper half of its mark is right, and both words are cleared then. So a
+ * corrupted list ends in an abort or at a wild address, never at a busy block; a second free finds the mark; and an
+ * address that is no block but was freed is not handed out. While an operation may be in flight, links are decoded
+ * without a check; before writing through one, ask _dmi_lfh_is_block.
  */
 #ifndef DMI_LFH_H
 #define DMI_LFH_H
@@ -36,7 +39,7 @@
 #define DMI_RUN_BLOCKS_MAX 4096
 #define DMI_RUN_PAGES_MAX 128
 
-/* Which blocks of a run are free, one bit a block. */
+/* Which blocks of a run are free: one bit for each block. */
 typedef struct dmi_blockmap {
     uint64_t word[DMI_RUN_BLOCKS_MAX / 64];
 } dmi_blockmap;
@@ -51,7 +54,7 @@ typedef uint32_t __attribute__((may_alias)) dmi_half;
 static inline uint64_t _dmi_lfh_mark(const dmi_run *run, const void *block) {
     return (uint64_t)(uintptr_t)block * run->inverse - run->origin;
 }
-/* Is it the mark of one of its blocks? */
+/* Is it the mark of a block of that run? */
 static inline bool _dmi_lfh_fits(const dmi_run *run, uint64_t mark) {
     return (uint32_t)(mark >> 32) == (uint32_t)(uintptr_t)run;
 }
@@ -60,19 +63,19 @@ static inline bool _dmi_lfh_marked(const dmi_run *run, const void *block) {
            _dmi_lfh_mark(run, block);
 }
 
-/* Links are read by takers while their owner runs: relaxed atomics throughout. NULL: the last one. */
+/* The next free block; NULL: this is the last. Atomic, for a taker reads links while their owner runs. */
 static inline void *_dmi_link_get(const dmi_run *run, const void *block) {
     uintptr_t word = __atomic_load_n((const dmi_word *)block, __ATOMIC_RELAXED);
     uintptr_t next = word ^ _dmi_lfh_mark(run, block) ^ (uintptr_t)_dmi_secret.link;
     return next == (uintptr_t)_dmi_end ? NULL : (void *)next;
 }
-/* Makes it a free block: the mark too. */
+/* Make it a free block: write its link and its mark. */
 static inline void _dmi_link_set(const dmi_run *run, void *block, const void *next) {
     uintptr_t mark = _dmi_lfh_mark(run, block), to = (uintptr_t)(next ? next : DMI_END);
     __atomic_store_n((dmi_word *)block, to ^ mark ^ (uintptr_t)_dmi_secret.link, __ATOMIC_RELAXED);
     __atomic_store_n((dmi_word *)block + 1, mark, __ATOMIC_RELAXED);
 }
-/* The first block of the local list, NULL: it is empty. */
+/* The first block of the local list; NULL: the list is empty. */
 static inline void *_dmi_lfh_head(const dmi_run *run) {
     void *head = atomic_load_explicit(&run->head, memory_order_relaxed);
     return head == DMI_END ? NULL : head;
@@ -91,20 +94,20 @@ static inline void _dmi_lfh_set_bias(dmi_run *run, int32_t bias) {
 static inline size_t _dmi_lfh_index(const dmi_run *run, const void *block) {
     return (size_t)((const char *)block - _dmi_run_base(run)) / run->block_size;
 }
-/* Does every carved block on usable pages carry its mark? Asked before a run is given back, for a count may lie: an
- * address that is no block, or a block twice, was freed. */
+/* Does every carved block on usable pages carry the upper half of its mark? Asked before an empty run is given back:
+ * its count is wrong when a block was freed twice, or an address that is no block was freed. */
 bool _dmi_lfh_all_marked(const dmi_run *run);
-/* Does one of its carved blocks begin there? */
+/* Does a carved block of the run begin at p? */
 static inline bool _dmi_lfh_is_block(const dmi_run *run, const void *p) {
     size_t offset = (size_t)((const char *)p - _dmi_run_base(run));
     if (offset >= _dmi_run_size(run)) return false;
-    uint32_t index = (uint32_t)offset / run->block_size; /* 32 bits are divided faster */
+    uint32_t index = (uint32_t)offset / run->block_size; /* a division of 32 bits is faster */
     return index < run->carved && index * run->block_size == offset;
 }
 static inline char *_dmi_lfh_block(const dmi_run *run, size_t index) {
     return _dmi_run_base(run) + index * run->block_size;
 }
-/* The block of a number plus 1, and back; 0 is NULL. */
+/* The block with an index plus 1, and back; 0 stands for NULL. */
 static inline void *_dmi_lfh_numbered(const dmi_run *run, uint16_t number) {
     return number ? _dmi_lfh_block(run, number - 1u) : NULL;
 }
@@ -112,57 +115,58 @@ static inline uint16_t _dmi_lfh_number(const dmi_run *run, const void *block) {
     return (uint16_t)(block ? _dmi_lfh_index(run, block) + 1 : 0);
 }
 
-/* Make a fresh run a subsegment of the bucket; nothing is carved or committed yet. */
+/* Make a fresh run a subsegment of the bucket. Nothing is carved or committed yet. */
 void _dmi_lfh_init(dmi_run *run, unsigned bucket);
-/* Carve blocks of the next page (at least one block) onto the empty head. Commits first. False: fully
- * carved (*error 0) or out of memory (*error set); then nothing changed. */
+/* Commit the next page, or the pages of the next block where that is larger, and put the blocks in front of the
+ * list. False: all blocks are carved (*error is 0), or out of memory (*error is an errno); nothing changed. */
 bool _dmi_lfh_carve(dmi_run *run, int *error);
-/* Commit the pages of the lowest parked block and link every parked block that became whole. False:
- * nothing parked (*error 0) or out of memory. */
+/* Commit the pages of the lowest parked block, and link each parked block that lies on usable pages now. False: no
+ * block is parked (*error is 0), or out of memory (*error is an errno). */
 bool _dmi_lfh_unpark(dmi_run *run, int *error);
-/* Link the parked blocks that overlap these pages, which were parked and did not go, and lie on usable pages
- * only. */
+/* These pages were to be given back, and were not. Link the blocks that were parked for them, unless they overlap
+ * another page that is gone. */
 void _dmi_lfh_relink(dmi_run *run, const uint64_t pages[2]);
-/* Push a block that another thread frees. True: the caller enters the run in its cache's pending list. */
+/* Push a block that another thread frees. True: the caller must enter the run in its cache's pending list. */
 bool _dmi_lfh_push_remote(dmi_run *run, void *block);
-/* Move what others freed to the local list. keep_pending: the run stays in (or on its way to) the pending
- * list. Returns how many blocks came. A list that is no list of its free blocks is left behind, and the fault noted. */
+/* Move the blocks that others freed to the local list, and return how many. keep_pending: the run stays in the pending
+ * list, or on its way there. A remote list that is damaged is dropped, and the damage is noted. */
 unsigned _dmi_lfh_collect_some(dmi_run *run, bool keep_pending);
 static inline unsigned _dmi_lfh_collect(dmi_run *run, bool keep_pending) {
     uint64_t word = atomic_load_explicit(&run->remote, memory_order_relaxed);
     return keep_pending && DMI_REMOTE_COUNT(word) == 0 ? 0
                                                        : _dmi_lfh_collect_some(run, keep_pending);
 }
-/* Free blocks among the carved ones: local list and parked; the remote list too if asked (to look; a
- * sweep collects it first and takes what arrives later for busy). The lists must be at rest, or the
- * run taken. pinned (may be NULL) gets the block that an operation in flight may touch, SIZE_MAX if
- * none. False: a link is damaged (*bad is the block that holds it, or the run). */
+/* Which carved blocks are free: those of the local list, the parked ones and, with_remote, those of the remote list.
+ * A sweep collects the remote list first, and treats what arrives later as busy. The owner stands still, or the run is
+ * taken. *pinned (unless NULL) is the block that an operation in flight may touch; SIZE_MAX: none. False: a link is
+ * damaged; *bad (unless NULL) is the block that holds it, or the run. */
 bool _dmi_lfh_free_map(const dmi_run *run, bool with_remote, dmi_blockmap *map, size_t *pinned,
                        const void **bad);
-/* What links are encoded with besides marks, and how a list ends: in another process, what they are there. */
+/* What links are encoded with besides marks, and what the last one leads to. Each process has its own. */
 typedef struct dmi_link_code {
     uint64_t secret, end; /* _dmi_secret.link, the address of _dmi_end */
 } dmi_link_code;
-/* The same, with the run's pages (the usable ones) read at memory: a copy, when the run is another process's. */
+/* The same for the run of another process: memory is a copy of its usable pages. */
 bool _dmi_lfh_free_map_in(const dmi_run *run, const dmi_link_code *code, const char *memory,
                           bool with_remote, dmi_blockmap *map, size_t *pinned, const void **bad);
-/* Does the first word of that block (which may be in use) say that it may be free? What is free begins with a link. */
+/* May the block be free? Asks its first word alone: that of a free block is a link. A busy block may look so too. */
 bool _dmi_lfh_looks_free(const dmi_run *run, const void *block);
-/* May a page of the run be free? A free block begins with a link, so one that does not is busy, and its page
- * with it: for most pages that costs a few words instead of a walk. False: certainly none is. */
+/* May a page of the run be free? Asks the first words of its blocks, which costs a few words a page instead of a walk
+ * along the list. False: certainly no page is free. */
 bool _dmi_lfh_may_free(const dmi_run *run);
-/* Pages of the run without a byte of a busy or pinned block that are usable (committed, not offered). */
+/* The usable pages of the run without a byte of a busy or pinned block: their bits in pages, and how many. */
 size_t _dmi_lfh_free_pages(const dmi_run *run, const dmi_blockmap *map, size_t pinned,
                            uint64_t pages[2]);
-/* Unlink every free block that overlaps the given pages, which are about to be given back, and forget
- * carved blocks behind the last busy one. Rebuilds the list lowest page first, fuller pages before emptier
- * ones. Call before the pages go. */
+/* Park the free blocks that overlap these pages, which are about to be given back. Blocks at the end of the carved
+ * part that overlap a page without memory are carved anew later. The list is made anew: blocks on pages with a busy
+ * byte first, and by address among those and among the others. */
 void _dmi_lfh_park(dmi_run *run, const dmi_blockmap *map, size_t pinned, const uint64_t pages[2]);
-/* Blocks that lie wholly on uncommitted pages. */
+/* How many blocks lie wholly on uncommitted pages. */
 size_t _dmi_lfh_ghosts(const dmi_run *run);
-/* The run is at rest and its head is intact: make the list of a taken run its own (see take.h of the heap floor). */
+/* Note head and list of a run whose thread was just taken, so that a taker may work on them (heap/take.h). current: an
+ * operation of the owner may be in flight on this run; its head block is left alone. */
 void _dmi_lfh_take(dmi_run *run, bool current);
-/* The owner's next slow path: bring head and used of a taken run in order. */
+/* Bring head and used of a taken run in order. Called in the owner's next slow path. */
 void _dmi_lfh_repair(dmi_run *run);
 
 static inline bool _dmi_map_get(const dmi_blockmap *map, size_t i) {

@@ -1,4 +1,4 @@
-/* note.c - the thread's note of damage. */
+/* note.c - the note that a thread has of damage. */
 #include "note.h"
 
 DMI_TLS dmi_note _dmi_note;

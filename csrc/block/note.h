@@ -1,8 +1,8 @@
 /* note.h - floor 3: damage that is found while locks are held.
  *
- * Whoever finds it leaves the damaged list alone, notes it, and goes on as if that list were empty. The door through
- * which the thread came tells it when it has let go of all locks (heap/fault.h): the default is a line and the end of
- * the process. The first note of a thread counts until it is told.
+ * The function that finds damage notes it, leaves the damaged list alone, and goes on as if that list were empty. The
+ * public function that the thread called reports the note after all locks are released (heap/fault.h). By default
+ * that is a line and the end of the process. A thread keeps its first note until it is reported.
  */
 #ifndef DMI_NOTE_H
 #define DMI_NOTE_H
@@ -11,8 +11,8 @@
 
 typedef enum dmi_note_kind {
     DMI_NOTE_NONE = 0,
-    DMI_NOTE_LINK = 1, /* a link, or the mark beside it */
-    DMI_NOTE_TAG = 2,  /* a tag of the free list, or the links behind it */
+    DMI_NOTE_LINK = 1, /* a link of a subsegment, or the mark beside it */
+    DMI_NOTE_TAG = 2,  /* a tag of a region, or the links behind it */
     DMI_NOTE_END = 3   /* the canary behind a block */
 } dmi_note_kind;
 

@@ -1,4 +1,4 @@
-/* secret.c - the process's secrets. */
+/* secret.c - the secrets of the process. */
 #include "secret.h"
 
 #include "../os/os.h"
@@ -7,7 +7,7 @@
 
 dmi_secrets _dmi_secret;
 
-/* No word is 0, and no two come of one call. */
+/* A random word that is not 0. Each word takes a call of its own. */
 static int make(uint64_t *word) {
     int error;
     do error = _dmi_os_random(word, sizeof *word);

@@ -1,8 +1,8 @@
-/* secret.h - floor 3: what whoever forges a link, a tag or a canary would have to know.
+/* secret.h - floor 3: random words without which nobody can forge a link, a tag or a canary.
  *
- * Random, made once with the first heap, one word for each purpose, so that no one of them tells another. They stay
- * the same in a fork child: blocks that the parent linked must stay linked. They are never printed or saved; a reader
- * from outside finds them by the layout (inspect/layout.h), for it can read all memory anyway.
+ * They are made once, with the first heap. Each purpose has a word of its own, so that to learn one does not give away
+ * another. A fork child keeps them, because the blocks that its parent linked must stay linked. They are never printed
+ * or saved. A reader from outside finds them by the layout (inspect/layout.h); it can read all memory anyway.
  */
 #ifndef DMI_SECRET_H
 #define DMI_SECRET_H
@@ -19,7 +19,7 @@ typedef struct dmi_secrets {
 
 extern dmi_secrets _dmi_secret;
 
-/* Idempotent; the registry of heaps is locked. 0, or why the OS gave no random bytes for them (_dmi_os_random): then
- * nobody may rely on them. */
+/* Make the secrets unless they are made. The caller holds the lock of the registry of heaps. Returns 0, or the errno
+ * of _dmi_os_random: then they can be guessed. */
 int _dmi_secret_setup(void);
 #endif

@@ -1,14 +1,14 @@
-/* virtual.c - blocks mapped on their own: made, kept, joined, cut, grown. */
+/* virtual.c - virtual blocks: made, kept, joined, cut, grown, released. */
 #include "virtual.h"
 
 #include "../os/lock.h"
 #include "../segment/pool.h"
 
-/* A segment that is one run; it has no bitmaps, for all its pages share one state. */
+/* A segment of one run. It has no bitmaps, because all its pages share one state. */
 typedef struct virtual_block {
     dmi_segment segment;
     dmi_run run;
-    size_t seen; /* bytes of it that were resident when somebody looked */
+    size_t seen; /* bytes that were resident at the last look */
 } virtual_block;
 
 static dmi_lock pool_lock;
@@ -54,7 +54,7 @@ static void unlink_kept(dmi_space *space, dmi_run *run) {
     unlink_from(&space->kept, run);
 }
 
-/* What is kept counts as resident, so that it needs no look. */
+/* seen: bytes that count as resident without a look, such as those that were kept. */
 static void link_busy(dmi_space *space, dmi_run *run, size_t seen) {
     of(run)->seen = seen;
     space->unseen += run->segment->size - seen;
@@ -90,7 +90,7 @@ static void set_size(dmi_run *run, size_t bytes) {
     run->pages = (uint32_t)segment->pages;
 }
 
-/* Its first page is counted in the page map. */
+/* Fill in the descriptor of a block. The caller has added its first page to the page map. */
 static dmi_run *describe(dmi_space *space, virtual_block *block, char *base, size_t bytes) {
     dmi_run *run = &block->run;
     block->segment.space = space;
@@ -105,7 +105,8 @@ static dmi_run *describe(dmi_space *space, virtual_block *block, char *base, siz
 
 /* ---- cutting and joining ----------------------------------------------------------------------------- */
 
-/* Cut a block that is in no list at bytes. Returns the second part, in no list either. NULL: nothing changed. */
+/* Cut a block in two behind its first bytes. It is in no list, nor is the second part, which is returned. NULL:
+ * nothing changed. */
 static dmi_run *cut(dmi_space *space, dmi_run *run, size_t bytes) {
     char *base = run->segment->base;
     size_t size = run->segment->size;
@@ -130,7 +131,7 @@ static bool beside(const dmi_run *left, const dmi_run *right) {
     return left->segment->base + left->segment->size == right->segment->base;
 }
 
-/* Let a block take in the one on its right; both are in no list. False: nothing changed. */
+/* Join a block with the one right behind it; both are in no list. False: nothing changed. */
 static bool join(dmi_space *space, dmi_run *left, dmi_run *right) {
     dmi_segment *a = left->segment, *b = right->segment;
     if (!_dmi_os_join(a->base, a->size, b->size)) return false;
@@ -148,7 +149,7 @@ static bool unoffer(dmi_space *space, dmi_run *run) {
     return true;
 }
 
-/* Cut off what of a kept block is worth it. False: there was no memory for that. */
+/* Cut off what a kept block has beyond bytes, if that is worth it. False: it would be, and cannot be cut. */
 static bool cut_kept(dmi_space *space, dmi_run *run, size_t bytes) {
     if (run->segment->size < bytes + DMI_VIRTUAL_PIECE) return true;
     unlink_kept(space, run);
@@ -160,7 +161,7 @@ static bool cut_kept(dmi_space *space, dmi_run *run, size_t bytes) {
 
 /* ---- reuse ------------------------------------------------------------------------------------------- */
 
-/* Of kept blocks that lie side by side, from one on: how many bytes are they? *last: the last of them. */
+/* Bytes of the kept blocks that lie side by side from first on. *last is the last of them. */
 static size_t row(dmi_run *first, dmi_run **last) {
     size_t bytes = first->segment->size;
     for (*last = first; (*last)->next && beside(*last, (*last)->next); *last = (*last)->next)
@@ -168,7 +169,7 @@ static size_t row(dmi_run *first, dmi_run **last) {
     return bytes;
 }
 
-/* The shortest row of kept blocks that holds size bytes. */
+/* The first block of the shortest row of kept blocks that holds size bytes; NULL: none does. */
 static dmi_run *best_row(const dmi_space *space, size_t size, size_t align) {
     dmi_run *best = NULL, *last;
     size_t best_size = SIZE_MAX;
@@ -177,7 +178,7 @@ static dmi_run *best_row(const dmi_space *space, size_t size, size_t align) {
         size_t have = run->segment->size;
         last = run;
         if (may_cut) have = row(run, &last);
-        else if (have > size && have - size > size / 8) continue; /* it goes whole, or not at all */
+        else if (have > size && have - size > size / 8) continue; /* it cannot be cut: too large */
         if (have < size || have >= best_size) continue;
         if ((uintptr_t)run->segment->base & (align - 1)) continue;
         best = run;
@@ -198,8 +199,8 @@ static size_t alignment(const dmi_space *space, size_t align) {
     return space->huge && align < DMI_HUGE ? DMI_HUGE : align;
 }
 
-/* Make of the kept row that begins at run one kept block of bytes, or little more. False: nothing that anybody would
- * notice changed. */
+/* Make the row of kept blocks that begins at run one kept block of bytes, or a little more. False: it cannot be done;
+ * the row may be cut or joined at other places, and is kept as before. */
 static bool gather(dmi_space *space, dmi_run *run, size_t bytes) {
     while (run->segment->size < bytes) {
         dmi_run *next = run->next;
@@ -261,7 +262,7 @@ fail:
     return NULL;
 }
 
-/* It is in no list any more. */
+/* Release a block that is in no list. */
 static void destroy(dmi_space *space, dmi_run *run) {
     dmi_segment *segment = run->segment;
     size_t bytes = segment->size;
@@ -284,7 +285,7 @@ void _dmi_virtual_drop(dmi_space *space, dmi_run *run) {
     destroy(space, run);
 }
 
-/* The longest row that is shorter than size bytes. */
+/* Bytes of the longest row of kept blocks that is shorter than size. */
 static size_t longest_row(const dmi_space *space, size_t size) {
     dmi_run *last;
     size_t best = 0;
@@ -302,7 +303,7 @@ dmi_run *_dmi_virtual_extend(dmi_space *space, size_t size, size_t align) {
     if (there < bytes / 4) return NULL;
     dmi_run *run = _dmi_virtual_fresh(space, bytes - there, align), *last;
     if (!run) return NULL;
-    /* Systems place a mapping below the one before, or at the upper end of a hole. */
+    /* The OS tends to place a mapping right below the one before, or at the upper end of a hole. */
     dmi_run *right = space->kept;
     while (right && !beside(run, right)) right = right->next;
     if (right && row(right, &last) >= there && gather(space, right, there)) {
@@ -355,7 +356,7 @@ int _dmi_virtual_offer(dmi_space *space, dmi_run *run) {
 
 /* ---- growing ----------------------------------------------------------------------------------------- */
 
-/* Move to a larger place, which the page map knows before the block is there. */
+/* Move to a larger mapping. All that can fail is done before the pages move. */
 static bool move(dmi_space *space, dmi_run *run, size_t bytes) {
     dmi_segment *segment = run->segment;
     char *from = segment->base;
@@ -371,7 +372,7 @@ static bool move(dmi_space *space, dmi_run *run, size_t bytes) {
         (void)_dmi_os_release(to, bytes);
         return false;
     }
-    /* The old addresses may be another heap's as soon as the pages left them. */
+    /* As soon as the pages have moved, the old addresses may belong to another heap. */
     _dmi_pagemap_set(from, _dmi_page, &_dmi_no_run);
     if (_dmi_os_move(from, old, to, bytes)) {
         _dmi_os_uncount(more);
@@ -385,11 +386,11 @@ static bool move(dmi_space *space, dmi_run *run, size_t bytes) {
     return true;
 }
 
-/* Grow into kept blocks on the right. */
+/* Grow into the kept blocks right behind. */
 static bool take_in(dmi_space *space, dmi_run *run, size_t bytes) {
     dmi_run *right = space->kept, *last;
     size_t missing = bytes - run->segment->size;
-    if (space->huge) return false; /* what would be left would begin anywhere */
+    if (space->huge) return false; /* the rest would not begin at a huge page */
     while (right && !beside(run, right)) right = right->next;
     if (!right || row(right, &last) < missing || !gather(space, right, missing)) return false;
     size_t more = right->segment->size;
@@ -447,11 +448,11 @@ bool _dmi_virtual_resize(dmi_space *space, dmi_run *run, size_t size, bool may_m
 
 /* ---- looking ----------------------------------------------------------------------------------------- */
 
-#define LOOKS 8   /* blocks */
-#define PROBES 64 /* places in one, when it is large */
-#define PROBE ((size_t)256 << 10)
+#define LOOKS 8                   /* blocks of which one look asks */
+#define PROBES 64                 /* places at which a large one is asked */
+#define PROBE ((size_t)256 << 10) /* bytes asked at each place */
 
-/* About how many bytes of a block are resident; what the OS does not tell counts. */
+/* About how many bytes of a block are resident. Where the OS does not tell, all of them count. */
 static size_t resident(const dmi_segment *segment) {
     size_t size = segment->size, step = size / PROBES & ~(_dmi_page - 1), sum = 0;
     if (size <= PROBES * PROBE) {

@@ -1,43 +1,47 @@
-/* virtual.h - floor 3: blocks too large for a segment, each mapped on its own. The heap's lock is held.
+/* virtual.h - floor 3: virtual blocks, each a mapping of its own. The caller holds the heap's lock.
  *
- * A freed one may be kept. Kept ones stand in a list by address, each with its own descriptor and age. A
- * request takes those that lie side by side as one, cuts off what it does not need, and leaves that kept.
+ * A freed virtual block may be kept for the next request. Kept blocks stand in a list by address, each with its own
+ * descriptor and age. A request may join kept blocks that lie side by side. What it does not need is cut off and stays
+ * kept.
  */
 #ifndef DMI_VIRTUAL_H
 #define DMI_VIRTUAL_H
 
 #include "../segment/segment.h"
 
-/* Larger requests are virtual blocks. */
+/* A larger request becomes a virtual block. */
 #define DMI_VIRTUAL_MIN ((size_t)16 << 20)
-/* Smaller ones, down to this, are so too in a heap that has virtual blocks. */
+/* So does a smaller one, down to this, in a heap that has virtual blocks already. */
 #define DMI_VIRTUAL_SHARE_MIN ((size_t)4 << 20)
-/* What would be less than this is not cut off. */
+/* A smaller rest is not cut off. */
 #define DMI_VIRTUAL_PIECE ((size_t)256 << 10)
 
-/* A fresh block of size bytes, aligned to align (a power of two), which reads as zeroes. NULL: out of memory. */
+/* A fresh block of at least size bytes, aligned to align (a power of two); it reads as zeroes. NULL: out of memory. */
 dmi_run *_dmi_virtual_fresh(dmi_space *space, size_t size, size_t align);
-/* The same from room that was kept; it holds what it held. NULL: nothing fits, and nothing changed. */
+/* A block made of kept ones; its bytes are what they were. NULL: no kept blocks fit. */
 dmi_run *_dmi_virtual_reuse(dmi_space *space, size_t size, size_t align);
-/* The same from kept room below which the OS maps what is missing. NULL: it maps it elsewhere, or nothing. */
+/* A block made of kept ones and a fresh mapping right below them. NULL: the OS did not map there, or out of memory. */
 dmi_run *_dmi_virtual_extend(dmi_space *space, size_t size, size_t align);
-/* Back to the OS at once. */
+/* Release a busy block to the OS. */
 void _dmi_virtual_release(dmi_space *space, dmi_run *run);
-/* Free, but keep it mapped for the policy to decide. */
+/* Free a busy block and keep it mapped; the policy decides when it goes. */
 void _dmi_virtual_keep(dmi_space *space, dmi_run *run);
-/* Release a kept one (to the OS). */
+/* Release a kept block to the OS. */
 void _dmi_virtual_drop(dmi_space *space, dmi_run *run);
-/* Release the first bytes of a kept one, so that a new mapping may be placed beside what stays, or all of it where it
- * cannot be cut. Returns how many went. */
+/* Release the first bytes of a kept block, so that a new mapping can be placed right below the rest. Where it cannot
+ * be cut, all of it goes. Returns how many bytes went. */
 size_t _dmi_virtual_drop_part(dmi_space *space, dmi_run *run, size_t bytes);
-/* Offer a kept one. 0 or an errno. */
+/* Offer a kept block to the OS. 0 or an errno. */
 int _dmi_virtual_offer(dmi_space *space, dmi_run *run);
-/* Grow or shrink a busy one, moving it if may_move. The descriptor stays. False: nothing changed. */
+/* Grow or shrink a busy block; it may move only if may_move. The descriptor stays the same. False: it cannot be done,
+ * and the block is as it was. */
 bool _dmi_virtual_resize(dmi_space *space, dmi_run *run, size_t size, bool may_move);
-/* Ask the OS how much of the latest busy blocks is resident: space->unseen falls. */
+/* Ask the OS how much of the latest busy blocks is resident, and lower space->unseen by what is new. */
 void _dmi_virtual_look(dmi_space *space);
 void _dmi_virtual_release_all(dmi_space *space);
+/* Bytes of the descriptors of all heaps. */
 size_t _dmi_virtual_metadata(void);
-void _dmi_virtual_lock(void);   /* around fork */
-void _dmi_virtual_unlock(void); /* around fork */
+/* Lock and unlock the pool of descriptors around a fork. */
+void _dmi_virtual_lock(void);
+void _dmi_virtual_unlock(void);
 #endif
