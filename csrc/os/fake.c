@@ -257,6 +257,26 @@ static void *fake_reserve(size_t size, size_t align, dmi_os_mode mode, bool huge
     return base;
 }
 
+static int fake_reserve_at(void *place, size_t size, dmi_os_mode mode, bool huge,
+                           const char *name) {
+    (void)mode;
+    if (size == 0 || (size & (page_size - 1)) != 0 || ((uintptr_t)place & (page_size - 1)) != 0)
+        _dmi_fake_misuse("reserve_at", "size or alignment", place, size);
+    _dmi_lock(&lock);
+    int error = HOST->reserve_at(place, size, DMI_OS_STRICT, huge, name);
+    if (error == 0) {
+        if (enter_reservation(place, size, size, false) != NULL) {
+            reservation *r = find(place);
+            r->huge = huge;
+            memset(r->states + r->pages, huge, r->pages);
+        } else {
+            error = ENOMEM;
+        }
+    }
+    _dmi_unlock(&lock);
+    return error;
+}
+
 static void *fake_reserve_table(size_t size, const char *name) {
     if (size == 0 || (size & (page_size - 1)) != 0)
         _dmi_fake_misuse("reserve_table", "size", NULL, size);
@@ -490,6 +510,7 @@ const dmi_os_backend _dmi_fake_backend = {
     .can_trim = true,
     .strict_default = fake_strict_default,
     .reserve = fake_reserve,
+    .reserve_at = fake_reserve_at,
     .reserve_table = fake_reserve_table,
     .commit = fake_commit,
     .decommit = fake_decommit,

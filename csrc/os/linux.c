@@ -28,6 +28,9 @@
 #ifndef MADV_COLD
 #define MADV_COLD 20
 #endif
+#ifndef MAP_FIXED_NOREPLACE
+#define MAP_FIXED_NOREPLACE 0x100000
+#endif
 #ifndef SYS_process_madvise
 #define SYS_process_madvise 440
 #endif
@@ -173,6 +176,29 @@ static void *linux_reserve(size_t size, size_t align, dmi_os_mode mode, bool hug
     }
     errno = saved;
     return address;
+}
+
+/* These two own the whole address space, and let a program have the parts of it that they know of. */
+extern void __msan_init(void) __attribute__((weak));
+extern void __tsan_init(void) __attribute__((weak));
+
+static int linux_reserve_at(void *place, size_t size, dmi_os_mode mode, bool huge,
+                            const char *name) {
+    if (__msan_init || __tsan_init) return ENOTSUP;
+    int saved = errno, error = 0;
+    void *address = map(place, size, protection_of(mode), charge_of(mode) | MAP_FIXED_NOREPLACE);
+    if (address == NULL) {
+        error = errno;
+    } else if (address !=
+               place) { /* before Linux 4.17 the flag is not known, and the address a wish */
+        (void)munmap(address, size);
+        error = EEXIST;
+    } else {
+        set_attributes(address, size, huge, name);
+        remember(address, size, huge, name);
+    }
+    errno = saved;
+    return error;
 }
 
 static void *linux_reserve_table(size_t size, const char *name) {
@@ -470,6 +496,7 @@ const dmi_os_backend _dmi_os_native = {
     .can_trim = true,
     .strict_default = linux_strict_default,
     .reserve = linux_reserve,
+    .reserve_at = linux_reserve_at,
     .reserve_table = linux_reserve_table,
     .commit = linux_commit,
     .decommit = linux_decommit,

@@ -18,6 +18,7 @@
 
 #include "attributes.h"
 #include "lock.h"
+#include "window.h"
 
 /* Exported by glibc; other C libraries have none of them. */
 extern void _IO_list_lock(void) __attribute__((weak));
@@ -47,6 +48,7 @@ static void prepare(void) {
     }
     if (_IO_list_lock) _IO_list_lock();
     core_prepare();
+    _dmi_window_lock();
     _dmi_attributes_lock();
     before = was;
 }
@@ -58,6 +60,7 @@ static void parent(void) {
     }
     sigset_t mask = before; /* another thread may fork as soon as the core lets it */
     _dmi_attributes_unlock();
+    _dmi_window_unlock();
     core_parent();
     if (_IO_list_unlock) _IO_list_unlock();
     (void)pthread_sigmask(SIG_SETMASK, &mask, NULL);
@@ -70,6 +73,7 @@ static void child(void) {
         return;
     }
     _dmi_attributes_unlock();
+    _dmi_window_unlock();
     core_child();
     if (_IO_list_resetlock) _IO_list_resetlock();
     (void)pthread_sigmask(SIG_SETMASK, &before, NULL);

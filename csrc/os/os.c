@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "window.h"
+
 #ifndef DMI_DEBUG
 #define DMI_DEBUG 0
 #endif
@@ -78,6 +80,38 @@ void *_dmi_os_reserve(size_t size, size_t align, dmi_os_mode mode, bool huge, co
     add(&counters.reserve_calls, 1);
     if (injected()) return NULL;
     return reserved(os->reserve(size, align, mode, huge, name), size);
+}
+
+/* What somebody else has taken of the window stays taken, and the next place is tried: a few times, for who fills it
+ * is not to be chased. */
+static void *reserve_in_window(size_t size, size_t align, dmi_os_mode mode, bool huge,
+                               const char *name) {
+    if (!_dmi_window_is_open()) {
+        uint64_t random = 0;
+        (void)os->random(&random, sizeof random);
+        _dmi_window_open(random, os->granularity());
+    }
+    for (int tries = 0; tries < 8; tries++) {
+        void *place = _dmi_window_claim(size, align);
+        if (place == NULL) return NULL;
+        int error = os->reserve_at(place, size, mode, huge, name);
+        if (error == 0) return place;
+        if (error != EEXIST) {
+            _dmi_window_yield(place, size);
+            return NULL;
+        }
+    }
+    return NULL;
+}
+
+void *_dmi_os_reserve_in_order(size_t size, size_t align, dmi_os_mode mode, bool huge,
+                               const char *name) {
+    require(size != 0 && (size & (os->page_size() - 1)) == 0, "reserve: size");
+    require(align >= os->granularity() && (align & (align - 1)) == 0, "reserve: align");
+    add(&counters.reserve_calls, 1);
+    if (injected()) return NULL;
+    void *address = reserve_in_window(size, align, mode, huge, name);
+    return reserved(address ? address : os->reserve(size, align, mode, huge, name), size);
 }
 
 void *_dmi_os_reserve_table(size_t size, const char *name) {
@@ -177,7 +211,10 @@ int _dmi_os_release(void *address, size_t size) {
     require_range(address, size);
     add(&counters.release_calls, 1);
     int error = os->release(address, size);
-    if (error == 0) subtract(&counters.reserved_bytes, size);
+    if (error == 0) {
+        subtract(&counters.reserved_bytes, size);
+        _dmi_window_yield(address, size);
+    }
     return error;
 }
 
@@ -288,5 +325,6 @@ uint64_t _dmi_os_fallible_calls(void) {
 void _dmi_os_use(const dmi_os_backend *backend) {
     require(atomic_load_explicit(&counters.reserved_bytes, memory_order_relaxed) == 0,
             "backend swapped while ranges are reserved");
+    _dmi_window_reset();
     os = backend;
 }

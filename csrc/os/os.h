@@ -50,6 +50,10 @@ size_t _dmi_os_granularity(void);
  * transparent huge pages away (MADV_NOHUGEPAGE). The whole range is uncommitted, reads of it as
  * LAZY give zeroes. */
 void *_dmi_os_reserve(size_t size, size_t align, dmi_os_mode mode, bool huge, const char *name);
+/* The same for what stands in order, at the lowest free place of a window that is drawn at random once for the process
+ * (window.h), with a gap behind it; anywhere, where the window has no such place. */
+void *_dmi_os_reserve_in_order(size_t size, size_t align, dmi_os_mode mode, bool huge,
+                               const char *name);
 /* Reserve size bytes that read as zeroes everywhere and cost no commit charge until _dmi_os_commit
  * makes parts writable; for sparse tables that are read at any index. NULL on failure.
  * (Linux: PROT_READ private mapping; Windows: a reserved range whose pages are committed by a
@@ -191,6 +195,8 @@ typedef struct dmi_os_backend {
     bool can_trim;
     bool (*strict_default)(void);
     void *(*reserve)(size_t, size_t, dmi_os_mode, bool, const char *);
+    /* At that address or not at all: 0, EEXIST (something is there), or why this or any such place cannot be had. */
+    int (*reserve_at)(void *, size_t, dmi_os_mode, bool, const char *);
     void *(*reserve_table)(size_t, const char *);
     int (*commit)(void *, size_t, dmi_os_mode);
     int (*decommit)(void *, size_t, dmi_os_mode);

@@ -107,6 +107,19 @@ static void *windows_reserve(size_t size, size_t align, dmi_os_mode mode, bool h
     return address;
 }
 
+static int windows_reserve_at(void *place, size_t size, dmi_os_mode mode, bool huge,
+                              const char *name) {
+    (void)mode;
+    (void)huge;
+    int error = 0;
+    KEEPING_ERROR({
+        if (VirtualAlloc(place, size, MEM_RESERVE, PAGE_NOACCESS) == NULL)
+            error = GetLastError() == ERROR_INVALID_ADDRESS ? EEXIST : failure();
+    });
+    if (error == 0) remember(place, size, name);
+    return error;
+}
+
 static void *windows_reserve_table(size_t size, const char *name) {
     void *address;
     KEEPING_ERROR({ address = VirtualAlloc(NULL, size, MEM_RESERVE | MEM_COMMIT, PAGE_READONLY); });
@@ -403,6 +416,7 @@ const dmi_os_backend _dmi_os_native = {
     .can_trim = false,
     .strict_default = windows_strict_default,
     .reserve = windows_reserve,
+    .reserve_at = windows_reserve_at,
     .reserve_table = windows_reserve_table,
     .commit = windows_commit,
     .decommit = windows_decommit,

@@ -185,7 +185,8 @@ static dmi_segment *segment_create(dmi_space *space, size_t pages) {
         align = align > DMI_HUGE ? align : DMI_HUGE;
         meta = align_up(meta, align);
     }
-    char *reservation = _dmi_os_reserve(meta + size, align, space->mode, units != 0, space->name);
+    char *reservation =
+        _dmi_os_reserve_in_order(meta + size, align, space->mode, units != 0, space->name);
     if (!reservation) return NULL;
     /* Not worth failing for. */
     if (space->mode == DMI_OS_LAZY) (void)_dmi_os_convert(reservation, meta, DMI_OS_SPARSE);
