@@ -19,9 +19,7 @@ from pathlib import Path
 
 # The files of a circle, as "floor/name", and why they need each other both ways.
 KNOWN: dict[frozenset[str], str] = {
-    frozenset(
-        {"os/attributes", "os/linux", "os/linux_fork", "os/lock", "os/os", "os/window"}
-    ): (
+    frozenset({"os/attributes", "os/linux", "os/linux_fork", "os/lock", "os/os", "os/window"}): (
         "The backend remembers the names of mappings in a table under a lock, and the door which "
         "places are taken. A lock sleeps through the door of os.c, so that tests can give it "
         "another system, and the door leads to the backend."
