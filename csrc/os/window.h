@@ -9,8 +9,8 @@
  * - the allocators of ASan and LSan (4 TiB from 0x500000000000 on; formerly 0x600000000000 on x86-64);
  * - PIE programs and their brk (from two thirds of the address space on), stack, vdso and what mmap places below it.
  * LuaJIT with GC64 and V8 try random places below 2^47 and go round what is there.
- * (compiler-rt: asan_mapping.h, asan_allocator.h, lsan_allocator.h; Go: runtime/malloc.go, mallocinit; OpenJDK:
- * memory/memoryReserver.cpp, gc/x/xGlobals on x86; LuaJIT: lj_alloc.c; Linux: ELF_ET_DYN_BASE, TASK_UNMAPPED_BASE.)
+ * (From compiler-rt's mapping and allocators of ASan and LSan, mallocinit of Go's runtime, the reserving of heaps in
+ * OpenJDK and ZGC's globals for x86, LuaJIT's allocator, and Linux' ELF_ET_DYN_BASE and TASK_UNMAPPED_BASE.)
  *
  * MSan and TSan own all addresses and divide them otherwise: with them the backend refuses every place.
  *
