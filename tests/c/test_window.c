@@ -267,5 +267,6 @@ TEST(window_segments_stand_in_order) {
         last = segment->base + segment->size;
     }
     for (int i = 0; i < 2; i++) _dmi_space_release(&spaces[i]);
-    if (!windowed) test_skip("no window here: a sanitizer owns the addresses, or there are too few");
+    if (!windowed)
+        test_skip("no window here: a sanitizer owns the addresses, or there are too few");
 }

@@ -17,7 +17,8 @@ int main(int count, char **words) {
     }
     uintptr_t first = of(100), second = of(3 << 20);
     CHECK(first && second);
-    printf("%#lx %#lx %#lx\n", (unsigned long)first, (unsigned long)second, (unsigned long)of(1 << 20));
+    printf("%#lx %#lx %#lx\n", (unsigned long)first, (unsigned long)second,
+           (unsigned long)of(1 << 20));
     fflush(stdout);
     pid_t child = fork();
     CHECK(child >= 0);
