@@ -26,6 +26,7 @@ _PARTS_V2: Final = {
     "shared": ("shmem",),
     "slab": ("slab",),
     "sockets": ("sock",),
+    "kernel": ("kernel",),
     "inactive_file": ("inactive_file",),
 }
 _PARTS_V1: Final = {
@@ -44,8 +45,9 @@ class Cgroup:
     current  what is charged to it
     limit    the smallest limit of it and its ancestors; None where there is none
     limited  whether a limit was found; False also where limits cannot be read
-    parts    what current is made of: anonymous, file (shared memory included), shared, slab,
-             sockets; and inactive_file, the part of file that the kernel drops first
+    parts    what current is made of: anonymous, file (shared memory included), shared, kernel
+             (slab included), slab, sockets; and inactive_file, the part of file that the kernel
+             drops first
     """
 
     path: str
@@ -66,6 +68,19 @@ class Cgroup:
             return self.current
         return max(0, self.current - inactive)
 
+    def lines(self) -> Iterator[str]:
+        """For people, in KB."""
+        name = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in self.path)
+        title = f"Cgroup {name if len(name) <= 38 else '..' + name[-36:]}"
+        yield f"{title:<46}{'Current':>14}{'Limit':>14}{'Left':>14}"
+        left = None
+        if self.current is not None and self.limit is not None:
+            left = max(0, self.limit - self.current)
+        limit = "none found" if self.limit is None else _kib(self.limit)
+        yield f"{'   charged (KB)':<46}{_kib(self.current):>14}{limit:>14}{_kib(left):>14}"
+        for name, title in _TITLES:
+            yield f"     {title:<41}{_kib(self.parts.get(name)):>14}"
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
@@ -74,6 +89,21 @@ class Cgroup:
             "limit": self.limit,
             "parts": dict(self.parts),
         }
+
+
+_TITLES: Final = (
+    ("anonymous", "anonymous"),
+    ("file", "file pages"),
+    ("shared", "  of it shared memory"),
+    ("inactive_file", "  of it dropped first"),
+    ("kernel", "kernel"),
+    ("slab", "  of it objects (slab)"),
+    ("sockets", "sockets"),
+)
+
+
+def _kib(size: int | None) -> str:
+    return "-" if size is None else f"{size // 1024:,}"
 
 
 def cgroup_of(pid: int | None = None, root: Path = Path("/")) -> Cgroup | None:
@@ -91,17 +121,25 @@ def cgroup_of(pid: int | None = None, root: Path = Path("/")) -> Cgroup | None:
             unified = path
         elif "memory" in controllers.split(","):
             legacy = path
-    base = root / "sys/fs/cgroup"
-    if legacy:
-        return _read(base / "memory", legacy, "memory.usage_in_bytes", "memory.limit_in_bytes")
-    if unified:
-        mount = base / "unified" if (base / "unified").is_dir() else base
-        return _read(mount, unified, "memory.current", "memory.max")
+    for base in (root / "sys/fs/cgroup", proc / "root/sys/fs/cgroup"):
+        if legacy:
+            mount, path, names = base / "memory", legacy, _NAMES_V1
+        elif unified:
+            mount = base / "unified" if (base / "unified").is_dir() else base
+            path, names = unified, _NAMES_V2
+        else:
+            return None
+        folder = _folder(mount, path, pid)
+        if folder is not None:
+            return _read(mount, folder, path, *names)
     return None
 
 
-def _read(mount: Path, path: str, current: str, limit: str) -> Cgroup | None:
-    folder = _folder(mount, path)
+_NAMES_V1: Final = ("memory.usage_in_bytes", "memory.limit_in_bytes")
+_NAMES_V2: Final = ("memory.current", "memory.max")
+
+
+def _read(mount: Path, folder: Path, path: str, current: str, limit: str) -> Cgroup | None:
     used = _number(folder / current)
     stat = dict(_pairs(_text(folder / "memory.stat")))
     if used is None and not stat:
@@ -111,6 +149,11 @@ def _read(mount: Path, path: str, current: str, limit: str) -> Cgroup | None:
         name: sum(stat[key] for key in keys) if all(key in stat for key in keys) else None
         for name, keys in table.items()
     }
+    if table is _PARTS_V1:
+        # Version 1 counts the kernel's memory in files of its own, and does not tell slab apart.
+        parts["kernel"] = _number(folder / "memory.kmem.usage_in_bytes")
+        parts["sockets"] = _number(folder / "memory.kmem.tcp.usage_in_bytes")
+        parts["slab"] = None
     limits = []
     for each in (folder, *folder.parents):
         for name in (limit, "memory.high") if limit == "memory.max" else (limit,):
@@ -122,11 +165,19 @@ def _read(mount: Path, path: str, current: str, limit: str) -> Cgroup | None:
     return Cgroup(path, used, min(limits, default=None), parts)
 
 
-def _folder(mount: Path, path: str) -> Path:
-    """In a container the file names the path as the host sees it; then the mount itself is it."""
-    inside = [part for part in path.split("/") if part not in ("", ".", "..")]
-    folder = mount.joinpath(*inside)
-    return folder if folder.is_dir() else mount
+def _folder(mount: Path, path: str, pid: int | None) -> Path | None:
+    """Where the files of the cgroup are. In a container the path is named as the host sees it, or
+    from the reader's own place upwards (``/../x``); then the mount itself is the cgroup of who has
+    it mounted: this process, or the one whose root it is, if it is listed there."""
+    steps = [part for part in path.split("/") if part not in ("", ".")]
+    folder = mount.joinpath(*steps)
+    if ".." not in steps and folder.is_dir():
+        return folder
+    if not mount.is_dir():
+        return None
+    if pid is None or str(pid) in _text(mount / "cgroup.procs").split():
+        return mount
+    return None
 
 
 def _text(path: Path) -> str:

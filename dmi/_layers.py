@@ -4,7 +4,7 @@
     1b  language runtime   the malloc of glibc
     1c  OS heap            the address space that malloc got: the brk heap, arenas
     2   virtual memory     all of the address space
-    3   physical memory    resident, swapped, lazily freed
+    3   physical memory    resident, swapped, lazily freed; by holder, each byte once
 
 Each layer has what it holds (taken from the layer below), what it uses (handed to the layer above)
 and what it retains, the difference. Memory that a layer retains is free for the layer above and
@@ -17,29 +17,38 @@ import ctypes
 import os
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from dmi import heap
-from dmi.address import NotSupportedError, address_summary, pymalloc_usage
+from dmi._cgroup import cgroup_of
+from dmi._leaves import HEAP, Leaf, leaf_lines, short
+from dmi.address import NotSupportedError, own_ranges, pymalloc_usage, summarise
+from dmi.address._maps import ProcSource, parse_maps
 from dmi.errors import HeapError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
+    from dmi._cgroup import Cgroup
     from dmi.address import AddressSummary
+    from dmi.address._maps import Mapping
 
 __all__ = ["Layer", "Layers", "Part", "glibc_malloc", "layers", "physical_memory"]
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One holder of memory. Bytes; None where it cannot be told."""
+    """One holder of memory. Bytes; None where it cannot be told.
+
+    resident  what of holds is in physical memory
+    """
 
     name: str
     holds: int | None
     uses: int | None
+    resident: int | None = field(default=None, compare=False)
 
     @property
     def retains(self) -> int | None:
@@ -48,6 +57,12 @@ class Part:
             return None
         return max(0, self.holds - self.uses)
 
+    @property
+    def weight(self) -> int:
+        """What it costs as far as that is known: what is resident, else what it holds."""
+        held = self.holds or 0
+        return held if self.resident is None else min(held, self.resident)
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
@@ -55,6 +70,7 @@ class Part:
             "holds": self.holds,
             "uses": self.uses,
             "retains": self.retains,
+            "resident": self.resident,
         }
 
 
@@ -109,6 +125,25 @@ class Layers:
     layers: tuple[Layer, ...]
     notes: tuple[str, ...] = ()
     """What could not be told."""
+    leaves: tuple[Leaf, ...] = ()
+    """What lies in physical memory by holder, each byte once: it adds up to layer 3."""
+    cgroup: Cgroup | None = None
+    """The account that it is killed by; None where there is none, or it may not be read."""
+
+    @property
+    def holder(self) -> tuple[str, int] | None:
+        """Who has most in physical memory, all heaps of one kind together, and how much; None
+        where that is unknown, as for a core file."""
+        sums: dict[str, int] = {}
+        for leaf in self.leaves:
+            if leaf.holds is None:
+                return None
+            # Clean pages of files are no cost.
+            cost = leaf.holds - (leaf.clean or 0)
+            name = leaf.allocator if leaf.what == HEAP and leaf.allocator else leaf.name
+            sums[name] = sums.get(name, 0) + cost
+        most = max(sums, key=lambda name: sums[name], default=None)
+        return None if most is None or not sums[most] else (most, sums[most])
 
     def __getitem__(self, number: str) -> Layer:
         for layer in self.layers:
@@ -128,12 +163,19 @@ class Layers:
 
     @property
     def unknown(self) -> Part | None:
-        """The allocator of which it is unknown what it uses, and which holds more than any other is
-        known to retain; None where there is none."""
+        """Of whom it is unknown what he uses, and who has more in memory than any other is known to
+        retain: an allocator, shared memory, or what nobody is known to have. None where there is
+        none."""
         parts = self._allocators()
         most = max((part.retains or 0 for part in parts), default=0)
-        open_ = [part for part in parts if part.retains is None and (part.holds or 0) > most]
-        return max(open_, key=lambda part: part.holds or 0, default=None)
+        open_ = [(part.weight, part) for part in parts if part.retains is None]
+        open_ += [
+            (leaf.holds or 0, Part(leaf.name, leaf.holds, None, leaf.resident))
+            for leaf in self.leaves
+            if leaf.what in ("rest", "shared memory", "anonymous")
+        ]
+        larger = [each for each in open_ if each[0] > most]
+        return max(larger, key=lambda each: each[0])[1] if larger else None
 
     def _allocators(self) -> list[Part]:
         return [part for layer in self.layers if layer.number in ALLOCATORS for part in layer.parts]
@@ -143,7 +185,12 @@ class Layers:
         stuck = self.stuck
         return {
             "pid": self.pid,
+            "cgroup": None if self.cgroup is None else self.cgroup.as_dict(),
             "layers": [layer.as_dict() for layer in self.layers],
+            "leaves": [leaf.as_dict() for leaf in self.leaves],
+            "holder": None
+            if (holder := self.holder) is None
+            else {"name": holder[0], "holds": holder[1]},
             "stuck": None if stuck is None else stuck.name,
             "unknown": None if (unknown := self.unknown) is None else unknown.name,
             "notes": list(self.notes),
@@ -153,17 +200,26 @@ class Layers:
         return "\n".join(self._lines())
 
     def _lines(self) -> Iterator[str]:
+        if self.cgroup is not None:
+            yield from self.cgroup.lines()
+            yield ""
         title = f"Layer (process {self.pid}, KB)"
-        yield f"{title:<44}{'Holds':>16}{'Uses':>14}{'Retains':>14}"
+        yield f"{title:<44}{'Holds':>16}{'Uses':>14}{'Retains':>14}{'Resident':>14}"
         for layer in self.layers:
             yield _row(f"{layer.number:<3}{layer.name}", layer.holds, layer.uses, layer.retains)
             if len(layer.parts) > 1 or layer.number in ALLOCATORS:
                 for part in layer.parts:
-                    yield _row(f"     {part.name}", part.holds, part.uses, part.retains)
+                    yield _row(
+                        f"     {part.name}", part.holds, part.uses, part.retains, part.resident
+                    )
             for name, size in layer.figures:
                 yield _row(f"       {name}", size, None, None, blank="")
             if layer.note:
                 yield f"       ({layer.note})"
+        yield from leaf_lines(self.leaves)
+        holder = self.holder
+        if holder is not None:
+            yield f"Most physical memory is held by {holder[0]}: {_kib(holder[1])} KB."
         stuck = self.stuck
         if stuck is not None:
             yield f"Most of what no program uses is held by {stuck.name}: {_kib(stuck.retains)} KB."
@@ -181,10 +237,17 @@ ALLOCATORS: Final = ("1a", "1b")
 
 
 def _row(
-    name: str, holds: int | None, uses: int | None, retains: int | None, *, blank: str = "-"
+    name: str,
+    holds: int | None,
+    uses: int | None,
+    retains: int | None,
+    resident: int | None = None,
+    *,
+    blank: str = "-",
 ) -> str:
     cells = [blank if size is None else _kib(size) for size in (holds, uses, retains)]
-    return f"{name:<44}{cells[0]:>16}{cells[1]:>14}{cells[2]:>14}".rstrip()
+    cells.append("" if resident is None else _kib(resident))
+    return f"{short(name, 46):<46}{cells[0]:>14}{cells[1]:>14}{cells[2]:>14}{cells[3]:>14}".rstrip()
 
 
 def _kib(size: int | None) -> str:
@@ -252,10 +315,23 @@ def layers(pid: int | None = None) -> Layers:
 
         with open_process(pid) as process:
             return process.layers()
-    summary = address_summary()
+    with ProcSource(None) as source:
+        mappings = parse_maps(source.maps())
+        summary = summarise(source, own_ranges(), mappings)
+        from dmi.process._leaves import leaves_of  # which needs what stands here
+
+        leaves = leaves_of(source, mappings, summary.regions)
     return Layers(
         os.getpid(),
-        (_custom(summary), _runtime(summary), os_heap(summary), virtual(summary), physical(None)),
+        (
+            _custom(summary),
+            _runtime(summary),
+            os_heap(summary),
+            virtual(summary),
+            physical(None, mappings),
+        ),
+        leaves=leaves,
+        cgroup=cgroup_of(),
     )
 
 
@@ -318,14 +394,32 @@ def virtual(summary: AddressSummary) -> Layer:
 _TYPES: Final = ("MEM_IMAGE", "MEM_MAPPED", "MEM_PRIVATE")
 
 
-def physical(pid: int | None) -> Layer:
-    """What is in memory, in swap, or lazily freed."""
-    found = physical_memory(pid)
+def physical(pid: int | None, mappings: Sequence[Mapping]) -> Layer:
+    """What is in memory, in swap, or lazily freed: the sum over the mappings; where the kernel does
+    not tell it of each, what it says of the process as a whole."""
+    if all(mapping.resident is not None for mapping in mappings):
+        found = {
+            name: sum(getattr(mapping, key) or 0 for mapping in mappings)
+            for name, key in _SUMS.items()
+        }
+    else:
+        found = physical_memory(pid)
     resident, lazy = found.get("Rss", 0), found.get("LazyFree", 0)
     figures = [
         (title, found[key])
-        for title, key in (("PSS", "Pss"), ("swapped", "Swap"), ("lazily freed", "LazyFree"))
+        for title, key in (("PSS", "Pss"), ("lazily freed", "LazyFree"))
         if key in found
     ]
-    part = Part("resident", resident, max(0, resident - lazy))
-    return Layer("3", "physical memory", (part,), tuple(figures), "retains: lazily freed")
+    if found.get("Hugetlb"):
+        figures.append(("pages of hugetlbfs, which are counted apart", found["Hugetlb"]))
+    swapped = found.get("Swap")
+    parts = (
+        Part("resident", resident, max(0, resident - lazy)),
+        Part("swapped", swapped, swapped),
+    )
+    return Layer("3", "physical memory", parts, tuple(figures), "retains: lazily freed")
+
+
+_SUMS: Final = {
+    "Rss": "resident", "Swap": "swapped", "Pss": "pss", "LazyFree": "lazy", "Hugetlb": "hugetlb",
+}  # fmt: skip

@@ -118,10 +118,15 @@ def own_ranges() -> list[DmiRange]:
     return ranges
 
 
-def summarise(source: Source, dmi_ranges: Iterable[DmiRange] | None = None) -> AddressSummary:
+def summarise(
+    source: Source,
+    dmi_ranges: Iterable[DmiRange] | None = None,
+    mappings: Iterable[Mapping] | None = None,
+) -> AddressSummary:
     """The summary of whatever ``source`` describes; see ``address_summary``. Without dmi_ranges
-    they are asked from the dmi that the source has loaded."""
-    mappings = _user_space(parse_maps(source.maps()))
+    they are asked from the dmi that the source has loaded; mappings: what its smaps said, where
+    the caller has it already."""
+    mappings = _user_space(parse_maps(source.maps()) if mappings is None else list(mappings))
     highest = mappings[-1].end if mappings else 0
     bits = next((bits for bits in _USER_BITS if highest <= 1 << bits), 64)
     total = 1 << bits

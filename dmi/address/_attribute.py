@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from ._maps import Mapping, Source
 
-__all__ = ["USAGES", "Piece", "attribute", "is_pool"]
+__all__ = ["USAGES", "Piece", "attribute", "control_block", "is_pool"]
 
 USAGES: Final = (
     "HeapDmi",
@@ -67,6 +67,7 @@ _POOL_CLASSES: Final = 64
 _PROBES: Final = 1 << 19
 """Pool addresses looked at in one summary: 8 GiB of resident memory."""
 _PYTHON: Final = re.compile(r"/(?:lib)?python3?\.?([0-9]{0,2})[^/]*$")
+_NAMED_STACK: Final = "[anon: glibc: pthread"
 _NAMED_PYMALLOC: Final = "[anon:cpython:pymalloc"
 
 
@@ -246,6 +247,9 @@ def _stacks(mappings: list[Mapping], source: Source) -> _Claims:
             return here.start
         return below.start if below.size <= _GUARD_MAX else here.start
 
+    for mapping in mappings:
+        if _NAMED_STACK in mapping.name:
+            claims.add(mapping.start, mapping.end)
     for pointer in source.stack_pointers():
         index = bisect_right(starts, pointer) - 1
         if index < 0 or pointer >= mappings[index].end or not mappings[index].plain:
@@ -266,6 +270,11 @@ def _stacks(mappings: list[Mapping], source: Source) -> _Claims:
         ):
             claims.add(guard(index), here.end)
     return claims
+
+
+def control_block(source: Source, start: int, end: int) -> int:
+    """The thread control block near the end of a stack, or 0."""
+    return _control_block(source, max(start, end - _TCB_SPAN), end)
 
 
 def _control_block(source: Source, start: int, end: int) -> int:

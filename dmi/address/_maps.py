@@ -49,6 +49,14 @@ class Mapping:
     """What of resident is no clean copy of a file."""
     lazy: int | None = None
     """What of resident was freed lazily: the kernel takes it when it wants to."""
+    clean: int | None = None
+    """What of resident the kernel can drop: it stands in a file as it is."""
+    huge: int | None = None
+    """What of resident lies on huge pages."""
+    pss: int | None = None
+    """What of resident is its own, with its part of what it shares."""
+    hugetlb: int | None = None
+    """Pages from the pool of huge pages, which resident does not count."""
 
     @property
     def size(self) -> int:
@@ -86,11 +94,28 @@ class Mapping:
         return self.perms[:2] == "rw" and not (self.shared or self.has_file or named)
 
 
+_SIZES: Final = {
+    "Rss": "resident",
+    "Swap": "swapped",
+    "Anonymous": "anonymous",
+    "LazyFree": "lazy",
+    "Shared_Clean": "clean",
+    "Private_Clean": "clean",
+    "AnonHugePages": "huge",
+    "ShmemPmdMapped": "huge",
+    "FilePmdMapped": "huge",
+    "Pss": "pss",
+    "Shared_Hugetlb": "hugetlb",
+    "Private_Hugetlb": "hugetlb",
+}
+"""What smaps calls it, and what it is here; those of one name are added up."""
+
+
 def parse_maps(text: str) -> list[Mapping]:
     """Mappings of a maps or smaps text, in its order; lines of neither kind are skipped."""
     found: list[Mapping] = []
     header: re.Match[str] | None = None
-    resident = swapped = anonymous = lazy = None
+    sizes: dict[str, int] = {}
     flags: frozenset[str] = frozenset()
 
     def flush() -> None:
@@ -98,28 +123,24 @@ def parse_maps(text: str) -> list[Mapping]:
             found.append(
                 Mapping(
                     int(header[1], 16), int(header[2], 16), header[3], int(header[4], 16),
-                    int(header[6]), header[7] or "", resident, swapped, flags, anonymous, lazy,
+                    int(header[6]), header[7] or "", flags=flags, **sizes,
                 )
             )  # fmt: skip
 
     for line in text.split("\n"):
         key, _, value = line.partition(":")
-        if key == "Rss":
-            resident = _kib(value)
-        elif key == "Swap":
-            swapped = _kib(value)
-        elif key == "Anonymous":
-            anonymous = _kib(value)
-        elif key == "LazyFree":
-            lazy = _kib(value)
+        name = _SIZES.get(key)
+        if name is not None:
+            size = _kib(value)
+            if size is not None:
+                sizes[name] = sizes.get(name, 0) + size
         elif key == "VmFlags":
             flags = frozenset(value.split())
-        else:
+        elif "-" in key:
             match = _HEADER.match(line)
             if match:
                 flush()
-                header, flags = match, frozenset()
-                resident = swapped = anonymous = lazy = None
+                header, flags, sizes = match, frozenset(), {}
     flush()
     return found
 
@@ -236,14 +257,19 @@ class ProcSource:
             return None
         return data if len(data) == size else None
 
-    def present(self, address: int, pages: int) -> Sequence[bool] | None:
+    def marks(self, address: int, pages: int) -> bytes | None:
+        """The kernel's word of 8 bytes on each page; None when that is unknown."""
         if self._pagemap < 0:
             return None
         try:
             data = os.pread(self._pagemap, 8 * pages, address // self.page * 8)
         except (OSError, OverflowError):
             return None
-        if len(data) != 8 * pages:
+        return data if len(data) == 8 * pages else None
+
+    def present(self, address: int, pages: int) -> Sequence[bool] | None:
+        data = self.marks(address, pages)
+        if data is None:
             return None
         return [bool(word & _PAGE_PRESENT) for (word,) in struct.iter_unpack("<Q", data)]
 

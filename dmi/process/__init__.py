@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from dmi.address import NotSupportedError, address_summary, summarise
 from dmi.address._maps import parse_maps
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from dmi._layers import Layers
     from dmi._snapshot import Snapshot
     from dmi.address import AddressSummary
+    from dmi.address._maps import Mapping
 
 __all__ = [
     "CoreError",
@@ -58,6 +59,13 @@ __all__ = [
 ]
 
 
+class Moment(NamedTuple):
+    """One reading of smaps."""
+
+    mappings: list[Mapping]
+    summary: AddressSummary
+
+
 class Process:
     """A process that is looked at from outside: see ``open_process`` and ``open_core``.
 
@@ -68,6 +76,7 @@ class Process:
         self.reader = reader
         self._heaps: tuple[ForeignHeap, ...] | None = None
         self._notes: list[str] = []
+        self._moment: Moment | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -122,9 +131,17 @@ class Process:
                 heaps += found
                 self._notes += notes
             with suppress(OSError):
-                heaps += other_heaps(space, self.address_summary(), heaps)
+                heaps += other_heaps(self.reader, space, self.moment().summary, heaps)
             self._heaps = tuple(heaps)
         return self._heaps
+
+    def moment(self) -> Moment:
+        """Its mappings with what is in memory, read at the first call, and what they are used
+        for."""
+        if self._moment is None:
+            mappings = parse_maps(self.reader.maps())
+            self._moment = Moment(mappings, summarise(self.reader, mappings=mappings))
+        return self._moment
 
     def _without_rights(self) -> list[ShapeHeap]:
         """What can be told of heaps where the memory may not be read; notes say what is missing."""
@@ -134,7 +151,7 @@ class Process:
             sizes = ", ".join(f"{name} {size >> 10:,} KB" for name, size in known.items())
             self._notes.append(f"what everybody may know of it: {sizes}")
         with suppress(OSError):
-            return shape_heaps(self.address_summary())
+            return shape_heaps(self.moment().summary)
         return []
 
     def trim(self) -> TrimEstimate | None:

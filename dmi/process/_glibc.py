@@ -88,8 +88,15 @@ class GlibcHeap:
         self._parameters = parameters
         self._found: dict[str, Any] | None = None
         self._notes = list(notes)
+        self.mapped: tuple[tuple[int, int], ...] = ()
+        """Address and size of what was found of the blocks mapped on their own."""
         self.state = state
         self.regions = tuple(regions)
+
+    @property
+    def parameters(self) -> MallocParameters | None:
+        """malloc's own totals, of a main arena."""
+        return self._parameters
 
     @property
     def scattered(self) -> bool:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+from dmi._cgroup import cgroup_of
 from dmi._layers import Layer, Layers, Part, os_heap, physical, virtual
 
+from ._leaves import leaves_of
+from ._spans import Claims
 from ._text import escaped
 
 if TYPE_CHECKING:
@@ -24,23 +27,56 @@ _SHOWN: Final = 12
 
 def layers_of(process: Process) -> Layers:
     """Who holds the memory; see ``dmi.layers``."""
-    summary = process.address_summary()
     heaps = process.heaps()
+    moment = process.moment()
     custom = [part_of(each) for each in heaps if each.kind not in _RUNTIME]
     runtime = [part_of(each) for each in heaps if each.kind in _RUNTIME]
     found = [
         Layer("1a", "custom libraries", _merged(custom)),
         Layer("1b", "language runtime", _merged(runtime), note=_runtime_note(process)),
-        os_heap(summary),
-        virtual(summary),
+        os_heap(moment.summary),
+        virtual(moment.summary),
     ]
     if process.live:
         with suppress(ProcessLookupError):
-            found.append(physical(process.pid))
+            found.append(physical(process.pid, moment.mappings))
     else:
         note = "a core file does not say what was in physical memory"
         found.append(Layer("3", "physical memory", (Part("resident", None, None),), note=note))
-    return Layers(process.pid, tuple(found), tuple(map(escaped, process.notes)))
+    claims, owners = claims_of(heaps)
+    leaves = leaves_of(process.reader, moment.mappings, moment.summary.regions, claims, owners)
+    return Layers(
+        process.pid,
+        tuple(found),
+        tuple(map(escaped, process.notes)),
+        leaves,
+        cgroup_of(process.pid) if process.live else None,
+    )
+
+
+def claims_of(heaps: Iterable[ForeignHeap]) -> tuple[Claims, list[tuple[str, str]]]:
+    """What each heap has of the address space, the outermost first, and their names."""
+    claims = Claims()
+    owners: list[tuple[str, str]] = []
+    ordered = sorted(heaps, key=lambda heap: _OUTER.get(heap.kind, 1))
+    for heap in ordered:
+        claims.add(((s.address, s.address + s.reserved) for s in heap.segments()), len(owners))
+        owners.append((_leaf_name(heap), heap.kind))
+        mapped = getattr(heap, "mapped", ())
+        if mapped:
+            claims.add(((start, start + size) for start, size in mapped), len(owners))
+            owners.append((f"{heap.kind} blocks mapped on their own", heap.kind))
+    return claims, owners
+
+
+_OUTER: Final = {"dmi": 0, "glibc": 0, "pymalloc": 2}
+
+
+def _leaf_name(heap: ForeignHeap) -> str:
+    if heap.kind == "glibc" and heap.name != "main arena":
+        return "glibc arenas of threads"
+    name = escaped(heap.name)
+    return {"dmi": "dmi heaps", "pymalloc": "pymalloc"}.get(heap.kind, f"{heap.kind} {name}")
 
 
 def part_of(heap: ForeignHeap) -> Part:
@@ -52,7 +88,8 @@ def part_of(heap: ForeignHeap) -> Part:
         title = "dmi heap" if heap.kind == "dmi" else heap.kind
         name = f"{title} {heap.handle:x}" + (f" ({escaped(heap.name)})" if heap.name else "")
     holds = None if stats.committed is None else stats.committed + mapped
-    return Part(name, holds, None if stats.busy is None else stats.busy + mapped)
+    busy = None if stats.busy is None else stats.busy + mapped
+    return Part(name, holds, busy, stats.resident)
 
 
 def _merged(parts: Iterable[Part]) -> tuple[Part, ...]:

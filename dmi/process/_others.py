@@ -8,15 +8,20 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
+from dmi import _foreign
+
+from ._glibc import GlibcHeap
+from ._mapped import mapped_blocks
 from ._rights import ShapeHeap
+from ._spans import Claims
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator
 
-    from dmi.address import AddressSummary
+    from dmi.address import AddressSummary, Region
 
     from ._glibc_find import Space
-    from ._heaps import ForeignHeap
+    from ._heaps import ForeignHeap, Memory
 
 __all__ = ["other_heaps", "recognised"]
 
@@ -60,40 +65,44 @@ def recognised(space: Space) -> list[str]:
 
 
 def other_heaps(
-    space: Space, summary: AddressSummary, known: Iterable[ForeignHeap]
+    memory: Memory, space: Space, summary: AddressSummary, known: Iterable[ForeignHeap]
 ) -> list[ShapeHeap]:
-    """The private memory that none of the known heaps explains, as one heap."""
-    spans: list[tuple[int, int]] = []
-    mapped = 0
+    """The private memory that none of the known heaps explains, as one heap. What glibc mapped
+    block by block is looked for there first, and noted with its heap."""
+    claims = Claims()
+    claims.add(((s.address, s.address + s.reserved) for heap in known for s in heap.segments()), 0)
+    open_ = [
+        region
+        for region in summary.regions
+        if region.usage == "Other" and region.type == "MEM_PRIVATE" and region.committed
+    ]
+    missing = 0
     for heap in known:
-        spans += [(s.address, s.address + s.reserved) for s in heap.segments()]
-        mapped += (heap.stats().mapped or 0) if heap.kind == "glibc" else 0
-    spans.sort()
+        if isinstance(heap, GlibcHeap) and heap.parameters is not None:
+            total, count = heap.parameters.mmapped, heap.parameters.mmaps
+            spans = [(low, high) for region in open_ for low, high in _left(claims, region)]
+            heap.mapped = tuple(mapped_blocks(memory, spans, total, count))
+            claims.add(((start, start + size) for start, size in heap.mapped), 0)
+            missing += total - sum(size for _, size in heap.mapped)
     left: list[tuple[int, int, int, int | None]] = []
-    for region in summary.regions:
-        if region.usage != "Other" or region.type != "MEM_PRIVATE" or not region.committed:
-            continue
-        covered = _covered(spans, region.start, region.start + region.size)
-        size = region.size - covered
-        if size <= 0:
-            continue
-        part = size / region.size
-        resident = None if region.resident is None else int(region.resident * part)
-        left.append((region.start, size, int(region.committed * part), resident))
-    # Blocks that malloc mapped lie among them, nobody knows where.
-    held = sum(committed for _, _, committed, _ in left) - mapped
+    for region in open_:
+        for low, high in _left(claims, region):
+            part = (high - low) / region.size
+            # pagemap counts pages of zeros too, which cost nothing.
+            resident = _foreign.resident(memory, [(low, high - low)])
+            if resident is not None and region.resident is not None:
+                resident = min(resident, region.resident)
+            left.append((low, high - low, int(region.committed * part), resident))
+    # Blocks that malloc mapped and that were not found lie among them, nobody knows where.
+    held = sum(committed for _, _, committed, _ in left) - missing
     kinds = recognised(space)
     if held < (_LEAST if kinds else _LEAST_UNKNOWN):
         return []
-    return [ShapeHeap(" or ".join(kinds) or "unknown", left, less=mapped)]
+    return [ShapeHeap(" or ".join(kinds) or "unknown", left, less=missing)]
 
 
-def _covered(spans: Sequence[tuple[int, int]], start: int, end: int) -> int:
-    """Bytes of [start, end) that lie in the spans, each counted once."""
-    total, at = 0, start
-    for low, high in spans:
-        low, high = max(low, at), min(high, end)
-        if high > low:
-            total += high - low
-            at = high
-    return total
+def _left(claims: Claims, region: Region) -> Iterator[tuple[int, int]]:
+    """The parts of the region that nobody has claimed."""
+    for low, high, owner in claims.cut(region.start, region.end):
+        if owner is None:
+            yield low, high

@@ -325,7 +325,8 @@ def test_cgroup_version_2(tmp_path: Path) -> None:
     assert group is not None
     assert (group.current, group.limit, group.pressing) == (1000, 4000, 850)
     assert group.parts == {
-        "anonymous": 700, "file": 200, "shared": 10, "slab": 30, "sockets": 4, "inactive_file": 150,
+        "anonymous": 700, "file": 200, "shared": 10, "slab": 30, "sockets": 4, "kernel": None,
+        "inactive_file": 150,
     }  # fmt: skip
 
 

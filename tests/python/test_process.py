@@ -295,6 +295,18 @@ def test_nobody_is_named_while_a_larger_ones_use_is_unknown() -> None:
     assert smaller.stuck == known
 
 
+class _Unreadable:
+    """A process of which only the mappings are known."""
+
+    page = 4096
+
+    def read(self, address: int, size: int) -> bytes | None:
+        return None
+
+    def pagemap(self, address: int, pages: int) -> bytes | None:
+        return None
+
+
 class _Summary:
     """Regions alone."""
 
@@ -310,10 +322,11 @@ def test_memory_that_no_heap_explains_is_held_by_the_allocator_whose_file_is_map
     space = Space(parse_maps(library))
     summary: Any = _Summary(other(1 << 32, 5 << 20), other(2 << 32, 3 << 20))
     known = ShapeHeap("glibc", [(2 << 32, 1 << 20, 1 << 20, None)])
-    (found,) = other_heaps(space, summary, [known])
+    memory: Any = _Unreadable()
+    (found,) = other_heaps(memory, space, summary, [known])
     stats = found.stats()
     assert (stats.kind, stats.committed, stats.busy) == ("jemalloc", 7 << 20, None)
-    assert other_heaps(Space([]), summary, [known]) == []
+    assert other_heaps(memory, Space([]), summary, [known]) == []
 
 
 @pytest.mark.skipif(
