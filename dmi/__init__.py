@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from dmi.heap import Found, Heap, default_heap, find, heaps, metadata_committed, summary
     from dmi.policy import Decommit, expand
     from dmi.process import Process, open_core, open_process
+    from dmi.profile import Blame, Profile, blame
     from dmi.stats import DetailedStats, HeapStats, TrimReport
     from dmi.walk import HeapWalk, HistogramRow, Mark, Pin, Range, Ranges, Segment, ThreadUsage
 
@@ -62,6 +63,9 @@ __all__ = [
     "TraceError",
     "address_summary",
     "diagnose",
+    "blame",
+    "Blame",
+    "Profile",
     "layers",
     "Layers",
     "snapshot",
@@ -125,6 +129,8 @@ def get_examples() -> str:
 _LATER = {
     "address": "dmi.address",
     "address_summary": "dmi.address:address_summary",
+    "blame": "dmi.profile:blame",
+    "Blame": "dmi.profile:Blame",
     "Block": "dmi._core:Block",
     "Decommit": "dmi.policy:Decommit",
     "default_heap": "dmi.heap:default_heap",
@@ -151,6 +157,8 @@ _LATER = {
     "Pin": "dmi.walk:Pin",
     "Process": "dmi.process:Process",
     "process": "dmi.process",
+    "profile": "dmi.profile",
+    "Profile": "dmi.profile:Profile",
     "python": "dmi.python",
     "Range": "dmi.walk:Range",
     "Ranges": "dmi.walk:Ranges",

@@ -20,6 +20,7 @@ MODULES = (
     "dmi",
     "dmi.address",
     "dmi.diagnose",
+    "dmi.profile",
     "dmi.experiment",
     "dmi.metrics",
     "dmi.numpy",

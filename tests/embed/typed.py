@@ -83,6 +83,8 @@ def process(files: list[str | Path]) -> None:
     before.save(Path("a.json"))
     layers: dmi.Layers = dmi.layers(pid=None)
     print(layers, dmi.address_summary(pid=None), dmi.diagnose(before, before, before))
+    blamed: dmi.Blame = dmi.blame(dmi.Profile.load(files[0]), by="stack", what="busy")
+    print([(row.name, row.bytes, row.error) for row in blamed.named])
     try:
         print(dmi.replay(files[0], decommit="lazy"))
     except dmi.TraceError as error:

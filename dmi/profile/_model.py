@@ -1,0 +1,169 @@
+"""A profile: which stacks hold the marked pages of a process at one moment."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from dmi import _files
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
+
+__all__ = ["Allocated", "Block", "Frame", "Large", "Mapped", "MarkedPage", "Profile"]
+
+KIND: Final = "dmi-profile"
+VERSION: Final = 1
+FATES: Final = ("pinned", "goes_back", "empty")
+
+
+class Mapped(NamedTuple):
+    """A file that the process executes, from ``start`` up to ``end``, as of ``offset`` of it."""
+
+    start: int
+    end: int
+    offset: int
+    path: str
+
+
+class Frame(NamedTuple):
+    """A frame of a stack: a return address of native code, or a line of Python (address None)."""
+
+    address: int | None
+    file: str = ""
+    function: str = ""
+    line: int = 0
+
+
+class Block(NamedTuple):
+    """A busy block on a marked page. stack is a place in Profile.stacks, None where it is not
+    known."""
+
+    address: int
+    size: int
+    stack: int | None
+    type: str | None = None
+
+
+class MarkedPage(NamedTuple):
+    """A page that was chosen at random, and every busy block on it. It stands for ``weight``
+    pages."""
+
+    heap: str
+    weight: float
+    bytes: int
+    free: int
+    fate: str
+    blocks: tuple[Block, ...]
+    address: int | None = None
+
+    def on_page(self, block: Block) -> int:
+        """The bytes of a block that lie on the page; all of them where the page's place is not
+        known."""
+        if self.address is None:
+            return min(block.size, self.bytes)
+        first = max(block.address, self.address)
+        return max(0, min(block.address + block.size, self.address + self.bytes) - first)
+
+
+class Large(NamedTuple):
+    """A block that is recorded by itself; it stands for ``weight`` blocks."""
+
+    address: int
+    size: int
+    retained: int
+    weight: float
+    stack: int | None
+
+
+class Allocated(NamedTuple):
+    """What one stack has allocated since the sampler began, already weighted."""
+
+    stack: int | None
+    bytes: float
+    number: float
+    samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """One moment, as docs/profile-format.md describes its file. Addresses have no names yet."""
+
+    one_in: int
+    pid: int
+    time: float
+    page_bytes: int
+    program: str
+    mappings: tuple[Mapped, ...]
+    frames: tuple[Frame, ...]
+    stacks: tuple[tuple[int, ...], ...]
+    marks: tuple[MarkedPage, ...]
+    large: tuple[Large, ...]
+    allocated: tuple[Allocated, ...]
+    lost_stacks: int = 0
+    lost_marks: int = 0
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Profile:
+        """Read a profile, or that of a snapshot. ValueError, naming the file and the first fault,
+        for anything else."""
+        from dmi.profile._read import read_profile
+
+        return read_profile(path)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Profile:
+        """The inverse of as_dict(). ValueError names the first fault."""
+        from dmi.profile._read import checked
+
+        return checked(values)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: docs/profile-format.md."""
+        return {
+            "kind": KIND,
+            "version": VERSION,
+            "one_in": self.one_in,
+            "pid": self.pid,
+            "time": self.time,
+            "page_bytes": self.page_bytes,
+            "program": self.program,
+            "mappings": [each._asdict() for each in self.mappings],
+            "frames": [
+                {"address": frame.address}
+                if frame.address is not None
+                else {"file": frame.file, "function": frame.function, "line": frame.line}
+                for frame in self.frames
+            ],
+            "stacks": [list(stack) for stack in self.stacks],
+            "marks": [_mark(each) for each in self.marks],
+            "large": [each._asdict() for each in self.large],
+            "allocated": [list(each) for each in self.allocated],
+            "lost": {"stacks": self.lost_stacks, "marks": self.lost_marks},
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the file: a new one, mode 0600, which appears whole. OSError as usual."""
+        _files.write_text(path, json.dumps(self.as_dict(), separators=(",", ":")) + "\n")
+
+    def __repr__(self) -> str:
+        return (
+            f"<dmi.profile.Profile of process {self.pid}: {len(self.marks)} marked pages, one in "
+            f"{self.one_in}>"
+        )
+
+
+def _mark(each: MarkedPage) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "heap": each.heap,
+        "weight": each.weight,
+        "bytes": each.bytes,
+        "free": each.free,
+        "fate": each.fate,
+        "blocks": [list(b if b.type is not None else b[:3]) for b in each.blocks],
+    }
+    if each.address is not None:
+        values["address"] = each.address
+    return values
