@@ -271,6 +271,9 @@ def _look_for_table(
     found: dict[int, bytes],
 ) -> None:
     """Take of a run of words what is 32 heads side by side, one with a pool of its class."""
+    words = struct.unpack_from(f"<{(last + 8 - first) // 8}Q", data, first - at)
+    if all(word & 4095 for word in words):
+        return  # empty lists alone, as glibc's bins are
     for start in range(first, last + 8 - _TABLE + 1, 8):
         raw = data[start - at : start - at + _TABLE]
         if all(
