@@ -29,6 +29,21 @@ static bool word_at(const dmi_image *image, uint64_t address, uint64_t *word) {
     return true;
 }
 
+/* A heap, segment or run at that address, of whatever build; copy has room for ours. */
+static const void *fetch_struct(const dmi_image *image, dmi_shape_of what, uint64_t address,
+                                void *copy, size_t size) {
+    const dmi_shape *shape = image->shape;
+    if (!shape) return fetch(image, address, copy, size);
+    char *theirs = image->copies->theirs;
+    if (!fetch(image, address, theirs, shape->size[what])) return NULL;
+    _dmi_shape_fill(shape, what, theirs, copy);
+    return copy;
+}
+
+static uint64_t size_of(const dmi_image *image, dmi_shape_of what, size_t own) {
+    return image->shape ? image->shape->size[what] : own;
+}
+
 static uint64_t at(const void *pointer) { return (uintptr_t)pointer; }
 
 /* ---- opening -------------------------------------------------------------------------------------- */
@@ -42,23 +57,61 @@ void _dmi_image_open_own(dmi_image *image) {
     image->code.end = at(_dmi_end);
 }
 
+/* The layout root at that address: its pointers, and its table where it is not ours. */
+static int read_layout(dmi_image *image, uint64_t root, dmi_layout *layout) {
+    const dmi_reader *reader = image->reader;
+    dmi_shape *shape = &image->copies->shape;
+    size_t head = offsetof(dmi_layout, heaps);
+    int error = reader->read(reader->context, root, layout, head);
+    if (error) return error;
+    if (layout->size == sizeof *layout) {
+        error = reader->read(reader->context, root, layout, sizeof *layout);
+        if (error || !_dmi_layout_differs(layout)) return error;
+    }
+    if (memcmp(layout->magic, dmi_layout_root.magic, sizeof layout->magic) != 0 ||
+        layout->version < DMI_LAYOUT_OLDEST || layout->version > DMI_LAYOUT_VERSION ||
+        layout->address_bits != DMI_ADDRESS_BITS) {
+        image->differs = "version";
+        return ENOTSUP;
+    }
+    /* Between head and table stand pointers, first those that ours begins with. */
+    uint64_t table = (uint64_t)layout->field_count * sizeof(dmi_layout_field);
+    if (layout->field_count > DMI_SHAPE_FIELDS || layout->size < head + 4 * 8 + table ||
+        layout->size - table > head + 64 * 8 || (layout->size - table) % 8) {
+        image->differs = "field_count";
+        return ENOTSUP;
+    }
+    size_t pointers = (size_t)(layout->size - table) - head, own = offsetof(dmi_layout, fields);
+    memset((char *)layout + head, 0, own - head);
+    error = reader->read(reader->context, root + head, (char *)layout + head,
+                         pointers < own - head ? pointers : own - head);
+    memset(shape, 0, sizeof *shape);
+    shape->version = layout->version;
+    shape->count = layout->field_count;
+    if (!error)
+        error = reader->read(reader->context, root + head + pointers, shape->fields, (size_t)table);
+    if (error) return error;
+    image->differs = _dmi_shape_learn(shape);
+    image->shape = shape;
+    return image->differs ? ENOTSUP : 0;
+}
+
 int _dmi_image_open(dmi_image *image, const dmi_reader *reader, dmi_copies *copies, uint64_t root) {
     dmi_layout layout;
     uint64_t page = 0;
     memset(image, 0, sizeof *image);
     image->reader = reader;
     image->copies = copies;
-    int error = reader->read(reader->context, root, &layout, sizeof layout);
+    int error = read_layout(image, root, &layout);
     if (error) return error;
-    image->differs = _dmi_layout_differs(&layout);
-    if (image->differs) return ENOTSUP;
+    bool plain = image->shape && image->shape->links == DMI_LINKS_PLAIN;
     if (!word_at(image, at(layout.page), &page) ||
         !word_at(image, at(layout.pagemap), &image->table) ||
         !word_at(image, at(layout.key), &image->key) ||
-        !word_at(image, at(layout.link), &image->code.secret) ||
+        (!plain && !word_at(image, at(layout.link), &image->code.secret)) ||
         !word_at(image, at(layout.heaps), &image->heaps))
         return EFAULT;
-    image->code.end = at(layout.end);
+    if (!plain) image->code.end = at(layout.end);
     if (page == 0) image->heaps = 0; /* it never made a heap */
     else if (_dmi_space_setup() || page != _dmi_page) {
         image->differs = "page";
@@ -91,7 +144,8 @@ int _dmi_image_heaps(dmi_image *image, int (*visit)(void *argument, uint64_t add
     int result = 0;
     for (uint64_t heap = image->heaps; !result && goes_on(&c, heap);) {
         uint64_t next;
-        if (!word_at(image, heap + offsetof(dmi_heap, next), &next)) break;
+        uint64_t offset = image->shape ? image->shape->next : offsetof(dmi_heap, next);
+        if (!word_at(image, heap + offset, &next)) break;
         result = visit(argument, heap);
         heap = next;
     }
@@ -100,7 +154,8 @@ int _dmi_image_heaps(dmi_image *image, int (*visit)(void *argument, uint64_t add
 
 const dmi_heap *_dmi_image_heap(dmi_image *image, uint64_t address) {
     dmi_copies *copies = image->copies;
-    const dmi_heap *heap = fetch(image, address, copies ? &copies->heap : NULL, sizeof *heap);
+    const dmi_heap *heap =
+        fetch_struct(image, DMI_SHAPE_HEAP, address, copies ? &copies->heap : NULL, sizeof *heap);
     image->heap = NULL;
     image->segment = NULL;
     image->leaf = 0;
@@ -109,7 +164,7 @@ const dmi_heap *_dmi_image_heap(dmi_image *image, uint64_t address) {
         return NULL;
     image->heap = heap;
     image->heap_at = address;
-    image->space_at = address + offsetof(dmi_heap, space);
+    image->space_at = address + (image->shape ? image->shape->space : offsetof(dmi_heap, space));
     return heap;
 }
 
@@ -149,7 +204,7 @@ static void gather_segments(dmi_image *image, gathering *g) {
     chain c = {0};
     dmi_segment copy;
     for (uint64_t next = at(image->heap->space.segments); goes_on(&c, next);) {
-        const dmi_segment *s = fetch(image, next, &copy, sizeof copy);
+        const dmi_segment *s = fetch_struct(image, DMI_SHAPE_SEGMENT, next, &copy, sizeof copy);
         if (!s) return;
         if (sane(image, s, next) && at(s->reservation) == next)
             insert(g, (dmi_place){.base = at(s->base), .size = s->size, .at = next});
@@ -162,9 +217,10 @@ static void gather_virtuals(dmi_image *image, gathering *g, uint64_t first) {
     dmi_run copy;
     dmi_segment segment;
     for (uint64_t next = first; goes_on(&c, next);) {
-        const dmi_run *run = fetch(image, next, &copy, sizeof copy);
+        const dmi_run *run = fetch_struct(image, DMI_SHAPE_RUN, next, &copy, sizeof copy);
         if (!run) return;
-        const dmi_segment *s = fetch(image, at(run->segment), &segment, sizeof segment);
+        const dmi_segment *s =
+            fetch_struct(image, DMI_SHAPE_SEGMENT, at(run->segment), &segment, sizeof segment);
         if (s && run->kind == DMI_RUN_VIRTUAL && sane(image, s, 0))
             insert(g, (dmi_place){
                           .base = at(s->base), .size = s->size, .at = next, .is_virtual = true});
@@ -200,15 +256,16 @@ static bool bitmap(dmi_image *image, dmi_bits **map, dmi_bits *copy, uint64_t lo
 
 const dmi_segment *_dmi_image_segment(dmi_image *image, uint64_t address) {
     dmi_copies *copies = image->copies;
-    const dmi_segment *s = fetch(image, address, copies ? &copies->segment : NULL, sizeof *s);
+    const dmi_segment *s = fetch_struct(image, DMI_SHAPE_SEGMENT, address,
+                                        copies ? &copies->segment : NULL, sizeof *s);
     image->segment = NULL;
     image->leaf = 0;
     if (!s || !sane(image, s, address) || at(s->reservation) != address ||
         s->size > DMI_SEGMENT_LARGEST)
         return NULL;
-    uint64_t low = address + sizeof *s, high = at(s->base), runs = at(s->runs);
-    if (runs < low || runs > high || (runs - address) % sizeof(dmi_run) ||
-        s->runs_used > (high - runs) / sizeof(dmi_run))
+    uint64_t low = address + size_of(image, DMI_SHAPE_SEGMENT, sizeof *s), high = at(s->base);
+    uint64_t runs = at(s->runs), each = size_of(image, DMI_SHAPE_RUN, sizeof(dmi_run));
+    if (runs < low || runs > high || (runs - address) % each || s->runs_used > (high - runs) / each)
         return NULL;
     if (copies) {
         dmi_segment *copy = &copies->segment;
@@ -264,16 +321,34 @@ static void settle_count(dmi_run *copy) {
     atomic_store_explicit(&copy->used, (int32_t)busy, memory_order_relaxed);
 }
 
+/* Of another build: how its links are decoded, and where its lists begin. */
+static void adopt(const dmi_image *image, dmi_run *copy, uint64_t address) {
+    const dmi_shape *shape = image->shape;
+    const char *theirs = image->copies->theirs;
+    if (shape->links == DMI_LINKS_PLACED) {
+        copy->inverse = 1; /* so that marks are what they were: block plus run */
+        copy->origin = 0 - address;
+    }
+    if (shape->numbered) return;
+    uint64_t base = at(image->segment->base) + ((uint64_t)copy->first << _dmi_page_shift);
+    uint64_t list = _dmi_shape_word(shape, "run.list", theirs) - base;
+    uint64_t taken = _dmi_shape_word(shape, "run.taken", theirs) - base;
+    uint64_t size = copy->block_size, end = (uint64_t)copy->capacity * size;
+    copy->list = list < end && list % size == 0 ? (uint16_t)(list / size + 1) : 0;
+    copy->taken = taken < end && taken % size == 0 ? (uint16_t)(taken / size + 1) : 0;
+}
+
 const dmi_run *_dmi_image_run(dmi_image *image, size_t page) {
     const dmi_segment *s = image->segment;
     uint64_t found = lookup(image, at(s->base) + ((uint64_t)page << _dmi_page_shift));
-    uint64_t offset = found - at(s->runs);
-    if (found < at(s->runs) || offset % sizeof(dmi_run) || offset / sizeof(dmi_run) >= s->runs_used)
-        return NULL;
+    uint64_t offset = found - at(s->runs), each = size_of(image, DMI_SHAPE_RUN, sizeof(dmi_run));
+    if (found < at(s->runs) || offset % each || offset / each >= s->runs_used) return NULL;
     dmi_copies *copies = image->copies;
-    const dmi_run *run = fetch(image, found, copies ? &copies->run : NULL, sizeof *run);
+    const dmi_run *run =
+        fetch_struct(image, DMI_SHAPE_RUN, found, copies ? &copies->run : NULL, sizeof *run);
     if (!run || at(run->segment) != image->segment_at) return NULL;
     if (copies) copies->run.segment = &copies->segment;
+    if (image->shape && run->kind == DMI_RUN_LFH) adopt(image, &copies->run, found);
     if (run->kind == DMI_RUN_NONE || run->kind >= DMI_RUN_VIRTUAL || run->pages == 0 ||
         run->first > page || run->first + (uint64_t)run->pages > s->pages ||
         page - run->first >= run->pages || !sane_blocks(run))
@@ -295,10 +370,11 @@ const dmi_run *_dmi_image_covering(dmi_image *image, size_t page, size_t *next) 
 
 const dmi_run *_dmi_image_virtual(dmi_image *image, uint64_t address) {
     dmi_copies *copies = image->copies;
-    const dmi_run *run = fetch(image, address, copies ? &copies->virtual_run : NULL, sizeof *run);
+    const dmi_run *run = fetch_struct(image, DMI_SHAPE_RUN, address,
+                                      copies ? &copies->virtual_run : NULL, sizeof *run);
     if (!run || run->kind != DMI_RUN_VIRTUAL) return NULL;
-    const dmi_segment *s =
-        fetch(image, at(run->segment), copies ? &copies->virtual_segment : NULL, sizeof *s);
+    const dmi_segment *s = fetch_struct(image, DMI_SHAPE_SEGMENT, at(run->segment),
+                                        copies ? &copies->virtual_segment : NULL, sizeof *s);
     if (!s || !sane(image, s, 0)) return NULL;
     if (copies) copies->virtual_run.segment = &copies->virtual_segment;
     return run;

@@ -10,6 +10,7 @@
 #define DMI_IMAGE_H
 
 #include "../heap/heap.h"
+#include "shape.h"
 
 typedef struct dmi_reader {
     /* Copy size bytes at that address to `to`. 0, or an errno: then `to` may hold anything. */
@@ -23,7 +24,7 @@ extern const dmi_reader _dmi_reader_own;
 #define DMI_IMAGE_RUN ((size_t)1 << 20) /* bytes of the largest run that has blocks inside */
 #define DMI_IMAGE_WORDS (DMI_SEGMENT_LARGEST / 4096 / 64)
 
-/* Room for what is read from outside; about 1.1 MiB. */
+/* Room for what is read from outside; about 1.2 MiB. */
 typedef struct dmi_copies {
     dmi_heap heap;
     dmi_segment segment, virtual_segment;
@@ -31,13 +32,16 @@ typedef struct dmi_copies {
     dmi_bits committed[DMI_IMAGE_WORDS], offered[DMI_IMAGE_WORDS], refused[DMI_IMAGE_WORDS],
         deferred[DMI_IMAGE_WORDS];
     char memory[DMI_IMAGE_RUN];
+    dmi_shape shape;
+    char theirs[DMI_SHAPE_LARGEST]; /* a struct of another build */
 } dmi_copies;
 
 typedef struct dmi_image {
     const dmi_reader *reader;
-    dmi_copies *copies;  /* NULL: this process */
-    const char *differs; /* why it was refused: see _dmi_layout_differs */
-    uint64_t heaps;      /* address of the oldest heap's record */
+    dmi_copies *copies;     /* NULL: this process */
+    const dmi_shape *shape; /* how another build lays out its structs; NULL: as we do */
+    const char *differs;    /* why it was refused: a field that is missing, "version" or "page" */
+    uint64_t heaps;         /* address of the oldest heap's record */
     uint64_t table, key;
     dmi_link_code code;
     /* The heap in work; copies hold one at a time. */
@@ -48,8 +52,9 @@ typedef struct dmi_image {
     uint64_t slice, leaf;       /* the leaf looked up last; leaf 0: none */
 } dmi_image;
 
-/* Open what the reader reads, whose layout root lies at that address. 0; ENOTSUP: another layout or page
- * size (differs tells); or the errno of the reader. */
+/* Open what the reader reads, whose layout root lies at that address: this build's, or another's since layout
+ * 2, whose structs are read by the table that it carries. 0; ENOTSUP: a newer layout, a table that makes no
+ * sense or another page size (differs tells); or the errno of the reader. */
 int _dmi_image_open(dmi_image *image, const dmi_reader *reader, dmi_copies *copies, uint64_t root);
 /* This process. */
 void _dmi_image_open_own(dmi_image *image);

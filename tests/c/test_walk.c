@@ -252,22 +252,72 @@ TEST_EACH_PAGE(no_damage_to_an_image_leads_the_walk_astray) {
     images_delete(image);
 }
 
-TEST_EACH_PAGE(another_layout_is_refused_by_name) {
-    (void)heaps_create("never", 0);
+static const char *refused(const void *layout) {
     images_image *image = images_new();
-    static dmi_layout other;
     dmi_image opened;
-    other = dmi_layout_root;
-    ENSURE_EQ(_dmi_image_open(&opened, &image->reader, image->copies, (uintptr_t)&other), 0);
-    other.fields[12].offset += 8;
-    ENSURE_EQ(_dmi_image_open(&opened, &image->reader, image->copies, (uintptr_t)&other), 0);
+    int error = _dmi_image_open(&opened, &image->reader, image->copies, (uintptr_t)layout);
+    const char *why = error == ENOTSUP ? opened.differs : error ? "an error" : "";
     images_delete(image); /* the first look is what the image keeps */
-    image = images_new();
-    ENSURE_EQ(_dmi_image_open(&opened, &image->reader, image->copies, (uintptr_t)&other), ENOTSUP);
-    ENSURE(strcmp(opened.differs, "segment.space") == 0);
-    images_delete(image);
+    return why;
+}
+
+TEST_EACH_PAGE(a_layout_that_cannot_be_is_refused_by_name) {
+    (void)heaps_create("never", 0);
+    static dmi_layout other;
+    other = dmi_layout_root;
+    ENSURE(strcmp(refused(&other), "") == 0);
+    other.version = DMI_LAYOUT_VERSION + 1;
+    ENSURE(strcmp(refused(&other), "version") == 0);
+    other.version = 1;
+    ENSURE(strcmp(refused(&other), "version") == 0);
+    other = dmi_layout_root;
+    other.field_count = 1u << 20;
+    ENSURE(strcmp(refused(&other), "field_count") == 0);
+    other = dmi_layout_root;
+    ENSURE(strcmp(other.fields[12].name, "segment.space") == 0);
+    other.fields[12].offset = 1u << 20; /* outside of its struct */
+    ENSURE(strcmp(refused(&other), "segment.space") == 0);
+    other = dmi_layout_root;
+    other.fields[12].name[0] = 'x'; /* not told of */
+    ENSURE(strcmp(refused(&other), "segment.space") == 0);
+    other = dmi_layout_root;
+    other.fields[0].size = UINT32_MAX;
+    ENSURE(strcmp(refused(&other), "dmi_heap") == 0);
     for (size_t i = 0; i < dmi_layout_root.field_count; i++) /* every entry was filled in */
         ENSURE(dmi_layout_root.fields[i].name[0] && dmi_layout_root.fields[i].size);
+}
+
+/* The table of another build: in another order, with pointers and members that we know nothing of. */
+TEST_EACH_PAGE(another_layout_is_read_by_its_table) {
+    static struct {
+        dmi_layout head;
+        dmi_layout_field more[8];
+    } other;
+    size_t pointers = offsetof(dmi_layout, fields), count = dmi_layout_root.field_count;
+    memcpy(&other, &dmi_layout_root, pointers);
+    dmi_layout_field *fields = (dmi_layout_field *)(void *)((char *)&other + pointers + 16);
+    for (size_t i = 0; i < count; i++) fields[i] = dmi_layout_root.fields[count - 1 - i];
+    fields[count] = (dmi_layout_field){"run.unheard_of", 4, 4};
+    other.head.field_count = (uint32_t)count + 1;
+    other.head.size = (uint32_t)(sizeof(dmi_layout) + 16 + sizeof(dmi_layout_field));
+    for (size_t i = 0; i < sizeof policies / sizeof *policies; i++) {
+        void *heap = sample(policies[i], i == 0 ? DMI_HEAP_HARDENED : 0, i + 1, 2000);
+        list own = walk_own(heap), read = {0};
+        ENSURE(own.count > 100);
+        images_image *image = images_new();
+        image->root = (uintptr_t)&other;
+        ENSURE_EQ(images_walk(image, _dmi_heap_resolve(heap), collect, &read), 0);
+        same(&own, &read);
+        outsider o = {.handle = heap};
+        ENSURE_EQ(dmi_outside_heaps(images_read, image, image->root, see, &o), 0);
+        outsider plain = {.handle = heap};
+        ENSURE_EQ(dmi_outside_heaps(images_read, image, (uintptr_t)&dmi_layout_root, see, &plain),
+                  0);
+        ENSURE(o.heap.busy_blocks && memcmp(&o, &plain, sizeof o) == 0);
+        images_delete(image);
+        free(own.ranges);
+        free(read.ranges);
+    }
 }
 
 /* ---- beside threads ---------------------------------------------------------------------------------------- */

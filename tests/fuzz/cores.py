@@ -7,6 +7,7 @@ Prints the seed of what went wrong; `python -m tests.fuzz.cores 1 SEED` makes th
 
 from __future__ import annotations
 
+import lzma
 import mmap
 import os
 import random
@@ -22,6 +23,7 @@ from tests.python.images import ARENA_HEAP, HEAP, KEY, LIBC, Glibc, glibc_image
 
 MOST_SECONDS = 5.0
 MOST_MEMORY = 400 << 20
+DMI = Path(__file__).resolve().parents[1] / "golden" / "cores"
 MINORS = (26, 28, 31, 34, 36, 42, 43)
 
 
@@ -94,8 +96,10 @@ def look(path: Path) -> None:
 
 
 def samples() -> list[Sample]:
-    """Cores of each layout of glibc."""
-    return [Sample(glibc_image(Glibc(minor))[0].core()) for minor in MINORS]
+    """Cores of each layout of glibc, and of dmi of several builds."""
+    found = [Sample(glibc_image(Glibc(minor))[0].core()) for minor in MINORS]
+    return found + [Sample(lzma.decompress(each.read_bytes())) for each in sorted(DMI.iterdir())
+                    if each.suffix == ".xz"]
 
 
 def main(argv: list[str]) -> int:
