@@ -98,8 +98,11 @@ def look(path: Path) -> None:
 def samples() -> list[Sample]:
     """Cores of each layout of glibc, and of dmi of several builds."""
     found = [Sample(glibc_image(Glibc(minor))[0].core()) for minor in MINORS]
-    return found + [Sample(lzma.decompress(each.read_bytes())) for each in sorted(DMI.iterdir())
-                    if each.suffix == ".xz"]
+    return found + [
+        Sample(lzma.decompress(each.read_bytes()))
+        for each in sorted(DMI.iterdir())
+        if each.suffix == ".xz"
+    ]
 
 
 def main(argv: list[str]) -> int:

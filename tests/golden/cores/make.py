@@ -77,9 +77,7 @@ def shrunk(path: Path) -> bytes:
     image = Image()
     with Noting(path) as reader:
         process = Process(reader)
-        names = {
-            m.start: m.name for m in process.space().mappings if "libdmi" in m.name
-        }
+        names = {m.start: m.name for m in process.space().mappings if "libdmi" in m.name}
         spans = [(m.start, m.end) for m in process.space().mappings if "libdmi" in m.name]
         for _ in text.heap(process, "-h"):
             pass
@@ -102,7 +100,8 @@ def shrunk(path: Path) -> bytes:
             name = next((n for at, n in names.items() if at <= start < at + (1 << 20)), "")
             data = reader.read(start, count * PAGE) or b""
             if data:
-                image.segments[start] = (bytearray(data), f"/usr/lib/{Path(name).name}" if name else "")
+                file = f"/usr/lib/{Path(name).name}" if name else ""
+                image.segments[start] = (bytearray(data), file)
     return image.core()
 
 
@@ -115,9 +114,7 @@ def main(commit: str, name: str) -> None:
         subprocess.run(["gcc", "-O1", HERE / "witness.c", "-o", program], check=True)
         with (
             (folder / "said").open("w") as said,
-            subprocess.Popen(
-                [program], stdout=said, env={"LD_PRELOAD": str(preload)}
-            ) as running,
+            subprocess.Popen([program], stdout=said, env={"LD_PRELOAD": str(preload)}) as running,
         ):
             time.sleep(4.5)
             subprocess.run(
