@@ -34,7 +34,7 @@ VALUES = (
 
 
 class Sample:
-    """A core file in memory, which is changed and mended in place: a look costs, a copy does not."""
+    """A core file in memory, changed and mended in place: a look costs enough without copies."""
 
     def __init__(self, whole: bytes) -> None:
         self.whole = whole

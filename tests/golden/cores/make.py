@@ -2,8 +2,8 @@
 
     python -m tests.golden.cores.make COMMIT NAME
 
-Writes NAME.core.xz, which has only the pages that a look at it reads, and NAME.txt, what the program
-says that it holds. Needs git, gcc and gcore.
+Writes NAME.core.xz, which has only the pages that a look at it reads, and NAME.txt, what the
+program says that it holds. Needs git, gcc and gcore.
 """
 
 from __future__ import annotations
