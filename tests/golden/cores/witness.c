@@ -18,7 +18,9 @@ int main(void) {
                 at[i] = NULL;
             }
             if (at[i] || (s >> 20) % 2) continue;
-            size[i] = i % 300 == 7 ? (size_t)3 << 20 : (s >> 12) % 100 ? 16 + (s >> 8) % 300 : 20000;
+            size[i] = i % 300 == 7      ? (size_t)3 << 20
+                      : (s >> 12) % 100 ? 16 + (s >> 8) % 300
+                                        : 20000;
             at[i] = malloc(size[i]);
             if (!at[i]) return 1;
             memset(at[i], 1, 16);
