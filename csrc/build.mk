@@ -69,7 +69,8 @@ build/c/$(1)/stress: build/c/$(1)/tests/c/stress.o build/c/$(1)/libcore.a
 endef
 $(eval $(call stress_program,native,$(CC),))
 $(eval $(call stress_program,tsan,$(CLANG),-fsanitize=thread))
-run_stress = for policy in $(STRESS_POLICIES); do timeout 3600 $(1) $(2) $$policy || exit 1; done
+run_stress = for policy in $(STRESS_POLICIES); do for tier in '' '1 hardened'; do \
+	timeout 3600 $(1) $(2) $$policy $$tier || exit 1; done; done
 
 # Hard modes (csrc/heap/tick.c): the stress, and the tests that hold whatever a policy does.
 HARD_FAULT := build/c/HARD/test_fault
@@ -110,6 +111,7 @@ programs: $(native_PROGRAMS) build/c/native/stress
 test-c: programs
 	@$(call run_programs,$(native_PROGRAMS),)
 	@timeout 600 build/c/native/stress $(STRESS)
+	@timeout 600 build/c/native/stress $(STRESS) all 1 hardened
 test-stress: build/c/native/stress
 	@$(call run_stress,$<,$(STRESS))
 test-stress-long: build/c/native/stress

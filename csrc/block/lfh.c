@@ -18,7 +18,7 @@ void _dmi_lfh_init(dmi_run *run, unsigned bucket) {
     run->capacity = (uint16_t)(_dmi_run_size(run) / size);
     set_carved(run, 0);
     run->parked = 0;
-    run->list = run->taken = run->second = run->busy = 0;
+    run->list = run->taken = run->second = 0;
     run->inverse = UINT64_MAX / size + 1 + ((size & (size - 1)) == 0);
     /* Only 31 bits, so that what a mark adds for the block's place does not carry into the upper half. */
     uint64_t base = (uintptr_t)_dmi_run_base(run);

@@ -15,6 +15,7 @@ typedef struct dmi_secrets {
     uint64_t list;   /* links between free blocks of the free list */
     uint64_t tag;    /* checksums of the free list's tags */
     uint64_t canary; /* words behind the blocks of hardened heaps */
+    uint64_t freed;  /* what freed blocks of hardened heaps begin with */
 } dmi_secrets;
 
 extern dmi_secrets _dmi_secret;

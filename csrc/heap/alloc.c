@@ -6,6 +6,7 @@
 #include "create.h"
 #include "fast.h"
 #include "fault.h"
+#include "hard_fast.h"
 #include "pass.h"
 #include "registry.h"
 #include "retry.h"
@@ -20,7 +21,8 @@
 
 static void *from_cache(dmi_heap *heap, unsigned bucket) {
     dmi_cache *cache = _dmi_thread_lock_cache(heap);
-    void *block = _dmi_cache_alloc(cache, bucket);
+    void *block =
+        cache->quarantine ? _dmi_hard_alloc(cache, bucket) : _dmi_cache_alloc(cache, bucket);
     _dmi_unlock(cache->lock);
     return block;
 }
@@ -162,25 +164,34 @@ void *_dmi_alloc_own(dmi_thread *self, dmi_cache *cache, size_t size) {
     return from_own(self, cache, size);
 }
 
-/* A hardened heap hands out all its small blocks here. */
-static inline void *from_hardened(dmi_heap *heap, size_t size) {
-    if (size > DMI_BUCKET_MAX - heap->tail) return NULL; /* the sum may wrap around */
+static void *nothing(size_t size) {
+    (void)size;
+    return NULL;
+}
+
+/* The same of a hardened heap, whose cache no fast path sees. */
+static void *from_own_hard(dmi_thread *self, dmi_cache *cache, size_t size) {
+    if (size > DMI_BUCKET_MAX - sizeof(uint64_t)) return NULL; /* the sum may wrap around */
+    void *block = _dmi_hard_draw(self, cache, size, nothing);
+    if (__builtin_expect(block != NULL, 1)) return block;
+    dmi_heap *heap = cache->heap;
     unsigned bucket = _dmi_bucket(size + heap->tail);
     if (!atomic_load_explicit(&heap->active[bucket], memory_order_acquire)) return NULL;
-    _dmi_lock(&heap->shared_lock);
-    void *block = _dmi_cache_alloc(&heap->shared, bucket);
-    _dmi_unlock(&heap->shared_lock);
+    _dmi_heap_tick(heap);
+    _dmi_thread_lock(self);
+    if (!atomic_load_explicit(&heap->shared_only, memory_order_relaxed))
+        block = _dmi_hard_alloc(cache, bucket);
+    _dmi_unlock(&self->lock);
     _dmi_fault_tell("malloc");
     return block;
 }
 
 void *_dmi_malloc_slow(size_t size) {
-    dmi_heap *hardened = __atomic_load_n(&_dmi_default, __ATOMIC_ACQUIRE);
-    if (hardened && hardened->quarantine) {
-        void *hard = from_hardened(hardened, size);
+    dmi_thread *self = _dmi_self_get();
+    if (self->hard) {
+        void *hard = from_own_hard(self, self->hard, size);
         if (__builtin_expect(hard != NULL, 1)) return hard;
     }
-    dmi_thread *self = _dmi_self_get();
     void *block = from_own(self, &self->cache, size);
     if (__builtin_expect(block != NULL, 1)) return block;
     dmi_heap *heap = _dmi_default_heap();
@@ -196,6 +207,10 @@ void *_dmi_heap_malloc_slow(void *handle, size_t size) {
     if (self->memo_heap == handle) {
         void *block = from_own(self, self->memo, size);
         if (__builtin_expect(block != NULL, 1)) return block;
+    }
+    if (self->hard_memo && self->hard_memo->heap->handle == handle) {
+        void *hard = from_own_hard(self, self->hard_memo, size);
+        if (__builtin_expect(hard != NULL, 1)) return hard;
     }
     dmi_heap *heap = _dmi_heap_resolve(handle);
     return heap ? _dmi_heap_alloc(heap, size, 1, NULL) : NULL;

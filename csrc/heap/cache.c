@@ -39,15 +39,26 @@ void _dmi_cache_init(dmi_cache *cache, dmi_heap *heap, dmi_thread *thread, dmi_l
     cache->taken = NULL;
 }
 
+static void recycle(dmi_cache *cache) {
+    _dmi_lock(&pool_lock);
+    _dmi_pool_free(&pool, cache);
+    _dmi_unlock(&pool_lock);
+}
+
 dmi_cache *_dmi_cache_get(dmi_thread *self, dmi_heap *heap) {
     for (dmi_cache *cache = self->caches; cache; cache = cache->next_of_thread)
         if (cache->heap == heap) return cache;
     dmi_cache *cache = &self->cache;
-    if (heap != _dmi_default) {
+    bool hard = _dmi_heap_is_hard(heap);
+    if (heap != _dmi_default || hard) {
         _dmi_lock(&pool_lock);
         cache = _dmi_pool_alloc(&pool);
         _dmi_unlock(&pool_lock);
         if (!cache) return NULL;
+    }
+    if (hard && !_dmi_hard_setup(cache)) {
+        recycle(cache);
+        return NULL;
     }
     _dmi_cache_init(cache, heap, self, &self->lock);
     cache->next_of_thread = self->caches;
@@ -71,11 +82,10 @@ void _dmi_cache_drop(dmi_cache *cache) {
         thread->memo = NULL;
     }
     if (thread->door == cache) thread->door = &_dmi_no_thread.cache;
+    if (thread->hard_memo == cache) thread->hard_memo = NULL;
+    _dmi_hard_drop(cache);
     cache->heap = NULL;
-    if (cache == &thread->cache) return;
-    _dmi_lock(&pool_lock);
-    _dmi_pool_free(&pool, cache);
-    _dmi_unlock(&pool_lock);
+    if (cache != &thread->cache) recycle(cache);
 }
 
 /* ---- lists of runs ------------------------------------------------------------------------------------ */
@@ -214,6 +224,7 @@ void _dmi_cache_pend(dmi_run *run) {
 
 static void take_run(dmi_cache *cache, dmi_run *run) {
     if (!cache->thread || cache->thread->state != DMI_THREAD_TAKEN) return;
+    if (cache->quarantine) return; /* nothing is in flight without the lock */
     if (run->flags & DMI_RUN_TAKEN) return;
     _dmi_lfh_take(run, run->place == DMI_PLACE_CURRENT);
     run->taken_next = cache->taken;
@@ -240,7 +251,7 @@ static void drain_bucket(dmi_cache *cache, unsigned bucket) {
 }
 
 void _dmi_cache_drain(dmi_cache *cache) {
-    if (!cache->thread && cache->heap->quarantine) _dmi_hard_flush(cache->heap);
+    _dmi_hard_flush(cache);
     if (!_dmi_cache_waits(cache)) return;
     atomic_store_explicit(&cache->any_pending, false, memory_order_seq_cst);
     for (unsigned b = 0; b < DMI_BUCKETS; b++) drain_bucket(cache, b);
@@ -273,12 +284,15 @@ bool _dmi_cache_shed(dmi_cache *cache) {
 
 /* Make a run that another cache left this one's own. */
 static void adopt(dmi_cache *cache, dmi_run *run) {
-    uintptr_t token = cache->thread ? (uintptr_t)cache->thread : DMI_OWNER_NONE;
+    uintptr_t token = cache->quarantine ? DMI_OWNER_HARD
+                      : cache->thread   ? (uintptr_t)cache->thread
+                                        : DMI_OWNER_NONE;
     atomic_store_explicit(&run->cache, cache, memory_order_release);
     atomic_store_explicit(&run->owner, token, memory_order_release);
 }
 
 static dmi_run *steal_from(dmi_cache *from, dmi_cache *cache, unsigned bucket) {
+    _dmi_hard_flush(from); /* what waits there is of its runs */
     drain_bucket(from, bucket);
     dmi_run *run = from->avail[bucket].head;
     if (!run) run = from->spare[bucket];
@@ -339,10 +353,10 @@ static dmi_run *fresh(dmi_cache *cache, unsigned bucket) {
     if (run) {
         heap->bucket_pages[bucket] += run->pages;
         _dmi_lfh_init(run, bucket);
-        adopt(cache, run);
         bool counts = !cache->thread && _dmi_policy_row(&heap->engine.policy)->counts;
-        if ((heap->quarantine && !_dmi_hard_attach(run)) ||
-            (counts && _dmi_engine_count_run(run))) {
+        bool attached = !cache->quarantine || _dmi_hard_attach(run);
+        if (attached) adopt(cache, run);
+        if (!attached || (counts && _dmi_engine_count_run(run))) {
             _dmi_hard_detach(run);
             heap->bucket_pages[bucket] -= run->pages;
             (void)_dmi_run_free(&heap->space, run);
@@ -358,7 +372,7 @@ static bool fill_list(dmi_run *run) { return _dmi_lfh_head(run) || _dmi_lfh_coll
 /* The same from blocks that were never used, or whose pages were given back. */
 static bool grow(dmi_cache *cache, dmi_run *run, int *error) {
     if (!_dmi_lfh_carve(run, error) && (*error || !_dmi_lfh_unpark(run, error))) return false;
-    if (run->busy) _dmi_hard_shuffle(cache->heap, run);
+    if (cache->quarantine) _dmi_hard_shuffle(cache, run);
     return true;
 }
 
@@ -410,9 +424,8 @@ static bool refill(dmi_cache *cache, unsigned bucket) {
 
 void *_dmi_cache_alloc(dmi_cache *cache, unsigned bucket) {
     void *block;
-    while (!(block = cache->current[bucket]->busy
-                         ? _dmi_hard_pop(cache->heap, cache->current[bucket])
-                         : _dmi_fast_pop(cache->current[bucket]))) {
+    while (!(block = cache->quarantine ? _dmi_hard_pop(cache->quarantine, cache->current[bucket])
+                                       : _dmi_fast_pop(cache->current[bucket]))) {
         dmi_run *old = cache->current[bucket];
         void *damaged = _dmi_lfh_head(old);
         if (damaged) { /* its list is lost: its blocks stay busy for ever */
@@ -435,6 +448,7 @@ void _dmi_cache_free(dmi_cache *cache, dmi_run *run, void *block) {
 void _dmi_cache_hand_over(dmi_cache *cache) {
     dmi_heap *heap = cache->heap;
     dmi_cache *shared = &heap->shared;
+    _dmi_hard_flush(cache);
     _dmi_lock(&heap->shared_lock);
     _dmi_lock(&heap->lock);
     for (dmi_segment *segment = heap->space.segments; segment; segment = segment->next) {

@@ -84,7 +84,7 @@ static int check_unmapped(dmi_heap *heap, const void *block) {
 }
 
 int _dmi_check_lfh(dmi_run *run, const void *block) {
-    if (run->busy) return _dmi_hard_check(_dmi_heap_of_run(run), run, block);
+    if (_dmi_run_is_hard(run)) return _dmi_hard_check(run, block);
     size_t offset = (size_t)((const char *)block - _dmi_run_base(run));
     size_t index = offset / run->block_size;
     if (index >= __atomic_load_n(&run->carved, __ATOMIC_RELAXED)) return DMI_FAULT_FREE;

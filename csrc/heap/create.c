@@ -53,7 +53,7 @@ static dmi_heap *create_locked(const dmi_heap_options *options) {
     }
     dmi_heap *heap = _dmi_heaps_new();
     if (!heap) return NULL;
-    if (options->flags & DMI_HEAP_HARDENED && !_dmi_hard_setup(heap)) {
+    if (options->flags & DMI_HEAP_HARDENED && !_dmi_hard_setup(&heap->shared)) {
         _dmi_heaps_discard(heap);
         errno = ENOMEM;
         return NULL;
@@ -84,7 +84,7 @@ static dmi_heap *create_locked(const dmi_heap_options *options) {
     _dmi_freelist_init(&heap->list, &heap->space);
     _dmi_engine_init(&heap->engine, &heap->space, &heap->list, &policy);
     _dmi_cache_init(&heap->shared, heap, NULL, &heap->shared_lock);
-    atomic_store_explicit(&heap->shared_only, hardened || _dmi_policy_row(&policy)->counts,
+    atomic_store_explicit(&heap->shared_only, _dmi_policy_row(&policy)->counts,
                           memory_order_relaxed);
     _dmi_heap_schedule(heap, _dmi_heap_clock(heap));
     _dmi_heaps_enter(heap);
@@ -190,7 +190,7 @@ static int destroy(void *handle, bool force) {
         _dmi_cache_drop(cache);
         _dmi_unlock(&thread->lock);
     }
-    _dmi_hard_drop(heap);
+    _dmi_hard_drop_all(heap);
     _dmi_virtual_release_all(&heap->space);
     _dmi_space_release(&heap->space);
     _dmi_unlock(&heap->pass);

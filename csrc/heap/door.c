@@ -41,6 +41,7 @@ static __attribute__((noinline)) void *malloc_slow(size_t size) {
     if (LIKELY(block)) return block;
     dmi_heap *heap = resolve();
     if (!heap) return NULL;
+    if (_dmi_heap_is_hard(heap)) return _dmi_heap_malloc_slow(heap->handle, size);
     block = _dmi_heap_alloc(heap, size, 1, NULL);
     /* Where the block came from a cache of this thread's, that is its memo now. */
     self = _dmi_self_get();
@@ -114,7 +115,7 @@ void *dmi_door_realloc(void *door, void *block, size_t size) {
     if (!block) return door_malloc(size);
     if (size == 0) size = 1;
     dmi_run *run = _dmi_pagemap_find(block);
-    if (run->kind == DMI_RUN_LFH && LIKELY(!run->busy && !_dmi_fast_bad(run, block))) {
+    if (run->kind == DMI_RUN_LFH && LIKELY(!_dmi_run_is_hard(run) && !_dmi_fast_bad(run, block))) {
         /* As in realloc.c: shrinking to less than half moves, so that the memory is not held. */
         size_t have = run->block_size;
         if (size <= have && size >= have / 2) return block;

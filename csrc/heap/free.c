@@ -4,7 +4,7 @@
 #include "check.h"
 #include "fast.h"
 #include "fault.h"
-#include "hard.h"
+#include "hard_fast.h"
 #include "registry.h"
 #include "take.h"
 #include "thread.h"
@@ -108,7 +108,7 @@ static void free_backend(dmi_heap *heap, dmi_run *run, void *block) {
         else _dmi_engine_freed_run(&heap->engine, freed);
     } else if (run->kind == DMI_RUN_LARGE) {
         /* Of a hardened heap what was in it is gone at once. */
-        if (heap->quarantine) (void)_dmi_pages_decommit(run->segment, run->first, run->pages);
+        if (_dmi_heap_is_hard(heap)) (void)_dmi_pages_decommit(run->segment, run->first, run->pages);
         _dmi_engine_freed_run(&heap->engine, _dmi_run_free(&heap->space, run));
     } else {
         _dmi_level_freeing(&heap->engine);
@@ -140,21 +140,24 @@ static inline dmi_heap *free_any(void *block, dmi_run *run) {
     return heap;
 }
 
+/* Of a subsegment of a hardened heap. */
 static void free_hardened(void *block, dmi_run *run, bool quietly) {
     int saved = errno;
-    bool tick = false;
     dmi_heap *heap = _dmi_heap_of_run(run);
-    int fault = _dmi_hard_free(heap, run, block, &tick);
+    int fault = _dmi_hard_free_slow(run, block);
     if (__builtin_expect(fault, 0)) _dmi_fault(fault, "free", block);
-    if (tick && !quietly) _dmi_heap_tick(heap);
+    else if (!quietly) _dmi_heap_tick(heap);
     _dmi_fault_tell("free");
     errno = saved;
 }
 
+static void free_hardened_loudly(void *block, dmi_run *run) { free_hardened(block, run, false); }
+static void free_hardened_quietly(void *block, dmi_run *run) { free_hardened(block, run, true); }
+
 /* free never changes errno. */
 void _dmi_free_slow(void *block, dmi_run *run) {
-    if (run->kind == DMI_RUN_LFH && run->busy) {
-        free_hardened(block, run, false);
+    if (_dmi_run_is_hard(run)) {
+        _dmi_hard_free_or(block, run, free_hardened_loudly);
         return;
     }
     if (free_remote(block, run, false) || !block) return;
@@ -166,8 +169,8 @@ void _dmi_free_slow(void *block, dmi_run *run) {
 }
 
 void _dmi_free_quietly(void *block, dmi_run *run) {
-    if (run->kind == DMI_RUN_LFH && run->busy) {
-        free_hardened(block, run, true);
+    if (_dmi_run_is_hard(run)) {
+        _dmi_hard_free_or(block, run, free_hardened_quietly);
         return;
     }
     if (free_remote(block, run, true) || !block) return;
@@ -193,7 +196,7 @@ void dmi_heap_free_sized(void *handle, void *block, size_t size) {
 size_t dmi_usable_size(const void *block) {
     dmi_run *run = _dmi_pagemap_find(block);
     switch (run->kind) {
-    case DMI_RUN_LFH: return run->block_size - (run->busy ? _dmi_heap_of_run(run)->tail : 0);
+    case DMI_RUN_LFH: return run->block_size - (_dmi_run_is_hard(run) ? _dmi_heap_of_run(run)->tail : 0);
     case DMI_RUN_LIST: {
         /* Of what is no block, nothing: some ask before they write. Whoever asks while the heap is locked, from a walk
          * say, is told what the tag says. */

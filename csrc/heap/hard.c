@@ -1,105 +1,91 @@
-/* hard.c - small blocks of hardened heaps: what is busy, and what waits to be used again. */
+/* hard.c - small blocks of hardened heaps: what each is, and which wait to be used again. */
 #include "hard.h"
 #include "cache.h"
 #include "canary.h"
 #include "fast.h"
+#include "hard_fast.h"
+#include "take.h"
 
 #include "../block/note.h"
 
 #include <string.h>
 
-#define QUARANTINE_BYTES ((size_t)262144)
-#define QUARANTINE_BLOCKS 512
+/* Of all quarantines of a heap together. */
+#define QUARANTINE_BYTES ((uint64_t)262144)
+/* A step of a bin is so many bytes, but neither fewer blocks nor more than these. */
+#define STEP_BYTES 4096
+#define STEP_LEAST 4
+#define STEP_MOST 32
+/* Twice the steps of all buckets. */
+#define QUARANTINE_BLOCKS 1408 /* 1,406 of them */
 
-struct dmi_quarantine {
-    size_t count, bytes;
-    uint64_t random;
-    uint32_t frees;
-    struct {
-        void *block;
-        dmi_run *run;
-    } item[QUARANTINE_BLOCKS];
-};
-
-#define BITMAP (DMI_RUN_BLOCKS_MAX / 8)
-
+/* What a run has depends on how many blocks it has. */
+#define STATES(bytes, number)                                                                      \
+    {.name = "dmi-states", .item = (bytes), .chunk = (number)}
 static dmi_lock pools;
-static dmi_pool bitmaps = {.name = "dmi-busy", .item = BITMAP, .chunk = 1024};
+static dmi_pool states[] = {STATES(128, 16384), STATES(576, 8192), STATES(4160, 2048)};
+#define KINDS (sizeof states / sizeof *states)
 static dmi_pool quarantines = {
-    .name = "dmi-quarantine", .item = (sizeof(dmi_quarantine) + 63) / 64 * 64, .chunk = 1024};
+    .name = "dmi-quarantine",
+    .item = (sizeof(dmi_quarantine) + QUARANTINE_BLOCKS * sizeof(dmi_waiting) + 4095) / 4096 * 4096,
+    .chunk = 256};
 
-/* ---- which blocks are busy ----------------------------------------------------------------------------- */
+/* ---- what blocks are ----------------------------------------------------------------------------------- */
+
+static dmi_pool *pool_of(const dmi_run *run) {
+    size_t kind = 0;
+    while (kind < KINDS - 1 && sizeof(dmi_states) + run->capacity + 1u > states[kind].item) kind++;
+    return &states[kind];
+}
 
 bool _dmi_hard_attach(dmi_run *run) {
     _dmi_lock(&pools);
-    char *bitmap = _dmi_pool_alloc(&bitmaps);
-    size_t number = 0;
-    for (size_t c = 0; bitmap && c < DMI_POOL_CHUNKS && bitmaps.base[c]; c++) {
-        size_t offset = (size_t)(bitmap - bitmaps.base[c]);
-        if (offset < bitmaps.chunk * BITMAP) number = c * bitmaps.chunk + offset / BITMAP + 1;
-    }
-    if (bitmap && (number == 0 || number > UINT16_MAX)) {
-        _dmi_pool_free(&bitmaps, bitmap);
-        number = 0;
-    }
+    run->states = _dmi_pool_alloc(pool_of(run));
     _dmi_unlock(&pools);
-    run->busy = (uint16_t)number;
-    return number != 0;
+    if (run->states) run->states->base = (uintptr_t)_dmi_run_base(run);
+    return run->states != NULL;
 }
 
-static uint64_t *bitmap_of(const dmi_run *run) { return _dmi_pool_at(&bitmaps, run->busy - 1u); }
-
 bool _dmi_hard_busy(const dmi_run *run, size_t index) {
-    return bitmap_of(run)[index / 64] >> (index % 64) & 1;
+    return run->states->of[index] == DMI_HARD_BUSY;
 }
 
 void _dmi_hard_detach(dmi_run *run) {
-    if (!run->busy) return;
+    if (!_dmi_run_is_hard(run)) return;
+    atomic_store_explicit(&run->owner, DMI_OWNER_NONE, memory_order_release);
     _dmi_lock(&pools);
-    _dmi_pool_free(&bitmaps, bitmap_of(run));
+    _dmi_pool_free(pool_of(run), run->states);
     _dmi_unlock(&pools);
-    run->busy = 0;
+    run->states = NULL;
 }
 
 /* ---- handing out ----------------------------------------------------------------------------------------- */
 
-void *_dmi_hard_pop(dmi_heap *heap, dmi_run *run) {
+void *_dmi_hard_pop(dmi_quarantine *q, dmi_run *run) {
     void *block = _dmi_lfh_head(run);
-    uint32_t offset = (uint32_t)((char *)block - _dmi_run_base(run));
-    uint32_t index = offset / run->block_size;
-    if (!block || index >= run->carved || index * run->block_size != offset ||
-        !_dmi_lfh_marked(run, block))
+    size_t index;
+    if (!block || !_dmi_hard_index(run, run->states, block, &index) || index >= run->carved ||
+        run->states->of[index] != DMI_HARD_FREE || !_dmi_lfh_marked(run, block))
         return NULL;
-    uint64_t *word = &bitmap_of(run)[index / 64], bit = UINT64_C(1) << (index % 64);
-    if (*word & bit) return NULL;
-    *word |= bit;
+    run->states->of[index] = DMI_HARD_BUSY;
     _dmi_lfh_set_head(run, _dmi_link_get(run, block));
     (void)_dmi_used_add(run, 1);
-    if (heap->flags & DMI_HEAP_ZERO) memset(block, 0, run->block_size);
-    else memset(block, 0, 16);
-    _dmi_canary_set(heap, block, run->block_size);
+    q->state = &run->states->of[index];
     return block;
 }
 
-static uint64_t random_of(dmi_quarantine *q) {
-    q->random ^= q->random << 13;
-    q->random ^= q->random >> 7;
-    q->random ^= q->random << 17;
-    return q->random;
-}
-
-void _dmi_hard_shuffle(dmi_heap *heap, dmi_run *run) {
+void _dmi_hard_shuffle(dmi_cache *cache, dmi_run *run) {
     void *block[DMI_RUN_BLOCKS_MAX], *next = NULL;
-    size_t count = 0;
+    uint32_t count = 0;
     for (void *b = _dmi_lfh_head(run); b && count < DMI_RUN_BLOCKS_MAX; b = _dmi_link_get(run, b))
         block[count++] = b;
-    for (size_t i = count; i > 1; i--) {
-        size_t j = random_of(heap->quarantine) % i;
+    for (uint32_t i = count; i > 1; i--) {
+        uint32_t j = _dmi_hard_random(cache->quarantine, i);
         void *kept = block[i - 1];
         block[i - 1] = block[j];
         block[j] = kept;
     }
-    for (size_t i = 0; i < count; i++) {
+    for (uint32_t i = 0; i < count; i++) {
         _dmi_link_set(run, block[i], next);
         next = block[i];
     }
@@ -108,87 +94,216 @@ void _dmi_hard_shuffle(dmi_heap *heap, dmi_run *run) {
 
 /* ---- the quarantine ---------------------------------------------------------------------------------------- */
 
-bool _dmi_hard_setup(dmi_heap *heap) {
+bool _dmi_hard_setup(dmi_cache *cache) {
     _dmi_lock(&pools);
-    heap->quarantine = _dmi_pool_alloc(&quarantines);
+    dmi_quarantine *q = _dmi_pool_alloc(&quarantines);
     _dmi_unlock(&pools);
-    while (heap->quarantine && !heap->quarantine->random)
-        _dmi_os_random(&heap->quarantine->random, sizeof heap->quarantine->random);
-    return heap->quarantine != NULL;
+    if (!q) return false;
+    (void)_dmi_os_random(&q->random, sizeof q->random); /* the heap has its secrets by now */
+    dmi_waiting *item = q->item;
+    for (size_t b = 0; b < DMI_BUCKETS; b++) {
+        size_t step = STEP_BYTES / _dmi_bucket_size[b];
+        step = step < STEP_LEAST ? STEP_LEAST : step > STEP_MOST ? STEP_MOST : step;
+        q->bin[b] =
+            (dmi_bin){.item = item, .size = _dmi_bucket_size[b], .step = (uint16_t)step};
+        item += 2 * step;
+    }
+    cache->quarantine = q;
+    return true;
 }
 
-void _dmi_hard_drop(dmi_heap *heap) {
-    if (!heap->quarantine) return;
+void _dmi_hard_drop(dmi_cache *cache) {
+    if (!cache->quarantine) return;
+    _dmi_lock(&pools);
+    _dmi_pool_free(&quarantines, cache->quarantine);
+    _dmi_unlock(&pools);
+    cache->quarantine = NULL;
+}
+
+void _dmi_hard_drop_all(dmi_heap *heap) {
+    if (!heap->shared.quarantine) return;
     for (dmi_segment *s = heap->space.segments; s; s = s->next)
         for (size_t page = 0; page < s->pages;) {
             dmi_run *run = _dmi_segment_run(s, page);
             page += run->pages;
             if (run->kind == DMI_RUN_LFH) _dmi_hard_detach(run);
         }
-    _dmi_lock(&pools);
-    _dmi_pool_free(&quarantines, heap->quarantine);
-    _dmi_unlock(&pools);
-    heap->quarantine = NULL;
+    _dmi_hard_drop(&heap->shared);
 }
 
-/* Let one out. Written to meanwhile, it stays where it is for ever, and the fault is noted. */
-static void let_out(dmi_heap *heap, size_t i) {
-    dmi_quarantine *q = heap->quarantine;
-    void *block = q->item[i].block;
-    dmi_run *run = q->item[i].run;
-    q->bytes -= run->block_size;
-    q->item[i] = q->item[--q->count];
-    if (!_dmi_lfh_marked(run, block) || _dmi_link_get(run, block)) {
-        _dmi_fault_note(DMI_NOTE_LINK, block);
-        return;
+void *_dmi_hard_wake(void *block, dmi_lock *lock) {
+    _dmi_unlock_slow(lock);
+    _dmi_lock_leave();
+    return block;
+}
+
+void *_dmi_hard_go(void *damaged, dmi_lock *lock, size_t size, void *(*slow)(size_t)) {
+    if (damaged) _dmi_fault_note(DMI_NOTE_LINK, damaged);
+    _dmi_unlock(lock);
+    return slow(size);
+}
+
+void _dmi_hard_go_free(void *block, dmi_run *run, dmi_lock *lock, void (*slow)(void *, dmi_run *)) {
+    _dmi_unlock(lock);
+    slow(block, run);
+}
+
+/* With no more than these a bin hands out none: so many others come before a block that was freed. A bin that has too few
+ * or too many is brought to the middle. */
+static uint32_t low(const dmi_bin *bin) { return bin->limit / 4; }
+static uint32_t middle(const dmi_bin *bin) { return bin->limit / 2 + bin->limit / 8; }
+
+static void let_out(dmi_cache *cache, dmi_bin *bin, uint32_t count) {
+    while (count--) {
+        dmi_waiting one = _dmi_hard_take(cache->quarantine, bin, bin->count);
+        if (!_dmi_hard_intact(one.block)) {
+            _dmi_fault_note(DMI_NOTE_LINK, one.block);
+            continue;
+        }
+        *one.state = DMI_HARD_FREE;
+        _dmi_cache_free(cache, _dmi_pagemap_get(one.block), one.block);
     }
-    _dmi_cache_free(&heap->shared, run, block);
 }
 
-void _dmi_hard_flush(dmi_heap *heap) {
-    while (heap->quarantine->count) let_out(heap, heap->quarantine->count - 1);
+static void set_limit(dmi_cache *cache, dmi_bin *bin, uint32_t limit) {
+    dmi_heap *heap = cache->heap;
+    bin->limit = limit;
+    /* What is to be cleared whole is drawn by the slow path. */
+    bin->low = heap->flags & DMI_HEAP_ZERO ? UINT32_MAX : low(bin);
+    cache->quarantine->any |= limit != 0;
+}
+
+static void close_bin(dmi_cache *cache, dmi_bin *bin) {
+    let_out(cache, bin, bin->count);
+    atomic_fetch_sub_explicit(&cache->heap->waiting, (uint64_t)bin->limit * bin->size,
+                              memory_order_relaxed);
+    set_limit(cache, bin, 0);
+}
+
+void _dmi_hard_flush(dmi_cache *cache) {
+    dmi_quarantine *q = cache->quarantine;
+    if (!q || !q->any) return;
+    for (size_t b = 0; b < DMI_BUCKETS; b++)
+        if (q->bin[b].limit) close_bin(cache, &q->bin[b]);
+    q->any = false;
+}
+
+/* A step more room, if the heap's quarantines may hold that much. */
+static bool widen(dmi_cache *cache, dmi_bin *bin) {
+    dmi_heap *heap = cache->heap;
+    uint64_t bytes = (uint64_t)bin->step * bin->size;
+    if (bin->limit == 2u * bin->step) return false;
+    if (atomic_fetch_add_explicit(&heap->waiting, bytes, memory_order_relaxed) + bytes >
+        QUARANTINE_BYTES) {
+        atomic_fetch_sub_explicit(&heap->waiting, bytes, memory_order_relaxed);
+        return false;
+    }
+    set_limit(cache, bin, bin->limit + bin->step);
+    return true;
+}
+
+/* The bin that may hold the most, NULL: none may hold anything. */
+static dmi_bin *widest(dmi_quarantine *q) {
+    dmi_bin *found = NULL;
+    size_t most = 0;
+    for (size_t b = 0; b < DMI_BUCKETS; b++) {
+        size_t bytes = (size_t)q->bin[b].limit * q->bin[b].size;
+        if (bytes > most) {
+            most = bytes;
+            found = &q->bin[b];
+        }
+    }
+    return found;
+}
+
+/* Let there be room for one more. False: other caches hold all that may wait. */
+static bool make_room(dmi_cache *cache, dmi_bin *bin) {
+    dmi_bin *other;
+    if (bin->count < bin->limit || widen(cache, bin)) return true;
+    while (!bin->limit && (other = widest(cache->quarantine))) {
+        close_bin(cache, other);
+        (void)widen(cache, bin);
+    }
+    if (bin->count == bin->limit) let_out(cache, bin, bin->count - middle(bin));
+    return bin->limit != 0;
+}
+
+/* Let some more wait that are on the list at hand: one exchange with it for several blocks. */
+static void fill(dmi_cache *cache, dmi_bin *bin, unsigned bucket) {
+    dmi_quarantine *q = cache->quarantine;
+    dmi_run *run = cache->current[bucket];
+    void *block;
+    while (bin->count < middle(bin) && (block = _dmi_hard_pop(q, run))) {
+        if (run->flags & DMI_RUN_COUNTED)
+            _dmi_engine_count_block(&cache->heap->engine, run, block, 1);
+        _dmi_hard_wait(bin, block, q->state);
+    }
+}
+
+void *_dmi_hard_alloc(dmi_cache *cache, unsigned bucket) {
+    dmi_quarantine *q = cache->quarantine;
+    dmi_bin *bin = &q->bin[bucket];
+    void *block = NULL;
+    while (!block && bin->count > low(bin)) {
+        dmi_waiting one = _dmi_hard_take(q, bin, bin->count);
+        if (_dmi_hard_intact(one.block)) {
+            *one.state = DMI_HARD_BUSY;
+            block = one.block;
+        } else {
+            _dmi_fault_note(DMI_NOTE_LINK, one.block);
+        }
+    }
+    if (!block) {
+        block = _dmi_cache_alloc(cache, bucket);
+        if (!block) return NULL;
+        fill(cache, bin, bucket);
+    }
+    memset(block, 0, cache->heap->flags & DMI_HEAP_ZERO ? bin->size : 16);
+    _dmi_canary_set(cache->heap, block, bin->size);
+    return block;
 }
 
 /* ---- taking back --------------------------------------------------------------------------------------------- */
 
-static inline int judge(const dmi_heap *heap, const dmi_run *run, const void *block,
-                        uint32_t *index) {
-    if (run->kind != DMI_RUN_LFH || !run->busy)
-        return DMI_FAULT_FREE; /* it was released meanwhile */
-    uint32_t offset = (uint32_t)((const char *)block - _dmi_run_base(run));
-    *index = offset / run->block_size;
-    if (*index * run->block_size != offset) return DMI_FAULT_INTERIOR;
-    if (*index >= run->carved || !(bitmap_of(run)[*index / 64] >> (*index % 64) & 1))
-        return DMI_FAULT_FREE;
-    return _dmi_canary_sound(heap, block, run->block_size) ? DMI_OK : DMI_FAULT_OVERFLOW;
+/* The run is the cache's that is locked. */
+static int judge(const dmi_run *run, const void *block, size_t *index) {
+    if (!_dmi_hard_index(run, run->states, block, index)) return DMI_FAULT_INTERIOR;
+    if (run->states->of[*index] != DMI_HARD_BUSY) return DMI_FAULT_FREE;
+    return *_dmi_hard_end(block, run->block_size) ==
+                   _dmi_hard_canary(_dmi_hard_end(block, run->block_size))
+               ? DMI_OK
+               : DMI_FAULT_OVERFLOW;
 }
 
-int _dmi_hard_check(dmi_heap *heap, dmi_run *run, const void *block) {
-    uint32_t index;
-    _dmi_lock(&heap->shared_lock);
-    int fault = judge(heap, run, block, &index);
-    _dmi_unlock(&heap->shared_lock);
+int _dmi_hard_check(dmi_run *run, const void *block) {
+    size_t index;
+    dmi_cache *cache = _dmi_cache_lock_of(run, false);
+    if (!cache) return DMI_FAULT_FREE; /* it was released meanwhile */
+    int fault = judge(run, block, &index);
+    _dmi_unlock(cache->lock);
     return fault;
 }
 
-int _dmi_hard_free(dmi_heap *heap, dmi_run *run, void *block, bool *tick) {
-    uint32_t index;
-    _dmi_lock(&heap->shared_lock);
-    int fault = judge(heap, run, block, &index);
+int _dmi_hard_free_slow(dmi_run *run, void *block) {
+    size_t index;
+    dmi_cache *cache = _dmi_cache_lock_of(run, false);
+    if (!cache) return DMI_FAULT_FREE;
+    int fault = judge(run, block, &index);
     if (!fault) {
-        dmi_quarantine *q = heap->quarantine;
-        bitmap_of(run)[index / 64] &= ~(UINT64_C(1) << (index % 64));
-        _dmi_link_set(run, block, NULL);
-        while (q->count == QUARANTINE_BLOCKS ||
-               (q->count && q->bytes + run->block_size > QUARANTINE_BYTES))
-            let_out(heap, (uint32_t)random_of(q) * (uint64_t)q->count >> 32);
-        q->item[q->count].block = block;
-        q->item[q->count++].run = run;
-        q->bytes += run->block_size;
-        *tick = q->frees++ % 64 == 0;
+        dmi_bin *bin = &cache->quarantine->bin[run->bucket];
+        if (make_room(cache, bin)) {
+            _dmi_hard_wait(bin, block, &run->states->of[index]);
+        } else {
+            run->states->of[index] = DMI_HARD_FREE;
+            _dmi_cache_free(cache, run, block);
+        }
     }
-    _dmi_unlock(&heap->shared_lock);
+    _dmi_unlock(cache->lock);
     return fault;
 }
 
-size_t _dmi_hard_metadata(void) { return bitmaps.live_bytes + quarantines.live_bytes; }
+size_t _dmi_hard_metadata(void) {
+    size_t bytes = quarantines.live_bytes;
+    for (size_t kind = 0; kind < KINDS; kind++) bytes += states[kind].live_bytes;
+    return bytes;
+}

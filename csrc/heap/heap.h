@@ -42,6 +42,7 @@ struct dmi_cache {
     dmi_run *taken; /* runs of this cache that are taken, through taken_next */
     dmi_cache *next_of_thread;
     dmi_cache *next_of_heap, *prev_of_heap; /* under heap->lock */
+    dmi_quarantine *quarantine;             /* of hardened heaps; else NULL */
 };
 
 typedef enum dmi_thread_state {
@@ -57,6 +58,8 @@ struct dmi_thread {
     void *memo_heap; /* handle and cache of the last other heap used */
     dmi_cache *memo;
     dmi_cache *door; /* what door.c allocates from; never NULL */
+    /* Caches that no fast path sees: of the default heap, if it is hardened, and of the last other hardened heap used. */
+    dmi_cache *hard, *hard_memo;
     dmi_lock lock;
     dmi_thread_state state;
     dmi_thread **tls;      /* that thread's _dmi_self */
@@ -79,8 +82,8 @@ struct dmi_heap {
     uint32_t
         tail; /* bytes behind each block that are not the caller's: the canary of hardened heaps */
     bool live;
-    dmi_quarantine *quarantine; /* hardened; else NULL */
-    _Atomic bool shared_only;   /* eager, hardened: every block through the shared cache */
+    _Atomic uint64_t waiting; /* hardened: bytes that its quarantines may hold now */
+    _Atomic bool shared_only; /* eager: every block through the shared cache */
     _Atomic bool lfh_active;
     uint32_t lfh_live, lfh_total; /* activation thresholds */
     uint32_t bucket_live[DMI_BUCKETS], bucket_total[DMI_BUCKETS];
@@ -108,6 +111,8 @@ struct dmi_heap {
 static inline dmi_heap *_dmi_heap_of_space(dmi_space *space) {
     return (dmi_heap *)(void *)((char *)space - offsetof(dmi_heap, space));
 }
+/* Do canaries stand behind its blocks? */
+static inline bool _dmi_heap_is_hard(const dmi_heap *heap) { return heap->tail != 0; }
 static inline dmi_heap *_dmi_heap_of_run(const dmi_run *run) {
     return _dmi_heap_of_space(run->segment->space);
 }

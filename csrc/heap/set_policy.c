@@ -21,7 +21,8 @@ static void hand_over(dmi_heap *heap) {
     dmi_thread *self = _dmi_thread_self();
     for (dmi_thread *thread = _dmi_threads(); thread; thread = thread->next) {
         if (!_dmi_thread_take(thread)) continue;
-        if (thread == self || thread->state == DMI_THREAD_ABANDONED)
+        /* Of a hardened heap nothing is in flight. */
+        if (thread == self || thread->state == DMI_THREAD_ABANDONED || _dmi_heap_is_hard(heap))
             for (dmi_cache *cache = thread->caches; cache; cache = cache->next_of_thread)
                 if (cache->heap == heap) _dmi_cache_hand_over(cache);
         /* A taken thread hands over itself, in its next slow path. */
@@ -83,7 +84,6 @@ int dmi_heap_set_policy(void *handle, const dmi_policy *policy) {
     if (!error) {
         bool eager = _dmi_policy_row(policy)->counts;
         bool was = _dmi_policy_row(&heap->engine.policy)->counts;
-        bool hardened = heap->flags & DMI_HEAP_HARDENED;
         _dmi_lock(&heap->shared_lock);
         _dmi_lock(&heap->lock);
         heap->engine.policy = *policy;
@@ -91,7 +91,7 @@ int dmi_heap_set_policy(void *handle, const dmi_policy *policy) {
         heap->engine.how = how;
         _dmi_unlock(&heap->lock);
         _dmi_unlock(&heap->shared_lock);
-        atomic_store_explicit(&heap->shared_only, eager || hardened, memory_order_seq_cst);
+        atomic_store_explicit(&heap->shared_only, eager, memory_order_seq_cst);
         if (was && !eager) {
             dmi_visitor visitor = {.run = uncount, .lock = DMI_VISIT_LOCK};
             _dmi_heap_visit(heap, &visitor);

@@ -10,6 +10,7 @@
  */
 #include "take.h"
 #include "cache.h"
+#include "hard.h"
 #include "records.h"
 
 bool _dmi_cache_repair(dmi_cache *cache) {
@@ -62,7 +63,7 @@ dmi_cache *_dmi_cache_lock_of(dmi_run *run, bool take) {
     for (;;) {
         dmi_cache *cache = atomic_load_explicit(&run->cache, memory_order_acquire);
         if (!cache) return NULL;
-        if (take && cache->thread) {
+        if (take && cache->thread && !cache->quarantine) {
             if (!_dmi_thread_take(cache->thread)) return NULL;
         } else {
             _dmi_lock(cache->lock);
@@ -79,6 +80,15 @@ void _dmi_heap_thaw(dmi_heap *heap) {
         _dmi_unlock(&thread->lock);
 }
 
+/* What waits in quarantines is free. Every lock of the caches is held. */
+static void flush_all(dmi_heap *heap) {
+    if (!_dmi_heap_is_hard(heap)) return;
+    _dmi_hard_flush(&heap->shared);
+    for (dmi_thread *thread = heap->frozen; thread; thread = thread->next)
+        for (dmi_cache *cache = thread->caches; cache; cache = cache->next_of_thread)
+            if (cache->heap == heap) _dmi_hard_flush(cache);
+}
+
 bool _dmi_heap_freeze(dmi_heap *heap) {
     for (;;) {
         heap->frozen = _dmi_threads();
@@ -88,6 +98,7 @@ bool _dmi_heap_freeze(dmi_heap *heap) {
             return false;
         }
         _dmi_lock(&heap->shared_lock);
+        flush_all(heap);
         _dmi_lock(&heap->lock);
         /* A thread that is new since then finds the heap's lock taken, unless it was here before. */
         if (_dmi_threads() == heap->frozen) return true;

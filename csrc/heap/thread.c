@@ -3,6 +3,7 @@
 #include "cache.h"
 #include "fork.h"
 #include "records.h"
+#include "registry.h"
 #include "take.h"
 #include "tick.h"
 
@@ -32,6 +33,7 @@ static void thread_ended(void *value) {
     self->tls = NULL;
     self->memo_heap = DMI_NO_HANDLE;
     self->door = &_dmi_no_thread.cache;
+    self->hard = self->hard_memo = NULL;
     for (dmi_cache *cache = self->caches; cache; cache = cache->next_of_thread)
         atomic_fetch_add_explicit(&cache->heap->abandoned, 1, memory_order_relaxed);
     _dmi_unlock(&self->lock);
@@ -116,6 +118,8 @@ dmi_cache *_dmi_thread_lock_cache(dmi_heap *heap) {
     if (!self || !cache) {
         cache = &heap->shared;
         _dmi_lock(cache->lock);
+    } else if (cache->quarantine) {
+        *(heap == _dmi_default ? &self->hard : &self->hard_memo) = cache;
     } else {
         self->memo_heap = heap->handle;
         self->memo = cache;

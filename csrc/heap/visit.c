@@ -41,7 +41,7 @@ static void visit_lfh(dmi_heap *heap, dmi_visitor *visitor, const visit_group *g
             if (visitor->lock == DMI_VISIT_TAKE) locked = _dmi_cache_lock_of(run, true);
             visitor->taken = locked != NULL;
             if (!locked) locked = _dmi_cache_lock_of(run, false);
-            if (locked && visitor->taken) _dmi_cache_drain(locked);
+            if (locked && (visitor->taken || locked->quarantine)) _dmi_cache_drain(locked);
         }
         /* Between the two locks it may have been freed and used again. */
         if (!locked || atomic_load_explicit(&run->cache, memory_order_relaxed) != locked ||
@@ -65,11 +65,12 @@ static void drain_all(dmi_heap *heap) {
     size_t n = 0;
     _dmi_lock(&heap->lock);
     for (dmi_cache *cache = heap->caches; cache && n < GROUP; cache = cache->next_of_heap)
-        if (_dmi_cache_waits(cache)) waiting[n++] = cache;
+        if (_dmi_cache_waits(cache) || cache->quarantine) waiting[n++] = cache;
     _dmi_unlock(&heap->lock);
     while (n--) {
         /* Caches of this heap go with it only, and heap->pass is held. */
-        if (!_dmi_thread_take(waiting[n]->thread)) continue;
+        if (waiting[n]->quarantine) _dmi_lock(waiting[n]->lock);
+        else if (!_dmi_thread_take(waiting[n]->thread)) continue;
         _dmi_cache_drain(waiting[n]);
         _dmi_unlock(waiting[n]->lock);
     }

@@ -1,6 +1,7 @@
 /* find.c - the block that holds an address. */
 #include "../heap/cache.h"
 #include "../heap/fast.h"
+#include "../heap/hard.h"
 #include "../heap/registry.h"
 #include "../heap/take.h"
 #include "account.h"
@@ -64,6 +65,7 @@ static bool find_lfh(dmi_run *run, const char *address, dmi_range *range, bool *
             return true;
         }
         lfh_answer answer = by_first_word(run, index);
+        if (_dmi_run_is_hard(run)) answer = _dmi_hard_busy(run, index) ? LFH_BUSY : LFH_FREE;
         if (answer == LFH_ASK && take) {
             _dmi_cache_take_run(cache, run);
             answer = listed(run, index) ? LFH_FREE : LFH_BUSY;

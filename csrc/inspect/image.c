@@ -307,7 +307,8 @@ static bool sane_blocks(const dmi_run *run) {
     if (run->kind != DMI_RUN_LFH) return true;
     return run->pages <= DMI_RUN_PAGES_MAX && run->capacity <= DMI_RUN_BLOCKS_MAX &&
            run->block_size >= 16 && run->block_size % 16 == 0 && run->carved <= run->capacity &&
-           run->parked <= run->carved && run->list <= run->carved &&
+           run->parked <= run->carved &&
+           (!(run->flags & DMI_RUN_TAKEN) || run->list <= run->carved) &&
            (size_t)run->capacity * run->block_size <= size;
 }
 

@@ -32,7 +32,7 @@ static bool sound_lfh(const dmi_heap *heap, const dmi_run *run, dmi_fault *out) 
             out, DMI_FAULT_CORRUPT, run,
             "descriptor %p of the subsegment at %p is damaged (block size, capacity or carved)",
             _dmi_run_base(run), NULL);
-    for (size_t i = 0; run->busy && i < run->carved; i++) {
+    for (size_t i = 0; _dmi_run_is_hard(run) && i < run->carved; i++) {
         const char *block = _dmi_lfh_block(run, i);
         if (_dmi_hard_busy(run, i) && !_dmi_canary_sound(heap, block, run->block_size))
             return fault(out, DMI_FAULT_OVERFLOW, block,

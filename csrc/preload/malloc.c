@@ -15,6 +15,7 @@
 #pragma GCC visibility push(hidden)
 #include "../heap/create.h"
 #include "../heap/fast.h"
+#include "../heap/hard_fast.h"
 #include "../heap/registry.h"
 #pragma GCC visibility pop
 
@@ -30,13 +31,17 @@ static inline void ready(void) {
         _dmi_preload_answer();
 }
 
-COLD void *_dmi_preload_malloc_slow(size_t size) {
+static COLD void *malloc_rest(size_t size) {
     ready();
     return _dmi_malloc_slow(size);
 }
 
-/* Both are called last by the doors, so that they return to whom free returns to. */
-COLD void _dmi_preload_free_slow(void *block, dmi_run *run) {
+void *_dmi_preload_malloc_slow(size_t size) {
+    return _dmi_hard_malloc_or(size, malloc_rest);
+}
+
+/* All are called last by the doors, so that they return to whom free returns to. */
+static COLD void free_rest(void *block, dmi_run *run) {
     if (_dmi_preload_is_loader(__builtin_return_address(0))) {
         _dmi_free_quietly(block, run);
         return;
@@ -44,6 +49,11 @@ COLD void _dmi_preload_free_slow(void *block, dmi_run *run) {
     _dmi_free_slow(block, run);
     if (!LIKELY(!atomic_load_explicit(&_dmi_preload_asked, memory_order_relaxed)))
         _dmi_preload_answer();
+}
+
+void _dmi_preload_free_slow(void *block, dmi_run *run) {
+    if (_dmi_run_is_hard(run)) _dmi_hard_free_or(block, run, free_rest);
+    else free_rest(block, run);
 }
 
 COLD void _dmi_preload_free_settle(dmi_run *run) {
@@ -91,7 +101,7 @@ DMI_DOOR void *realloc(void *block, size_t size) {
         return NULL;
     }
     dmi_run *run = _dmi_pagemap_get(block);
-    if (run->kind == DMI_RUN_LFH && LIKELY(!run->busy && !_dmi_fast_bad(run, block))) {
+    if (run->kind == DMI_RUN_LFH && LIKELY(!_dmi_run_is_hard(run) && !_dmi_fast_bad(run, block))) {
         /* As in the core: shrinking to less than half moves, so that the memory is not held. */
         size_t have = run->block_size;
         if (size <= have && size >= have / 2) return block;

@@ -24,6 +24,8 @@ typedef enum dmi_run_kind {
 
 /* Never the address of a thread record: no fast path takes such a run for its own. */
 #define DMI_OWNER_NONE ((uintptr_t)1)
+/* A subsegment of a hardened heap: nor this. */
+#define DMI_OWNER_HARD ((uintptr_t)2)
 
 typedef struct dmi_run dmi_run;
 struct dmi_segment;
@@ -68,12 +70,12 @@ struct dmi_run {
             uint16_t list;   /* the first of the free list behind the recorded head */
             uint16_t taken;  /* the head when it was recorded */
             uint16_t second; /* the one behind it then */
-            uint16_t busy;   /* hardened heaps: number of its bitmap plus 1 (heap/hard.h) */
         };
+        struct dmi_states *states; /* LFH of hardened heaps, which are never taken (heap/hard.h) */
     };
 
     /* -- everybody's -- */
-    _Atomic uintptr_t owner; /* token of the owning thread, or DMI_OWNER_NONE */
+    _Atomic uintptr_t owner; /* token of the owning thread, or DMI_OWNER_* */
     _Atomic uint64_t remote; /* blocks other threads freed: see lfh.h */
     _Atomic(struct dmi_run *) pending_next;
     _Atomic(void *) cache; /* the cache that owns it (a pointer of the heap floor) */
@@ -93,6 +95,10 @@ struct dmi_run {
 
 _Static_assert(offsetof(dmi_run, owner) == 64 && sizeof(dmi_run) == 128,
                "a run descriptor is two cache lines");
+
+static inline bool _dmi_run_is_hard(const dmi_run *run) {
+    return atomic_load_explicit(&run->owner, memory_order_acquire) == DMI_OWNER_HARD;
+}
 
 /* What the head and the last link of an empty list point to: two words that no free block begins with, so that
  * one comparison tells an empty list, and a damaged one, from a block to hand out. */

@@ -1,13 +1,13 @@
 /* stress.c - threads that allocate, free each other's blocks, are suspended anywhere, end, and fork, while
  * others look into the heaps, trim them and change their policies.
  *
- * stress [OPERATIONS [POLICY [SEED]]]: so many operations in all (default 10^6); with a policy both heaps
- * keep it, else it changes all the time. Blocks carry their size and a pattern that follows from their
+ * stress [OPERATIONS [POLICY [SEED [hardened]]]]: so many operations in all (default 10^6); with a policy both heaps
+ * keep it, else it changes all the time; both are hardened or neither. Blocks carry their size and a pattern that follows from their
  * address, so that a block handed out twice, a link written into a busy one, or a page given back under one
  * shows. Some blocks live throughout: every walk must see each of them once, busy, and find must name it.
  */
 #define _GNU_SOURCE
-#include <dmi/dmi.h>
+#include "heap/create.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -460,6 +460,12 @@ int main(int argc, char **argv) {
     if (seed & 1) { /* half of all runs */
         options.flags = DMI_HEAP_HUGE_PAGES;
         options.huge_split = 0.05;
+    }
+    if (argc > 4) {
+        options.flags |= DMI_HEAP_HARDENED;
+        dmi_heap_options main_options = options;
+        main_options.name = NULL;
+        _dmi_default_options(&main_options);
     }
     heaps[0] = dmi_heap_default();
     heaps[1] = dmi_heap_create(&options);

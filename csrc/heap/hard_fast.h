@@ -1,0 +1,163 @@
+/* hard_fast.h - hardened heaps: what most allocations and frees come to, inlined into every door. See hard.h. */
+#ifndef DMI_HARD_FAST_H
+#define DMI_HARD_FAST_H
+
+#include "hard.h"
+#include "records.h"
+
+/* What a block is. FREE: in the run's list, parked, or never carved. */
+enum { DMI_HARD_FREE = 0, DMI_HARD_BUSY = 1, DMI_HARD_WAITING = 2 };
+
+/* What the blocks of a run are; one more than it has, for an address behind the last of them. */
+typedef struct dmi_states {
+    uintptr_t base; /* of the run */
+    uint8_t of[];
+} dmi_states;
+
+typedef struct dmi_waiting {
+    void *block;
+    uint8_t *state;
+} dmi_waiting;
+
+/* One bucket's part of a quarantine. */
+typedef struct dmi_bin {
+    dmi_waiting *item;
+    uint32_t count, limit; /* that wait, that may wait */
+    uint32_t low;          /* with more, the fast path draws one */
+    uint16_t size, step;   /* bytes of a block; the limit is 0, one or two steps */
+} dmi_bin;
+
+struct dmi_quarantine {
+    uint32_t random;
+    bool any;       /* some limit is not 0 */
+    uint8_t *state; /* of the block that was popped last */
+    dmi_bin bin[DMI_BUCKETS];
+    dmi_waiting item[]; /* all bins' */
+};
+
+/* The canary's place and value: see canary.h. */
+static inline uint64_t *_dmi_hard_end(const void *block, size_t size) {
+    return (uint64_t *)(void *)((char *)(uintptr_t)block + size - sizeof(uint64_t));
+}
+static inline uint64_t _dmi_hard_canary(const uint64_t *end) {
+    return _dmi_secret.canary ^ (uintptr_t)end;
+}
+
+/* Both first words of a block that waits. */
+static inline uintptr_t _dmi_hard_word(const void *block) {
+    return (uintptr_t)_dmi_secret.freed ^ (uintptr_t)block;
+}
+static inline bool _dmi_hard_intact(const void *block) {
+    const dmi_word *word = block;
+    uintptr_t expected = _dmi_hard_word(block);
+    return ((word[0] ^ expected) | (word[1] ^ expected)) == 0;
+}
+
+static inline uint32_t _dmi_hard_random(dmi_quarantine *q, uint32_t below) {
+    q->random = q->random * UINT32_C(1664525) + UINT32_C(1013904223);
+    return (uint32_t)((uint64_t)q->random * below >> 32);
+}
+
+/* What follows calls nothing but last, so that it needs no stack frame. */
+
+/* Somebody sleeps on the lock that was let go: wake him. Returns the block. */
+void *_dmi_hard_wake(void *block, dmi_lock *lock);
+static inline __attribute__((always_inline)) void *_dmi_hard_unlock(void *block, dmi_lock *lock) {
+    if (__builtin_expect(
+            atomic_exchange_explicit(&lock->state, 0, memory_order_release) == 2, 0))
+        return _dmi_hard_wake(block, lock);
+    _dmi_lock_leave();
+    return block;
+}
+
+/* Let go of the lock, and go the whole way. damaged: it was written to while it waited, so it waits for ever. */
+void *_dmi_hard_go(void *damaged, dmi_lock *lock, size_t size, void *(*slow)(size_t));
+void _dmi_hard_go_free(void *block, dmi_run *run, dmi_lock *lock, void (*slow)(void *, dmi_run *));
+
+/* Take one of those that wait out of its bin. */
+static inline dmi_waiting _dmi_hard_take(dmi_quarantine *q, dmi_bin *bin, uint32_t count) {
+    dmi_waiting *item = bin->item, *at = &item[_dmi_hard_random(q, count)], one = *at;
+    bin->count = --count;
+    *at = item[count];
+    return one;
+}
+
+/* One that waited, from that cache of this thread's. */
+static inline __attribute__((always_inline)) void *
+_dmi_hard_draw(dmi_thread *self, dmi_cache *cache, size_t size, void *(*slow)(size_t)) {
+    dmi_quarantine *q = cache->quarantine;
+    dmi_bin *bin = &q->bin[_dmi_bucket(size + sizeof(uint64_t))];
+    if (__builtin_expect(!_dmi_lock_try(&self->lock), 0)) return slow(size);
+    uint32_t count = bin->count;
+    if (__builtin_expect(count <= bin->low, 0)) return _dmi_hard_go(NULL, &self->lock, size, slow);
+    dmi_waiting one = _dmi_hard_take(q, bin, count);
+    if (__builtin_expect(!_dmi_hard_intact(one.block), 0))
+        return _dmi_hard_go(one.block, &self->lock, size, slow);
+    dmi_word *word = one.block;
+    uint64_t *end = _dmi_hard_end(one.block, bin->size);
+    *one.state = DMI_HARD_BUSY;
+    word[0] = word[1] = 0;
+    *end = _dmi_hard_canary(end);
+    return _dmi_hard_unlock(one.block, &self->lock);
+}
+
+/* From the default heap, if it is hardened. */
+static inline __attribute__((always_inline)) void *_dmi_hard_malloc_or(size_t size,
+                                                                       void *(*slow)(size_t)) {
+    dmi_thread *self = __atomic_load_n(&_dmi_self, __ATOMIC_RELAXED);
+    dmi_cache *cache = self->hard;
+    if (!cache || size > DMI_BUCKET_MAX - sizeof(uint64_t)) return slow(size);
+    return _dmi_hard_draw(self, cache, size, slow);
+}
+
+/* The number of the block that begins there, if one of that run does. The product is exact: run->inverse is a little
+ * more than 2^64 / size, by less than what a run is long. */
+static inline bool _dmi_hard_index(const dmi_run *run, const dmi_states *states, const void *block,
+                                   size_t *index) {
+    __extension__ unsigned __int128 product =
+        (unsigned __int128)((uintptr_t)block - states->base) * run->inverse;
+    *index = (size_t)(product >> 64);
+    return (uint64_t)product >> 32 == 0;
+}
+
+/* There is room for it. */
+static inline void _dmi_hard_wait(dmi_bin *bin, void *block, uint8_t *state) {
+    uint32_t count = bin->count;
+    dmi_waiting *at = &bin->item[count];
+    bin->count = count + 1;
+    at->block = block;
+    at->state = state;
+    dmi_word *word = block;
+    word[0] = word[1] = _dmi_hard_word(block);
+    *state = DMI_HARD_WAITING;
+}
+
+/* A busy block of a run, whoever's that is, to the quarantine of the run's cache. slow: it is none, or there is no
+ * room. */
+static inline __attribute__((always_inline)) void
+_dmi_hard_free_or(void *block, dmi_run *run, void (*slow)(void *, dmi_run *)) {
+    dmi_cache *cache = atomic_load_explicit(&run->cache, memory_order_acquire);
+    dmi_lock *lock = cache ? cache->lock : NULL;
+    if (__builtin_expect(!lock || !_dmi_lock_try(lock), 0)) {
+        slow(block, run);
+        return;
+    }
+    if (__builtin_expect(atomic_load_explicit(&run->cache, memory_order_relaxed) == cache, 1)) {
+        dmi_states *states = run->states;
+        const uint64_t *end = _dmi_hard_end(block, run->block_size);
+        size_t index;
+        if (__builtin_expect(_dmi_hard_index(run, states, block, &index), 1)) {
+            uint8_t *state = &states->of[index];
+            dmi_bin *bin = &cache->quarantine->bin[run->bucket];
+            if (__builtin_expect(*state == DMI_HARD_BUSY, 1) &&
+                __builtin_expect(*end == _dmi_hard_canary(end), 1) &&
+                __builtin_expect(bin->count < bin->limit, 1)) {
+                _dmi_hard_wait(bin, block, state);
+                (void)_dmi_hard_unlock(NULL, lock);
+                return;
+            }
+        }
+    }
+    _dmi_hard_go_free(block, run, lock, slow);
+}
+#endif
