@@ -18,8 +18,8 @@ static int make(uint64_t *word) {
 int _dmi_secret_setup(void) {
     static bool made;
     static int weak;
-    uint64_t *words[] = {&_dmi_secret.link, &_dmi_secret.mark, &_dmi_secret.list, &_dmi_secret.tag,
-                         &_dmi_secret.canary, &_dmi_secret.freed};
+    uint64_t *words[] = {&_dmi_secret.link, &_dmi_secret.mark,   &_dmi_secret.list,
+                         &_dmi_secret.tag,  &_dmi_secret.canary, &_dmi_secret.freed};
     for (size_t i = 0; !made && i < sizeof words / sizeof *words; i++) {
         int error = make(words[i]);
         if (error) weak = error;

@@ -108,7 +108,8 @@ static void free_backend(dmi_heap *heap, dmi_run *run, void *block) {
         else _dmi_engine_freed_run(&heap->engine, freed);
     } else if (run->kind == DMI_RUN_LARGE) {
         /* Of a hardened heap what was in it is gone at once. */
-        if (_dmi_heap_is_hard(heap)) (void)_dmi_pages_decommit(run->segment, run->first, run->pages);
+        if (_dmi_heap_is_hard(heap))
+            (void)_dmi_pages_decommit(run->segment, run->first, run->pages);
         _dmi_engine_freed_run(&heap->engine, _dmi_run_free(&heap->space, run));
     } else {
         _dmi_level_freeing(&heap->engine);
@@ -196,7 +197,8 @@ void dmi_heap_free_sized(void *handle, void *block, size_t size) {
 size_t dmi_usable_size(const void *block) {
     dmi_run *run = _dmi_pagemap_find(block);
     switch (run->kind) {
-    case DMI_RUN_LFH: return run->block_size - (_dmi_run_is_hard(run) ? _dmi_heap_of_run(run)->tail : 0);
+    case DMI_RUN_LFH:
+        return run->block_size - (_dmi_run_is_hard(run) ? _dmi_heap_of_run(run)->tail : 0);
     case DMI_RUN_LIST: {
         /* Of what is no block, nothing: some ask before they write. Whoever asks while the heap is locked, from a walk
          * say, is told what the tag says. */

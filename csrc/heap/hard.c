@@ -21,7 +21,7 @@
 
 /* What a run has depends on how many blocks it has. */
 #define STATES(bytes, number)                                                                      \
-    {.name = "dmi-states", .item = (bytes), .chunk = (number)}
+    { .name = "dmi-states", .item = (bytes), .chunk = (number) }
 static dmi_lock pools;
 static dmi_pool states[] = {STATES(128, 16384), STATES(576, 8192), STATES(4160, 2048)};
 #define KINDS (sizeof states / sizeof *states)
@@ -104,8 +104,7 @@ bool _dmi_hard_setup(dmi_cache *cache) {
     for (size_t b = 0; b < DMI_BUCKETS; b++) {
         size_t step = STEP_BYTES / _dmi_bucket_size[b];
         step = step < STEP_LEAST ? STEP_LEAST : step > STEP_MOST ? STEP_MOST : step;
-        q->bin[b] =
-            (dmi_bin){.item = item, .size = _dmi_bucket_size[b], .step = (uint16_t)step};
+        q->bin[b] = (dmi_bin){.item = item, .size = _dmi_bucket_size[b], .step = (uint16_t)step};
         item += 2 * step;
     }
     cache->quarantine = q;

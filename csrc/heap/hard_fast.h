@@ -63,8 +63,7 @@ static inline uint32_t _dmi_hard_random(dmi_quarantine *q, uint32_t below) {
 /* Somebody sleeps on the lock that was let go: wake him. Returns the block. */
 void *_dmi_hard_wake(void *block, dmi_lock *lock);
 static inline __attribute__((always_inline)) void *_dmi_hard_unlock(void *block, dmi_lock *lock) {
-    if (__builtin_expect(
-            atomic_exchange_explicit(&lock->state, 0, memory_order_release) == 2, 0))
+    if (__builtin_expect(atomic_exchange_explicit(&lock->state, 0, memory_order_release) == 2, 0))
         return _dmi_hard_wake(block, lock);
     _dmi_lock_leave();
     return block;

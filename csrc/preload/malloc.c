@@ -36,9 +36,7 @@ static COLD void *malloc_rest(size_t size) {
     return _dmi_malloc_slow(size);
 }
 
-void *_dmi_preload_malloc_slow(size_t size) {
-    return _dmi_hard_malloc_or(size, malloc_rest);
-}
+void *_dmi_preload_malloc_slow(size_t size) { return _dmi_hard_malloc_or(size, malloc_rest); }
 
 /* All are called last by the doors, so that they return to whom free returns to. */
 static COLD void free_rest(void *block, dmi_run *run) {
