@@ -14,7 +14,7 @@ import os
 import time
 import zlib
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
@@ -24,6 +24,7 @@ from dmi._moment import cgroup, memory_by_usage, scope
 from dmi._tables import frame, html_table
 from dmi.address import NotSupportedError, address_summary, pymalloc_usage, summarise
 from dmi.errors import HeapError
+from dmi.profile._read import BUDGET, checked
 from dmi.stats import HeapStats
 from dmi.walk import HistogramRow, Ranges, Segment
 
@@ -100,6 +101,8 @@ class Snapshot:
     commit   by usage: committed bytes
     scope    {"started", "boot"}: when the process started, in ticks since the boot, and which boot
     cgroup   {"path", "current", "limit"}, bytes; None where there is none
+    profile  which code holds what, for dmi.blame(), as docs/profile-format.md has it; None where
+             no sampler ran
 
     The heaps are looked at one after the other while other threads go on.
     """
@@ -117,6 +120,7 @@ class Snapshot:
     commit: Mapping[str, int] | None = None
     scope: Mapping[str, Any] | None = None
     cgroup: Mapping[str, Any] | None = None
+    profile: Mapping[str, Any] | None = field(default=None, repr=False)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON, without the blocks."""
@@ -136,6 +140,7 @@ class Snapshot:
             "commit": None if self.commit is None else dict(self.commit),
             "scope": None if self.scope is None else dict(self.scope),
             "cgroup": None if self.cgroup is None else dict(self.cgroup),
+            "profile": None if self.profile is None else dict(self.profile),
         }
 
     def __repr__(self) -> str:
@@ -189,10 +194,10 @@ class Snapshot:
         """Read what save() wrote. Blocks that are missing beside it are left out.
 
         ValueError, naming the file, for anything else, and for a file whose values would take
-        more than _files.JSON_BUDGET of memory.
+        more than _files.JSON_BUDGET of memory, or, with a profile, more than one may take.
         """
         source = Path(path)
-        values = _files.read_json(source, what="a snapshot of dmi")
+        values = _files.read_json(source, what="a snapshot of dmi", budget=_budget(source))
         try:
             if not isinstance(values, dict):
                 raise ValueError("no JSON object")
@@ -256,6 +261,7 @@ class Snapshot:
             commit,
             _typed(values, "scope", (dict, type(None)), None),
             _typed(values, "cgroup", (dict, type(None)), None),
+            _profile(values),
         )
 
 
@@ -427,6 +433,25 @@ def _sizes(values: Mapping[str, Any], name: str) -> dict[str, int] | None:
     """Names and sizes, or nothing."""
     given = _typed(values, name, (dict, type(None)), None)
     return None if given is None else {key: _size(given, key, None) for key in given}
+
+
+def _profile(values: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The profile that a snapshot carries, once it is known to be one."""
+    given: Mapping[str, Any] | None = _typed(values, "profile", (dict, type(None)), None)
+    if given is not None:
+        checked(given)
+    return given
+
+
+def _budget(path: Path) -> int:
+    """What a snapshot may take of memory: one with a profile as much as a profile by itself."""
+    kept = b""
+    with _files.open_regular(path) as file:
+        while piece := file.read(_PIECE):
+            if b'"dmi-profile"' in kept + piece:
+                return BUDGET
+            kept = piece[-16:]
+    return _files.JSON_BUDGET
 
 
 def _list(values: Mapping[str, Any], name: str, *, optional: bool = False) -> list[Any]:

@@ -22,6 +22,7 @@ from dmi.windbg import SMALLEST_VIRTUAL_BLOCK
 
 from . import _causes, _process
 from ._causes import Cause, Cure, kib
+from ._lines import with_lines
 from ._observe import Observation
 from ._scope import difference
 from ._single import one_moment
@@ -79,7 +80,7 @@ def judge(
     if not states:
         raise ValueError("a verdict needs a moment at least")
     if len(states) == 1:
-        return one_moment(states[0], page_size)
+        return with_lines(one_moment(states[0], page_size), states)
     notes = []
     for one, other in pairwise(states):
         why = difference(one.scope, other.scope)
@@ -95,7 +96,7 @@ def judge(
         first = one_moment(states[0], page_size)
         note = f"The text shows the same moment {len(states)} times: no figure differs."
         return replace(first, notes=(note, *first.notes))
-    verdict = _compared(states, thresholds, page_size)
+    verdict = with_lines(_compared(states, thresholds, page_size), states)
     return replace(verdict, notes=(*notes, *verdict.notes)) if notes else verdict
 
 

@@ -131,6 +131,8 @@ class State:
     source: str = ""
     line: int = 0
     disagreements: tuple[str, ...] = ()
+    profile: Any = None
+    """Which code holds what, as a dmi.Profile, where a sampler ran."""
 
     @property
     def outside_heaps(self) -> int | None:
@@ -273,7 +275,16 @@ def _with_scope(state: State, values: Mapping[str, Any]) -> State:
         memory=_named_sizes(values.get("memory")),
         commit=_named_sizes(values.get("commit")),
         kinds=frozenset({"snapshot"}),
+        profile=_profile(values.get("profile")),
     )  # fmt: skip
+
+
+def _profile(given: Any) -> Any:
+    if given is None:
+        return None
+    from dmi.profile import Profile  # few snapshots carry one
+
+    return given if isinstance(given, Profile) else Profile.from_dict(given)
 
 
 def _entries(part: Any) -> list[Any]:

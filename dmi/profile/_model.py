@@ -57,15 +57,16 @@ class MarkedPage(NamedTuple):
     free: int
     fate: str
     blocks: tuple[Block, ...]
-    address: int | None = None
+    page: int | None = None
+    """Where it begins, where that is told."""
 
     def on_page(self, block: Block) -> int:
         """The bytes of a block that lie on the page; all of them where the page's place is not
         known."""
-        if self.address is None:
+        if self.page is None:
             return min(block.size, self.bytes)
-        first = max(block.address, self.address)
-        return max(0, min(block.address + block.size, self.address + self.bytes) - first)
+        first = max(block.address, self.page)
+        return max(0, min(block.address + block.size, self.page + self.bytes) - first)
 
 
 class Large(NamedTuple):
@@ -164,6 +165,6 @@ def _mark(each: MarkedPage) -> dict[str, Any]:
         "fate": each.fate,
         "blocks": [list(b if b.type is not None else b[:3]) for b in each.blocks],
     }
-    if each.address is not None:
-        values["address"] = each.address
+    if each.page is not None:
+        values["page"] = each.page
     return values

@@ -191,7 +191,7 @@ def _mark(given: object, where: str, stacks: int) -> MarkedPage:
     blocks = part.each("blocks", lambda entry, place: _block(entry, f"{where}.{place}", stacks))
     if blocks and fate == "empty":
         raise ValueError(f"{where} is empty, and has blocks")
-    address = part.values.get("address")
+    page = part.values.get("page")
     return MarkedPage(
         part.text("heap", default=""),
         part.real("weight", 1.0, _MOST_WEIGHT),
@@ -199,7 +199,7 @@ def _mark(given: object, where: str, stacks: int) -> MarkedPage:
         free,
         fate,
         blocks,
-        None if address is None else _whole(address, f"{where}: address"),
+        None if page is None else _whole(page, f"{where}: page"),
     )
 
 

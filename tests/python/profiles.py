@@ -28,7 +28,7 @@ def page(
     free = 0 if fate == "empty" else 4096 - (at - start)
     return {
         "heap": "default", "weight": weight, "bytes": 4096, "free": free, "fate": fate,
-        "address": start, "blocks": placed,
+        "page": start, "blocks": placed,
     }  # fmt: skip
 
 

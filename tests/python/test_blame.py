@@ -67,7 +67,7 @@ def test_of_a_block_that_reaches_over_the_page_only_what_lies_on_it_counts() -> 
     mark = page([[4096, 1]])
     mark["blocks"][0][0] -= 1000
     assert dmi.blame(profile([mark]), what="busy").bytes == 64 * 3096
-    del mark["address"]
+    del mark["page"]
     mark["blocks"][0][1] = 5000
     assert dmi.blame(profile([mark]), what="busy").bytes == 64 * 4096
 
