@@ -18,6 +18,7 @@ from dmi.cli._numbers import whole_pid
 if TYPE_CHECKING:
     import argparse
 
+    from dmi import Snapshot
     from dmi.process import Process
 
 NAME = "heap"
@@ -110,13 +111,30 @@ def run(args: argparse.Namespace) -> None:
     if args.later is not None:
         if args.stat is None:
             raise ValueError("two snapshots are compared by -stat: dmi heap FILE LATER -stat")
-        grown = windbg.grown(snapshot, Snapshot.load(args.later), args.stat)
-        print(json.dumps(grown, indent=2) if args.json else windbg.grown_text(grown), end="")
+        show_grown(snapshot, Snapshot.load(args.later), args)
         return
     if args.json:
         print(json.dumps(windbg.heap_data(snapshot, command(args)), indent=2))
     else:
         say(windbg.heap(snapshot, command(args)), end="")
+
+
+def show_grown(before: Snapshot, after: Snapshot, args: argparse.Namespace) -> None:
+    """Which sizes grew; and which threads' blocks in flight and which lines, where both moments
+    know them."""
+    found = windbg.grown(before, after, args.stat)
+    lines = None
+    if before.profile is not None and after.profile is not None:
+        from dmi.profile import blame
+
+        lines = blame((before, after), "line", "grew", across=True)
+    if args.json:
+        whole = found if lines is None else {"heaps": found, "lines": lines.as_dict()}
+        print(json.dumps(whole, indent=2), end="")
+        return
+    print(windbg.grown_text(found), end="")
+    if lines is not None:
+        print(f"\n{lines}")
 
 
 def show(process: Process, args: argparse.Namespace) -> None:

@@ -12,6 +12,18 @@ from __future__ import annotations
 from dmi.profile._blame import Blame, Row, blame, profile_of
 from dmi.profile._measure import MEASURES
 from dmi.profile._model import Profile
+from dmi.profile._owners import owners, stacks_of
 from dmi.profile._write import FORMATS, write
 
-__all__ = ["FORMATS", "MEASURES", "Blame", "Profile", "Row", "blame", "profile_of", "write"]
+__all__ = [
+    "FORMATS",
+    "MEASURES",
+    "Blame",
+    "Profile",
+    "Row",
+    "blame",
+    "owners",
+    "profile_of",
+    "stacks_of",
+    "write",
+]

@@ -79,6 +79,8 @@ class HeapMap:
     pins: list[tuple[int, int, int]] = field(default_factory=list)
     """(address, size, bytes that it alone pins), most first."""
     note: str = ""
+    owners: dict[int, str] = field(default_factory=dict)
+    """The line of each block that a profile knows."""
 
 
 @dataclass(slots=True)

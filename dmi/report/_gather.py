@@ -22,6 +22,7 @@ from dmi.report._content import (
     Text,
     Waterfall,
 )
+from dmi.report._lines import add_lines
 from dmi.report._map import budget, map_of_ranges, map_of_segments
 from dmi.report._page import Report
 from dmi.stats import REASONS, HeapStats
@@ -143,6 +144,7 @@ def _of_snapshots(found: Sequence[Snapshot]) -> Content:
     made.waterfalls.append(_waterfall_of(found, labels))
     made.tables.append(_outside(last))
     made.maps += _maps(last)
+    add_lines(made, found)
     for each, label in zip(found, labels, strict=True):
         text = windbg.format_heap_summary([heap.row() for heap in each.heaps])
         made.texts.append(Text(f"!heap -s, {label}", text))

@@ -142,6 +142,7 @@ def _map_data(each: HeapMap) -> dict[str, Any]:
         "page": each.page_size,
         "note": each.note,
         "pins": [[f"{address:x}", size, pinned] for address, size, pinned in each.pins],
+        "owners": {f"{address:x}": name for address, name in each.owners.items()},
         "segments": [
             {
                 "address": f"{segment.address:x}",

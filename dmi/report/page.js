@@ -98,7 +98,7 @@
       const list = document.createElement("ul");
       let n = low, more = 0;
       for (; n < blocks.start.length && blocks.start[n] < begin + heap.page; n++) {
-        if (list.childElementCount < 64) list.append(make("li", `block ${hex(segment.address, blocks.start[n])}, ${bytes(blocks.size[n])}, owner not recorded`)); else more++;
+        if (list.childElementCount < 64) list.append(make("li", `block ${hex(segment.address, blocks.start[n])}, ${bytes(blocks.size[n])}, ${heap.owners[hex(segment.address, blocks.start[n])] || "owner not recorded"}`)); else more++;
       }
       picked.append(make("p", n - low ? `${n - low} busy block${n - low > 1 ? "s" : ""} on it:` : "No busy block on it."), list);
       if (more) picked.append(make("p", `and ${more} more`));
@@ -134,11 +134,11 @@
     pins.replaceChildren();
     if (heap.pins.length) {
       const table = document.createElement("table"), head = document.createElement("tr");
-      ["blocks that keep most: address", "size", "keeps"].forEach((text) => head.append(make("th", text)));
+      ["blocks that keep most: address", "size", "keeps", "allocated at"].forEach((text) => head.append(make("th", text)));
       table.append(head);
       for (const [address, size, kept] of heap.pins.slice(0, 10)) {
         const row = document.createElement("tr");
-        [address, bytes(size), bytes(kept)].forEach((text) => row.append(make("td", text)));
+        [address, bytes(size), bytes(kept), heap.owners[address] || "not recorded"].forEach((text) => row.append(make("td", text)));
         table.append(row);
       }
       pins.append(table);

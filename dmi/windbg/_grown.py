@@ -39,8 +39,30 @@ def grown(before: HeapSource, after: HeapSource, handle: str = "0") -> list[dict
         ]
         rows.sort(key=lambda row: (-row["gained"], row["size"]))
         gained = sum(row["gained"] for row in rows)
-        found.append({"handle": each, "name": heaps[each], "gained": gained, "sizes": rows})
+        threads = _threads(before, after, each)
+        found.append(
+            {"handle": each, "name": heaps[each], "gained": gained, "sizes": rows,
+             "threads": threads}
+        )  # fmt: skip
     return sorted(found, key=lambda heap: -heap["gained"])
+
+
+def _threads(before: HeapSource, after: HeapSource, handle: int) -> list[dict[str, Any]] | None:
+    """What each thread keeps in flight, the largest gain first; None where that is not known."""
+    both = []
+    for source in (before, after):
+        heap = next((heap for heap in source.heaps if heap.handle == handle), None)
+        counts = {} if heap is None else getattr(heap, "threads", None)
+        if counts is None:
+            return None
+        both.append(counts)
+    first, last = both
+    rows = [
+        {"thread": name, "before": first.get(name, 0), "after": last.get(name, 0),
+         "gained": last.get(name, 0) - first.get(name, 0)}
+        for name in first.keys() | last.keys()
+    ]  # fmt: skip
+    return sorted(rows, key=lambda row: (-row["gained"], row["thread"]))
 
 
 def _counts(source: HeapSource, handle: int) -> dict[int, int]:
@@ -65,4 +87,9 @@ def grown_text(found: list[dict[str, Any]]) -> str:
         ]
         if len(heap["sizes"]) > _MOST:
             lines.append(f"    and {len(heap['sizes']) - _MOST} more sizes that changed")
+        lines += [
+            f"    in flight of thread {row['thread']!r}: {row['gained'] // 1024:+,} KB"
+            for row in (heap["threads"] or [])[:_MOST]
+            if row["gained"] > 0
+        ]
     return "\n".join(lines) + "\n"

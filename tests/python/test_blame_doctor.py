@@ -90,3 +90,44 @@ def test_a_snapshot_with_a_broken_profile_is_refused(tmp_path: Path) -> None:
     replace(dmi.snapshot(), profile=carried(1) | {"one_in": 0}).save(tmp_path / "s.json")
     with pytest.raises(ValueError, match=r"s\.json: .*one_in must be"):
         dmi.Snapshot.load(tmp_path / "s.json")
+
+
+def test_the_report_shows_lines(tmp_path: Path) -> None:
+    pytest.importorskip("jinja2")
+    from dmi.report import report
+
+    heap = dmi.Heap(decommit="never", name="reported")
+    block = heap.malloc(100)
+    last = carried(1)
+    last["marks"][0]["blocks"][0][0] = block
+    last["marks"][0].pop("page")
+    taken = dmi.snapshot(blocks=True)
+    made = report([replace(taken, profile=carried(3)), replace(taken, profile=last, time=2e9)])
+    html = made.html
+    assert "100 % of what stays although it is free is pinned by cache.py:57 put" in html
+    titles = [table.title for table in made.content.tables]
+    assert any(title.startswith("Pinned by line: ") for title in titles)
+    assert any(title.startswith("Grew by line: ") for title in titles)
+    assert f'"{block:x}":"cache.py:57 put"' in html
+    heap.destroy()
+
+
+def test_sizes_and_lines_that_grew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from dmi.cli import main
+
+    heap = dmi.Heap(decommit="never", name="grows")
+    first = dmi.snapshot()
+    kept = [heap.malloc(1000) for _ in range(300)]
+    second = dmi.snapshot()
+    later = profile([page([[48, 1], [1000, 3]], number=n) for n in range(300)], time=2e9)
+    replace(first, profile=carried(1)).save(tmp_path / "a.json")
+    replace(second, profile=later).save(tmp_path / "b.json")
+    second.save(tmp_path / "c.json")
+    assert main(["heap", str(tmp_path / "a.json"), str(tmp_path / "b.json"), "-stat"]) == 0
+    out = capsys.readouterr().out
+    assert "KB busy" in out
+    assert "of what grew was allocated by app.py:9 run" in out
+    assert main(["heap", str(tmp_path / "a.json"), str(tmp_path / "c.json"), "-stat"]) == 0
+    assert "what grew" not in capsys.readouterr().out
+    assert len(kept) == 300
+    heap.destroy()
