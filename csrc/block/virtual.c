@@ -76,11 +76,15 @@ static virtual_block *new_block(dmi_space *space) {
     return block;
 }
 
-static void free_block(dmi_space *space, virtual_block *block) {
-    space->virtual_meta -= pool.item;
+static void recycle(virtual_block *block) {
     _dmi_lock(&pool_lock);
     _dmi_pool_free(&pool, block);
     _dmi_unlock(&pool_lock);
+}
+
+static void free_block(dmi_space *space, virtual_block *block) {
+    space->virtual_meta -= pool.item;
+    recycle(block);
 }
 
 static void set_size(dmi_run *run, size_t bytes) {
@@ -262,17 +266,32 @@ fail:
     return NULL;
 }
 
-/* Release a block that is in no list. */
+/* Release a block that is in no list. Nobody finds it from here on; only the system still has it mapped. */
 static void destroy(dmi_space *space, dmi_run *run) {
-    dmi_segment *segment = run->segment;
-    size_t bytes = segment->size;
-    _dmi_pagemap_remove(segment->base, _dmi_page);
+    size_t bytes = run->segment->size;
+    _dmi_pagemap_remove(run->segment->base, _dmi_page);
     _dmi_os_uncount(bytes);
-    (void)_dmi_os_release(segment->base, bytes);
     space->reserved -= bytes;
+    space->virtual_meta -= pool.item;
     add(&space->ledger.decommit_calls, 1);
     add(&space->ledger.decommit_bytes, bytes);
-    free_block(space, of(run));
+    run->next = space->leaving;
+    space->leaving = run;
+}
+
+dmi_run *_dmi_virtual_take_leaving(dmi_space *space) {
+    dmi_run *all = space->leaving;
+    space->leaving = NULL;
+    return all;
+}
+
+void _dmi_virtual_unmap(dmi_run *leaving) {
+    while (leaving) {
+        dmi_run *next = leaving->next;
+        (void)_dmi_os_release(leaving->segment->base, leaving->segment->size);
+        recycle(of(leaving));
+        leaving = next;
+    }
 }
 
 void _dmi_virtual_release(dmi_space *space, dmi_run *run) {
@@ -483,6 +502,7 @@ void _dmi_virtual_look(dmi_space *space) {
 void _dmi_virtual_release_all(dmi_space *space) {
     while (space->virtuals) _dmi_virtual_release(space, space->virtuals);
     while (space->kept) _dmi_virtual_drop(space, space->kept);
+    _dmi_virtual_unmap(_dmi_virtual_take_leaving(space));
 }
 
 size_t _dmi_virtual_metadata(void) { return pool.live_bytes; }

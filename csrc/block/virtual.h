@@ -3,6 +3,9 @@
  * A freed virtual block may be kept for the next request. Kept blocks stand in a list by address, each with its own
  * descriptor and age. A request may join kept blocks that lie side by side. What it does not need is cut off and stays
  * kept.
+ *
+ * It takes the system milliseconds to unmap a large block. So releasing one only takes it off every list; it leaves
+ * the address space when the heap's lock was let go (heap/leave.h).
  */
 #ifndef DMI_VIRTUAL_H
 #define DMI_VIRTUAL_H
@@ -22,11 +25,11 @@ dmi_run *_dmi_virtual_fresh(dmi_space *space, size_t size, size_t align);
 dmi_run *_dmi_virtual_reuse(dmi_space *space, size_t size, size_t align);
 /* A block made of kept ones and a fresh mapping right below them. NULL: the OS did not map there, or out of memory. */
 dmi_run *_dmi_virtual_extend(dmi_space *space, size_t size, size_t align);
-/* Release a busy block to the OS. */
+/* Release a busy block. */
 void _dmi_virtual_release(dmi_space *space, dmi_run *run);
 /* Free a busy block and keep it mapped; the policy decides when it goes. */
 void _dmi_virtual_keep(dmi_space *space, dmi_run *run);
-/* Release a kept block to the OS. */
+/* Release a kept block. */
 void _dmi_virtual_drop(dmi_space *space, dmi_run *run);
 /* Release the first bytes of a kept block, so that a new mapping can be placed right below the rest. Where it cannot
  * be cut, all of it goes. Returns how many bytes went. */
@@ -38,6 +41,11 @@ int _dmi_virtual_offer(dmi_space *space, dmi_run *run);
 bool _dmi_virtual_resize(dmi_space *space, dmi_run *run, size_t size, bool may_move);
 /* Ask the OS how much of the latest busy blocks is resident, and lower space->unseen by what is new. */
 void _dmi_virtual_look(dmi_space *space);
+/* All that are to leave, through next; the space knows of none any more. */
+dmi_run *_dmi_virtual_take_leaving(dmi_space *space);
+/* Give those to the OS. No lock is needed. */
+void _dmi_virtual_unmap(dmi_run *leaving);
+/* All of them, given to the OS before it returns. */
 void _dmi_virtual_release_all(dmi_space *space);
 /* Bytes of the descriptors of all heaps. */
 size_t _dmi_virtual_metadata(void);

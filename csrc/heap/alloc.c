@@ -7,6 +7,7 @@
 #include "fast.h"
 #include "fault.h"
 #include "hard_fast.h"
+#include "leave.h"
 #include "pass.h"
 #include "registry.h"
 #include "retry.h"
@@ -85,7 +86,7 @@ static void *from_pages(dmi_heap *heap, size_t size, size_t align, bool *zero, b
     }
     void *block = run ? _dmi_run_base(run) : NULL;
     if (run) _dmi_canary_set(heap, block, _dmi_run_size(run));
-    _dmi_unlock(&heap->lock);
+    _dmi_heap_unlock(heap);
     return block;
 }
 

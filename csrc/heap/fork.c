@@ -22,12 +22,14 @@ static int unlock_pass(dmi_heap *heap, void *unused) {
 static int lock_heap(dmi_heap *heap, void *unused) {
     (void)unused;
     _dmi_lock(&heap->shared_lock);
+    _dmi_lock(&heap->unmapping);
     _dmi_lock(&heap->lock);
     return 0;
 }
 static int unlock_heap(dmi_heap *heap, void *unused) {
     (void)unused;
     _dmi_unlock(&heap->lock);
+    _dmi_unlock(&heap->unmapping);
     _dmi_unlock(&heap->shared_lock);
     return 0;
 }

@@ -5,6 +5,7 @@
 #include "fast.h"
 #include "fault.h"
 #include "hard_fast.h"
+#include "leave.h"
 #include "registry.h"
 #include "take.h"
 #include "thread.h"
@@ -136,7 +137,7 @@ static inline dmi_heap *free_any(void *block, dmi_run *run) {
     _dmi_lock(&heap->lock);
     fault = _dmi_check_backend(heap, run, block);
     if (!fault) free_backend(heap, run, block);
-    _dmi_unlock(&heap->lock);
+    _dmi_heap_unlock(heap);
     if (fault) _dmi_fault(fault, "free", block);
     return heap;
 }

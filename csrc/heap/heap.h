@@ -2,7 +2,7 @@
  * done with them has a header of its own, which says what always holds and which locks it takes.
  *
  * The order in which locks may be taken: the registry of heaps, heap->pass, the records of threads, thread->lock or
- * heap->shared_lock, heap->lock, then the small locks below (page map, pools). Whoever holds the lock of one record
+ * heap->shared_lock, heap->unmapping, heap->lock, then the small locks below (page map, pools). Whoever holds the lock of one record
  * takes that of another by trying only; so does whoever holds heap->lock and wants a cache's.
  */
 #ifndef DMI_HEAP_H
@@ -73,6 +73,7 @@ struct dmi_thread {
 struct dmi_heap {
     dmi_lock lock;        /* space, list, activation, caches */
     dmi_lock shared_lock; /* shared */
+    dmi_lock unmapping;   /* what leaves (leave.h) */
     dmi_lock pass;        /* one pass, walk, trim or policy change at a time */
     dmi_space space;
     dmi_freelist list;

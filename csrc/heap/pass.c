@@ -1,5 +1,6 @@
 /* pass.c - the engine over all runs of a heap, and when the policy wants that next. */
 #include "pass.h"
+#include "leave.h"
 #include "registry.h"
 #include "visit.h"
 
@@ -39,7 +40,7 @@ static void pass_once(dmi_heap *heap, dmi_sweep *sweep) {
         heap->space.release_due = false;
         (void)_dmi_segments_release(&heap->space, false);
     }
-    _dmi_unlock(&heap->lock);
+    _dmi_heap_unlock(heap);
 }
 
 /* Breaking a huge page takes the kernel longer than anybody should wait for the heap's lock. Visitors keep

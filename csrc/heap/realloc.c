@@ -4,6 +4,7 @@
 #include "check.h"
 #include "fast.h"
 #include "fault.h"
+#include "leave.h"
 #include "registry.h"
 #include "tick.h"
 
@@ -62,8 +63,9 @@ static void *resize_virtual(dmi_heap *heap, dmi_run *run, size_t size) {
     if (done && run->segment->size > have)
         _dmi_level_mapped(&heap->engine, run->segment->size - have);
     if (done) _dmi_canary_set(heap, run->segment->base, run->segment->size);
-    _dmi_unlock(&heap->lock);
-    return done ? run->segment->base : NULL;
+    void *base = run->segment->base;
+    _dmi_heap_unlock(heap);
+    return done ? base : NULL;
 }
 
 static void *resize(dmi_heap *heap, void *block, size_t size) {

@@ -1,6 +1,7 @@
 /* retry.c - a request that was refused: what may be given back so that it succeeds after all. */
 #include "retry.h"
 #include "cache.h"
+#include "leave.h"
 #include "thread.h"
 
 #include "../decommit/policies.h"
@@ -62,7 +63,8 @@ bool _dmi_retry_room(dmi_heap *heap, size_t size, uint64_t *tried) {
     *tried = _dmi_room_gain(&heap->engine, pages);
     bool worth = is_worth(heap, size, *tried, room);
     if (worth) _dmi_room_make(&heap->engine, pages);
-    _dmi_unlock(&heap->lock);
+    _dmi_heap_unlock(heap);
+    _dmi_heap_await_unmapping(heap);
     return worth || waited;
 }
 

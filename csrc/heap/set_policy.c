@@ -1,5 +1,6 @@
 /* set_policy.c - changing the policy of a heap that is in use. */
 #include "cache.h"
+#include "leave.h"
 #include "pass.h"
 #include "records.h"
 #include "registry.h"
@@ -105,7 +106,7 @@ int dmi_heap_set_policy(void *handle, const dmi_policy *policy) {
         }
         _dmi_lock(&heap->lock);
         _dmi_engine_inline(&heap->engine);
-        _dmi_unlock(&heap->lock);
+        _dmi_heap_unlock(heap);
         _dmi_heap_schedule(heap, _dmi_heap_clock(heap));
         (void)_dmi_heap_run_policy(heap);
     }

@@ -87,6 +87,7 @@ struct dmi_space {
     dmi_ledger ledger;
     uint64_t kept_bytes; /* of the kept virtual blocks */
     uint64_t unseen;     /* bytes of the busy ones that were never seen resident */
+    dmi_run *leaving;    /* released virtual blocks that are still mapped, through next */
 };
 
 extern size_t _dmi_page; /* the OS page size, set by _dmi_space_setup */

@@ -205,6 +205,46 @@ TEST_EACH_PAGE(eager_gives_each_page_back_at_once) {
     }
 }
 
+/* The system, looking whether the lock of a heap is open when something is unmapped. */
+static dmi_heap *watched;
+static unsigned seen_open, seen_held;
+
+static int release_and_look(void *address, size_t size) {
+    if (watched && size >= 40 << 20) {
+        bool open = _dmi_lock_try(&watched->lock);
+        if (open) _dmi_unlock(&watched->lock);
+        *(open ? &seen_open : &seen_held) += 1;
+    }
+    return _dmi_fake_backend.release(address, size);
+}
+
+TEST_EACH_PAGE(large_blocks_are_unmapped_with_the_lock_open) {
+    static const char *const ways[] = {"eager", "lazy:delay=1", "threshold", "never"};
+    static dmi_os_backend backend;
+    backend = _dmi_fake_backend;
+    backend.release = release_and_look;
+    _dmi_os_use(&backend);
+    for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+        void *heap = heaps_create(ways[i], 0);
+        watched = _dmi_heap_resolve(heap);
+        seen_open = seen_held = 0;
+        for (int k = 0; k < 4; k++) {
+            void *one = dmi_heap_malloc(heap, 40 << 20), *other = dmi_heap_malloc(heap, 90 << 20);
+            ENSURE(one && other);
+            dmi_heap_free(heap, one);
+            dmi_heap_free(heap, other);
+            dmi_heap_advance(heap, 3);
+        }
+        (void)dmi_heap_trim(heap, NULL);
+        ENSURE(seen_open > 0);
+        ENSURE_EQ(seen_held, 0);
+        ENSURE(!watched->space.leaving);
+        heaps_check(heap);
+        watched = NULL;
+        ENSURE_EQ(dmi_heap_destroy(heap), 0);
+    }
+}
+
 TEST_EACH_PAGE(lazy_waits_for_the_delay_and_not_longer_than_two) {
     for (size_t size = PAGE / 20; size < 100 * PAGE; size *= 9) {
         void *heap = heaps_create("lazy:delay=10", 0);

@@ -161,6 +161,8 @@ static void step(dmi_space *space, uint64_t *seed) {
             if (!error) ENSURE_EQ(_dmi_virtual_offer(space, kept->next), 0);
         }
     }
+    /* As whoever lets the heap's lock go. */
+    _dmi_virtual_unmap(_dmi_virtual_take_leaving(space));
     check(space);
 }
 

@@ -36,12 +36,14 @@ static void *watch(void *unused) {
     return unused;
 }
 
-/* Some of every path: subsegments, regions, pages. */
+/* Some of every path: subsegments, regions, pages, mappings. */
 static void churn(unsigned seed) {
     void *blocks[64];
     for (unsigned i = 0; i < 64; i++) {
         seed = seed * 1103515245u + 12345u;
-        size_t size = i % 16 == 0 ? 40000 + seed % 100000 : 16 + seed % 3000;
+        size_t size = i == 32       ? 17000000 + seed % 9000000
+                      : i % 16 == 0 ? 40000 + seed % 100000
+                                    : 16 + seed % 3000;
         blocks[i] = malloc(size);
         if (!blocks[i]) abort();
         memset(blocks[i], 1, size < 64 ? size : 64);
@@ -223,7 +225,8 @@ int main(int argc, char **argv) {
     plugin = argc > 3 ? argv[3] : NULL;
     int file = mkstemp(name);
     CHECK(file >= 0);
-    for (int i = 0; i < 50; i++) CHECK(write(file, memset((char[1000]){0}, 'x', 1000), 1000) == 1000);
+    for (int i = 0; i < 50; i++)
+        CHECK(write(file, memset((char[1000]){0}, 'x', 1000), 1000) == 1000);
     CHECK(write(file, "\n", 1) == 1 && close(file) == 0);
     CHECK(pthread_create(&thread, NULL, watch, NULL) == 0);
     if (strcmp(mode, "signals") == 0) {
@@ -232,7 +235,8 @@ int main(int argc, char **argv) {
         under_handlers();
     } else {
         void *(*beside[3])(void *) = {alloc_for_ever, alloc_for_ever, NULL};
-        if (strcmp(mode, "stdio") == 0) beside[0] = beside[2] = read_for_ever, beside[1] = flush_for_ever;
+        if (strcmp(mode, "stdio") == 0)
+            beside[0] = beside[2] = read_for_ever, beside[1] = flush_for_ever;
         if (strcmp(mode, "dlopen") == 0) beside[0] = beside[2] = open_for_ever;
         if (strcmp(mode, "threads") == 0) beside[0] = beside[2] = create_for_ever;
         for (int i = 0; i < 3 && beside[i]; i++)
