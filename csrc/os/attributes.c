@@ -6,8 +6,8 @@
 #include "lock.h"
 #include "os.h"
 
-/* Sorted from high to low, for the kernel places new mappings below the older ones: a new entry
- * goes to the end, and nothing has to move. */
+/* Sorted from high to low. The kernel places new mappings below older ones, so a new entry goes to the end, and none
+ * has to move. */
 typedef struct entry {
     uintptr_t base;
     size_t size : 47; /* bytes */
@@ -45,7 +45,8 @@ static entry *find(const void *address) {
     return (uintptr_t)address - entries[place].base < entries[place].size ? &entries[place] : NULL;
 }
 
-/* Names are few (one a purpose) and stay for ever; the one too many is no name. */
+/* The number of a name, which is kept for ever. There is one for each purpose; when there are too many, a new one
+ * counts as none (0). */
 static size_t number_of(const char *name) {
     if (name == NULL || *name == 0 || strlen(name) >= NAME_SIZE) return 0;
     for (size_t i = 0; i < MAX_NAMES; i++) {
@@ -55,7 +56,7 @@ static size_t number_of(const char *name) {
     return 0;
 }
 
-/* *old is what to release once the lock is open: releasing comes back here. */
+/* Make the table larger. *old is to be released after the lock is: a release comes back to this file. */
 static bool grow(dmi_os_range *old) {
     const dmi_os_backend *os = &_dmi_os_native;
     size_t bytes = capacity * sizeof *entries;
@@ -106,8 +107,7 @@ dmi_attributes _dmi_attributes_get(const void *address) {
 }
 
 void _dmi_attributes_clear(const void *address, size_t size) {
-    /* Whoever set an entry for this range did so before its address came here, so a count of 0 is
-     * no stale one. */
+    /* The entry of this range was made before its address could come here, so a count of 0 is up to date. */
     if (entry_count() == 0) return;
     _dmi_lock(&lock);
     entry *found = find(address);
@@ -136,7 +136,7 @@ bool _dmi_attributes_split(const void *address, size_t first) {
         size_t used = entry_count();
         done = used < capacity || grow(&old);
         if (done) {
-            size_t place = place_of((uintptr_t)address); /* sorted from high to low */
+            size_t place = place_of((uintptr_t)address); /* the upper part comes first */
             memmove(&entries[place + 1], &entries[place], (used - place) * sizeof *entries);
             entries[place].base += first;
             entries[place].size = (entries[place].size - first) & MAX_SIZE;

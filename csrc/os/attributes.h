@@ -1,8 +1,8 @@
-/* attributes.h - what a reservation was given besides memory, for backends that must give it again.
+/* attributes.h - floor 1: the name and the huge page advice of each reservation.
  *
- * The Linux backend needs it: a range that is mapped anew has lost its name and its huge page
- * advice, and without them it never merges with its neighbours again. The Windows backend tells by it
- * which reservations are dmi's. All functions are safe to call from any thread.
+ * On Linux a range that is mapped anew loses both. Without them the kernel never merges it with its neighbours again,
+ * so they are given again. On Windows the table tells which reservations are dmi's. All functions may be called from
+ * any thread.
  */
 #ifndef DMI_ATTRIBUTES_H
 #define DMI_ATTRIBUTES_H
@@ -11,26 +11,27 @@
 #include <stddef.h>
 
 typedef struct dmi_attributes {
-    const char *name; /* NULL: none; lives for ever */
+    const char *name; /* never freed; NULL: none */
     bool huge;
 } dmi_attributes;
 
-/* Remember a reservation. One with nothing to remember costs nothing. When there is no room it is
- * forgotten: a name and an advice are not worth failing for. */
+/* Remember a reservation, unless there is nothing to remember. Without memory for it the reservation is not
+ * remembered: names and advice are no reason to fail. */
 void _dmi_attributes_set(const void *address, size_t size, dmi_attributes given);
-/* What the reservation around address was given; {NULL, false} if nothing. */
+/* The attributes of the reservation around address; {NULL, false}: it has none. */
 dmi_attributes _dmi_attributes_get(const void *address);
-/* The range is about to go: a whole reservation, or either end of one. Of a piece from the middle
- * nothing is noted; the entry goes on covering the hole, which does no harm. */
+/* Forget a range that is about to be released: a whole reservation, or one end of it. A hole in the middle is not
+ * noted; that its entry covers the hole too does no harm. */
 void _dmi_attributes_clear(const void *address, size_t size);
 
-/* The reservation that begins at address is two from now on, the first of them first bytes long. False: no room to
- * remember both; then it is one still. */
+/* Make two entries of the one that begins at address; the first of them covers first bytes. False: there is no memory
+ * for another entry; nothing changed. */
 bool _dmi_attributes_split(const void *address, size_t first);
-/* Two that lie side by side are one from now on. False: they were given different things. */
+/* Make one entry of two that lie side by side. False: their attributes differ; nothing changed. */
 bool _dmi_attributes_join(const void *left, const void *right);
 
-void _dmi_attributes_lock(void);   /* around fork */
-void _dmi_attributes_unlock(void); /* around fork */
+/* Lock and unlock the table around a fork. */
+void _dmi_attributes_lock(void);
+void _dmi_attributes_unlock(void);
 
 #endif

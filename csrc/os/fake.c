@@ -1,7 +1,7 @@
-/* fake.c - the backend of unit tests: keeps a state for every page and lets no misuse pass.
+/* fake.c - the backend of unit tests: keeps a state for every page, and aborts on misuse.
  *
- * The memory behind it is the native backend's, always in STRICT mode; so this file needs no system
- * call of its own, and runs wherever dmi does.
+ * Its memory comes from the native backend, always in STRICT mode. So this file needs no system calls, and runs wherever
+ * dmi does.
  */
 #include "fake.h"
 
@@ -30,7 +30,7 @@ typedef struct reservation {
 
 static dmi_lock lock;
 static reservation reservations[MAX_RESERVATIONS];
-static size_t used_slots; /* slots ever used: the search goes no further */
+static size_t used_slots; /* slots that were ever used; the others need no search */
 static size_t live_reservations;
 static size_t page_size = 4096;
 static size_t limit;
@@ -69,7 +69,7 @@ static reservation *find(const void *address) {
     return NULL;
 }
 
-/* The reservation around a whole range, and the range in pages; aborts when there is none. */
+/* The reservation that holds the whole range, and the range in pages. Aborts when there is none. */
 static reservation *find_range(const char *call, const void *address, size_t size, size_t *first,
                                size_t *count) {
     if (((uintptr_t)address & (page_size - 1)) != 0 || (size & (page_size - 1)) != 0)
@@ -147,7 +147,7 @@ static int commit_pages(reservation *r, size_t first, size_t count, const void *
     }
     size_t bytes = wanted * page_size;
     if (limit != 0 && (committed > limit || bytes > limit - committed)) return ENOMEM;
-    /* Committing what is committed changes nothing in any host, so one call will do. */
+    /* Hosts leave committed pages as they are, so one call is enough. */
     int error = HOST->commit(page_at(r, first), count * page_size, DMI_OS_STRICT);
     if (error != 0) return error;
     memset(r->states + first, DMI_FAKE_COMMITTED, count);
@@ -156,7 +156,7 @@ static int commit_pages(reservation *r, size_t first, size_t count, const void *
     return 0;
 }
 
-/* Take the host's memory from one page, whatever its state becomes. */
+/* Give the host's memory behind one page back. The caller sets the page's state. */
 static int take_page(const reservation *r, size_t index) {
     return HOST->decommit(page_at(r, index), page_size, DMI_OS_STRICT);
 }
@@ -225,7 +225,7 @@ static int release_pages(reservation *r, size_t first, size_t count) {
         if (r->states[i] == DMI_FAKE_OFFERED) offered -= page_size;
         if (r->states[i] == DMI_FAKE_COMMITTED || r->states[i] == DMI_FAKE_OFFERED) {
             committed -= page_size;
-            if (r->left != count) (void)take_page(r, i); /* trimmed: touching it must crash */
+            if (r->left != count) (void)take_page(r, i); /* so that a touch crashes */
         }
         r->states[i] = DMI_FAKE_RELEASED;
     }
@@ -336,7 +336,7 @@ static int fake_unoffer(void *address, size_t size) {
     return error;
 }
 
-/* Both modes are equally strict here, so only the precondition is left to check. */
+/* All modes are equally strict here, so there is only the precondition to check. */
 static int fake_convert(void *address, size_t size, dmi_os_mode to) {
     (void)to;
     size_t first, count;
@@ -346,7 +346,7 @@ static int fake_convert(void *address, size_t size, dmi_os_mode to) {
         if (r->states[i] != DMI_FAKE_UNCOMMITTED)
             _dmi_fake_misuse("convert", "page is committed", address, size);
     memset(r->states + r->pages + first, r->huge,
-           count); /* a fresh mapping is as the reservation was */
+           count); /* a fresh mapping has the advice of the reservation */
     _dmi_unlock(&lock);
     return 0;
 }
@@ -388,7 +388,7 @@ static int fake_release(void *address, size_t size) {
     return error;
 }
 
-/* Move to a new reservation: states and contents, page by page. NULL, and all as it was, on failure. */
+/* Move states and contents to a new reservation, page by page. NULL: nothing changed. */
 static void *move_reservation(reservation *r, size_t first, size_t count, size_t new_size) {
     size_t align = page_size > HOST->granularity() ? page_size : HOST->granularity();
     char *base = HOST->reserve(new_size, align, DMI_OS_STRICT, false, NULL);
@@ -422,7 +422,7 @@ static void *fake_remap(void *address, size_t old_size, size_t new_size, bool ma
             _dmi_fake_misuse("remap", "page is offered", address, old_size);
     void *moved = address;
     if (new_size < old_size) {
-        size_t kept = new_size / page_size; /* the tail stays with the host until the end */
+        size_t kept = new_size / page_size; /* the host keeps the tail until all is released */
         (void)release_pages(r, first + kept, count - kept);
     } else if (new_size > old_size) {
         moved = may_move ? move_reservation(r, first, count, new_size) : NULL;
@@ -469,7 +469,7 @@ static bool fake_split(void *address, size_t size, size_t first_size) {
     return true;
 }
 
-/* What was reserved apart stays apart. */
+/* Two reservations cannot be joined; two pieces of one can. */
 static bool fake_join(void *left, size_t left_size, size_t right_size) {
     size_t first, count;
     _dmi_lock(&lock);

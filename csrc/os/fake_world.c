@@ -1,4 +1,4 @@
-/* fake_world.c - what the fake system has besides memory: a clock, chance, files, and the host's threads. */
+/* fake_world.c - what the fake system has besides memory: a clock, random numbers, files, and the host's threads. */
 #include "fake_world.h"
 
 #include <dmi/dmi.h>
@@ -101,7 +101,7 @@ int _dmi_fake_read_file(const char *path, char *buffer, size_t size) {
     return length;
 }
 
-/* What concerns threads and the console is the host's own. */
+/* Threads and console are those of the host. */
 uint64_t _dmi_fake_cpu_time(void) { return HOST->cpu_time(); }
 void _dmi_fake_message(const char *text, size_t length) { HOST->message(text, length); }
 void _dmi_fake_wait(_Atomic uint32_t *word, uint32_t expected, uint64_t timeout_ns) {
@@ -115,7 +115,7 @@ int _dmi_fake_thread_exit_setup(void (*handler)(void *)) {
 int _dmi_fake_thread_exit_arm(void *value) { return HOST->thread_exit_arm(value); }
 int _dmi_fake_barrier_setup(void) { return HOST->barrier_setup(); }
 int _dmi_fake_barrier(void) { return HOST->barrier(); }
-/* No threads behind a test's back: what a helper thread would do, slow paths do. */
+/* No helper thread, so that nothing happens at random times: slow paths do its work. */
 int _dmi_fake_thread_start(void (*body)(void)) {
     (void)body;
     return ENOSYS;

@@ -1,19 +1,19 @@
-/* fake_world.h - what fake.c and fake_world.c know of each other; tests include fake.h. */
+/* fake_world.h - what fake.c and fake_world.c share; tests include fake.h. */
 #ifndef DMI_FAKE_WORLD_H
 #define DMI_FAKE_WORLD_H
 
 #include "os.h"
 
-/* Everything as it is at the start. */
+/* Put everything back to how it is at the start. */
 void _dmi_fake_world_reset(void);
 /* 64 random bits of the seeded sequence. */
 uint64_t _dmi_fake_random_next(void);
-/* Say what was done wrong, and abort. */
+/* Print what the caller did wrong, and abort. */
 void _dmi_fake_misuse(const char *call, const char *what, const void *address, size_t size)
     __attribute__((noreturn));
 
-/* The backend's; the contracts are those of os.h. What concerns threads and the console is the host's own,
- * but for helper threads, of which there are none. */
+/* Functions of the backend; the contracts are those of os.h. Threads and console are those of the host, but there are no
+ * helper threads. */
 uint64_t _dmi_fake_clock(void);
 int _dmi_fake_random(void *buffer, size_t size);
 int _dmi_fake_read_file(const char *path, char *buffer, size_t size);

@@ -1,4 +1,4 @@
-/* linux.c - the Linux backend of floor 1: mmap, madvise, and what the kernel tells. */
+/* linux.c - the Linux backend of floor 1: mmap, madvise, and questions to the kernel. */
 #define _GNU_SOURCE
 #include "os.h"
 
@@ -38,8 +38,8 @@ enum {
     PIDFD_OF_SELF = -10000 /* PIDFD_SELF, Linux 6.13 */
 };
 
-/* A yes or no that is asked of the kernel once. Two threads may ask at the same time and get the
- * same answer, so relaxed loads and stores do. */
+/* A yes or no that the kernel is asked once. Two threads may ask at the same time; both get the same answer, so relaxed
+ * loads and stores are enough. */
 typedef enum answer { UNKNOWN = 0, YES, NO } answer;
 
 /* ---- what the kernel is ---------------------------------------------------------------------- */
@@ -58,7 +58,7 @@ static bool read_file(const char *path, char *buffer, size_t size) {
     return _dmi_linux_read_file(path, buffer, size) > 0;
 }
 
-/* Whether every commit is charged against a limit that is never exceeded. */
+/* Is every commit charged against a limit that is never exceeded? */
 static bool linux_strict_default(void) {
     static _Atomic int known;
     int value = atomic_load_explicit(&known, memory_order_relaxed);
@@ -72,18 +72,17 @@ static bool linux_strict_default(void) {
     return value == YES;
 }
 
-/* Whether the kernel may back a range with huge pages that nobody asked for. Read once: a machine
- * whose administrator turns it on later keeps its old ranges as they are. */
+/* May the kernel back a range with huge pages that nobody asked for? Read once: when an administrator turns that on
+ * later, this process is not protected from it. */
 static bool huge_pages_unasked(void) {
     static _Atomic int known;
     int value = atomic_load_explicit(&known, memory_order_relaxed);
     if (value != UNKNOWN) return value == YES;
     char text[64];
     bool known_at_all = read_file("/sys/kernel/mm/transparent_hugepage/enabled", text, sizeof text);
-    /* No such file: a kernel without huge pages, or a sandbox; be careful then. */
+    /* Without the file it is a kernel without huge pages, or a sandbox: assume that it may. */
     value = known_at_all && strstr(text, "[always]") == NULL ? NO : YES;
-    /* Sizes between a page and a PMD have switches of their own (Linux 6.8), which count whatever
-     * the first one says. */
+    /* Sizes between a page and 2 MiB have switches of their own (since Linux 6.8), which do not depend on the first. */
     static const char *const sizes[] = {"16", "32", "64", "128", "256", "512", "1024", "2048"};
     for (size_t i = 0; value == NO && i < sizeof sizes / sizeof *sizes; i++) {
         char path[96] = "/sys/kernel/mm/transparent_hugepage/hugepages-";
@@ -106,7 +105,7 @@ static void *map(void *at, size_t size, int protection, int flags) {
 
 static _Atomic int names_work;
 
-/* huge = false keeps huge pages away. Neither is worth failing for. */
+/* huge = false keeps huge pages away. Failures are ignored: they do no harm. */
 static void set_attributes(void *address, size_t size, bool huge, const char *name) {
     if (huge) (void)madvise(address, size, MADV_HUGEPAGE);
     else if (huge_pages_unasked()) (void)madvise(address, size, MADV_NOHUGEPAGE);
@@ -118,7 +117,7 @@ static void set_attributes(void *address, size_t size, bool huge, const char *na
         atomic_store_explicit(&names_work, named, memory_order_relaxed);
 }
 
-/* Only what had an effect need be had again. */
+/* Remember what had an effect, to set it again after a remap. */
 static void remember(void *address, size_t size, bool huge, const char *name) {
     bool named = atomic_load_explicit(&names_work, memory_order_relaxed) == YES;
     _dmi_attributes_set(address, size, (dmi_attributes){named ? name : NULL, huge});
@@ -126,8 +125,8 @@ static void remember(void *address, size_t size, bool huge, const char *name) {
 
 /* ---- reserve, commit, decommit, release ------------------------------------------------------ */
 
-/* Where the next aligned range probably fits without trimming: below the last one, or where one
- * was just released. Only a hint: the kernel takes it if the place is free. */
+/* A hint where the next aligned range fits without trimming: below the last one, or where one was just released. The
+ * kernel takes it if the place is free. */
 static _Atomic uintptr_t next_place;
 
 static void *map_aligned(size_t size, size_t align, int protection, int flags) {
@@ -152,8 +151,8 @@ static int protection_of(dmi_os_mode mode) {
     return mode == DMI_OS_STRICT ? PROT_NONE : PROT_READ | PROT_WRITE;
 }
 
-/* Blocks without MAP_NORESERVE: what is larger than the machine is refused when it is mapped, as malloc should,
- * and not by the OOM killer when it is used. */
+/* Memory for blocks is mapped without MAP_NORESERVE. So a request larger than the machine is refused by malloc, not
+ * killed by the kernel when it is used. */
 static int charge_of(dmi_os_mode mode) { return mode == DMI_OS_SPARSE ? MAP_NORESERVE : 0; }
 
 static void *linux_reserve(size_t size, size_t align, dmi_os_mode mode, bool huge,
@@ -203,8 +202,7 @@ static int linux_reserve_at(void *place, size_t size, dmi_os_mode mode, bool hug
 
 static void *linux_reserve_table(size_t size, const char *name) {
     int saved = errno;
-    /* Reads anywhere give the shared zero page; a huge zero page would be as good, but the
-     * committed parts must not turn into huge pages. */
+    /* Reads give the shared zero page. No huge pages, because the committed parts must stay small. */
     void *address = map(NULL, size, PROT_READ, MAP_NORESERVE);
     if (address != NULL) set_attributes(address, size, false, name);
     errno = saved;
@@ -219,8 +217,8 @@ static int linux_commit(void *address, size_t size, dmi_os_mode mode) {
     return error;
 }
 
-/* A fresh mapping over the old one: the only way to make the commit charge fall (mprotect keeps
- * it). It also drops the attributes, which are therefore set again. */
+/* Map the range anew over itself. Only that lowers the commit charge; mprotect keeps it. It also drops the attributes,
+ * so they are set again. */
 static int replace(void *address, size_t size, dmi_os_mode mode) {
     if (map(address, size, protection_of(mode), MAP_FIXED | charge_of(mode)) == NULL) return errno;
     dmi_attributes given = _dmi_attributes_get(address);
@@ -256,9 +254,9 @@ static void linux_advise_huge(void *address, size_t size, bool huge) {
     errno = saved;
 }
 
-/* MADV_DONTNEED of a part only takes that part out of the page table; the kernel keeps the whole huge
- * page until it runs short of memory (measured: the cgroup's usage stays what it was). MADV_COLD of a
- * part splits it at once, and one page is part enough. */
+/* MADV_DONTNEED of a part of a huge page only takes that part out of the page table. The kernel keeps the whole huge
+ * page until it runs short of memory; until then the cgroup's usage stays the same. MADV_COLD of one of its pages
+ * splits it at once. */
 static void linux_break_huge(void *address, size_t size) {
     int saved = errno;
     size_t page = linux_page_size();
@@ -326,7 +324,7 @@ static int linux_move(void *from, size_t old_size, void *to, size_t new_size) {
     return error;
 }
 
-/* The kernel knows pages, not reservations. */
+/* To the kernel there are only pages, so a split changes the table of attributes and nothing else. */
 static bool linux_split(void *address, size_t size, size_t first) {
     (void)size;
     return _dmi_attributes_split(address, first);
@@ -340,15 +338,16 @@ static bool linux_join(void *left, size_t left_size, size_t right_size) {
 /* ---- many ranges in one call ----------------------------------------------------------------- */
 
 enum {
-    BATCH_RANGES = 128,   /* the kernel takes 1024; this vector is on the stack of whoever frees */
-    BATCH_BYTES = 1 << 30 /* the kernel cuts the sum of a vector at 2 GiB less a page */
+    BATCH_RANGES =
+        128, /* the kernel takes 1024, but the vector lies on the stack of a thread that frees */
+    BATCH_BYTES = 1 << 30 /* the kernel cuts a vector at 2 GiB less a page */
 };
 
 static long madvise_vector(const struct iovec *vector, size_t count) {
     return syscall(SYS_process_madvise, PIDFD_OF_SELF, vector, count, MADV_DONTNEED, 0);
 }
 
-/* Asked of a page of our own, so that a refusal can only mean the call itself. */
+/* Does the kernel have the call? Tried on a page of our own, where nothing else can be a reason to refuse. */
 static bool can_batch(void) {
     static _Atomic int known;
     int value = atomic_load_explicit(&known, memory_order_relaxed);
@@ -367,7 +366,7 @@ static int discard_one(const dmi_os_range *range, uint64_t *calls) {
     return madvise(range->address, range->size, MADV_DONTNEED) == 0 ? 0 : errno;
 }
 
-/* One vector from the front of ranges; returns how many of them are done with. */
+/* Give back the first ranges by one call. Returns how many are done, refused ones included. */
 static size_t discard_batch(const dmi_os_range *ranges, size_t count, int *refused,
                             uint64_t *calls) {
     struct iovec vector[BATCH_RANGES];
@@ -380,7 +379,7 @@ static size_t discard_batch(const dmi_os_range *ranges, size_t count, int *refus
         length++;
     }
     size_t done = 0;
-    if (length > 1) { /* one range alone is cheaper by madvise, and one above the limit needs it */
+    if (length > 1) { /* for one range madvise is cheaper; one above BATCH_BYTES needs it */
         ++*calls;
         long answered = madvise_vector(vector, length);
         size_t left = answered > 0 ? (size_t)answered : 0;
@@ -390,8 +389,7 @@ static size_t discard_batch(const dmi_os_range *ranges, size_t count, int *refus
         }
         if (done == length) return done;
     }
-    /* The range at which the vector stopped has an answer of its own; what is behind it goes into
-     * the next vector. */
+    /* The call stopped at this range: ask for it alone, to learn the reason. The others go into the next call. */
     refused[done] = discard_one(&ranges[done], calls);
     return done + 1;
 }
@@ -416,11 +414,9 @@ static size_t linux_decommit_many(const dmi_os_range *ranges, size_t count, int 
 
 /* ---- questions ------------------------------------------------------------------------------- */
 
-/* mincore and /proc/self/pagemap give the same answer for private anonymous memory (measured:
- * untouched, written, only read, MADV_DONTNEED, MADV_FREE, after fork, PROT_NONE, remapped, huge);
- * mincore is four to eight times faster and needs no /proc. Both count a page that was only read,
- * which is the shared zero page and not in the RSS; dmi does not read pages that it has not
- * committed. A page that is in the swap cache as well counts, for it occupies memory. */
+/* By mincore: for private anonymous memory it gives the same answer as /proc/self/pagemap, is faster, and needs no
+ * /proc. Both also count the shared zero page behind a page that was only read; dmi does not read pages that it has
+ * not committed. A page that is in the swap cache too counts, because it occupies memory. */
 static int64_t linux_resident(const void *address, size_t size) {
     int saved = errno;
     size_t page = linux_page_size();
@@ -457,7 +453,7 @@ static int64_t linux_process_resident(void) {
     return pages < 0 ? -1 : pages * (int64_t)linux_page_size();
 }
 
-/* /proc/PID/maps says it, to whoever reads files. */
+/* On Linux the regions stand in /proc/PID/maps, which the callers read themselves. */
 static int linux_regions(uint64_t pid, dmi_os_region_visit visit, void *argument, uint64_t *total) {
     (void)pid;
     (void)visit;

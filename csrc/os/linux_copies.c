@@ -1,10 +1,9 @@
-/* linux_copies.c - asserts at load that this copy of the core is the only one of the process that serves.
+/* linux_copies.c - makes sure that one copy of the core serves a process, and no other makes heaps.
  *
- * A file loaded twice is one copy; two files are two, each with heaps and addresses that the other knows
- * nothing of. Every copy defines the same weak symbol, so the loader itself says which copy the process
- * means: where a program or a preloaded library brings one, all others find that one behind the name and
- * stay idle, as their functions do. Copies that were loaded privately (RTLD_LOCAL) do not see each
- * other by name; there the one that was loaded first serves. A copy that does not serve makes no heap.
+ * A file that is loaded twice is one copy. Two files are two copies, and neither knows the heaps of the other. Every
+ * copy defines the same weak symbol, so the loader decides which one serves: where a program or a preloaded library
+ * brings a copy, the name leads all others to it. Copies that were loaded privately (RTLD_LOCAL) do not see each other
+ * by name; of those the first one that was loaded serves.
  */
 #define _GNU_SOURCE
 #include "os.h"
@@ -15,14 +14,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Appended to by later versions only. */
+/* Other versions read it too: add fields at the end only. */
 typedef struct copy {
     uint32_t size;
     _Atomic uint32_t serves;
 } copy;
 
 __attribute__((weak, visibility("default"))) copy dmi_core_copy = {.size = sizeof(copy)};
-/* Ours, whatever the name leads to. */
+/* This copy's own, wherever the name leads. */
 extern copy own __attribute__((alias("dmi_core_copy"), visibility("hidden")));
 
 enum { MOST = 16, LONGEST = 4096 };
@@ -31,10 +30,10 @@ typedef struct files {
     size_t count;
 } files;
 
-static copy *in_the_way; /* the copy that serves instead of this one; NULL: this one does */
+static copy *in_the_way; /* the copy that serves instead of this one; NULL: this one serves */
 static _Atomic bool told;
 
-/* Names of loaded objects live as long as they do; dmi's are never unloaded. */
+/* Collect the files that may hold a copy. Their names stay valid, because dmi's libraries are never unloaded. */
 static int note(struct dl_phdr_info *info, size_t size, void *argument) {
     (void)size;
     files *found = argument;
@@ -44,7 +43,7 @@ static int note(struct dl_phdr_info *info, size_t size, void *argument) {
     return 0;
 }
 
-/* A copy in another file, loaded privately and before this one. */
+/* The copy of another file that was loaded privately before this one; NULL: there is none. */
 static copy *earlier(void) {
     files found = {.count = 0};
     (void)dl_iterate_phdr(note, &found);
@@ -81,13 +80,13 @@ bool _dmi_os_is_second_copy(void) {
     return true;
 }
 
-/* Before the constructors without a number: none of them may find heaps in the wrong copy. */
+/* Runs before the constructors without a priority, so that none of them can use a copy that does not serve. */
 __attribute__((constructor(101))) static void assert_one_copy(void) {
     copy *meant = &dmi_core_copy;
-    __asm__("" : "+r"(meant)); /* the compiler may think that it is ours */
+    __asm__("" : "+r"(meant)); /* else the compiler may assume that it is &own */
     if (meant != &own) {
         in_the_way =
-            meant; /* usual: an extension links libdmi.so, and another copy was preloaded */
+            meant; /* not worth a line: an extension links libdmi.so, and another copy is preloaded */
         return;
     }
     in_the_way = earlier();

@@ -1,14 +1,15 @@
-/* linux_fork.c - what stands still while a process forks: signals of the thread that forks, the C library's list of
- * streams, then the core.
+/* linux_fork.c - what stands still while a process forks.
  *
- * glibc's fork locks its list of streams after the handlers ran. Who holds that list may wait for a stream, and
- * who holds a stream may wait for memory; so the core's locks come after that lock, which is recursive. The
- * parent opens it; in the child glibc makes a new one of it, and so do we, for its owner is another thread
- * by number.
+ * In this order: signals of the thread that forks, the C library's list of streams, the core's locks.
  *
- * A signal handler that runs in between would wait for locks of its own thread. One that forks after it
- * interrupted a holder of a lock finds that out by _dmi_locks_held: then nothing is taken, and the child
- * may exec or _exit, as it may after any fork of a program with threads.
+ * glibc's fork locks its list of streams after the handlers ran. A thread that holds the list may wait for a stream,
+ * and one that holds a stream may wait for memory. So the list must be locked before the core's locks; its lock is
+ * recursive. The parent unlocks it. In the child its owner is a thread number that is no longer right, so it is made
+ * anew there, as glibc itself does.
+ *
+ * Signals are blocked because a handler that allocates while the locks are held would wait for its own thread. A
+ * handler that forks may have interrupted its thread while that held a lock; _dmi_locks_held tells. Then no lock is
+ * taken, and the child may only exec or _exit, as after any fork of a program with threads.
  */
 #define _GNU_SOURCE
 #include "linux_threads.h"
@@ -20,16 +21,17 @@
 #include "lock.h"
 #include "window.h"
 
-/* Exported by glibc; other C libraries have none of them. */
+/* Exported by glibc; NULL with other C libraries. */
 extern void _IO_list_lock(void) __attribute__((weak));
 extern void _IO_list_unlock(void) __attribute__((weak));
 extern void _IO_list_resetlock(void) __attribute__((weak));
 
 static void (*core_prepare)(void), (*core_parent)(void), (*core_child)(void);
-static sigset_t before; /* of the thread that forks: one at a time does */
+static sigset_t
+    before; /* the mask of the thread that forks; the locks let only one thread get here */
 static DMI_TLS unsigned passed_over;
 
-/* A fault that is blocked ends the process: these stay. */
+/* Block all signals but faults: a blocked fault would end the process. */
 static void block(sigset_t *was) {
     static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS};
     sigset_t most;
@@ -58,7 +60,8 @@ static void parent(void) {
         passed_over--;
         return;
     }
-    sigset_t mask = before; /* another thread may fork as soon as the core lets it */
+    sigset_t mask =
+        before; /* copied, because another thread may fork once the locks are released */
     _dmi_attributes_unlock();
     _dmi_window_unlock();
     core_parent();

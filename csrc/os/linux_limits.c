@@ -1,5 +1,6 @@
-/* linux_limits.c - small files of the system; how much more a process may map: RLIMIT_AS, RLIMIT_DATA, the address space, and what the
- * kernel's rule of overcommitting lets a machine promise. */
+/* linux_limits.c - small files of the system, and how much more a process may map.
+ *
+ * The bounds are RLIMIT_AS, RLIMIT_DATA, the address space, and the kernel's rule for overcommitting. */
 #define _GNU_SOURCE
 #include "linux_limits.h"
 
@@ -11,11 +12,10 @@
 #include <sys/sysinfo.h>
 #include <unistd.h>
 
-/* What any program may map without asking for more by an address. */
+/* The address space that the kernel uses unless a mapping asks for an address above it. */
 #define ADDRESS_SPACE ((uint64_t)1 << 47)
 
-/* By bare system calls: open, read and write of the C library are cancellation points, and callers hold
- * locks. */
+/* By direct system calls: open and read of the C library are cancellation points, and callers hold locks. */
 int _dmi_linux_read_file(const char *path, char *buffer, size_t size) {
     if (size == 0) return -1;
     int saved = errno;
@@ -23,7 +23,7 @@ int _dmi_linux_read_file(const char *path, char *buffer, size_t size) {
     size_t length = 0;
     long got = -1;
     if (file >= 0) {
-        do { /* the kernel hands out such files in pieces */
+        do { /* one read may return less than the whole file */
             got = syscall(SYS_read, (int)file, buffer + length, size - 1 - length);
             if (got > 0) length += (size_t)got;
         } while ((got > 0 && length < size - 1) || (got < 0 && errno == EINTR));
@@ -36,7 +36,7 @@ int _dmi_linux_read_file(const char *path, char *buffer, size_t size) {
 
 static uint64_t lower(uint64_t a, uint64_t b) { return a < b ? a : b; }
 
-/* Of a file like /proc/self/status: the number behind a line's name, KiB; -1: no such line. */
+/* The number in a line of a file such as /proc/self/status, in KiB; -1: there is no such line. */
 static int64_t kib_of(const char *text, const char *name) {
     const char *at = strstr(text, name);
     if (!at) return -1;
@@ -48,7 +48,8 @@ static int64_t kib_of(const char *text, const char *name) {
     return value;
 }
 
-/* What is left of a limit. Programs that probe for the largest size ask often: most have no limits. */
+/* Bytes that are left of a limit. Without a limit no file is read, because programs that probe for the largest size ask
+ * often. */
 static uint64_t left(int which, const char *used_name) {
     struct rlimit limit;
     char text[4096];
@@ -60,7 +61,7 @@ static uint64_t left(int which, const char *used_name) {
     return limit.rlim_cur > bytes ? limit.rlim_cur - bytes : 0;
 }
 
-/* What the machine may promise a mapping that is charged. */
+/* How many bytes the kernel lets a mapping be that is charged, by its rule for overcommitting. */
 static uint64_t promised(char rule) {
     char text[2048];
     struct sysinfo machine;

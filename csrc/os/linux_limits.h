@@ -1,4 +1,4 @@
-/* linux_limits.h - the part of the Linux backend that knows what bounds a mapping. Contract: os.h. */
+/* linux_limits.h - floor 1, Linux: small files, and what bounds a mapping. The contracts are those of os.h. */
 #ifndef DMI_LINUX_LIMITS_H
 #define DMI_LINUX_LIMITS_H
 

@@ -1,8 +1,8 @@
-/* linux_random.c - random bytes: getrandom, /dev/urandom, and where both are refused the 16 that the kernel gave the
- * process when it started (AT_RANDOM).
+/* linux_random.c - random bytes: by getrandom, else from /dev/urandom, else derived from AT_RANDOM.
  *
- * Those 16 bytes are also the C library's guards of stack and pointers, so they are the key of a keyed hash
- * (SipHash-2-4, Aumasson and Bernstein 2012) and nothing else: no output tells them, or another output.
+ * AT_RANDOM are 16 bytes that the kernel gave the process when it started. The C library guards stack and pointers with
+ * them, so they must not leak. They are only used as the key of a keyed hash (SipHash-2-4, Aumasson and Bernstein 2012):
+ * its output tells neither the key nor any other output.
  */
 #define _GNU_SOURCE
 #include "linux_random.h"
@@ -19,7 +19,8 @@
 
 enum { NONBLOCK = 1 };
 
-/* By bare system calls: those of the C library are cancellation points, and callers hold locks. Returns the bytes. */
+/* Returns how many bytes were read. By direct system calls: those of the C library are cancellation points, and callers
+ * hold locks. */
 static size_t read_device(unsigned char *out, size_t size) {
     long file = syscall(SYS_openat, AT_FDCWD, "/dev/urandom", O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
     size_t done = 0;
@@ -66,7 +67,7 @@ static uint64_t hash(const uint64_t key[2], const uint64_t words[3]) {
     return v[0] ^ v[1] ^ v[2] ^ v[3];
 }
 
-/* Each process and each call gets others. */
+/* Fill with bytes derived from AT_RANDOM, different for each process and each call. */
 static void derive(unsigned char *out, size_t size) {
     static _Atomic uint64_t calls;
     uint64_t key[2] = {(uint64_t)(uintptr_t)&calls, (uint64_t)(uintptr_t)&size};
@@ -98,7 +99,7 @@ int _dmi_linux_random(void *buffer, size_t size) {
         out += got;
         size -= (size_t)got;
     }
-    /* Before the kernel has random bytes the device gives others, and does not say so. */
+    /* Not after EAGAIN: before the kernel has random bytes, the device gives bytes that are not, without an error. */
     if (error == ENOSYS) {
         size_t got = read_device(out, size);
         out += got;

@@ -1,4 +1,4 @@
-/* linux_random.h - the part of the Linux backend that has random bytes. Contract: os.h. */
+/* linux_random.h - floor 1, Linux: random bytes. The contract is that of os.h. */
 #ifndef DMI_LINUX_RANDOM_H
 #define DMI_LINUX_RANDOM_H
 

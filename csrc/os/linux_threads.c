@@ -1,4 +1,4 @@
-/* linux_threads.c - the part of the Linux backend that concerns threads: futex, membarrier, ends. */
+/* linux_threads.c - the threads of the Linux backend: futex, membarrier, exit handlers, the helper thread. */
 #define _GNU_SOURCE
 #include "linux_threads.h"
 
@@ -26,8 +26,8 @@ void _dmi_linux_wake(_Atomic uint32_t *word, bool all) {
     errno = saved;
 }
 
-/* How often this thread's exit handler was put off. Its address names the thread: unlike the
- * kernel's id it costs no call and stays the same in a fork child. */
+/* How often this thread's exit handler was put off. The address of this variable is the thread's id: unlike the kernel's
+ * id it needs no call, and stays the same in a fork child. */
 static _Thread_local unsigned put_off __attribute__((tls_model("initial-exec")));
 
 uint64_t _dmi_linux_thread_id(void) { return (uint64_t)(uintptr_t)&put_off; }
@@ -35,8 +35,8 @@ uint64_t _dmi_linux_thread_id(void) { return (uint64_t)(uintptr_t)&put_off; }
 static pthread_key_t exit_key;
 static void (*exit_handler)(void *);
 
-/* Destructors run in rounds (POSIX promises four) for as long as values are set anew. Coming back
- * in the third lets those of other libraries, which may still free memory, go first. */
+/* Destructors of keys run in rounds, at least four, while values are set anew. This one acts in the third round, so that
+ * those of other libraries, which may still free memory, run first. */
 static void at_thread_exit(void *value) {
     if (++put_off < 3 && pthread_setspecific(exit_key, value) == 0) return;
     put_off = 0;
@@ -48,7 +48,7 @@ int _dmi_linux_thread_exit_setup(void (*handler)(void *)) {
     return pthread_key_create(&exit_key, at_thread_exit);
 }
 
-/* glibc keeps the first 32 keys in the thread itself; for a later one it may call calloc here. */
+/* glibc keeps the values of the first 32 keys in the thread itself; for a later key this may call calloc. */
 int _dmi_linux_thread_exit_arm(void *value) { return pthread_setspecific(exit_key, value); }
 
 static int membarrier_call(int command) {
@@ -87,8 +87,8 @@ static void *helper_main(void *unused) {
     return NULL;
 }
 
-/* The process whose memory this is. A vfork child runs on it too, but a thread that it started would die
- * with it, and leave its locks closed. */
+/* The process that owns the memory. A vfork child runs on that memory too. It must not start the helper: that thread
+ * would die with the child, and leave its locks locked. */
 static pid_t home;
 
 void _dmi_linux_note_home(void) { home = getpid(); }
@@ -102,7 +102,7 @@ int _dmi_linux_thread_start(void (*body)(void)) {
     pthread_attr_t attributes;
     int error = pthread_attr_init(&attributes);
     if (error) return error;
-    /* Static TLS of the whole program lies on this stack too. */
+    /* Not smaller: the static TLS of the whole program lies on this stack too. */
     (void)pthread_attr_setstacksize(&attributes, 256 * 1024);
     helper_body = body;
     (void)sigfillset(&every);
@@ -114,8 +114,8 @@ int _dmi_linux_thread_start(void (*body)(void)) {
     return error;
 }
 
-/* The kernel wakes who joins a thread a moment before it takes the thread off the process: whoever counts threads,
- * as unshare does, may still see two. It is patient with a tracer, but not for ever. */
+/* pthread_join returns a moment before the kernel removes the thread from the process. Until then calls that count
+ * threads, such as unshare, still see two. Waits about 0.1 s at most: a tracer may keep the thread for longer. */
 static void wait_until_gone(pid_t thread) {
     const struct timespec moment = {0, 100000};
     int saved = errno;
@@ -126,8 +126,8 @@ static void wait_until_gone(pid_t thread) {
     errno = saved;
 }
 
-/* fork and malloc are no cancellation points, and callers hold locks; pthread_join is one. A process that clone
- * made past the C library has no helper to wait for. */
+/* pthread_join is a cancellation point. The callers are not, and hold locks, so cancelling is disabled meanwhile. A
+ * process that a direct clone made has no helper to wait for. */
 void _dmi_linux_thread_join(void) {
     int before;
     if (!_dmi_linux_is_home()) return;

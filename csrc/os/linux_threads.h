@@ -1,4 +1,4 @@
-/* linux_threads.h - what linux.c puts into its backend; the contracts are those of os.h. */
+/* linux_threads.h - floor 1, Linux: waiting, threads, barriers, fork. The contracts are those of os.h. */
 #ifndef DMI_LINUX_THREADS_H
 #define DMI_LINUX_THREADS_H
 
@@ -13,11 +13,11 @@ int _dmi_linux_barrier_setup(void);
 int _dmi_linux_barrier(void);
 int _dmi_linux_thread_start(void (*body)(void));
 void _dmi_linux_thread_join(void);
-/* Is this the process that the C library knows: no vfork child, and none made by a bare clone? */
+/* Is this the process that owns the memory? Not in a vfork child, nor in one that a direct clone made. */
 bool _dmi_linux_is_home(void);
-/* It is this one from now on. */
+/* Note that this process owns the memory. */
 void _dmi_linux_note_home(void);
-/* linux_fork.c; once. */
+/* In linux_fork.c. Called once. */
 int _dmi_linux_at_fork(void (*prepare)(void), void (*parent)(void), void (*child)(void));
 
 #endif

@@ -1,10 +1,10 @@
-/* lock.c - the waiting side of the small mutex of lock.h. */
+/* lock.c - waiting for the mutex of lock.h. */
 #include "lock.h"
 
 #include "os.h"
 
-/* A holder keeps the lock for well under a microsecond, unless it was preempted or is in a system
- * call; spinning longer than that only takes the processor from it. */
+/* A thread holds a lock for well under a microsecond, unless it was preempted or is in a system call. To spin longer
+ * only takes the processor from it. */
 enum { SPINS = 64 };
 
 DMI_TLS uint32_t _dmi_locks_held;
@@ -24,11 +24,10 @@ void _dmi_lock_slow(dmi_lock *lock) {
     for (int i = 0; i < SPINS; i++) {
         uint32_t seen = atomic_load_explicit(&lock->state, memory_order_relaxed);
         if (seen == 0 && _dmi_lock_take(lock)) return;
-        if (seen == 2) break; /* others sleep already: join them, do not overtake for ever */
+        if (seen == 2) break; /* others sleep already: queue with them instead of overtaking */
         relax();
     }
-    /* Whoever comes through here leaves the state at 2 even if nobody else sleeps: one superfluous
-     * wake at the unlock is the price of never losing one. */
+    /* The state is left at 2 even if no other thread sleeps. At worst the unlock wakes nobody; no wake is ever lost. */
     while (atomic_exchange_explicit(&lock->state, 2, memory_order_acquire) != 0)
         _dmi_os_wait(&lock->state, 2, UINT64_MAX);
 }

@@ -1,5 +1,7 @@
-/* lock.h - floor 1: a small mutex on _dmi_os_wait/_dmi_os_wake. 0-initialised memory is an open lock.
- * Not recursive. Spins briefly, then sleeps. Counts contended acquisitions for `!heap -s` Lock cont. */
+/* lock.h - floor 1: a small mutex on _dmi_os_wait and _dmi_os_wake.
+ *
+ * Zeroed memory is an open lock. Not recursive. A thread that waits spins briefly, then sleeps. Each lock counts how
+ * often it was waited for, which is `Lock cont.` in `!heap -s`. */
 #ifndef DMI_LOCK_H
 #define DMI_LOCK_H
 
@@ -14,11 +16,11 @@ typedef struct dmi_lock {
     _Atomic uint32_t contended; /* acquisitions that had to wait */
 } dmi_lock;
 
-/* How many locks this thread holds, or is about to take or let go. A signal handler that interrupted it sees no
- * less than there are, so at 0 it knows that none of them is its own thread's. */
+/* How many locks this thread holds, is about to take, or is releasing. It is never too low, not even for a signal
+ * handler that interrupted the thread: at 0 the thread holds none. */
 extern DMI_TLS uint32_t _dmi_locks_held;
 
-/* The same for what is no lock, but must not be cut in two by a fork of this thread. */
+/* Count something that is not a lock, but that a fork in a signal handler must not cut in two. */
 static inline void _dmi_lock_enter(void) {
     _dmi_locks_held++;
     atomic_signal_fence(memory_order_seq_cst);

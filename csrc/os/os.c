@@ -1,4 +1,4 @@
-/* os.c - floor 1's only door: checks, counts and injects failures, then calls the backend. */
+/* os.c - the only way into floor 1: checks, counts and injects failures, then calls the backend. */
 #include "os.h"
 
 #include <errno.h>
@@ -13,14 +13,14 @@
 
 static const dmi_os_backend *os = &_dmi_os_native;
 
-/* Every counter is relaxed: each is exact by itself, a set of them is not a snapshot. */
+/* The counters are relaxed atomics: each is exact, but several read in a row are not of one moment. */
 static struct {
     _Atomic uint64_t reserve_calls, commit_calls, decommit_calls, offer_calls, release_calls;
     _Atomic uint64_t reserved_bytes, committed_bytes, refused_calls;
 } counters;
 
 static _Atomic uint64_t fallible_calls;
-static _Atomic uint64_t fail_at; /* in fallible_calls' terms; 0: never */
+static _Atomic uint64_t fail_at; /* the value of fallible_calls at which a call fails; 0: never */
 static _Atomic bool fail_sticky;
 
 static inline void add(_Atomic uint64_t *counter, uint64_t value) {
@@ -138,7 +138,7 @@ int _dmi_os_decommit(void *address, size_t size, dmi_os_mode mode) {
     return error;
 }
 
-/* With a failure armed the ranges go one by one, so that the failure hits a range and not the lot. */
+/* When a failure is armed the ranges go one by one, so that it hits one range and not all of them. */
 static size_t decommit_injected(const dmi_os_range *ranges, size_t count, int *refused,
                                 uint64_t *calls) {
     size_t refusals = 0;
@@ -223,7 +223,8 @@ void *_dmi_os_remap(void *address, size_t old_size, size_t new_size, bool may_mo
     require(new_size != 0 && (new_size & (os->page_size() - 1)) == 0, "remap: new size");
     void *moved = os->remap(address, old_size, new_size, may_move);
     if (moved != NULL)
-        add(&counters.reserved_bytes, new_size - old_size); /* may wrap: it sums up */
+        add(&counters.reserved_bytes,
+            new_size - old_size); /* wraps when it shrinks; the sum is right */
     return moved;
 }
 

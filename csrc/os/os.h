@@ -1,12 +1,13 @@
 /* os.h - floor 1: the operating system as dmi sees it.
  *
- * Four verbs on address ranges, as VirtualAlloc has them: reserve, commit, decommit, release; and
- * offer, which lets the OS take pages when it wants them. os.c is the only caller of a backend
- * (linux.c, windows.c, fake.c) and keeps the process-wide accounting and the fault injection.
+ * Four verbs on address ranges, as VirtualAlloc has them: reserve, commit, decommit, release. A fifth, offer, lets the
+ * OS take pages when it wants them. The rest of dmi calls os.c, which counts, injects failures for tests, and calls a
+ * backend: linux.c, windows.c, or fake.c in tests.
  *
- * Every primitive that can fail returns 0 on success and an errno value on failure, leaves errno
- * itself alone, and on failure leaves the range as it was, unless its comment says otherwise.
- * All are safe to call from any thread. None of them calls malloc.
+ * A function that can fail returns 0 on success and an errno value on failure. It does not change errno. On failure
+ * the range is as it was. Where a function differs, its comment says so.
+ * All functions may be called from any thread. None calls malloc, but for thread_exit_arm, thread_start and at_fork,
+ * in which the C library may.
  */
 #ifndef DMI_OS_H
 #define DMI_OS_H
@@ -16,7 +17,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* A word of each thread's own, one load away even in a library that is loaded late. */
+/* A variable of each thread, read by one load even in a library that is loaded late. */
 #if defined(_WIN32)
 #define DMI_TLS _Thread_local
 #else
@@ -24,14 +25,12 @@
 #endif
 
 /* How the pages of a reservation come and go.
- * LAZY:   the range is writable from the start and committed by touching it; giving back is
- *         MADV_DONTNEED: resident falls, the kernel's commit charge stays. (Linux only; Windows
- *         treats it as STRICT with DiscardVirtualMemory where that exists.)
- * STRICT: the range is inaccessible until committed; commit charges and may fail; decommit makes
- *         it inaccessible again, and the charge falls.
- * SPARSE: as LAZY, but the charge is for what is touched only: for metadata, which reserves for
- *         the largest heap and touches what a small one needs. Its pages are committed and given
- *         back as LAZY. */
+ * LAZY:   the range is writable from the start, and a touch commits a page. Decommit is MADV_DONTNEED: resident memory
+ *         falls, the kernel's commit charge stays. (On Windows it is treated as STRICT.)
+ * STRICT: the range is inaccessible until it is committed. Commit adds to the charge and may fail. Decommit makes the
+ *         range inaccessible again, and the charge falls.
+ * SPARSE: as LAZY, but only touched pages are charged. For metadata: dmi reserves enough for the largest heap, and a
+ *         small one touches little of it. */
 typedef enum dmi_os_mode { DMI_OS_LAZY = 0, DMI_OS_STRICT = 1, DMI_OS_SPARSE = 2 } dmi_os_mode;
 
 typedef struct dmi_os_range {
@@ -41,153 +40,146 @@ typedef struct dmi_os_range {
 
 /* The OS page size in bytes (4 KiB, 16 KiB, 64 KiB ...), read once at run time. */
 size_t _dmi_os_page_size(void);
-/* Alignment that every reservation has at least (the page size; 64 KiB on Windows). */
+/* The least alignment of a reservation: the page size; on Windows 64 KiB. */
 size_t _dmi_os_granularity(void);
 
-/* Reserve size bytes of address space (a multiple of the page size), aligned to align (a power of
- * two, at least the page size). Returns NULL when the OS has no such range. name (may be NULL,
- * ASCII) labels the mapping where the OS can (PR_SET_VMA_ANON_NAME). huge = false keeps
- * transparent huge pages away (MADV_NOHUGEPAGE). The whole range is uncommitted, reads of it as
- * LAZY give zeroes. */
+/* Reserve size bytes of address space, aligned to align. size is a multiple of the page size, align a power of two and
+ * at least the page size. NULL: the OS has no such range. name labels the mapping where the OS can
+ * (PR_SET_VMA_ANON_NAME); it is ASCII, or NULL. huge = false keeps transparent huge pages away (MADV_NOHUGEPAGE).
+ * The whole range is uncommitted. In LAZY mode it reads as zeroes. */
 void *_dmi_os_reserve(size_t size, size_t align, dmi_os_mode mode, bool huge, const char *name);
-/* The same for what stands in order, at the lowest free place of a window that is drawn at random once for the process
- * (window.h), with a gap behind it; anywhere, where the window has no such place. */
+/* Reserve memory for what stands in order: at the lowest free place of a window that is drawn at random once for the
+ * process (window.h), with a gap behind it. Where the window has no such place: anywhere. */
 void *_dmi_os_reserve_in_order(size_t size, size_t align, dmi_os_mode mode, bool huge,
                                const char *name);
-/* Reserve size bytes that read as zeroes everywhere and cost no commit charge until _dmi_os_commit
- * makes parts writable; for sparse tables that are read at any index. NULL on failure.
- * (Linux: PROT_READ private mapping; Windows: a reserved range whose pages are committed by a
- * vectored handler would be needed, so there the whole table is committed read-only-zero; see
- * windows.c.) */
+/* Reserve size bytes for a sparse table that is read at any index. All of it reads as zeroes, and nothing is charged
+ * until _dmi_os_commit makes a part writable. NULL on failure. (Linux: a private mapping with PROT_READ. Windows has
+ * no such mapping, so the whole table is committed there: see windows.c.) */
 void *_dmi_os_reserve_table(size_t size, const char *name);
-/* Make [address, address+size) usable; its contents are zeroes if it was uncommitted. Parts that
- * are committed already are left alone. ENOMEM on failure. */
+/* Make [address, address+size) usable. Pages that were uncommitted read as zeroes; committed ones keep their contents.
+ * ENOMEM on failure. */
 int _dmi_os_commit(void *address, size_t size, dmi_os_mode mode);
-/* Give the pages back to the OS; the addresses stay reserved. Contents are lost. LAZY: MADV_DONTNEED;
- * STRICT: fresh inaccessible mapping, charge falls. May be refused (locked pages: EINVAL/EAGAIN,
- * VMA limit: ENOMEM), then the range is still committed with its contents. */
+/* Give the pages back to the OS. The contents are lost, the addresses stay reserved. LAZY: MADV_DONTNEED. STRICT: a
+ * fresh inaccessible mapping. The OS may refuse (locked pages: EINVAL or EAGAIN; too many mappings: ENOMEM); then the
+ * range is still committed and keeps its contents. */
 int _dmi_os_decommit(void *address, size_t size, dmi_os_mode mode);
-/* The same for many ranges, LAZY only, in as few calls as the OS allows (process_madvise where it
- * exists). refused[i] is set to the errno for range i, 0 where it went. Returns the number of ranges
- * that were refused. *calls (may be NULL) is increased by the number of system calls made. */
+/* Decommit many LAZY ranges in as few system calls as the OS allows (process_madvise). refused[i] is the errno for
+ * range i, 0: it went. Returns how many were refused. Adds the number of system calls to *calls, unless it is NULL. */
 size_t _dmi_os_decommit_many(const dmi_os_range *ranges, size_t count, int *refused,
                              uint64_t *calls);
-/* MADV_FREE: the OS may take the pages when it wants to; contents are lost or kept, page by page,
- * until _dmi_os_unoffer. */
+/* Offer the pages (MADV_FREE): the OS may take each of them when it wants to, until _dmi_os_unoffer. The contents of a
+ * page that it took are lost. */
 int _dmi_os_offer(void *address, size_t size);
-/* Take an offered range back before writing to it; contents are undefined. Nothing to do on Linux. */
+/* Take an offered range back before it is written. Its contents are undefined. On Linux this does nothing. */
 int _dmi_os_unoffer(void *address, size_t size);
-/* Whether memory should come in STRICT mode unless somebody asks otherwise: the system promises no more
- * than it has (Windows; Linux with vm.overcommit_memory = 2), so that a charge kept for nothing
- * hurts others. Read once. */
+/* Should heaps be STRICT by default? Yes where the system promises no more memory than it has (Windows, and Linux with
+ * vm.overcommit_memory = 2): there a charge without use takes memory from others. Read once. */
 bool _dmi_os_strict_default(void);
-/* Huge pages of 2 MiB. has: whether the OS backs ranges with them that ask for it. The others are not worth
- * failing for and change no contents. advise: may the range, of a reservation made with huge = true, be
- * backed by them from now on? break: one behind the range becomes small pages. Without that the kernel
- * keeps all of a huge page of which a part was given back, though it no longer counts as resident. */
+/* Huge pages of 2 MiB. has_huge: does the OS back ranges with them on request? advise_huge: allow them for a range from
+ * now on, or forbid them; the range is part of a reservation made with huge = true. break_huge: turn the huge page
+ * behind the range into small pages; otherwise the kernel keeps all of a huge page of which a part was given back,
+ * though that part no longer counts as resident. Both change no contents, and it does no harm when they fail. */
 bool _dmi_os_has_huge(void);
 void _dmi_os_advise_huge(void *address, size_t size, bool huge);
 void _dmi_os_break_huge(void *address, size_t size);
-/* Uncommitted pages of a LAZY range cost nothing, unless a huge page came with a neighbour's touch: forget
- * what lies behind them. */
+/* Give back what lies behind uncommitted pages of a LAZY range. That is nothing, unless the touch of a neighbour
+ * brought a huge page. */
 void _dmi_os_forget(void *address, size_t size);
-/* Change the mode of a whole reservation's uncommitted part [address,size): LAZY to STRICT makes it
- * inaccessible, STRICT to LAZY makes it writable, LAZY to SPARSE drops the charge for it. Contents are
- * zeroes after. */
+/* Change the mode of an uncommitted part of a reservation. To STRICT makes it inaccessible, to LAZY makes it writable,
+ * to SPARSE drops its charge. It reads as zeroes afterwards. */
 int _dmi_os_convert(void *address, size_t size, dmi_os_mode to);
-/* About how many bytes more a new mapping of that mode can have at most, by what address space, limits and machine
- * hold; UINT64_MAX: nothing is known. *pages: giving back single pages lets it have more. Asks the OS each
- * time: for when it refused. */
+/* About how large a new mapping of that mode can be at most, as address space, limits and the machine allow;
+ * UINT64_MAX: nothing is known. *pages: would it be more if single pages were given back? Asks the OS each time, so
+ * call it only after a refusal. */
 uint64_t _dmi_os_headroom(dmi_os_mode mode, bool *pages);
-/* Return a whole reservation (address and size as they were reserved). */
+/* Release a whole reservation; a part of one only where _dmi_os_can_trim(). */
 int _dmi_os_release(void *address, size_t size);
-/* Release a part of a reservation: only where _dmi_os_can_trim() (not on Windows). */
+/* Can a part of a reservation be released? Not on Windows. */
 bool _dmi_os_can_trim(void);
-/* Grow or shrink a whole reservation made LAZY, moving it if need be (mremap). NULL where the OS cannot;
- * then nothing changed. */
+/* Grow or shrink a whole LAZY reservation, and move it if may_move (mremap). Returns its new address. NULL: the OS
+ * cannot; nothing changed. */
 void *_dmi_os_remap(void *address, size_t old_size, size_t new_size, bool may_move);
-/* Let the pages of a whole reservation made LAZY take the place of another one, [to, to+new_size), which
- * must be at least as large; from is gone after, and what lies behind old_size reads as zeroes. For callers
- * that must know the new place before they can move. On failure (ENOSYS where the OS cannot) from is
- * as it was and to is released. */
+/* Move the pages of a whole LAZY reservation to another one, [to, to+new_size), which is at least as large. Afterwards
+ * from is gone, and what lies behind old_size reads as zeroes. For callers that must know the new place before they
+ * move. On failure (ENOSYS where the OS cannot) from is as it was, and to is released. */
 int _dmi_os_move(void *from, size_t old_size, void *to, size_t new_size);
 
-/* A whole reservation, [address, address+size), is two from now on: [address, address+first) and the rest. False
- * where the OS cannot (Windows), or the two cannot be told apart; then nothing changed. */
+/* Make two reservations of a whole one, [address, address+size): its first bytes, and the rest. False: the OS cannot
+ * (Windows), or there is no memory to note it; nothing changed. */
 bool _dmi_os_split(void *address, size_t size, size_t first);
-/* Two that lie side by side are one from now on. False: they stay two. */
+/* Make one reservation of two that lie side by side. False: they stay two. */
 bool _dmi_os_join(void *left, size_t left_size, size_t right_size);
 
-/* Bytes of the range that are resident in physical memory now. -1 where the OS does not say. Walks
- * the page tables: not for hot paths. */
+/* Bytes of the range that are resident in physical memory now; -1 where the OS does not say. Walks the page tables, so
+ * it is too slow for hot paths. */
 int64_t _dmi_os_resident(const void *address, size_t size);
-/* Physical memory of the process in bytes (RSS), -1 where the OS does not say. */
+/* Resident bytes of the process (RSS); -1 where the OS does not say. */
 int64_t _dmi_os_process_resident(void);
-/* Coarse monotonic clock, nanoseconds (a few ms of resolution, a few ns of cost). */
+/* A coarse monotonic clock in nanoseconds. Its steps are a few milliseconds, and it costs a few nanoseconds. */
 uint64_t _dmi_os_clock(void);
 /* User + system CPU time of the process, nanoseconds. */
 uint64_t _dmi_os_cpu_time(void);
-/* Fill size bytes with random bytes. 0: from the OS. EAGAIN (it has none yet) or ENOSYS (it refuses): derived from
- * what the OS gave the process when it started, or where there is not even that, from clock and addresses; no
- * key for who relies on one. */
+/* Fill size bytes with random bytes. 0: they are the OS's. EAGAIN (it has none yet) or ENOSYS (it refuses): they are
+ * derived from what the OS gave the process when it started or, without that, from clock and addresses. Then they can
+ * be guessed. */
 int _dmi_os_random(void *buffer, size_t size);
-/* Read a small text file of the system's (/proc, /sys) from its beginning: at most size - 1 bytes, and a 0
- * behind them. The length; -1 when it cannot be read, or the OS has no such files. Allocates nothing
- * and is no cancellation point. */
+/* Read the first size - 1 bytes of a text file of the system (/proc, /sys), and put a 0 behind them. Returns the
+ * length. -1: it cannot be read, or the OS has no such files. Not a cancellation point. */
 int _dmi_os_read_file(const char *path, char *buffer, size_t size);
-/* Call visit for every region of the address space of process pid (0: this one), as dmi_address_regions in
- * dmi.h promises it; *total is where the space ends. ENOSYS where only files tell. No lock is held when
- * visit runs. */
+/* Call visit for each region of the address space of process pid (0: this one), as dmi_address_regions in dmi.h
+ * promises. *total is the end of the address space. ENOSYS: here the regions stand in files (Linux). No lock is held
+ * while visit runs. */
 struct dmi_region;
 typedef void (*dmi_os_region_visit)(void *argument, const struct dmi_region *region);
 int _dmi_os_regions(uint64_t pid, dmi_os_region_visit visit, void *argument, uint64_t *total);
 /* Write a message to standard error without allocating. */
 void _dmi_os_message(const char *text, size_t length);
 
-/* Sleep while *word == expected (spurious returns allowed), at most timeout_ns (UINT64_MAX: for ever). */
+/* Sleep while *word == expected, at most timeout_ns (UINT64_MAX: for ever). May return early without a reason. */
 void _dmi_os_wait(_Atomic uint32_t *word, uint32_t expected, uint64_t timeout_ns);
+/* Wake one thread that waits for the word, or all. */
 void _dmi_os_wake(_Atomic uint32_t *word, bool all);
 /* A number that tells live threads apart (not 0). */
 uint64_t _dmi_os_thread_id(void);
-/* Call handler(value) in each thread that called _dmi_os_thread_exit_arm(value) when that thread ends,
- * late, after the other destructors where that can be had. setup is called once per process. */
+/* When a thread that called _dmi_os_thread_exit_arm(value) ends, call handler(value) in it, after the destructors of
+ * others where possible. setup is called once in a process. */
 int _dmi_os_thread_exit_setup(void (*handler)(void *value));
 int _dmi_os_thread_exit_arm(void *value);
-/* After return, every other thread of the process has passed a full memory barrier since the call
- * began. setup registers the process (once); both return 0, or ENOSYS where the OS refuses. */
+/* When it returns 0, each other thread of the process has passed a full memory barrier since the call began. setup
+ * registers the process, once. ENOSYS: the OS refuses. */
 int _dmi_os_barrier_setup(void);
 int _dmi_os_barrier(void);
-/* Handlers around fork (no-op where there is no fork). */
+/* Call these around each fork. Does nothing where there is no fork. */
 int _dmi_os_at_fork(void (*prepare)(void), void (*parent)(void), void (*child)(void));
-/* Start a thread that runs body with every signal blocked, on a small stack. One at a time: join the last
- * one before the next start. 0 or an errno (ENOSYS: no threads here). join waits for its end, until
- * the system does not count it any more either. */
+/* Start a thread that runs body on a small stack with every signal blocked. Only one at a time: join it before the next
+ * start. ENOSYS: no threads here. join waits until it has ended and the system counts it no more. */
 int _dmi_os_thread_start(void (*body)(void));
 void _dmi_os_thread_join(void);
 
-/* Whether another copy of this code, in another file, serves this process; the first call that finds one names
- * both on standard error. (Windows: always false; there a DLL is found by its name.) */
+/* Does another copy of this code, in another file, serve this process? The first call that answers yes names both files
+ * on standard error. Always false on Windows, where a DLL is found by its name. */
 bool _dmi_os_is_second_copy(void);
 
-/* What this process did, since the start. Counted in os.c for every backend. */
+/* What this process did since it started. Counted in os.c for every backend. */
 typedef struct dmi_os_counters {
     uint64_t reserve_calls, commit_calls, decommit_calls, offer_calls, release_calls;
-    uint64_t reserved_bytes;  /* now */
-    uint64_t committed_bytes; /* now, as dmi counts: commits less decommits less releases */
+    uint64_t reserved_bytes; /* now */
+    uint64_t
+        committed_bytes; /* now: commits less decommits and less what _dmi_os_uncount was told */
     uint64_t refused_calls;
 } dmi_os_counters;
 void _dmi_os_counters(dmi_os_counters *out);
-/* Tell os.c that bytes of a LAZY range that is about to be released were committed (they leave
- * committed_bytes). Commit and decommit themselves are counted by their primitives. */
+/* Take committed bytes of a range that is about to be released out of committed_bytes. Release does not know how much
+ * of its range is committed. */
 void _dmi_os_uncount(size_t committed_bytes);
 
-/* Fault injection: let the nth fallible call from now fail (1 = the next), and every one after it
- * while sticky. n = 0 switches it off. Counts reserve, reserve_table, commit, decommit, offer. */
+/* Fault injection: let the nth fallible call from now fail (1: the next one), and all after it if sticky. n = 0 switches
+ * it off. Fallible calls are reserve, reserve_table, commit, each range of decommit, offer and move. */
 void _dmi_os_fail_at(uint64_t n, bool sticky);
 /* Fallible calls seen since the last _dmi_os_fail_at. */
 uint64_t _dmi_os_fallible_calls(void);
 
-/* A backend: what linux.c, windows.c and fake.c each provide; same contracts as above. */
+/* A backend: what linux.c, windows.c and fake.c each provide. The contracts are those above. */
 typedef struct dmi_os_backend {
     const char *name;
     size_t (*page_size)(void);
