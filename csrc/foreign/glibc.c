@@ -1,15 +1,15 @@
-/* glibc.c - chunk after chunk through a region of glibc's malloc. */
+/* glibc.c - walks the chunks of a region of glibc's malloc. */
 #include "glibc.h"
 
 #include <string.h>
 
 #define PREV_INUSE ((uint64_t)1)
 #define MMAPPED ((uint64_t)2)
-#define FOREIGN ((uint64_t)4) /* of another arena than main; free chunks lose it */
+#define FOREIGN ((uint64_t)4) /* of another arena than the main one; not set in free chunks */
 #define FLAGS ((uint64_t)7)
 #define LEAST ((uint64_t)32)
 #define HEADER ((uint64_t)16)
-/* A chunk proves itself by so many that follow it and make sense. */
+/* A place is taken for a chunk again when so many chunks in a row make sense there. */
 #define PROOF 8
 
 void _dmi_glibc_begin(dmi_glibc_walk *walk, dmi_view *view, const dmi_glibc_region *region,
@@ -22,26 +22,28 @@ void _dmi_glibc_begin(dmi_glibc_walk *walk, dmi_view *view, const dmi_glibc_regi
     if (walk->at % 16 || region->end % 16 || walk->at >= region->end) walk->ended = true;
 }
 
-/* Whether a size word can be that of a chunk at that address of the region. */
+/* Can this be the size word of a chunk at that address of the region? */
 static bool sane(const dmi_glibc_region *r, uint64_t at, uint64_t head) {
     uint64_t size = head & ~FLAGS;
     return size >= LEAST && !(head & (MMAPPED | 8)) && size <= r->end - at &&
            !(head & FOREIGN & ~r->flags);
 }
 
-/* What ends a stretch that was left behind: a header of its own size or of none. What is free before the
- * first of them clears its flag. */
+/* Is it a fence? malloc puts fences at the end of a stretch that it left behind: headers that say a size of 16 or 0. A
+ * free chunk before a fence clears its PREV_INUSE. */
 static bool is_fence(uint64_t head) {
     return head == PREV_INUSE || head == HEADER || head == (HEADER | PREV_INUSE);
 }
 
+/* Do enough chunks in a row make sense from here on? */
 static bool proves(dmi_glibc_walk *w, uint64_t at) {
     const dmi_glibc_region *r = &w->region;
     for (int n = 0; n < PROOF; n++) {
         if (at == r->end || at == r->top) return n > 0 || at == r->top;
         const uint64_t *pair = _dmi_view_pair(w->view, at);
         if (!pair) return false;
-        /* A fence that knows the size of the free chunk before it is proof enough. */
+        /* A fence ends the row. After one chunk it counts only if it says that this chunk is free, since its size was
+         * compared then. */
         if (!sane(r, at, pair[1]))
             return is_fence(pair[1]) && (n > 1 || (n == 1 && pair[1] == HEADER));
         uint64_t size = pair[1] & ~FLAGS;
@@ -55,7 +57,7 @@ static bool proves(dmi_glibc_walk *w, uint64_t at) {
     return true;
 }
 
-/* Where the chain goes on behind `at`, which makes no sense. */
+/* The next address from `from` on at which chunks make sense again, after the one at `at` made none. */
 static uint64_t resume(dmi_glibc_walk *w, uint64_t at, uint64_t from) {
     const dmi_glibc_region *r = &w->region;
     uint64_t last = r->top > at && r->top < r->end ? r->top : r->end;
@@ -72,13 +74,15 @@ static uint64_t resume(dmi_glibc_walk *w, uint64_t at, uint64_t from) {
     return last;
 }
 
-static bool is_fast(dmi_glibc_walk *w, uint64_t at) {
+/* Is the chunk in a fastbin? Steps along the sorted addresses, as the walk does. */
+static bool find_fast(dmi_glibc_walk *w, uint64_t at) {
     const dmi_glibc_region *r = &w->region;
     while (w->fast < r->fast_count && r->fast[w->fast] < at) w->fast++;
     return w->fast < r->fast_count && r->fast[w->fast] == at;
 }
 
-static void gap(dmi_glibc_walk *w, dmi_glibc_chunk *chunk, uint64_t from) {
+/* Step over a stretch that makes no sense, and describe it in *chunk. */
+static void skip_gap(dmi_glibc_walk *w, dmi_glibc_chunk *chunk, uint64_t from) {
     uint64_t at = w->at;
     w->at = resume(w, at, from);
     w->head = 0;
@@ -86,8 +90,9 @@ static void gap(dmi_glibc_walk *w, dmi_glibc_chunk *chunk, uint64_t from) {
     *chunk = (dmi_glibc_chunk){at, w->at - at, DMI_GLIBC_UNKNOWN};
 }
 
-/* The head of the chunk in work; false: *chunk is what cannot be told, or there is no more. */
-static bool head_of(dmi_glibc_walk *w, dmi_glibc_chunk *chunk) {
+/* Read the size word of the next chunk, unless it is read. False: *chunk is a stretch that makes no sense, or the walk
+ * has ended. */
+static bool read_head(dmi_glibc_walk *w, dmi_glibc_chunk *chunk) {
     const dmi_glibc_region *r = &w->region;
     for (;;) {
         if (!w->head) {
@@ -95,14 +100,14 @@ static bool head_of(dmi_glibc_walk *w, dmi_glibc_chunk *chunk) {
             if (!pair) {
                 if (w->view->error) return w->ended = true, false;
                 uint64_t on = w->view->window.goes_on;
-                gap(w, chunk, on > w->at ? (on + 15) & ~(uint64_t)15 : w->at + 16);
+                skip_gap(w, chunk, on > w->at ? (on + 15) & ~(uint64_t)15 : w->at + 16);
                 return false;
             }
             w->head = pair[1];
         }
         if (w->at == r->top || sane(r, w->at, w->head) || is_fence(w->head)) return true;
         if (w->again++ == w->retries) {
-            gap(w, chunk, w->at + 16);
+            skip_gap(w, chunk, w->at + 16);
             return false;
         }
         _dmi_view_forget(w->view);
@@ -114,7 +119,7 @@ bool _dmi_glibc_next(dmi_glibc_walk *w, dmi_glibc_chunk *chunk) {
     const dmi_glibc_region *r = &w->region;
     if (w->ended || w->at >= r->end) return false;
     chunk->size = 0;
-    if (!head_of(w, chunk)) return !w->ended || chunk->size != 0;
+    if (!read_head(w, chunk)) return !w->ended || chunk->size != 0;
     uint64_t at = w->at, size = w->head & ~FLAGS;
     bool foreign = w->head & FOREIGN;
     chunk->address = at;
@@ -149,9 +154,9 @@ bool _dmi_glibc_next(dmi_glibc_walk *w, dmi_glibc_chunk *chunk) {
     }
     if (state == DMI_GLIBC_BUSY) {
         if (r->key && cached == r->key) state = DMI_GLIBC_TCACHE;
-        else if (r->fast_count && is_fast(w, at)) state = DMI_GLIBC_FAST;
+        else if (r->fast_count && find_fast(w, at)) state = DMI_GLIBC_FAST;
     } else if (state == DMI_GLIBC_UNKNOWN && next_head && w->again++ < w->retries) {
-        /* It may have changed between two windows. */
+        /* The program may have changed it between two looks: read it again. */
         _dmi_view_forget(w->view);
         w->head = 0;
         return _dmi_glibc_next(w, chunk);

@@ -1,20 +1,20 @@
-/* glibc_count.c - what the chunks of a region of glibc's malloc come to. */
+/* glibc_count.c - counts the chunks of a region of glibc's malloc. */
 #include "glibc.h"
 
 #include <string.h>
 
-/* The page that the last chunk ended on. */
+/* What is known about the page on which the last chunk ended. */
 typedef struct edge {
     uint64_t page, free;
-    unsigned busy; /* chunks on it that pin, 2: several */
+    unsigned busy; /* chunks on it that pin it: 0, 1, or 2 for several */
     uint64_t sole_at, sole_size;
 } edge;
 
 typedef struct counting {
     dmi_glibc_tally *tally;
     edge edge;
-    dmi_glibc_pin pin;     /* of the chunk that was the sole one last */
-    uint64_t run, run_end; /* free chunks side by side, as malloc_trim will find them */
+    dmi_glibc_pin pin;     /* of the last chunk that was alone on a page */
+    uint64_t run, run_end; /* free chunks side by side, which malloc_trim joins */
 } counting;
 
 static void keep_pin(dmi_glibc_tally *t, const dmi_glibc_pin *pin) {
@@ -53,7 +53,7 @@ static void leave_page(counting *c) {
     e->free = 0;
 }
 
-static void on_pages(counting *c, const dmi_glibc_chunk *chunk, bool pins) {
+static void count_on_pages(counting *c, const dmi_glibc_chunk *chunk, bool pins) {
     edge *e = &c->edge;
     uint64_t page = c->tally->page, end = chunk->address + chunk->size;
     uint64_t first = chunk->address / page, last = (end - 1) / page;
@@ -73,14 +73,14 @@ static void on_pages(counting *c, const dmi_glibc_chunk *chunk, bool pins) {
         }
         if (e->page == last) return;
         leave_page(c);
-        e->page = last; /* those between have nothing else on them */
+        e->page = last; /* on the pages between there is nothing else */
     }
 }
 
 static void end_run(counting *c) {
     uint64_t start = c->run, end = c->run_end, page = c->tally->page;
     c->run = c->run_end = 0;
-    /* As mtrim does: the chunk's own words stay, so does what does not fill a page. */
+    /* As glibc's mtrim: the words of the chunk itself stay, and so does what fills no page. */
     if (end - start <= page - 1 + 48) return;
     uint64_t low = (start + 48 + page - 1) & ~(page - 1), high = end & ~(page - 1);
     if (high <= low) return;
@@ -123,7 +123,7 @@ int _dmi_glibc_count(dmi_view *view, const dmi_glibc_region *region, unsigned re
             }
             c.run_end = chunk.address + chunk.size;
         } else if (c.run_end) {
-            /* Chunks of fastbins before the top become part of it. */
+            /* malloc_trim joins free chunks right before the top with it. */
             if (chunk.state == DMI_GLIBC_TOP && c.run_end == chunk.address)
                 t->before_top = c.run_end - c.run;
             else end_run(&c);
@@ -134,7 +134,7 @@ int _dmi_glibc_count(dmi_view *view, const dmi_glibc_region *region, unsigned re
             if (chunk.size == t->cache_chunk && t->cache_count < DMI_GLIBC_CACHES)
                 t->caches[t->cache_count++] = chunk.address;
         }
-        on_pages(&c, &chunk, !free && chunk.state != DMI_GLIBC_TOP);
+        count_on_pages(&c, &chunk, !free && chunk.state != DMI_GLIBC_TOP);
     }
     if (c.run_end) end_run(&c);
     leave_page(&c);

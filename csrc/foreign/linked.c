@@ -1,4 +1,4 @@
-/* linked.c - looks for glibc's bins and pymalloc's used pools: tables of lists that lead to themselves. */
+/* linked.c - finds glibc's bins and pymalloc's used pools by their empty lists. */
 #include "linked.h"
 
 #include <stdbool.h>

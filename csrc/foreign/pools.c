@@ -1,4 +1,4 @@
-/* pools.c - pools of pymalloc by their headers. */
+/* pools.c - counts the pools of pymalloc by their headers. */
 #include "pools.h"
 
 int _dmi_pools_count(dmi_view *view, uint64_t from, uint64_t end, uint64_t pool, uint32_t index,
@@ -16,7 +16,7 @@ int _dmi_pools_count(dmi_view *view, uint64_t from, uint64_t end, uint64_t pool,
         uint32_t last = (uint32_t)(words[1] >> 32);
         uint64_t block = 16 * ((uint64_t)size_class + 1), room = (pool - DMI_POOL_HEADER) / block;
         if (count == 0) {
-            sum->empty++; /* given back to the arena: its class is that of the last time */
+            sum->empty++; /* the header still has the class of its last use */
             continue;
         }
         if (size_class >= DMI_POOL_CLASSES || of != index || last != pool - block || count > room) {

@@ -1,4 +1,4 @@
-/* view.c - a window on the memory of others. */
+/* view.c - the window on the memory of another process. */
 #include "view.h"
 
 #include <errno.h>
@@ -24,7 +24,7 @@ const uint64_t *_dmi_view_move(dmi_view *view, uint64_t address) {
         view->error = EFBIG;
         return NULL;
     }
-    /* Who goes on where the window ended reads much; who jumps, little. */
+    /* A walk that goes on where the window ended will read much, one that jumps will read little. */
     bool onward = w->bytes && address - w->address <= w->size + 4096;
     if (!onward) view->wanted = DMI_VIEW_LEAST;
     else if (view->wanted < DMI_VIEW_MOST) view->wanted *= 2;

@@ -1,5 +1,5 @@
-/* account.c - what each byte of a run is. Bytes are counted by their page first: uncommitted, offered,
- * else by what they belong to. */
+/* account.c - what each byte of a run is. On an uncommitted or offered page it counts as that; on any other page it
+ * counts as what it belongs to. */
 #include "account.h"
 
 #include <string.h>
@@ -58,7 +58,7 @@ static void lfh_detail(const dmi_run *run, dmi_account *out, size_t tail_from) {
     out->page_bound = (uint64_t)(usable - all) << _dmi_page_shift;
     out->reclaimable = (uint64_t)n << _dmi_page_shift;
     out->in_flight = (uint64_t)(all - n) << _dmi_page_shift;
-    /* The tail behind the last block is overhead on whatever page it lies. */
+    /* The tail behind the last block is overhead, so it is never reclaimable or in flight. */
     for (size_t p = tail_from >> _dmi_page_shift; p < run->pages; p++) {
         size_t start = p << _dmi_page_shift, end = start + _dmi_page;
         size_t tail = end - (start > tail_from ? start : tail_from);
@@ -76,7 +76,7 @@ static void account_lfh(const dmi_heap *heap, const dmi_run *run, bool detail, u
     if (count > run->capacity) count = run->capacity;
     uint64_t tail = usable_bytes(run, blocks, size);
     uint64_t busy = (uint64_t)count * run->block_size;
-    if (busy > usable - tail) busy = usable - tail; /* read while its owner works */
+    if (busy > usable - tail) busy = usable - tail; /* the owner may change it while it is read */
     uint64_t canaries = (uint64_t)count * heap->tail;
     if (canaries > busy) canaries = busy;
     out->busy += busy - canaries;
@@ -134,8 +134,8 @@ static void account_list(const dmi_heap *heap, const dmi_run *run, bool detail, 
     if (detail) list_detail(run, heap->tail, out);
 }
 
-/* Adds what the pages are; returns the usable bytes. Each bit is read once: of pages that were free a moment ago
- * they may change meanwhile. */
+/* Add what the pages are, and return the usable bytes. Each bit is read once, because the bits of pages that were free a
+ * moment ago may change meanwhile. */
 static uint64_t account_pages(const dmi_segment *segment, size_t first, size_t pages,
                               dmi_account *out) {
     size_t missing = 0, offered = 0;
@@ -143,7 +143,7 @@ static uint64_t account_pages(const dmi_segment *segment, size_t first, size_t p
         uint64_t mask = _dmi_bits_mask(w, first, pages);
         uint64_t is = mask & atomic_load_explicit(&segment->committed[w], memory_order_relaxed);
         uint64_t given = is & atomic_load_explicit(&segment->offered[w], memory_order_relaxed);
-        /* Most runs are there as a whole; counting bits is a call on processors of every age. */
+        /* Most runs are committed as a whole. Then the count, which is a function call in portable code, is saved. */
         if (is != mask) missing += (size_t)__builtin_popcountll(mask & ~is);
         if (given) offered += (size_t)__builtin_popcountll(given);
     }

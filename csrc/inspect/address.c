@@ -1,4 +1,4 @@
-/* address.c - what the address space of a process is used for, where the OS is asked and not its files. */
+/* address.c - the address space of a process in tables, where the OS has a call for it (Windows). */
 #include <dmi/dmi.h>
 
 #include "../os/os.h"
@@ -51,7 +51,7 @@ static void sum_one(void *argument, const dmi_region *region) {
 }
 
 int dmi_address_summary(uint64_t pid, dmi_address_tables *tables) {
-    /* The first version ends with usage: shorter is no version, longer is a later one's. */
+    /* This is the first version of the struct. A caller with a later version has a larger one. */
     if (!tables || tables->size < sizeof *tables) return answer(EINVAL);
     dmi_address_tables sums = {.size = sizeof sums};
     int error = _dmi_os_regions(pid, sum_one, &sums, &sums.total);

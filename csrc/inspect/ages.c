@@ -1,7 +1,7 @@
 /* ages.c - for how long free pages have been known to be free.
  *
- * Frees write down no time. Passes and this file look which pages are free and note in the segment since when
- * every look has found a page so (pages.c); here that becomes a histogram.
+ * A free notes no time. Passes, and the functions of this file, look which pages are free. The segment notes since when
+ * every look has found a page free (pages.c). Here that becomes a histogram.
  */
 #include "ages.h"
 
@@ -28,7 +28,7 @@ typedef struct spread {
 } spread;
 
 static void add(spread *s, uint64_t bytes, bool known, uint32_t since) {
-    /* A run may have been freed a moment after the clock was read. */
+    /* The run may have been freed after the clock was read. */
     uint32_t age = s->now > since ? s->now - since : 0;
     s->age[known ? bucket(age) : 0] += bytes;
 }
@@ -38,7 +38,8 @@ static spread begin(const dmi_run *run) {
     return (spread){.now = sixteenths(atomic_load_explicit(&space->now, memory_order_relaxed))};
 }
 
-/* Whatever the account says is the truth: what pages hold less, tails for example, is young. */
+/* Add the histogram to the stats, and make its sum what the account says: bytes that no page accounts for have no known
+ * age. */
 static void finish(spread *s, uint64_t reclaimable, dmi_stats *stats) {
     uint64_t sum = 0, *out = histogram(stats);
     for (size_t i = 0; i < AGES; i++) {
@@ -49,8 +50,8 @@ static void finish(spread *s, uint64_t reclaimable, dmi_stats *stats) {
     for (size_t i = 0; i < AGES; i++) out[i] += s->age[i];
 }
 
-static void usable_range(spread *s, dmi_segment *segment, size_t first, size_t count,
-                         const uint64_t *freed_at) {
+static void age_pages(spread *s, dmi_segment *segment, size_t first, size_t count,
+                      const uint64_t *freed_at) {
     for (size_t page = first; page < first + count; page++) {
         if (!_dmi_page_usable(segment, page)) continue;
         uint32_t since = _dmi_page_free_since(segment, page);
@@ -62,7 +63,7 @@ static void usable_range(spread *s, dmi_segment *segment, size_t first, size_t c
     _dmi_pages_found_free(segment, first, count, freed_at ? *freed_at : now);
 }
 
-static void lfh(spread *s, const dmi_run *run, const uint64_t pages[2]) {
+static void age_lfh(spread *s, const dmi_run *run, const uint64_t pages[2]) {
     dmi_segment *segment = run->segment;
     uint64_t now = atomic_load_explicit(&segment->space->now, memory_order_relaxed);
     size_t blocks = (size_t)run->capacity * run->block_size;
@@ -79,7 +80,7 @@ static void lfh(spread *s, const dmi_run *run, const uint64_t pages[2]) {
     }
 }
 
-static void list(spread *s, const dmi_run *run) {
+static void age_list(spread *s, const dmi_run *run) {
     uint64_t now = atomic_load_explicit(&run->segment->space->now, memory_order_relaxed);
     for (dmi_tag *tag = _dmi_region_first(run); tag; tag = _dmi_region_next(run, tag)) {
         if (!_dmi_tag_sound(tag)) return;
@@ -95,17 +96,17 @@ static void list(spread *s, const dmi_run *run) {
             add(s, _dmi_page - 8, since != 0, since);
             count--;
         }
-        usable_range(s, run->segment, first, count, NULL);
+        age_pages(s, run->segment, first, count, NULL);
         if (gap) _dmi_pages_found_free(run->segment, last, 1, now);
     }
 }
 
 void _dmi_ages_run(const dmi_run *run, const dmi_account *account, dmi_stats *stats) {
     spread s = begin(run);
-    if (run->kind == DMI_RUN_LFH) lfh(&s, run, account->pages);
-    else if (run->kind == DMI_RUN_LIST) list(&s, run);
+    if (run->kind == DMI_RUN_LFH) age_lfh(&s, run, account->pages);
+    else if (run->kind == DMI_RUN_LIST) age_list(&s, run);
     else if (run->kind == DMI_RUN_FREE)
-        usable_range(&s, run->segment, run->first, run->pages, &run->freed_at);
+        age_pages(&s, run->segment, run->first, run->pages, &run->freed_at);
     finish(&s, account->reclaimable, stats);
 }
 

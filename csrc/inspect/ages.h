@@ -4,10 +4,10 @@
 
 #include "account.h"
 
-/* Add the ages of a run's reclaimable bytes to the stats, and let this be a look. The run was accounted
- * with detail, under the same locks. */
+/* Add the ages of a run's reclaimable bytes to the stats, and note in the segment which pages were found free now. The
+ * account was made with detail, under the same locks. */
 void _dmi_ages_run(const dmi_run *run, const dmi_account *account, dmi_stats *stats);
-/* The same for a virtual block. Heap locked. */
+/* The same for a kept virtual block. The heap is locked. */
 void _dmi_ages_virtual(const dmi_run *run, const dmi_account *account, dmi_stats *stats);
 
 #endif

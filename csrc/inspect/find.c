@@ -18,7 +18,7 @@ static void fill(dmi_range *range, const char *address, size_t size, uint32_t ki
                          .segment = (uintptr_t)segment->base};
 }
 
-/* What a page that nobody uses is. */
+/* The state of bytes that are not busy: that of their page, or otherwise. */
 static uint32_t page_state(const dmi_segment *segment, const char *address, uint32_t otherwise) {
     size_t page = (size_t)(address - segment->base) >> _dmi_page_shift;
     if (!_dmi_bits_get(segment->committed, page)) return DMI_STATE_UNCOMMITTED;
@@ -27,9 +27,9 @@ static uint32_t page_state(const dmi_segment *segment, const char *address, uint
 
 typedef enum lfh_answer { LFH_BUSY, LFH_FREE, LFH_ASK } lfh_answer;
 
-/* A free block lies on a page that went, or begins with a link, which is written before the block enters its
- * list: what begins otherwise is busy, and no list is walked for it. The cache is locked, its thread may be
- * at work. */
+/* What the first word of a block tells. A free block lies on a page that is gone, or begins with a link, which is
+ * written before the block enters its list. So a block that begins with anything else is busy, and no list is walked.
+ * The cache is locked; its thread may be at work. */
 static lfh_answer by_first_word(const dmi_run *run, size_t index) {
     size_t size = run->block_size, first = index * size >> _dmi_page_shift;
     size_t last = ((index + 1) * size - 1) >> _dmi_page_shift;
@@ -46,7 +46,8 @@ static bool listed(const dmi_run *run, size_t index) {
            index == pinned;
 }
 
-/* The run is still this heap's subsegment: false when it is not, or cannot be had; then *again tells which. */
+/* Find the block in a subsegment. False with *again: the run is no longer this subsegment, look it up again. False
+ * without: its owner cannot be stopped. */
 static bool find_lfh(dmi_run *run, const char *address, dmi_range *range, bool *again) {
     for (bool take = false;; take = true) {
         dmi_cache *cache = _dmi_cache_lock_of(run, take);
@@ -107,7 +108,7 @@ typedef struct search {
     dmi_found *found;
 } search;
 
-/* The inside of a free run or of a virtual block has no entry in the page map. */
+/* Look through a heap for an address inside a free run or a virtual block, which has no entry in the page map. */
 static int search_heap(dmi_heap *heap, void *argument) {
     search *s = argument;
     int found = 0;
@@ -136,13 +137,13 @@ static int search_heap(dmi_heap *heap, void *argument) {
     return found;
 }
 
-/* By the page map. 0 found, ENOTSUP its owner cannot be stopped, ENOENT look elsewhere. */
+/* Find by the page map. 0: found. ENOTSUP: the owner cannot be stopped. ENOENT: search the heaps. */
 static int find_run(const void *address, dmi_found *found) {
     for (;;) {
         dmi_run *run = _dmi_pagemap_find(address);
         if (!run->segment) return ENOENT;
         dmi_heap *heap = _dmi_heap_of_run(run);
-        /* Under the lock it is what it is, or somebody else's by now. */
+        /* Look it up again under the lock, because the run may be another one by now. */
         _dmi_lock(&heap->lock);
         bool same = _dmi_pagemap_get(address) == run, done = same, again;
         dmi_run_kind kind = run->kind;

@@ -8,14 +8,7 @@
 #include <errno.h>
 #include <string.h>
 
-static int read_own(void *context, uint64_t address, void *to, size_t size) {
-    (void)context;
-    memcpy(to, (const void *)(uintptr_t)address, size);
-    return 0;
-}
-const dmi_reader _dmi_reader_own = {.read = read_own};
-
-/* The struct at that address: itself, or a copy of it. */
+/* The struct at that address: itself in this process, else a copy. NULL: it cannot be read. */
 static const void *fetch(const dmi_image *image, uint64_t address, void *copy, size_t size) {
     if (!image->copies) return (const void *)(uintptr_t)address;
     if (address % 8 || address > UINT64_MAX - size) return NULL;
@@ -50,7 +43,6 @@ static uint64_t at(const void *pointer) { return (uintptr_t)pointer; }
 
 void _dmi_image_open_own(dmi_image *image) {
     memset(image, 0, sizeof *image);
-    image->reader = &_dmi_reader_own;
     image->heaps = at(_dmi_heaps);
     image->key = _dmi_secret.tag;
     image->code.secret = _dmi_secret.link;
@@ -112,7 +104,7 @@ int _dmi_image_open(dmi_image *image, const dmi_reader *reader, dmi_copies *copi
         !word_at(image, at(layout.heaps), &image->heaps))
         return EFAULT;
     if (!plain) image->code.end = at(layout.end);
-    if (page == 0) image->heaps = 0; /* it never made a heap */
+    if (page == 0) image->heaps = 0; /* it has made no heap */
     else if (_dmi_space_setup() || page != _dmi_page) {
         image->differs = "page";
         return ENOTSUP;
@@ -122,14 +114,14 @@ int _dmi_image_open(dmi_image *image, const dmi_reader *reader, dmi_copies *copi
 
 /* ---- lists from outside ----------------------------------------------------------------------------- */
 
-/* A list that leads back into itself would never end: the element seen last at a power of two is kept, and
- * met again (Brent). */
+/* Notices a list that leads back into itself. It remembers one element, a later one each time the number of steps has
+ * doubled; a list that comes back to that element has a circle (Brent's algorithm). */
 typedef struct chain {
     uint64_t kept;
     size_t steps, limit;
 } chain;
 
-static bool goes_on(chain *c, uint64_t address) {
+static bool advance(chain *c, uint64_t address) {
     if (address == 0 || address == c->kept) return false;
     if (c->steps++ == c->limit) {
         c->kept = address;
@@ -142,7 +134,7 @@ int _dmi_image_heaps(dmi_image *image, int (*visit)(void *argument, uint64_t add
                      void *argument) {
     chain c = {0};
     int result = 0;
-    for (uint64_t heap = image->heaps; !result && goes_on(&c, heap);) {
+    for (uint64_t heap = image->heaps; !result && advance(&c, heap);) {
         uint64_t next;
         uint64_t offset = image->shape ? image->shape->next : offsetof(dmi_heap, next);
         if (!word_at(image, heap + offset, &next)) break;
@@ -203,7 +195,7 @@ static void insert(gathering *g, dmi_place place) {
 static void gather_segments(dmi_image *image, gathering *g) {
     chain c = {0};
     dmi_segment copy;
-    for (uint64_t next = at(image->heap->space.segments); goes_on(&c, next);) {
+    for (uint64_t next = at(image->heap->space.segments); advance(&c, next);) {
         const dmi_segment *s = fetch_struct(image, DMI_SHAPE_SEGMENT, next, &copy, sizeof copy);
         if (!s) return;
         if (sane(image, s, next) && at(s->reservation) == next)
@@ -216,7 +208,7 @@ static void gather_virtuals(dmi_image *image, gathering *g, uint64_t first) {
     chain c = {0};
     dmi_run copy;
     dmi_segment segment;
-    for (uint64_t next = first; goes_on(&c, next);) {
+    for (uint64_t next = first; advance(&c, next);) {
         const dmi_run *run = fetch_struct(image, DMI_SHAPE_RUN, next, &copy, sizeof copy);
         if (!run) return;
         const dmi_segment *s =
@@ -244,8 +236,8 @@ size_t _dmi_image_places(dmi_image *image, uint64_t from, dmi_place *out, size_t
 
 /* ---- segments ---------------------------------------------------------------------------------------- */
 
-static bool bitmap(dmi_image *image, dmi_bits **map, dmi_bits *copy, uint64_t low, uint64_t high,
-                   size_t pages) {
+static bool copy_bitmap(dmi_image *image, dmi_bits **map, dmi_bits *copy, uint64_t low,
+                        uint64_t high, size_t pages) {
     uint64_t from = at(*map);
     size_t bytes = _dmi_bits_words(pages) * sizeof(uint64_t);
     if (from < low || from % 8 || from > high || high - from < bytes) return false;
@@ -270,14 +262,15 @@ const dmi_segment *_dmi_image_segment(dmi_image *image, uint64_t address) {
     if (copies) {
         dmi_segment *copy = &copies->segment;
         copy->space = &copies->heap.space;
-        if (!bitmap(image, &copy->committed, copies->committed, low, high, s->pages) ||
-            !bitmap(image, &copy->offered, copies->offered, low, high, s->pages) ||
-            !bitmap(image, &copy->refused, copies->refused, low, high, s->pages))
+        if (!copy_bitmap(image, &copy->committed, copies->committed, low, high, s->pages) ||
+            !copy_bitmap(image, &copy->offered, copies->offered, low, high, s->pages) ||
+            !copy_bitmap(image, &copy->refused, copies->refused, low, high, s->pages))
             return NULL;
-        if (copy->units && !bitmap(image, &copy->deferred, copies->deferred, low, high, s->pages))
+        if (copy->units &&
+            !copy_bitmap(image, &copy->deferred, copies->deferred, low, high, s->pages))
             return NULL;
         copy->split = copy->opening = NULL;
-        /* Nobody asks for these, and they lead nowhere. */
+        /* The walker does not use these. Their addresses are of the other process. */
         copy->aged = copy->touched = copy->soft = NULL;
         copy->given_at = NULL;
         copy->page_busy = NULL;
@@ -312,8 +305,8 @@ static bool sane_blocks(const dmi_run *run) {
            (size_t)run->capacity * run->block_size <= size;
 }
 
-/* Two words make the count of a copy: what they were at different moments, or somebody's whim, may be no
- * number of blocks, and their difference no number at all. */
+/* The count of busy blocks is the difference of two words. They may be of different moments, or hostile, so put the
+ * difference into its bounds. */
 static void settle_count(dmi_run *copy) {
     int64_t busy = (int64_t)atomic_load_explicit(&copy->used, memory_order_relaxed) - copy->bias;
     if (busy < 0) busy = 0;

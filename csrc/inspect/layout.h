@@ -1,8 +1,8 @@
-/* layout.h - floor 6: what a reader from outside must know of this library, told by the library itself.
+/* layout.h - floor 6: what a reader from outside must know about this library.
  *
- * dmi_layout_root is an exported symbol, and its first bytes are DMI_LAYOUT_MAGIC, so that it can be found by
- * name or, where names are gone, by search. From it every heap can be reached. A process may have loaded
- * two copies of the library; the one in use is the one whose list of heaps is not empty.
+ * dmi_layout_root is an exported symbol. It begins with DMI_LAYOUT_MAGIC, so a reader finds it by name or, without
+ * names, by a search. It leads to every heap. When a process has loaded two copies of the library, the list of heaps is
+ * empty in the one that does not serve.
  */
 #ifndef DMI_LAYOUT_H
 #define DMI_LAYOUT_H
@@ -11,7 +11,7 @@
 
 #define DMI_LAYOUT_VERSION 3u
 
-/* One member of one struct that the walker reads; a name without a dot is the struct itself. */
+/* A member of a struct that the walker reads. A name without a dot is a whole struct. */
 typedef struct dmi_layout_field {
     char name[24];
     uint32_t offset, size;
@@ -23,19 +23,18 @@ typedef struct dmi_layout {
     char magic[16];
     uint32_t size, version;
     uint32_t address_bits, field_count;
-    /* Where these variables lie. */
-    const void *heaps;   /* the oldest heap's record, NULL: none */
-    const void *page;    /* bytes of a page, 0: nothing was set up */
+    /* The addresses of variables. */
+    const void *heaps;   /* a pointer to the oldest heap; NULL: there is none */
+    const void *page;    /* bytes of a page; 0: no heap was made yet */
     const void *pagemap; /* the table of slices (pagemap.h) */
-    const void *key;     /* what tags are sealed with */
-    const void *link;    /* what links of subsegments are encoded with (lfh.h) */
-    const void *end;     /* this is the address that their last link holds */
+    const void *key;     /* the secret of the checksums of tags */
+    const void *link;    /* the secret of the links of subsegments (lfh.h) */
+    const void *end;     /* where the last link of a list of a subsegment leads */
     dmi_layout_field fields[DMI_LAYOUT_FIELDS];
 } dmi_layout;
 
 DMI_API extern const dmi_layout dmi_layout_root;
 
-/* NULL when whoever told of itself has the structs that this library was compiled with; else the name
- * of the first one that differs, which lies in found or in this library's own layout. */
+/* The name of the first thing in which a layout that was found differs from this library's own; NULL: in nothing. */
 const char *_dmi_layout_differs(const dmi_layout *found);
 #endif

@@ -1,5 +1,4 @@
-/* outside.c - the heaps of a process that is read from outside, by their descriptors alone: where they lie, and
- * what they hold. */
+/* outside.c - where the heaps of another process lie and what they hold, by their descriptors alone. */
 #include "account.h"
 #include "walk.h"
 
@@ -16,7 +15,7 @@ typedef struct outside {
     dmi_account sum;
 } outside;
 
-/* Pages that belong to no run that makes sense. */
+/* Add pages that no run covers which makes sense: what is usable of them counts as overhead. */
 static void add_unknown(dmi_account *sum, const dmi_segment *segment, size_t first, size_t pages) {
     dmi_account a;
     _dmi_account_free(segment, first, pages, &a);
@@ -26,7 +25,7 @@ static void add_unknown(dmi_account *sum, const dmi_segment *segment, size_t fir
     sum->overhead += a.free_pages;
 }
 
-/* Its owner may be at work: what was read at two moments may make no sense. */
+/* Does an account make sense? The process may have changed the run while it was read. */
 static bool sound(const dmi_account *a) {
     return a->busy <= a->bytes && a->free_lfh <= a->bytes && a->free_list <= a->bytes &&
            a->overhead <= a->bytes && a->busy_blocks <= a->bytes &&
@@ -56,7 +55,7 @@ static void add_run(dmi_account *sum, const dmi_heap *heap, const dmi_run *run) 
 static int see_segment(outside *o, const dmi_place *place) {
     const dmi_segment *segment = _dmi_image_segment(&o->image, place->at);
     if (!segment || segment->size != place->size || (uintptr_t)segment->base != place->base)
-        return 0; /* it went, or another came to its place */
+        return 0; /* it is gone, or another one is in its place */
     for (size_t page = 0, next; page < segment->pages; page = next) {
         const dmi_run *run = _dmi_image_covering(&o->image, page, &next);
         if (run && run->first == page) add_run(&o->sum, o->image.heap, run);

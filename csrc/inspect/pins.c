@@ -1,7 +1,7 @@
 /* pins.c - which busy blocks keep most free bytes from going back.
  *
- * A block pins the free bytes of those pages that hold a byte of no other busy block and would be whole
- * free pages without it. What several blocks hold together is nobody's.
+ * A block pins the free bytes of the pages that would be free pages without it. Free bytes of a page with several busy
+ * blocks are pinned by none of them alone, so they are not counted.
  */
 #include "../heap/cache.h"
 #include "../heap/registry.h"
@@ -17,7 +17,7 @@ typedef struct best {
     uint64_t seen;
 } best;
 
-/* a ranks behind b. */
+/* Does a rank behind b? */
 static bool behind(const dmi_pin *a, const dmi_pin *b) {
     return a->pinned != b->pinned ? a->pinned < b->pinned : a->address > b->address;
 }
@@ -54,7 +54,7 @@ static void note(best *b, const void *address, size_t size, uint64_t pinned) {
     }
 }
 
-/* Best first: the least goes to the end of what is left, again and again. */
+/* Sort the best first (heap sort). */
 static void sort(best *b) {
     for (size_t n = b->count; n > 1; n--) {
         swap(&b->pins[0], &b->pins[n - 1]);
@@ -71,7 +71,7 @@ static void pins_lfh(best *b, const dmi_run *run, size_t tail) {
     if (!_dmi_lfh_free_map(run, true, &map, &pinned, &bad)) return;
     size_t size = run->block_size, used = (size_t)run->capacity * size;
     size_t owner = SIZE_MAX, block = 0,
-           next = 0; /* block: the first busy one that ends behind the page */
+           next = 0; /* the first block that does not end before the page */
     uint64_t bytes = 0;
     for (size_t p = 0; p < run->pages; p++) {
         size_t from = p << _dmi_page_shift, to = from + _dmi_page;
@@ -91,7 +91,7 @@ static void pins_lfh(best *b, const dmi_run *run, size_t tail) {
             owner = last;
             bytes = 0;
         }
-        size_t end = to < used ? to : used; /* behind it lies the tail, which is no free block */
+        size_t end = to < used ? to : used; /* the tail behind the last block is not free */
         bytes += end > from ? end - from - on_page : 0;
     }
     if (owner != SIZE_MAX) note(b, _dmi_lfh_block(run, owner), size - tail, bytes);
@@ -113,17 +113,19 @@ static size_t overlap(size_t from, size_t to, size_t low, size_t high) {
 
 static bool is_free(const dmi_tag *tag) { return tag && !(tag->flags & DMI_TAG_BUSY); }
 
-/* Where pages of a free block end; the last of a region may give the closing gap too. */
+/* The offset up to which pages may go with a free block: the gap at the end of the region goes with the last one. */
 static size_t end_of(const char *base, const dmi_tag *tag) {
     return (size_t)((const char *)tag - base) + _dmi_tag_bytes(tag) +
            (tag->flags & DMI_TAG_LAST ? 8 : 0);
 }
 
-/* The whole pages that a free block has with this one and without it, less the bytes of neither. */
+/* How many free bytes of the neighbours lie on pages that would go if this block were free, too. */
 static size_t pinned_by(const char *base, const dmi_tag *before, const dmi_tag *tag,
                         const dmi_tag *after) {
     size_t at = (size_t)((const char *)tag - base), from, to;
-    size_t low = 0, high = 0; /* payloads of the free neighbours: [low, at), [.., high) */
+    size_t low = 0,
+           high =
+               0; /* the neighbours' payloads, where they are free, begin at low and end at high */
     if (is_free(before)) {
         size_t start = (size_t)((const char *)before - base);
         low = start + DMI_LIST_TAG;
@@ -153,7 +155,7 @@ static void pins_list(best *b, const dmi_heap *heap, const dmi_run *run) {
         if (after && !_dmi_tag_sound(after)) return;
         if (tag->flags & DMI_TAG_BUSY) {
             uint64_t pinned = pinned_by(base, before, tag, after);
-            if (busy == 1) { /* the region as a whole goes with it */
+            if (busy == 1) { /* without it the whole region would go */
                 dmi_account account;
                 _dmi_account_run(heap, run, &account);
                 pinned = account.free_list - account.reclaimable;

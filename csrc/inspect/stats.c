@@ -1,4 +1,4 @@
-/* stats.c - the counters of a heap, derived from the state of its runs; trim's report. */
+/* stats.c - the statistics of a heap, derived from the state of its runs; and the report of a trim. */
 #include "../heap/create.h"
 #include "../heap/pass.h"
 #include "../heap/registry.h"
@@ -39,7 +39,7 @@ static void add_detail(dmi_stats *stats, const dmi_account *a) {
     stats->reason_commit_granularity += a->deferred;
 }
 
-/* Why reclaimable bytes of a run are still here. */
+/* The counter for reclaimable bytes of a run of that kind and size: why the policy keeps them. */
 static uint64_t *reason(const dmi_heap *heap, dmi_stats *stats, unsigned kind, uint64_t bytes) {
     static const uint16_t places[] = {
 #define PLACE(name, doc) offsetof(dmi_stats, reason_##name),
@@ -53,7 +53,7 @@ static uint64_t *reason(const dmi_heap *heap, dmi_stats *stats, unsigned kind, u
 static void visit(dmi_visitor *visitor, dmi_heap *heap, dmi_cache *cache, dmi_run *run) {
     stats_visitor *v = (stats_visitor *)(void *)visitor;
     dmi_account account;
-    /* A run whose owner cannot be stopped on this OS keeps its lists to itself: all pinned. */
+    /* Where the OS cannot stop the owner of a run, its lists cannot be read, and all its free bytes count as pinned. */
     if (!v->detail || (cache && !visitor->taken)) {
         _dmi_account_add(heap, run, &v->sum);
         return;
@@ -66,8 +66,8 @@ static void visit(dmi_visitor *visitor, dmi_heap *heap, dmi_cache *cache, dmi_ru
     _dmi_ages_run(run, &account, v->stats);
 }
 
-/* Pages that were free at some moment of this call, and are a part of something else by now. */
-static void gap(dmi_visitor *visitor, dmi_segment *segment, size_t first, size_t pages) {
+/* Add pages that were free at some moment of this call, and are part of another run by now. */
+static void see_gap(dmi_visitor *visitor, dmi_segment *segment, size_t first, size_t pages) {
     dmi_account account;
     _dmi_account_free(segment, first, pages, &account);
     stats_visitor *v = (stats_visitor *)(void *)visitor;
@@ -78,10 +78,11 @@ static void gap(dmi_visitor *visitor, dmi_segment *segment, size_t first, size_t
     v->stats->age_unseen += account.reclaimable;
 }
 
-/* Maximal ranges of clear bits; *large: pages in those of at least `least` pages, which is 128 or more. */
+/* How many ranges of clear bits there are. *large is the sum of those of at least `least` bits. `least` is 128 or more,
+ * so that no such range lies inside one word. */
 static size_t clear_ranges(const dmi_bits *map, size_t pages, size_t least, size_t *large) {
     size_t ranges = 0, length = 0;
-    uint64_t before = 0; /* the last bit of the word before was clear */
+    uint64_t before = 0; /* was the last bit of the word before clear? */
     *large = 0;
     for (size_t w = 0; w < _dmi_bits_words(pages); w++) {
         uint64_t word = atomic_load_explicit(&map[w], memory_order_relaxed);
@@ -100,12 +101,12 @@ static size_t clear_ranges(const dmi_bits *map, size_t pages, size_t least, size
     return ranges;
 }
 
-static void segment_seen(dmi_visitor *visitor, dmi_segment *s) {
+static void see_segment(dmi_visitor *visitor, dmi_segment *s) {
     dmi_stats *stats = ((stats_visitor *)(void *)visitor)->stats;
     stats->segments++;
     stats->segment_reserved += s->size;
     stats->metadata_committed += s->meta_committed;
-    /* The times that a look notes need their place before it is counted. */
+    /* Make room for the times that this look will note, so that the metadata is counted with them. */
     if (((stats_visitor *)(void *)visitor)->detail) _dmi_pages_found_free(s, 0, 0, 0);
     size_t busy_counts = (size_t)(s->base - (char *)s->page_busy), large, least;
     if (s->has_page_busy) stats->metadata_committed += busy_counts;
@@ -116,21 +117,21 @@ static void segment_seen(dmi_visitor *visitor, dmi_segment *s) {
     stats->segment_virtual += s->size - ((uint64_t)large << _dmi_page_shift);
 }
 
-/* Asked from the OS, which takes its time: without the lock. */
-static void resident(dmi_heap *heap, dmi_stats *stats) {
+/* Ask the OS how much is resident. That takes long, so the lock is released meanwhile. */
+static void add_resident(dmi_heap *heap, dmi_stats *stats) {
     _dmi_lock(&heap->lock);
-    heap->space.visitors++; /* no segment goes */
+    heap->space.visitors++; /* keeps the segments from being released */
     for (dmi_segment *s = heap->space.segments; s; s = s->next) {
         _dmi_unlock(&heap->lock);
         int64_t bytes = _dmi_os_resident(s->base, s->size);
         if (bytes > 0) stats->resident += (uint64_t)bytes;
         _dmi_lock(&heap->lock);
     }
-    heap->space.visitors--; /* what was put off waits for the next pass */
+    heap->space.visitors--; /* the next pass releases those that became free */
     _dmi_unlock(&heap->lock);
 }
 
-static void virtuals(dmi_heap *heap, dmi_stats *stats, bool detail, bool ask) {
+static void add_virtuals(dmi_heap *heap, dmi_stats *stats, bool detail, bool ask) {
     dmi_run *lists[2] = {heap->space.virtuals, heap->space.kept};
     for (int kept = 0; kept < 2; kept++)
         for (dmi_run *run = lists[kept]; run; run = run->next) {
@@ -138,7 +139,7 @@ static void virtuals(dmi_heap *heap, dmi_stats *stats, bool detail, bool ask) {
             _dmi_account_virtual(heap, run, &account);
             add(stats, &account);
             if (detail) add_detail(stats, &account);
-            if (kept) { /* nobody's block any more: a segment that is free as a whole */
+            if (kept) { /* it is no block any more: count it as a segment that is all free */
                 stats->segments++;
                 stats->segment_reserved += account.bytes;
                 stats->segment_committed += account.bytes;
@@ -159,7 +160,7 @@ static void virtuals(dmi_heap *heap, dmi_stats *stats, bool detail, bool ask) {
     stats->metadata_committed += heap->space.virtual_meta;
 }
 
-static void ledger(dmi_heap *heap, dmi_stats *stats) {
+static void copy_ledger(dmi_heap *heap, dmi_stats *stats) {
     dmi_ledger *from = &heap->space.ledger;
 #define COPY(name) stats->name = atomic_load_explicit(&from->name, memory_order_relaxed)
     COPY(commit_calls);
@@ -176,7 +177,7 @@ static void ledger(dmi_heap *heap, dmi_stats *stats) {
 #undef COPY
 }
 
-static void properties(dmi_heap *heap, dmi_stats *stats) {
+static void add_properties(dmi_heap *heap, dmi_stats *stats) {
     stats->lfh_active = atomic_load_explicit(&heap->lfh_active, memory_order_relaxed);
     stats->flags = 2;
     if (heap != _dmi_default) stats->flags |= 0x1000;
@@ -192,23 +193,23 @@ static void properties(dmi_heap *heap, dmi_stats *stats) {
     stats->metadata_committed += (sizeof(dmi_heap) + _dmi_page - 1) & ~(_dmi_page - 1);
 }
 
-/* heap->pass is held. */
+/* The caller holds heap->pass. */
 static void collect(dmi_heap *heap, dmi_stats *stats, bool detail, bool ask) {
     stats_visitor v = {.visitor = {.run = visit,
-                                   .segment = segment_seen,
-                                   .gap = gap,
+                                   .segment = see_segment,
+                                   .gap = see_gap,
                                    .lock = detail ? DMI_VISIT_TAKE : DMI_VISIT_LOCK},
                        .heap = heap,
                        .stats = stats,
                        .detail = detail};
-    if (ask) resident(heap, stats);
+    if (ask) add_resident(heap, stats);
     _dmi_heap_visit(heap, &v.visitor);
     add(stats, &v.sum);
     stats->segment_committed = stats->committed;
     _dmi_lock(&heap->lock);
-    virtuals(heap, stats, detail, ask);
-    ledger(heap, stats);
-    properties(heap, stats);
+    add_virtuals(heap, stats, detail, ask);
+    copy_ledger(heap, stats);
+    add_properties(heap, stats);
     _dmi_unlock(&heap->lock);
     if (detail) {
         uint64_t free_bytes = stats->free_lfh + stats->free_list + stats->free_pages;

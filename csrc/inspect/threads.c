@@ -1,8 +1,8 @@
-/* threads.c - what a heap's subsegments hold, thread by thread.
+/* threads.c - what the subsegments of a heap hold, for each thread.
  *
- * A subsegment belongs to one thread's cache, which alone allocates from it. Of a thread that sleeps everything
- * free can go but what an operation that was stopped half way may still touch: the block at the head of each
- * list, and its page. So idle threads keep a page for each size that they allocated last, and it adds up.
+ * A subsegment belongs to the cache of one thread, and only that thread allocates from it. When the thread sleeps, its
+ * free pages can be given back, except the page of the block at the head of each current list: an operation that was
+ * interrupted may still touch that block. So each idle thread keeps a page for every size that it allocated last.
  */
 #include "../heap/registry.h"
 #include "../heap/visit.h"
@@ -21,7 +21,7 @@ typedef struct threads_visitor {
 static dmi_thread_usage *row_of(threads_visitor *v, const dmi_thread *thread) {
     bool ended = !thread || thread->state == DMI_THREAD_ABANDONED;
     uint64_t id = ended ? 0 : thread->os_id;
-    /* Runs of one thread lie together more often than not. */
+    /* Runs of one thread often lie together: try the last row first. */
     if (v->last < v->count && v->last < v->capacity && v->rows[v->last].thread == id)
         return &v->rows[v->last];
     size_t known = v->count < v->capacity ? v->count : v->capacity;

@@ -1,4 +1,4 @@
-/* validate.c - every tag, list and count of a heap; the first fault by name. */
+/* validate.c - checks every tag, list and count of a heap, and describes the first fault. */
 #include "../heap/cache.h"
 #include "../heap/canary.h"
 #include "../heap/registry.h"
@@ -11,7 +11,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* format: of as many of the three addresses as it names. */
+/* Describe a fault. format takes address, a and b, or fewer of them. */
 static bool fault(dmi_fault *out, dmi_fault_kind kind, const void *address, const char *format,
                   const void *a, const void *b) {
     if (out) {
@@ -40,7 +40,7 @@ static bool sound_lfh(const dmi_heap *heap, const dmi_run *run, dmi_fault *out) 
                          "at %p",
                          block + run->block_size - heap->tail, _dmi_run_base(run));
     }
-    /* Others may free into the run at any moment: look until nothing came in between. */
+    /* Other threads may free into the run at any moment. Repeat until none did during a look. */
     uint64_t remote = atomic_load_explicit(&run->remote, memory_order_acquire), then;
     for (int tries = 0;; tries++) {
         if (!_dmi_lfh_free_map(run, true, &map, &pinned, &bad))
@@ -57,8 +57,8 @@ static bool sound_lfh(const dmi_heap *heap, const dmi_run *run, dmi_fault *out) 
         listed += (size_t)__builtin_popcountll(map.word[w]);
     int64_t busy = (int64_t)_dmi_lfh_busy(run) - run->taken_count - DMI_REMOTE_COUNT(remote);
     int64_t missing = (int64_t)run->carved - (int64_t)listed - busy;
-    /* Of a run that was taken the head block, and one more that its owner is about to free, may be in
-     * neither count; or in both the one that it has listed just now. */
+    /* In a taken run an operation of the owner may be in flight. Then the head block, and a block that the owner is
+     * about to free, may be missing in both counts; a block that it has just listed may be in both. */
     bool taken = run->flags & DMI_RUN_TAKEN;
     if (missing < (taken ? -1 : 0) || missing > (taken ? 2 : 0))
         return fault(out, DMI_FAULT_CORRUPT, run,

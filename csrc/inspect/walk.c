@@ -1,8 +1,8 @@
-/* walk.c - every range of a heap, by address: the one walker, whoever reads the memory.
+/* walk.c - the ranges of a heap by address, for this process and for images of others.
  *
- * Places (segments and virtual blocks) are gone through from the lowest address up, runs by page, blocks by
- * address. A walk can begin at any address, so that it may be cut into chunks between which the heap
- * lives on: what begins below is left out, and what reaches from below is cut.
+ * The walk goes through places (segments and virtual blocks), their runs, and the blocks of these, always by address. It
+ * can begin at any address, so a walk can be made in chunks, and the heap may change between two of them. A busy block
+ * that begins below the first address is left out; any other range is cut there.
  */
 #include "walk.h"
 #include "../heap/cache.h"
@@ -18,17 +18,17 @@
 
 typedef struct walker {
     dmi_image image;
-    dmi_visit visit; /* NULL: into the array */
+    dmi_visit visit; /* NULL: the ranges go into the array */
     void *argument;
     dmi_range *out;
     size_t capacity, count;
     bool chunk;    /* stop before a run that may not fit */
-    bool cut;      /* it did: from says where */
-    uint64_t from; /* the walk begins here; then, where the next chunk does */
-    uint64_t base; /* of the place in work */
+    bool cut;      /* it stopped so: from is the address of that run */
+    uint64_t from; /* where the walk begins, and in the end where the next chunk begins */
+    uint64_t base; /* of the current place */
     const dmi_segment *segment;
-    dmi_range pending; /* an uncommitted range that may go on; size 0: none */
-    uint32_t reason;   /* why the policy keeps a free page of the run in work */
+    dmi_range pending; /* an uncommitted range that the next one may continue; size 0: none */
+    uint32_t reason;   /* why the policy keeps a free page of the current run */
     int stopped;
 } walker;
 
@@ -52,7 +52,7 @@ static void emit(walker *w, uint64_t address, uint64_t size, dmi_range_kind kind
                  dmi_range_state state, uint32_t bucket, uint32_t flags) {
     if (address < w->from) {
         uint64_t below = w->from - address;
-        /* A busy block that reaches from below was not there when the last chunk ended. */
+        /* A busy block that begins below was allocated after the last chunk ended. */
         if (below >= size || state == DMI_STATE_BUSY) return;
         address += below;
         size -= below;
@@ -78,8 +78,7 @@ static void emit(walker *w, uint64_t address, uint64_t size, dmi_range_kind kind
     else put(w, &range);
 }
 
-/* A range that nobody uses: in parts, by what its pages are. reason: why it is kept where it is
- * committed. */
+/* Emit a range that is not busy, in parts by the state of its pages. reason: why its committed pages are kept. */
 static void emit_free(walker *w, uint64_t from, uint64_t size, dmi_range_kind kind,
                       dmi_range_state state, uint32_t bucket, uint32_t reason) {
     const dmi_segment *s = w->segment;
@@ -109,7 +108,7 @@ static void emit_overhead(walker *w, uint64_t from, uint64_t size, uint32_t flag
               DMI_REASON_overhead | flags);
 }
 
-/* Why a free page stays that holds no byte of a busy block. */
+/* Why a free page is kept. */
 static uint32_t page_reason(const walker *w, size_t page) {
     if (_dmi_bits_get(w->segment->refused, page)) return DMI_REASON_refused;
     return _dmi_page_deferred(w->segment, page) ? DMI_REASON_commit_granularity : w->reason;
@@ -125,7 +124,7 @@ typedef struct lfh_walk {
     const dmi_run *run;
     dmi_blockmap map;
     size_t pinned;
-    bool alike; /* every free block is kept for the same reason: pinned */
+    bool alike; /* every free block is kept because it is pinned */
     uint8_t reasons[DMI_RUN_PAGES_MAX];
 } lfh_walk;
 
@@ -133,7 +132,7 @@ static bool is_free(const lfh_walk *l, size_t i) {
     return i >= l->run->carved || _dmi_map_get(&l->map, i) || i == l->pinned;
 }
 
-/* Of the pages that a free block lies on the first that it does not share tells. */
+/* Why a free block is kept: by the first of its pages that is not pinned. */
 static uint32_t block_reason(const lfh_walk *l, size_t i) {
     size_t size = l->run->block_size;
     size_t first = i * size >> _dmi_page_shift, last = ((i + 1) * size - 1) >> _dmi_page_shift;
@@ -161,8 +160,8 @@ static void page_reasons(const walker *w, lfh_walk *l) {
     }
 }
 
-/* Every block of a run whose pages are all usable, straight into the array. False: there is none, or
- * not enough room in it. */
+/* Write the blocks of a run with usable pages only straight into the array. False: the walk has no array, the array has
+ * not enough room, or a block needs more than one range. */
 static bool fill_lfh(walker *w, const lfh_walk *l) {
     const dmi_run *run = l->run;
     if (w->visit || run_base(w, run) < w->from || w->image.heap->tail) return false;
@@ -229,8 +228,8 @@ static void walk_lfh(walker *w, const dmi_run *run) {
 
 /* ---- other runs ------------------------------------------------------------------------------------------- */
 
-/* A free back-end block goes but for the pages with its tag and links; where that is all of it, it is
- * pinned. end: behind it, with the closing gap of the region if it is the last. */
+/* Why a free block of a region is kept: by its first page without tag and links. Without such a page it is pinned. end
+ * is the offset behind it, or behind the gap if it is the last of the region. */
 static uint32_t list_reason(const walker *w, size_t page, size_t offset, size_t end) {
     size_t first = _dmi_pages(offset + sizeof(dmi_free_block)), last = end >> _dmi_page_shift;
     for (; first < last; first++)
@@ -264,7 +263,7 @@ static void walk_list(walker *w, const dmi_run *run) {
         offset += payload;
         if (tag.flags & DMI_TAG_LAST) break;
     }
-    /* All that is left is the closing gap, if the tags were sound. */
+    /* When all tags are sound, only the gap at the end is left. */
     emit_overhead(w, base + offset, end + 8 - offset, offset == end ? 0 : DMI_RANGE_DAMAGED);
 }
 
@@ -300,9 +299,9 @@ static void walk_run(walker *w, const dmi_run *run) {
 
 /* ---- places ------------------------------------------------------------------------------------------------ */
 
-/* No more ranges than these come of one run: every block may be cut at every page. */
+/* The most ranges that a run can be: a block may be cut at each page. */
 static size_t most_ranges(const dmi_run *run) {
-    /* Behind each block of a hardened heap lies its canary. */
+    /* In a hardened heap each block has a canary behind it, which is a range. */
     if (run && run->kind == DMI_RUN_LFH)
         return 2 * (size_t)run->capacity + 2 * (size_t)run->pages + 4;
     if (run && run->kind == DMI_RUN_LARGE) return 4;
@@ -326,7 +325,7 @@ static void walk_segment(walker *w, const dmi_place *place) {
     while (page < w->segment->pages && !w->stopped) {
         uint64_t base = place->base + ((uint64_t)page << _dmi_page_shift);
         size_t next;
-        if (base > w->from) w->from = base; /* whatever a run claims, it cannot reach back */
+        if (base > w->from) w->from = base; /* so that no run can reach back below its first page */
         const dmi_run *run = _dmi_image_covering(&w->image, page, &next);
         if (full(w, run)) {
             w->cut = true;
@@ -335,7 +334,7 @@ static void walk_segment(walker *w, const dmi_place *place) {
         if (!run)
             emit_overhead(w, base, (uint64_t)(next - page) << _dmi_page_shift, DMI_RANGE_DAMAGED);
         else {
-            /* A thread may have an operation in flight: its lists are read as a taker reads them. */
+            /* The thread may have an operation in flight, so its lists are read as those of a taken run. */
             if (run->kind == DMI_RUN_LFH && !w->image.copies)
                 _dmi_cache_take_run(run->cache, (dmi_run *)(uintptr_t)run);
             walk_run(w, run);

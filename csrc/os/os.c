@@ -31,7 +31,7 @@ static inline void subtract(_Atomic uint64_t *counter, uint64_t value) {
     atomic_fetch_sub_explicit(counter, value, memory_order_relaxed);
 }
 
-static inline bool injected(void) {
+static inline bool inject_failure(void) {
     uint64_t call = atomic_fetch_add_explicit(&fallible_calls, 1, memory_order_relaxed) + 1;
     uint64_t at = atomic_load_explicit(&fail_at, memory_order_relaxed);
     if (__builtin_expect(at == 0, 1)) return false;
@@ -69,7 +69,7 @@ size_t _dmi_os_granularity(void) { return os->granularity(); }
 bool _dmi_os_can_trim(void) { return os->can_trim; }
 bool _dmi_os_strict_default(void) { return os->strict_default(); }
 
-static void *reserved(void *address, size_t size) {
+static void *count_reserved(void *address, size_t size) {
     if (address != NULL) add(&counters.reserved_bytes, size);
     return address;
 }
@@ -78,8 +78,8 @@ void *_dmi_os_reserve(size_t size, size_t align, dmi_os_mode mode, bool huge, co
     require(size != 0 && (size & (os->page_size() - 1)) == 0, "reserve: size");
     require(align >= os->page_size() && (align & (align - 1)) == 0, "reserve: align");
     add(&counters.reserve_calls, 1);
-    if (injected()) return NULL;
-    return reserved(os->reserve(size, align, mode, huge, name), size);
+    if (inject_failure()) return NULL;
+    return count_reserved(os->reserve(size, align, mode, huge, name), size);
 }
 
 /* What somebody else has taken of the window stays taken, and the next place is tried: a few times, for who fills it
@@ -109,7 +109,7 @@ void *_dmi_os_reserve_in_order(size_t size, size_t align, dmi_os_mode mode, bool
     require(size != 0 && (size & (os->page_size() - 1)) == 0, "reserve: size");
     require(align >= os->granularity() && (align & (align - 1)) == 0, "reserve: align");
     add(&counters.reserve_calls, 1);
-    if (injected()) return NULL;
+    if (inject_failure()) return NULL;
     void *address = reserve_in_window(size, align, mode, huge, name);
     return reserved(address ? address : os->reserve(size, align, mode, huge, name), size);
 }
@@ -117,14 +117,14 @@ void *_dmi_os_reserve_in_order(size_t size, size_t align, dmi_os_mode mode, bool
 void *_dmi_os_reserve_table(size_t size, const char *name) {
     require(size != 0 && (size & (os->page_size() - 1)) == 0, "reserve_table: size");
     add(&counters.reserve_calls, 1);
-    if (injected()) return NULL;
-    return reserved(os->reserve_table(size, name), size);
+    if (inject_failure()) return NULL;
+    return count_reserved(os->reserve_table(size, name), size);
 }
 
 int _dmi_os_commit(void *address, size_t size, dmi_os_mode mode) {
     require_range(address, size);
     add(&counters.commit_calls, 1);
-    int error = injected() ? ENOMEM : os->commit(address, size, mode);
+    int error = inject_failure() ? ENOMEM : os->commit(address, size, mode);
     if (error == 0) add(&counters.committed_bytes, size);
     return error;
 }
@@ -132,7 +132,7 @@ int _dmi_os_commit(void *address, size_t size, dmi_os_mode mode) {
 int _dmi_os_decommit(void *address, size_t size, dmi_os_mode mode) {
     require_range(address, size);
     add(&counters.decommit_calls, 1);
-    int error = injected() ? ENOMEM : os->decommit(address, size, mode);
+    int error = inject_failure() ? ENOMEM : os->decommit(address, size, mode);
     if (error == 0) subtract(&counters.committed_bytes, size);
     else add(&counters.refused_calls, 1);
     return error;
@@ -143,7 +143,7 @@ static size_t decommit_injected(const dmi_os_range *ranges, size_t count, int *r
                                 uint64_t *calls) {
     size_t refusals = 0;
     for (size_t i = 0; i < count; i++) {
-        if (injected()) refused[i] = ENOMEM;
+        if (inject_failure()) refused[i] = ENOMEM;
         else (void)os->decommit_many(&ranges[i], 1, &refused[i], calls);
         if (refused[i] != 0) refusals++;
     }
@@ -175,7 +175,7 @@ size_t _dmi_os_decommit_many(const dmi_os_range *ranges, size_t count, int *refu
 int _dmi_os_offer(void *address, size_t size) {
     require_range(address, size);
     add(&counters.offer_calls, 1);
-    int error = injected() ? ENOMEM : os->offer(address, size);
+    int error = inject_failure() ? ENOMEM : os->offer(address, size);
     if (error != 0) add(&counters.refused_calls, 1);
     return error;
 }
@@ -233,7 +233,7 @@ int _dmi_os_move(void *from, size_t old_size, void *to, size_t new_size) {
     require_range(to, new_size);
     require(new_size >= old_size, "move: new size");
     int error;
-    if (injected()) {
+    if (inject_failure()) {
         (void)os->release(to, new_size);
         error = ENOMEM;
     } else {

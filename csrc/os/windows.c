@@ -1,11 +1,10 @@
-/* windows.c - the Windows backend of floor 1: VirtualAlloc and what belongs to it.
+/* windows.c - the Windows backend of floor 1: VirtualAlloc and its relatives.
  *
  * LAZY behaves as STRICT: Windows has no memory that is writable without being committed.
  *
- * Sparse tables are committed whole. A reserved page cannot be read here, and committing pages in an
- * exception handler would run under every debugger's nose and in other libraries' handlers. The
- * price is commit charge (the size of the table), not memory: an untouched committed page is no
- * page. So a process's "commit size" shows the table, its working set does not.
+ * Sparse tables are committed whole, because a reserved page cannot be read here. (A handler that commits pages on
+ * access would stop in every debugger, and meet the handlers of other libraries.) That costs commit charge but no
+ * memory: the table shows in the process's commit size, and its untouched pages are not in the working set.
  */
 #define WIN32_LEAN_AND_MEAN
 #ifndef _WIN32_WINNT
@@ -32,7 +31,7 @@ static size_t known_page_size, known_granularity;
 static void ask_system(void) {
     SYSTEM_INFO info;
     GetSystemInfo(&info);
-    known_page_size = info.dwPageSize; /* two threads may both write: the same values */
+    known_page_size = info.dwPageSize; /* two threads may write it at once, but the same value */
     known_granularity = info.dwAllocationGranularity;
 }
 
@@ -46,7 +45,7 @@ static size_t windows_granularity(void) {
     return known_granularity;
 }
 
-/* errno value for what the last call said; ERROR_* of which only the kind matters to callers. */
+/* The last error as an errno value. */
 static int failure(void) {
     switch (GetLastError()) {
     case ERROR_NOT_ENOUGH_MEMORY:
@@ -59,7 +58,7 @@ static int failure(void) {
     }
 }
 
-/* The last error belongs to the host program, as errno does on other systems. */
+/* Leave the program's last error as it was, as errno is left on other systems. */
 #define KEEPING_ERROR(statements)                                                                  \
     do {                                                                                           \
         DWORD kept_error = GetLastError();                                                         \
@@ -68,8 +67,8 @@ static int failure(void) {
 
 /* ---- address ranges -------------------------------------------------------------------------- */
 
-/* A reservation cannot be trimmed, so find a place that is wide enough, let it go, and take the
- * aligned part of it before somebody else does; other threads may win that race, hence the loop. */
+/* A reservation cannot be trimmed. So reserve a place that is wide enough, release it, and reserve its aligned part.
+ * Another thread may take that part in between; then try again. */
 static void *reserve_aligned(size_t size, size_t align) {
     char *address = VirtualAlloc(NULL, size, MEM_RESERVE, PAGE_NOACCESS);
     if (address == NULL || ((uintptr_t)address & (align - 1)) == 0) return address;
@@ -86,8 +85,8 @@ static void *reserve_aligned(size_t size, size_t align) {
     return NULL;
 }
 
-/* The system keeps no names, so that dmi itself must know what is its own (windows_regions.c). One name for
- * all: they are few that can be kept. Nameless is what keeps them itself. */
+/* Windows keeps no names of reservations, so dmi notes which are its own (windows_regions.c). They share one name,
+ * because the table keeps few. The table itself is reserved without a name, and is not noted. */
 static void remember(const void *address, size_t size, const char *name) {
     if (address != NULL && name != NULL)
         _dmi_attributes_set(address, size, (dmi_attributes){"dmi", false});
@@ -131,8 +130,7 @@ static int windows_commit(void *address, size_t size, dmi_os_mode mode) {
     (void)mode;
     int error;
     KEEPING_ERROR({
-        /* Of pages that are committed already this changes the protection only: it is what makes
-         * a table's pages writable, and nothing for others. */
+        /* On pages that are committed already this only sets the protection, which makes a table's pages writable. */
         error = VirtualAlloc(address, size, MEM_COMMIT, PAGE_READWRITE) != NULL ? 0 : failure();
     });
     return error;
@@ -163,8 +161,8 @@ static int windows_offer(void *address, size_t size) {
     return error;
 }
 
-/* A write takes a page out of MEM_RESET by itself; MEM_RESET_UNDO would only tell what survived, and
- * the contents are undefined by contract. */
+/* A write takes a page out of MEM_RESET. MEM_RESET_UNDO would tell which contents survived, but they are undefined by
+ * the contract. */
 static int windows_unoffer(void *address, size_t size) {
     (void)address;
     (void)size;
@@ -255,7 +253,7 @@ static int64_t windows_process_resident(void) {
     return resident;
 }
 
-/* Milliseconds that the shared user page holds: a load, no call. */
+/* The system keeps this in a page that every process can read, so it costs a load and no system call. */
 static uint64_t windows_clock(void) { return GetTickCount64() * 1000000u; }
 
 static uint64_t windows_cpu_time(void) {
@@ -285,7 +283,7 @@ static int windows_random(void *buffer, size_t size) {
     QueryPerformanceCounter(&counter);
     uint64_t state =
         (uint64_t)counter.QuadPart ^ (uint64_t)(uintptr_t)&counter << 16 ^ GetCurrentProcessId();
-    for (; size != 0; size--) { /* only if the system refused; not for an attacker to guess */
+    for (; size != 0; size--) { /* the system refused: these can be guessed, as `error` says */
         state += 0x9e3779b97f4a7c15u;
         uint64_t mixed = (state ^ (state >> 30)) * 0xbf58476d1ce4e5b9u;
         mixed = (mixed ^ (mixed >> 27)) * 0x94d049bb133111ebu;
@@ -322,7 +320,7 @@ static void windows_wake(_Atomic uint32_t *word, bool all) {
 
 static uint64_t windows_thread_id(void) { return GetCurrentThreadId(); }
 
-/* Fiber-local storage is what has destructors here. A thread that never makes fibers is one. */
+/* Only fiber-local storage has destructors here. A thread that makes no fibers counts as one fiber. */
 static DWORD exit_slot = FLS_OUT_OF_INDEXES;
 static void (*exit_handler)(void *);
 
@@ -387,7 +385,7 @@ static bool windows_split(void *address, size_t size, size_t first) {
     (void)address;
     (void)size;
     (void)first;
-    return false; /* VirtualFree releases what VirtualAlloc reserved, whole */
+    return false; /* VirtualFree releases a reservation only as a whole */
 }
 
 static bool windows_join(void *left, size_t left_size, size_t right_size) {
@@ -397,7 +395,7 @@ static bool windows_join(void *left, size_t left_size, size_t right_size) {
     return false;
 }
 
-/* There are no files that tell about the system. */
+/* Windows has no files about the system. */
 static int windows_read_file(const char *path, char *buffer, size_t size) {
     (void)path;
     (void)buffer;

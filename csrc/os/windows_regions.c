@@ -1,8 +1,8 @@
-/* windows_regions.c - the address space of a process by VirtualQueryEx, and whose memory each part of it is.
+/* windows_regions.c - the regions of a process by VirtualQueryEx, and what each is used for.
  *
- * Windows says what a region is, not what it is for. Images and views of files tell themselves by type.
- * The others are recognised by the reservation that they lie in, from what the system knows: the threads'
- * environment blocks name their stacks, the process's heaps are listed, and dmi knows its own.
+ * Windows tells the type of a region, not its use. Images and views of files follow from the type. The others are
+ * recognised by their reservation: environment blocks of threads name the stacks, the system lists the heaps of the
+ * process, and dmi knows its own reservations.
  * Of another process only the first segment of each system heap is known, and dmi's are not.
  */
 #define WIN32_LEAN_AND_MEAN
@@ -23,20 +23,20 @@
 
 #include "attributes.h"
 
-/* One reservation with a known owner. */
+/* A reservation of which the use is known. */
 typedef struct owner {
     uint64_t allocation;
     uint32_t usage;
 } owner;
 
-/* What is known of a process before the walk. */
+/* What is known about a process before the walk. */
 typedef struct survey {
     HANDLE process;
     DWORD pid;
     bool own;
     owner *owners; /* sorted by allocation */
     size_t count, capacity;
-    bool full; /* no memory for more */
+    bool full; /* there was no memory for more */
 } survey;
 
 /* ---- owners ---------------------------------------------------------------------------------- */
@@ -51,7 +51,7 @@ static size_t place_of(const survey *s, uint64_t allocation) {
     return low;
 }
 
-/* Not from a heap: one of those that are being looked at may be locked. */
+/* Make room for one more owner. Its memory must not come from a heap, since the heap that is looked at is locked. */
 static bool room(survey *s) {
     if (s->count < s->capacity) return true;
     size_t wanted = s->capacity ? 2 * s->capacity : 4096;
@@ -70,7 +70,7 @@ static bool room(survey *s) {
     return true;
 }
 
-/* The reservation around address belongs to usage; who came first stays. */
+/* Note the use of the reservation around address, unless it is noted already. */
 static void claim(survey *s, const void *address, uint32_t usage, MEMORY_BASIC_INFORMATION *info) {
     if (VirtualQueryEx(s->process, address, info, sizeof *info) == 0 || info->State == MEM_FREE)
         return;
@@ -90,7 +90,7 @@ static bool read_memory(const survey *s, const void *address, void *out, size_t 
 
 /* ---- threads --------------------------------------------------------------------------------- */
 
-/* The documented beginning of what NtQueryInformationThread says about class 0. */
+/* The beginning, as documented, of what NtQueryInformationThread returns for class 0. */
 typedef struct thread_basics {
     LONG status;
     PVOID teb;
@@ -127,7 +127,7 @@ static void claim_threads(survey *s) {
     for (BOOL more = Thread32First(list, &entry); more; more = Thread32Next(list, &entry)) {
         if (entry.th32OwnerProcessID != s->pid) continue;
         HANDLE thread = OpenThread(THREAD_QUERY_INFORMATION, FALSE, entry.th32ThreadID);
-        if (thread == NULL) continue; /* ended meanwhile */
+        if (thread == NULL) continue; /* it has ended */
         claim_thread(s, query, thread);
         CloseHandle(thread);
     }
@@ -145,14 +145,15 @@ static void claim_process_block(survey *s) {
 
 /* ---- heaps ----------------------------------------------------------------------------------- */
 
-/* Every reservation that holds an entry of the heap: its segments, and large blocks mapped on their own. The
- * heap is locked, so nothing here may allocate from one. */
+/* Note each reservation that holds an entry of the heap: its segments, and blocks with a mapping of their own. The heap
+ * is locked, so nothing here may allocate from it. */
 static void claim_heap(survey *s, HANDLE heap) {
     MEMORY_BASIC_INFORMATION info;
     claim(s, heap, DMI_USAGE_HEAP, &info);
     if (!HeapLock(heap)) return;
     PROCESS_HEAP_ENTRY entry = {.lpData = NULL};
-    uintptr_t known = 0, known_end = 0; /* the region seen last: most entries lie in it */
+    uintptr_t known = 0,
+              known_end = 0; /* the region of the last entry: the next one is often there too */
     while (HeapWalk(heap, &entry)) {
         uintptr_t at = (uintptr_t)entry.lpData;
         if (at - known < known_end - known) continue;
