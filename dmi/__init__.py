@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dmi import address, numpy, python, trace, windbg
     from dmi._cffi import ffi, lib
     from dmi._core import Block
-    from dmi._layers import Layers, layers
+    from dmi._layers import Layers
     from dmi._snapshot import Snapshot, snapshot
     from dmi.address import address_summary
     from dmi.diagnose import diagnose
@@ -147,7 +147,7 @@ _LATER = {
     "HeapWalk": "dmi.walk:HeapWalk",
     "HistogramRow": "dmi.walk:HistogramRow",
     "Layers": "dmi._layers:Layers",
-    "layers": "dmi._layers:layers",
+    "layers": "dmi.process:layers",
     "lib": "dmi._cffi:lib",
     "Mark": "dmi.walk:Mark",
     "metadata_committed": "dmi.heap:metadata_committed",

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,8 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 from dmi import heap
 from dmi._cgroup import cgroup_of
 from dmi._leaves import HEAP, Leaf, leaf_lines, short
-from dmi.address import NotSupportedError, own_ranges, pymalloc_usage, summarise
-from dmi.address._maps import ProcSource, parse_maps
+from dmi.address import pymalloc_usage
 from dmi.errors import HeapError
 
 if TYPE_CHECKING:
@@ -35,7 +33,7 @@ if TYPE_CHECKING:
     from dmi.address import AddressSummary
     from dmi.address._maps import Mapping
 
-__all__ = ["Layer", "Layers", "Part", "glibc_malloc", "layers", "physical_memory"]
+__all__ = ["Layer", "Layers", "Part", "glibc_malloc", "own_layers", "physical_memory"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,27 +298,10 @@ def physical_memory(pid: int | None = None) -> dict[str, int]:
     raise ProcessLookupError(f"no process {pid}, or it has no memory")
 
 
-def layers(pid: int | None = None) -> Layers:
-    """The layers of process ``pid``, by default of this one.
-
-    Another process is looked at from outside (``dmi.open_process``): its heaps of every kind, each
-    arena of glibc's malloc. That needs the rights of a debugger; notes say what could not be told.
-    The moments of the layers differ by the time it takes to read them. Raises what
-    ``dmi.address_summary`` raises, and NotSupportedError where there is no /proc. Thread-safe.
-    """
-    if not sys.platform.startswith("linux"):
-        raise NotSupportedError(f"layers needs /proc, which {sys.platform} does not have")
-    if pid is not None and pid != os.getpid():
-        from dmi.process import open_process  # which needs what stands here
-
-        with open_process(pid) as process:
-            return process.layers()
-    with ProcSource(None) as source:
-        mappings = parse_maps(source.maps())
-        summary = summarise(source, own_ranges(), mappings)
-        from dmi.process._leaves import leaves_of  # which needs what stands here
-
-        leaves = leaves_of(source, mappings, summary.regions)
+def own_layers(
+    summary: AddressSummary, mappings: Sequence[Mapping], leaves: tuple[Leaf, ...]
+) -> Layers:
+    """The layers of this process, as its own allocators tell them; see ``dmi.layers``."""
     return Layers(
         os.getpid(),
         (

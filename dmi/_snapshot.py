@@ -34,10 +34,8 @@ if TYPE_CHECKING:
     import pandas
 
     from dmi.address import AddressSummary
-    from dmi.process import Process
-    from dmi.process._heaps import ForeignHeap
 
-__all__ = ["HeapSnapshot", "Snapshot", "snapshot", "snapshot_of"]
+__all__ = ["HeapSnapshot", "Snapshot", "committed_sizes", "snapshot"]
 
 FORMAT: Final = "dmi-snapshot"
 VERSION: Final = 2
@@ -245,7 +243,7 @@ class Snapshot:
                 ],
             )
             address = summary.as_dict()
-            process = {**_commit(summary), **(process or {})}
+            process = {**committed_sizes(summary), **(process or {})}
             memory, commit = memory_by_usage(summary.regions)
         return cls(
             _typed(values, "label", str, ""),
@@ -296,7 +294,7 @@ def snapshot(blocks: bool = False, *, label: str = "") -> Snapshot:
         address = summary.as_dict()
         physical = physical_memory()
         process = {
-            **_commit(summary),
+            **committed_sizes(summary),
             "resident": physical.get("Rss"),
             "swapped": physical.get("Swap"),
             "lazily_freed": physical.get("LazyFree"),
@@ -316,53 +314,6 @@ def snapshot(blocks: bool = False, *, label: str = "") -> Snapshot:
     )  # fmt: skip
 
 
-def snapshot_of(source: Process, *, label: str = "") -> Snapshot:
-    """The heaps of another process or of a core file, of every kind that is known, and its address
-    space. What cannot be read is None. Raises what ``dmi.open_process`` raises."""
-    summary = source.address_summary()
-    outside = [_foreign(each) for each in source.heaps()]
-    memory, commit = memory_by_usage(summary.regions)
-    physical: dict[str, int] = {}
-    if source.live:
-        with suppress(OSError):
-            physical = physical_memory(source.pid)
-    process: dict[str, int | None] = {
-        **_commit(summary),
-        "resident": physical.get("Rss"),
-        "swapped": physical.get("Swap"),
-        "lazily_freed": physical.get("LazyFree"),
-        "metadata": None,
-    }
-    return Snapshot(
-        label, time.time() if source.live else 0.0, source.pid, mmap.PAGESIZE, (), tuple(outside),
-        summary.as_dict(), process, source.program, memory, commit,
-        scope(source.pid) if source.live else None, cgroup(source.pid) if source.live else None,
-    )  # fmt: skip
-
-
-def _foreign(each: ForeignHeap) -> dict[str, Any]:
-    """A heap that was looked at from outside. Blocks mapped on their own count with it."""
-    stats = each.stats()
-    mapped = stats.mapped or 0
-
-    def whole(size: int | None) -> int | None:
-        return None if size is None else size + mapped
-
-    return {
-        "name": f"{stats.kind} {each.name}".strip(),
-        "kind": stats.kind,
-        "handle": each.handle,
-        "busy": whole(stats.busy),
-        "committed": whole(stats.committed),
-        "free": stats.free,
-        "list_length": stats.free_blocks,
-        "mapped": stats.mapped,
-        "resident": whole(stats.resident),
-        "trim": stats.trim,
-        "pinned": stats.pinned,
-    }
-
-
 def _pymalloc(arenas: list[tuple[int, int]]) -> dict[str, Any]:
     """Python's allocator of small objects: what its arenas hold, and what of them is in use."""
     held = sum(size for _, size in arenas)
@@ -378,7 +329,8 @@ def _pymalloc(arenas: list[tuple[int, int]]) -> dict[str, Any]:
     }
 
 
-def _commit(summary: AddressSummary) -> dict[str, int | None]:
+def committed_sizes(summary: AddressSummary) -> dict[str, int | None]:
+    """What of Snapshot.process the address space tells."""
     heaps = sum(each.committed for each in summary.regions if each.usage == "HeapDmi")
     return {"committed": summary.committed, "heaps": heaps}
 

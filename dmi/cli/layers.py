@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from dmi._layers import layers
 from dmi.cli._fold import say
 from dmi.cli._numbers import whole_pid
 
@@ -32,9 +31,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print the layers."""
-    if args.file is not None:
-        from dmi.process import open_core
+    from dmi.process import layers, open_core
 
+    if args.file is not None:
         if args.pid is not None:
             raise ValueError("either a FILE or --pid N, not both")
         with open_core(args.file) as process:

@@ -33,13 +33,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Take it, and write it."""
-    from dmi._snapshot import snapshot_of
     from dmi.process import open_source
 
     if (args.file is None) == (not args.json):
         raise ValueError("name a FILE to write to, or --json to print it")
     with open_source(args.core, args.pid) as source:
-        taken = snapshot_of(source, label=args.label)
+        taken = source.snapshot(args.label)
         notes = source.notes
     if args.json:
         print(json.dumps({**taken.as_dict(), "notes": list(notes)}, indent=2))

@@ -154,9 +154,7 @@ def state_of_pid(pid: int) -> State:
 
 
 def _state_of_process(source: Process) -> State:
-    from dmi._snapshot import snapshot_of
-
-    state = state_of(snapshot_of(source))
+    state = state_of(source.snapshot())
     return replace(state, unread=(*state.unread, *source.notes))
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from dmi._layers import layers
 from dmi.address import process_heaps
 from dmi.metrics._own import heap_metrics
 from dmi.metrics._sample import metric
 from dmi.metrics._system import rollup, system_metrics
+from dmi.process import layers
 
 if TYPE_CHECKING:
     from collections.abc import Callable

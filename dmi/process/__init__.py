@@ -11,6 +11,7 @@ or reported as unknown. A core file stands still.
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
@@ -31,7 +32,6 @@ from ._rights import ShapeHeap, missing_right, shape_heaps, status
 from ._trim import TrimEstimate, estimate_trim
 
 if TYPE_CHECKING:
-    import os
     from types import TracebackType
     from typing import Self
 
@@ -52,6 +52,7 @@ __all__ = [
     "heap_rows",
     "is_core",
     "is_source",
+    "layers",
     "open_core",
     "open_process",
     "open_source",
@@ -170,13 +171,13 @@ class Process:
 
     def layers(self) -> Layers:
         """Who holds its memory, layer by layer."""
-        from ._layers import layers_of  # which needs dmi.layers, and that this module
+        from ._layers import layers_of
 
         return layers_of(self)
 
     def snapshot(self, label: str = "") -> Snapshot:
         """This moment of it, as ``dmi snapshot`` keeps it."""
-        from dmi._snapshot import snapshot_of
+        from ._snapshot import snapshot_of
 
         return snapshot_of(self, label=label)
 
@@ -205,6 +206,24 @@ def open_process(pid: int, *, swap_in: bool = False) -> Process:
 def open_core(path: str | os.PathLike[str]) -> Process:
     """Look into a core file, the kernel's or gcore's. CoreError for any other file; OSError."""
     return Process(CoreReader(path).__enter__())
+
+
+def layers(pid: int | None = None) -> Layers:
+    """The layers of process ``pid``, by default of this one.
+
+    Another process is looked at from outside (``dmi.open_process``): its heaps of every kind, each
+    arena of glibc's malloc. That needs the rights of a debugger; notes say what could not be told.
+    The moments of the layers differ by the time it takes to read them. Raises what
+    ``dmi.address_summary`` raises, and NotSupportedError where there is no /proc. Thread-safe.
+    """
+    if not sys.platform.startswith("linux"):
+        raise NotSupportedError(f"layers needs /proc, which {sys.platform} does not have")
+    if pid is not None and pid != os.getpid():
+        with open_process(pid) as process:
+            return process.layers()
+    from ._layers import layers_of_self
+
+    return layers_of_self()
 
 
 def is_source(path: str | os.PathLike[str]) -> bool:

@@ -6,7 +6,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from dmi._cgroup import cgroup_of
-from dmi._layers import Layer, Layers, Part, os_heap, physical, virtual
+from dmi._layers import Layer, Layers, Part, os_heap, own_layers, physical, virtual
+from dmi.address import own_ranges, summarise
+from dmi.address._maps import ProcSource, parse_maps
 
 from ._leaves import leaves_of
 from ._spans import Claims
@@ -18,11 +20,20 @@ if TYPE_CHECKING:
     from . import Process
     from ._heaps import ForeignHeap
 
-__all__ = ["layers_of"]
+__all__ = ["layers_of", "layers_of_self"]
 
 _RUNTIME: Final = ("glibc", "brk heap")
 _SHOWN: Final = 12
 """Heaps of one layer that have a line of their own."""
+
+
+def layers_of_self() -> Layers:
+    """Who holds the memory of this process; see ``dmi.layers``."""
+    with ProcSource(None) as source:
+        mappings = parse_maps(source.maps())
+        summary = summarise(source, own_ranges(), mappings)
+        leaves = leaves_of(source, mappings, summary.regions)
+    return own_layers(summary, mappings, leaves)
 
 
 def layers_of(process: Process) -> Layers:

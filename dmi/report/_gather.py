@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from dmi import _files, windbg
-from dmi._layers import layers
 from dmi._snapshot import FORMAT, Snapshot
 from dmi.address import process_heaps
 from dmi.diagnose import diagnose, from_replay
+from dmi.process import layers
 from dmi.report._content import (
     Chart,
     Content,

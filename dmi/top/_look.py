@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from dmi import heap
 from dmi._cgroup import Cgroup, cgroup_of
-from dmi._layers import Layers, layers, physical_memory
+from dmi._layers import Layers, physical_memory
 from dmi._snapshot import snapshot
 from dmi._status import resident_and_swapped
 from dmi.address import process_heaps
 from dmi.errors import HeapError
+from dmi.process import layers, open_process
 
 if TYPE_CHECKING:
     import os
@@ -223,8 +224,6 @@ class OtherLook(_Source):
         return self._finish(look)
 
     def _walk(self) -> None:
-        from dmi.process import open_process
-
         found = [
             HeapLine("dmi", each.name or "", each.handle, each.committed, each.busy)
             for each in process_heaps(self.pid)

@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dmi
-from dmi._snapshot import Snapshot, snapshot_of
 from dmi.diagnose import diagnose
 
 from .programs import PROGRAMS, Program
 
 if TYPE_CHECKING:
+    from dmi._snapshot import Snapshot
     from dmi.diagnose import Verdict
 
 KINDS = ("none", "first-order leak", "second-order leak", "growth", "unknown")
@@ -110,7 +110,7 @@ def moments(each: Program, python: Path, folder: Path) -> list[Snapshot]:
                         raise MissingError(f"it ended before {label}")
                     time.sleep(each.wait)
                     with dmi.open_process(child.pid) as process:
-                        found.append(snapshot_of(process, label=label))
+                        found.append(process.snapshot(label))
                     with suppress(BrokenPipeError):
                         child.stdin.write(b"\n")
                         child.stdin.flush()
