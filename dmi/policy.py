@@ -22,6 +22,7 @@ from dmi._records import PolicyFields
 
 __all__ = ["Decommit", "expand"]
 
+# Written by tools/generate.py, as is the line of Decommit that names them.
 When = Literal["never", "eager", "lazy", "decay", "threshold", "budget", "pressure"]
 How = Literal["default", "discard", "decommit", "offer"]
 Combine = Literal["and", "or"]

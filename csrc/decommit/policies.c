@@ -140,6 +140,8 @@ static bool pressure_pass(dmi_passes *passes) {
 
 /* ---- the table ------------------------------------------------------------------------------------------------- */
 
+/* A new policy is a new last row, for the place of a row is the public number of its policy. Then tools/generate.py
+ * writes the lists of names and numbers: in dmi.h, cdmi.pxd and policy.py. */
 const dmi_policy_row _dmi_policies[DMI_POLICIES] = {
     [DMI_WHEN_NEVER] = {.name = "never",
                         .doc = "keep everything",

@@ -15,6 +15,7 @@
 
 #include <dmi/stats.h>
 
+/* Written by tools/generate.py. */
 #define DMI_POLICIES (DMI_WHEN_PRESSURE + 1)
 
 /* Why a byte is retained, in the order of the table; none: it is not. */

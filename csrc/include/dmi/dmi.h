@@ -33,7 +33,7 @@ DMI_API const char *dmi_version(void);
 
 /* ---- policies -------------------------------------------------------------------------------- */
 
-/* When a free page is given back. */
+/* When a free page is given back. Written by tools/generate.py from the rows of csrc/decommit/policies.c. */
 typedef enum dmi_when {
     DMI_WHEN_NEVER = 0,
     DMI_WHEN_EAGER = 1,
