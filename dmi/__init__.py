@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from dmi.explain import Explanation
     from dmi.heap import Found, Heap, default_heap, find, heaps, metadata_committed, summary
     from dmi.policy import Decommit, expand
-    from dmi.process import Process, open_core, open_process
+    from dmi.process import Process, layers, open_core, open_process
     from dmi.profile import Blame, Profile, blame
     from dmi.stats import DetailedStats, HeapStats, TrimReport
     from dmi.walk import HeapWalk, HistogramRow, Mark, Pin, Range, Ranges, Segment, ThreadUsage

@@ -111,7 +111,7 @@ void *_dmi_os_reserve_in_order(size_t size, size_t align, dmi_os_mode mode, bool
     add(&counters.reserve_calls, 1);
     if (inject_failure()) return NULL;
     void *address = reserve_in_window(size, align, mode, huge, name);
-    return reserved(address ? address : os->reserve(size, align, mode, huge, name), size);
+    return count_reserved(address ? address : os->reserve(size, align, mode, huge, name), size);
 }
 
 void *_dmi_os_reserve_table(size_t size, const char *name) {
