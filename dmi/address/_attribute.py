@@ -9,9 +9,10 @@ dmi        mappings named ``[anon:dmi...]``, and ranges that the caller knows: o
            its heaps, of another from what its library says of itself (``_outside``).
 image      file mappings of a file that is mapped executable, and the zero-filled end that its ELF
            header asks for.
-stack      ``[stack]``; the anonymous mapping that holds a waiting thread's stack pointer; behind
-           an inaccessible guard, one whose end holds a glibc thread control block, which contains
-           its own address twice. The guard belongs to it.
+stack      ``[stack]``; the anonymous mapping that holds a waiting thread's stack pointer, if it has
+           a guard or a thread control block; behind an inaccessible guard, one whose end holds a
+           glibc thread control block, which contains its own address twice. The guard belongs to
+           it.
 glibc      64 MiB aligned to 64 MiB that begin with a heap_info: its words say how much can be
            written, and lead to the arena and to the arena's previous heap. The writable part and
            the inaccessible rest.
@@ -261,6 +262,8 @@ def _stacks(mappings: list[Mapping], source: Source) -> _Claims:
             found = _control_block(source, pointer, min(end, pointer + _STACK_SCAN))
             if found:
                 end = min(end, (found // source.page + 1) * source.page)
+            elif guard(index) == here.start:
+                continue  # Go's threads run on stacks within its heap
         claims.add(guard(index), end)
     for index, here in enumerate(mappings):
         if (

@@ -132,7 +132,9 @@ class Process:
                 heaps += found
                 self._notes += notes
             with suppress(OSError):
-                heaps += other_heaps(self.reader, space, self.moment().summary, heaps)
+                rest, notes = other_heaps(self.reader, space, self.moment().summary, heaps)
+                heaps += rest
+                self._notes += notes
             self._heaps = tuple(heaps)
         return self._heaps
 

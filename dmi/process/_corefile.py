@@ -238,7 +238,13 @@ class CoreReader:
         files = {start: (end, offset, name) for start, end, offset, name in self._files}
         # Files that were mapped and of which the file has no header are mappings all the same.
         spans = [(s.start, s.end, s.flags) for s in self._segments]
-        spans += [(start, end, 4) for start, end, _, _ in self._files if not self._covered(start)]
+        # Those of a file whose data the process changed are a program or a library.
+        changed = {name for start, _, _, name in self._files if self._changed(start)}
+        spans += [
+            (start, end, 5 if name in changed else 4)
+            for start, end, _, name in self._files
+            if not self._covered(start)
+        ]
         ordered = sorted(self._files)
         starts = [each[0] for each in ordered]
         for start, end, flags in sorted(spans):
@@ -252,6 +258,14 @@ class CoreReader:
             inode = 1 if name else 0
             shown = name.replace("\n", "\\012")
             yield f"{start:x}-{end:x} {perms}p {offset:08x} 00:00 {inode} {shown}\n"
+
+    def _changed(self, address: int) -> bool:
+        index = bisect_right(self._starts, address) - 1
+        return (
+            index >= 0
+            and address < self._segments[index].end
+            and bool(self._segments[index].flags & 2)
+        )
 
     def _covered(self, address: int) -> bool:
         index = bisect_right(self._starts, address) - 1

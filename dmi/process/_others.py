@@ -1,108 +1,265 @@
-"""Allocators whose blocks are not walked: told by the files that a process has mapped.
+"""Allocators whose blocks are not walked: which memory is theirs, not how much of it is used.
 
-Of them it is known which private memory no other heap explains, not how much of it is used.
+What no other heap explains of a process's private memory is looked at. Blocks that glibc mapped are
+found by their headers. jemalloc's own tree, the place that mimalloc and Go ask the kernel for, and
+names that a program gave its mappings tell whose a range is. What is left goes to the allocators
+that the files contain, where there are such; else it is unknown.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from dmi import _foreign
 
 from ._glibc import GlibcHeap
+from ._jemalloc import trees
 from ._mapped import mapped_blocks
+from ._programs import Contained, contained
 from ._rights import ShapeHeap
 from ._spans import Claims
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from dmi.address import AddressSummary, Region
 
     from ._glibc_find import Space
     from ._heaps import ForeignHeap, Memory
 
-__all__ = ["other_heaps", "recognised"]
+__all__ = ["other_heaps"]
 
-# What the base name of a mapped file tells, the libraries first.
-_FILES: Final = tuple(
-    (kind, re.compile(pattern))
-    for kind, pattern in (
-        ("jemalloc", r"libjemalloc\b"),
-        ("mimalloc", r"libmimalloc\b"),
-        ("tcmalloc", r"libtcmalloc\b|libtcmalloc_minimal\b"),
-        ("snmalloc", r"libsnmalloc"),
-        ("rpmalloc", r"librpmalloc"),
-        ("scudo", r"libscudo|libclang_rt\.scudo"),
-        ("musl", r"ld-musl-"),
-        ("JVM", r"libjvm\.so"),
-        (".NET", r"libcoreclr\.so|libmonosgen"),
-        ("Boehm GC", r"libgc\.so"),
-        ("Arrow", r"libarrow\.so"),
-        ("DuckDB", r"duckdb.*\.so|libduckdb"),
-        ("V8", r"^(?:node|nodejs|chrome|chromium|electron|deno)$|libnode\.so|libv8\.so"),
-        ("Zend", r"^php(?:-fpm|-cgi)?[0-9.]*$|libphp[0-9.]*\.so"),
-        ("Erlang", r"^beam\.smp$"),
-        ("PostgreSQL", r"^postgres$"),
+_LEAST: Final = 1 << 20
+"""Memory below this is not worth a row."""
+_OPEN: Final = ("Other", "HeapBrk")
+# Where they ask the kernel to map: no other does.
+_PLACES: Final = {"mimalloc": (2 << 40, 30 << 40), "Go": (0xC000000000, 0x10000000000)}
+_NAMES: Final = tuple(
+    (re.compile(pattern), kind)
+    for pattern, kind in (
+        (r"\[anon:cpython:mimalloc", "mimalloc"),
+        (r"\[anon:cpython", "CPython"),
+        (r"\[anon: ?jemalloc", "jemalloc"),
+        (r"\[anon: ?mimalloc", "mimalloc"),
+        (r"\[anon: ?tcmalloc", "tcmalloc"),
+        (r"\[anon: ?scudo", "scudo"),
+        (r"\[anon: ?partition_alloc", "PartitionAlloc"),
+        (r"\[anon: ?v8", "V8"),
+        (r"\[anon: ?Go: ", "Go"),
+        (r"\[anon: ?zend_alloc", "Zend"),
+        (r"\[anon: ?[Rr]uby", "Ruby"),
     )
 )
-_LEAST: Final = 1 << 20
-"""Private memory below this is not worth a row; unrecognised needs more."""
-_LEAST_UNKNOWN: Final = 16 << 20
-_OWN: Final = ("PostgreSQL",)
-"""Those that stand on malloc: what they have is malloc's."""
+_NO_PLACE: Final = ("jemalloc",)
+"""Those whose every range is found by other means than by what is left."""
 
 
-def recognised(space: Space) -> list[str]:
-    """The allocators that the files of the process tell of."""
-    names = {m.name.rpartition("/")[2] for m in space.mappings if m.has_file}
-    return [
-        kind
-        for kind, pattern in _FILES
-        if kind not in _OWN and any(pattern.search(name) for name in names)
-    ]
+@dataclass(slots=True)
+class _Part:
+    """A stretch of private memory that no heap explains."""
+
+    start: int
+    end: int
+    committed: int
+    region: Region
+
+
+@dataclass(slots=True)
+class _Found:
+    """What one allocator has."""
+
+    kind: str
+    name: str
+    spans: list[tuple[int, int]] = field(default_factory=list)
 
 
 def other_heaps(
-    memory: Memory, space: Space, summary: AddressSummary, known: Iterable[ForeignHeap]
-) -> list[ShapeHeap]:
-    """The private memory that none of the known heaps explains, as one heap. What glibc mapped
-    block by block is looked for there first, and noted with its heap."""
+    memory: Memory, space: Space, summary: AddressSummary, known: Sequence[ForeignHeap]
+) -> tuple[list[ShapeHeap], list[str]]:
+    """The private memory that none of the known heaps explains, a heap for each allocator; and what
+    could not be told. What glibc mapped block by block is noted with its heap."""
     claims = Claims()
     claims.add(((s.address, s.address + s.reserved) for heap in known for s in heap.segments()), 0)
+    libc = any(heap.kind == "glibc" for heap in known)
     open_ = [
         region
         for region in summary.regions
-        if region.usage == "Other" and region.type == "MEM_PRIVATE" and region.committed
+        # Where glibc is, the brk heap is its; elsewhere it is anybody's.
+        if region.usage in (_OPEN[:1] if libc else _OPEN)
+        and region.type == "MEM_PRIVATE"
+        and region.committed
     ]
     missing = 0
     for heap in known:
         if isinstance(heap, GlibcHeap) and heap.parameters is not None:
             total, count = heap.parameters.mmapped, heap.parameters.mmaps
-            spans = [(low, high) for region in open_ for low, high in _left(claims, region)]
+            spans = [(part.start, part.end) for part in _left(claims, open_)]
             heap.mapped = tuple(mapped_blocks(memory, spans, total, count))
             claims.add(((start, start + size) for start, size in heap.mapped), 0)
             missing += total - sum(size for _, size in heap.mapped)
-    left: list[tuple[int, int, int, int | None]] = []
-    for region in open_:
-        for low, high in _left(claims, region):
-            part = (high - low) / region.size
-            # pagemap counts pages of zeros too, which cost nothing.
-            resident = _foreign.resident(memory, [(low, high - low)])
-            if resident is not None and region.resident is not None:
-                resident = min(resident, region.resident)
-            left.append((low, high - low, int(region.committed * part), resident))
+    parts = list(_left(claims, open_))
+    if sum(part.committed for part in parts) < _LEAST:
+        return [], []
+    there, notes = contained(memory, space)
+    owners = _proven(memory, space, summary, parts, there)
+    shares = Claims()
+    for index, owner in enumerate(owners):
+        shares.add(owner.spans, index)
+    sizes: dict[int, list[tuple[int, int, int, int | None]]] = {}
+    for part in parts:
+        for low, high, number in shares.cut(part.start, part.end):
+            size = high - low
+            row = (low, size, part.committed * size // (part.end - part.start),
+                   _resident(memory, part.region, low, size))  # fmt: skip
+            sizes.setdefault(-1 if number is None else number, []).append(row)
+    heaps = [
+        ShapeHeap(owners[number].kind, rows, name=owners[number].name)
+        for number, rows in sizes.items()
+        if number >= 0
+    ]
+    rest = sizes.get(-1, [])
     # Blocks that malloc mapped and that were not found lie among them, nobody knows where.
-    held = sum(committed for _, _, committed, _ in left) - missing
-    kinds = recognised(space)
-    if held < (_LEAST if kinds else _LEAST_UNKNOWN):
-        return []
-    return [ShapeHeap(" or ".join(kinds) or "unknown", left, less=missing)]
+    if sum(row[2] for row in rest) - missing >= _LEAST:
+        kinds = _remaining(there, owners)
+        name = f"in {', '.join(dict.fromkeys(each.file for each in kinds))}"
+        same = next(
+            (
+                n for n, owner in enumerate(owners)
+                if len({k.kind for k in kinds}) == 1 and owner.kind == kinds[0].kind
+            ),
+            None,
+        )  # fmt: skip
+        if same is not None and same in sizes:
+            heaps = [heap for heap in heaps if heap.kind != owners[same].kind]
+            heaps.append(
+                ShapeHeap(owners[same].kind, sizes[same] + rest, missing, owners[same].name)
+            )
+        elif kinds:
+            title = " or ".join(dict.fromkeys(each.kind for each in kinds))
+            heaps.append(ShapeHeap(title, rest, missing, name))
+        else:
+            heaps.append(ShapeHeap("unknown", rest, missing))
+    return heaps, notes
 
 
-def _left(claims: Claims, region: Region) -> Iterator[tuple[int, int]]:
-    """The parts of the region that nobody has claimed."""
-    for low, high, owner in claims.cut(region.start, region.end):
-        if owner is None:
-            yield low, high
+def _left(claims: Claims, regions: Iterable[Region]) -> Iterator[_Part]:
+    """The parts of the regions that nobody has claimed."""
+    for region in regions:
+        for low, high, owner in claims.cut(region.start, region.end):
+            if owner is None:
+                committed = region.committed * (high - low) // region.size
+                yield _Part(low, high, committed, region)
+
+
+def _resident(memory: Memory, region: Region, start: int, size: int) -> int | None:
+    """Bytes in physical memory. pagemap counts pages of zeros too, which cost nothing."""
+    found = _foreign.resident(memory, [(start, size)])
+    if found is None or region.resident is None:
+        return found if size != region.size else region.resident
+    return min(found, region.resident)
+
+
+def _proven(
+    memory: Memory,
+    space: Space,
+    summary: AddressSummary,
+    parts: Sequence[_Part],
+    there: Sequence[Contained],
+) -> list[_Found]:
+    """Whose ranges are known for what stands in them, where they lie, or how they are named."""
+    found: dict[tuple[str, str], _Found] = {}
+
+    def add(kind: str, name: str, spans: Iterable[tuple[int, int]]) -> None:
+        found.setdefault((kind, name), _Found(kind, name)).spans.extend(spans)
+
+    for part in parts:
+        for pattern, kind in _NAMES:
+            if pattern.match(part.region.name):
+                add(kind, "by the names of its mappings", [(part.start, part.end)])
+                break
+    spans = [(part.start, part.end) for part in parts]
+    if any(_musl_group(memory, start) for start, _ in spans[:_MOST_GROUPS]):
+        libraries = [each.file for each in there if each.kind == "musl"]
+        program = (path.rpartition("/")[2] for _, _, path in _images(summary))
+        name = next(iter((*libraries, *program)), "")
+        add("musl", f"in {name}", spans)
+        return list(found.values())
+    for tree in trees(memory, space, spans, _images(summary)):
+        add("jemalloc", f"in {tree.file.rpartition('/')[2]}", tree.spans(spans))
+    for kind, (low, high) in _PLACES.items():
+        files = dict.fromkeys(each.file for each in there if each.kind == kind)
+        placed = [(start, end) for start, end in spans if low <= start < high]
+        if files and placed:
+            add(kind, f"in {', '.join(_pointing(memory, summary, files, placed))}", placed)
+    return list(found.values())
+
+
+_MOST_GROUPS: Final = 64
+
+
+def _musl_group(memory: Memory, start: int) -> bool:
+    """Whether a group of blocks of musl begins there: its first word leads to a struct whose third
+    word leads back. musl has no messages to be known by."""
+    marks = memory.pagemap(start, 1)
+    raw = memory.read(start, 8) if marks is None or marks[7] & 0x80 else None
+    where = int.from_bytes(raw, "little") if raw else 0
+    if not where or where % 8 or where >> 47:
+        return False
+    back = memory.read(where + 16, 8)
+    return back is not None and int.from_bytes(back, "little") == start
+
+
+def _remaining(there: Sequence[Contained], owners: Sequence[_Found]) -> list[Contained]:
+    """Which allocators may have what is left: not those all of whose memory was found, nor those
+    that a library only carries along."""
+    found = {owner.kind for owner in owners}
+    return [
+        each
+        for each in there
+        if each.kind not in _NO_PLACE or (each.by_name and each.kind not in found)
+        if each.kind not in _PLACES or each.kind in found or each.by_name
+    ]
+
+
+def _images(summary: AddressSummary) -> list[tuple[int, int, str]]:
+    """The data of programs and libraries: what can be written, and the zero-filled part."""
+    found: list[tuple[int, int, str]] = []
+    file = ""
+    for region in summary.regions:
+        if region.usage != "Image":
+            continue
+        file = region.name if region.name.startswith("/") else file
+        if "READWRITE" not in region.protect:
+            continue
+        if found and found[-1][1] == region.start and found[-1][2] == file:
+            found[-1] = (found[-1][0], region.end, file)
+        else:
+            found.append((region.start, region.end, file))
+    return found
+
+
+def _pointing(
+    memory: Memory,
+    summary: AddressSummary,
+    files: Iterable[str],
+    spans: Sequence[tuple[int, int]],
+) -> list[str]:
+    """Of several files those whose data leads into the ranges; all, where none does."""
+    names = list(files)
+    if len(names) == 1:
+        return names
+    low, high = min(start for start, _ in spans), max(end for _, end in spans)
+    found: list[str] = []
+    for start, end, path in _images(summary):
+        base = path.rpartition("/")[2].removesuffix(" (deleted)")
+        if base in names and base not in found and end - start <= _MOST_DATA:
+            room = bytearray(end - start)
+            got = memory.read_into(start, memoryview(room))
+            if any(low <= word < high for word in memoryview(room)[: got & ~7].cast("Q")):
+                found.append(base)
+    return found or names
+
+
+_MOST_DATA: Final = 64 << 20

@@ -87,14 +87,17 @@ class ShapeHeap:
     used."""
 
     def __init__(
-        self, kind: str, regions: Sequence[tuple[int, int, int, int | None]], less: int = 0
+        self,
+        kind: str,
+        regions: Sequence[tuple[int, int, int, int | None]],
+        less: int = 0,
+        name: str = "by its mappings alone",
     ) -> None:
         self.kind = kind
+        self.name = name
         self._regions = regions
         # Bytes of them that another heap has, nobody knows where.
         self._less = less
-
-    name = "by its mappings alone"
 
     @property
     def handle(self) -> int:
