@@ -89,7 +89,7 @@ class Blame:
     def top(self) -> Row | None:
         """The first row, when it may be named and is of code, a type or a size; else None."""
         for row in self.rows:
-            if row.name not in _NOBODYS:
+            if row.name not in _NOBODYS and not row.name.startswith(NO_LINE):
                 return row if row.named and row.bytes > 0 else None
         return None
 
@@ -112,7 +112,11 @@ class Blame:
             )
         if not self.rows or not self.bytes:
             return f"Nothing is {self.what}." if self.what != "grew" else "Nothing grew."
-        rows = [row for row in self.rows if row.name not in _NOBODYS]
+        rows = [
+            row
+            for row in self.rows
+            if row.name not in _NOBODYS and not row.name.startswith(NO_LINE)
+        ]
         if not rows:
             return f"No {self.by} is known of what is {self.what}."
         if not rows[0].named and rows[0].samples < ENOUGH:
@@ -158,6 +162,7 @@ class Blame:
         return html_table(f"{self.what} by {self.by}", _HEAD, rows)
 
 
+NO_LINE: Final = "(no line of the program: "
 NO_TYPE: Final = "(type not recorded)"
 NO_SIZE: Final = "(size not known)"
 _NOBODYS: Final = (NO_STACK, BY_ITSELF, NO_TYPE, NO_SIZE)
@@ -285,6 +290,8 @@ class _Key:
         place = self._resolver.line(holder.stack)
         if place is None:
             return NO_STACK
+        if place.owner in ("runtime", "allocator"):
+            return printable(f"{NO_LINE}{place.function or place.name})")
         # By all that is known of the place: two files of one name stay two.
         made: Hashable
         if self._by == "line":

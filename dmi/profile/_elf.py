@@ -40,9 +40,9 @@ def _elftools() -> Any:
 
 
 class ElfCode:
-    """One file. Never raises on what is in it."""
+    """One file, with its lines or with its symbols alone. Never raises on what is in it."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, lines: bool = True) -> None:
         self._file: IO[bytes] | None = None
         self._elf: Any = None
         self._loads: list[tuple[int, int, int]] = []
@@ -61,7 +61,8 @@ class ElfCode:
             self.close()
             return
         self._read_symbols(elffile)
-        self._read_dwarf(elffile)
+        if lines:
+            self._read_dwarf(elffile)
 
     def close(self) -> None:
         """Give the file back; what was read stays."""

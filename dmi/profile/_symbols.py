@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from dmi.profile._elf import ElfCode
 from dmi.profile._own import (
@@ -144,7 +144,8 @@ class Resolver:
         if mapping.path and mapping.path == self._profile.program and owner == "library":
             owner = "program"
         offset = address - mapping.start + mapping.offset
-        code = self._of_file(mapping.path).at(offset)
+        # Of the C library symbols are enough; its debugging information takes seconds to read.
+        code = self._of_file(mapping.path, lines=owner not in ("runtime", "allocator")).at(offset)
         if not code:
             return [Place("", "", 0, mapping.path, offset, owner, False)]
         return [
@@ -160,8 +161,8 @@ class Resolver:
             for each in code
         ]
 
-    def _of_file(self, path: str) -> Any:
+    def _of_file(self, path: str, *, lines: bool) -> ElfCode:
         found = self._code.get(path)
         if found is None:
-            found = self._code[path] = ElfCode(path)
+            found = self._code[path] = ElfCode(path, lines=lines)
         return found

@@ -348,3 +348,12 @@ def test_words_that_are_not_known() -> None:
     with pytest.raises(ValueError, match="not 3"):
         dmi.blame([values] * 3)
     assert dmi.blame(values).sentence == "Nothing is pinned."
+
+
+def test_a_stack_without_a_line_of_the_program_is_named_by_none() -> None:
+    frames = [{"file": "/usr/lib/python3.11/json/decoder.py", "function": "scan", "line": 3}]
+    marks = [page([[48, 0]], number=n) for n in range(60)]
+    found = dmi.blame(profile(marks, frames=frames, stacks=[[0]]))
+    assert [row.name for row in found.rows] == ["(no line of the program: scan)"]
+    assert found.top is None
+    assert found.sentence == "No line is known of what is pinned."

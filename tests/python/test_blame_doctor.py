@@ -9,7 +9,8 @@ import pytest
 from profiles import page, profile
 
 import dmi
-from dmi.diagnose import diagnose
+from dmi.diagnose import diagnose, state_of
+from dmi.diagnose._judge import judge
 from dmi.profile import Profile
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ def moment(busy: int, committed: int, carried: Any, **reasons: int) -> dict[str,
 
 
 def carried(stack: int, size: int = 48, count: int = 300) -> dict[str, Any]:
-    return profile([page([[size, stack]], number=n) for n in range(count)])
+    made: dict[str, Any] = profile([page([[size, stack]], number=n) for n in range(count)])
+    return made
 
 
 def test_the_doctor_names_the_line_that_pins() -> None:
@@ -63,13 +65,8 @@ def test_too_few_samples_name_no_line() -> None:
 
 
 def test_one_moment_names_it_too() -> None:
-    (only,) = [moment(10, 90, carried(1), pinned=80)]
-    found = dmi.diagnose.from_files  # the module is there
-    assert callable(found)
-    from dmi.diagnose import state_of
-    from dmi.diagnose._judge import judge
-
-    assert "cache.py:57 put" in str(judge([state_of(only)]))
+    only = state_of(moment(10, 90, carried(1), pinned=80))
+    assert "cache.py:57 put" in str(judge([only]))
 
 
 def test_a_snapshot_carries_a_profile(tmp_path: Path) -> None:

@@ -22,3 +22,4 @@ def main():
 
 
 main()
+input("ready")

@@ -20,3 +20,4 @@ def main():
 
 
 main()
+input("ready")

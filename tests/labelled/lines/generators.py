@@ -23,3 +23,4 @@ def main():
 
 
 main()
+input("ready")

@@ -27,5 +27,8 @@ int main(void)
         else
             left++;
     }
+    puts("ready");
+    fflush(stdout);
+    getchar();
     return left == 0;
 }

@@ -32,5 +32,8 @@ int main(void)
     }
     for (int n = 0; n < TOKENS; n++)
         free(tokens[n]);
+    puts("ready");
+    fflush(stdout);
+    getchar();
     return names[0] == NULL;
 }

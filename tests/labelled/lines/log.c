@@ -33,5 +33,8 @@ int main(void)
     for (int n = 0; n < LINES; n++)
         free(shown[n]);
     free(shown);
+    puts("ready");
+    fflush(stdout);
+    getchar();
     return used == 0;
 }

@@ -20,5 +20,8 @@ int main(void)
     }
     for (int n = 0; n < PAGES; n++)
         free(served[n]);
+    puts("ready");
+    fflush(stdout);
+    getchar();
     return cache[0] == NULL;
 }

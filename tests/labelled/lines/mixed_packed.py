@@ -21,3 +21,4 @@ def main():
 
 
 main()
+input("ready")

@@ -19,3 +19,4 @@ def main():
 
 
 main()
+input("ready")

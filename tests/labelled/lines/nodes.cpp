@@ -1,6 +1,6 @@
 #include <list>
 #include <vector>
-
+#include <cstdio>
 // A history that keeps one entry for each batch of events.
 struct Event {
     void *next, *previous;
@@ -29,5 +29,8 @@ int main()
     }
     for (Event *event : events)
         delete event;
+    puts("ready");
+    fflush(stdout);
+    getchar();
     return history.empty();
 }

@@ -38,5 +38,8 @@ int main(void)
         put(n);
     while (head)
         take();
+    puts("ready");
+    fflush(stdout);
+    getchar();
     return waiting == NULL;
 }

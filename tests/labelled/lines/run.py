@@ -12,9 +12,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,15 +56,30 @@ def built(name: str, folder: Path, flags: list[str]) -> list[str]:
 
 
 def profiled(name: str, folder: Path, sample: int | None, flags: list[str]) -> Path:
-    """Run it; returns the file of its profile."""
+    """Run it until it waits, and have it write its profile; returns the file."""
     file = folder / f"{name}.profile"
+    file.unlink(missing_ok=True)
     rate = [] if sample is None else ["--sample", str(sample)]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
-    subprocess.run(
-        [sys.executable, "-m", "dmi", "run", "--profile", str(file), *rate, "--",
-         *built(name, folder, flags)],
-        check=True, timeout=300, stderr=subprocess.DEVNULL, env=environment,
-    )  # fmt: skip
+    command = [
+        sys.executable, "-m", "dmi", "run", "--profile", str(file), *rate, "--at", "SIGURG", "--",
+        *built(name, folder, flags),
+    ]  # fmt: skip
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=environment
+    ) as process:
+        assert process.stdout is not None
+        if not process.stdout.read(5):
+            raise RuntimeError(f"{name} ended with status {process.wait()}")
+        process.send_signal(signal.SIGURG)
+        deadline = time.monotonic() + 60
+        while not file.exists():
+            if time.monotonic() > deadline:
+                process.kill()
+                raise RuntimeError(f"{name} wrote no profile")
+            time.sleep(0.02)
+        process.kill()
     return file
 
 

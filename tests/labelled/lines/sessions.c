@@ -32,5 +32,8 @@ int main(void)
     }
     for (long n = 0; n < REQUESTS; n++)
         free(request[n]);
+    puts("ready");
+    fflush(stdout);
+    getchar();
     return sessions == NULL;
 }

@@ -17,3 +17,4 @@ def main():
 
 
 main()
+input("ready")

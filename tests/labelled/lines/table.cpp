@@ -1,7 +1,7 @@
 #include <string>
 #include <unordered_map>
 #include <vector>
-
+#include <cstdio>
 // A cache of rendered pages without a limit; each is built beside pieces of the same size.
 static std::unordered_map<int, std::string> cache;
 
@@ -19,5 +19,8 @@ int main()
             cache.emplace(n, render(n));
     }
     pieces.clear();
+    puts("ready");
+    fflush(stdout);
+    getchar();
     return cache.empty();
 }

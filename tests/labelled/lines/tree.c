@@ -39,5 +39,8 @@ int main(void)
     for (long n = 0; n < TOKENS; n++)
         free(tokens[n]);
     free(tokens);
+    puts("ready");
+    fflush(stdout);
+    getchar();
     return root == NULL;
 }

@@ -38,5 +38,8 @@ int main(void)
         pthread_create(&threads[n], NULL, serve, &figures[n]);
     for (int n = 0; n < THREADS; n++)
         pthread_join(threads[n], NULL);
+    puts("ready");
+    fflush(stdout);
+    getchar();
     return figures[0] == NULL;
 }
