@@ -15,6 +15,7 @@ import errno
 import json
 import os
 import secrets
+import shlex
 import stat
 import tempfile
 from contextlib import contextmanager, suppress
@@ -23,6 +24,27 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+PACKED: Final = (
+    (b"\x28\xb5\x2f\xfd", "zstd", ".zst"),
+    (b"\x1f\x8b", "gzip", ".gz"),
+    (b"\xfd7zXZ\0", "xz", ".xz"),
+    (b"\x04\x22\x4d\x18", "lz4", ".lz4"),
+    (b"BZh", "bzip2", ".bz2"),
+)
+"""What compressed files begin with, who unpacks them, and how they are named as a rule."""
+
+
+def unpacks(path: str, head: bytes) -> str:
+    """The line for a shell that unpacks the file, whose first bytes are given, whatever it is
+    called, and leaves it where it is; empty where it is not compressed."""
+    for magic, program, suffix in PACKED:
+        if head.startswith(magic):
+            plain = path.removesuffix(suffix)
+            plain = plain if plain != path else f"{path}.unpacked"
+            return f"{program} -dc < {shlex.quote(path)} > {shlex.quote(plain)}"
+    return ""
+
 
 JSON_BUDGET: Final = 48 << 20
 """Bytes of memory that the text and the values of one JSON file may take."""

@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from dmi._names import note
 from dmi.address import NO_DISK
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def cgroup(pid: int | None = None) -> dict[str, Any] | None:
             controllers, _, path = rest.partition(":")
             if number == "0" and not controllers:
                 base = Path("/sys/fs/cgroup") / path.lstrip("/")
+                note(path)
                 return {
                     "path": path,
                     "current": _number(base / "memory.current"),

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
-from dmi import _files, _inspect, heap, windbg
+from dmi import _files, _inspect, _names, heap, windbg
 from dmi._layers import glibc_malloc, physical_memory
 from dmi._moment import cgroup, memory_by_usage, scope
 from dmi._tables import frame, html_table
@@ -184,7 +184,7 @@ class Snapshot:
                     if each.blocks is not None:
                         side.write(packer.compress(each.blocks.records))
                 side.write(packer.flush())
-            text = json.dumps(self.as_dict(), separators=(",", ":")) + "\n"
+            text = json.dumps(_names.hidden(self.as_dict()), separators=(",", ":")) + "\n"
             whole.write(text.encode("utf-8", "surrogateescape"))
 
     @classmethod
@@ -245,6 +245,7 @@ class Snapshot:
             address = summary.as_dict()
             process = {**committed_sizes(summary), **(process or {})}
             memory, commit = memory_by_usage(summary.regions)
+        _names.note(*_names_in(values, heaps))
         return cls(
             _typed(values, "label", str, ""),
             float(_typed(values, "time", (int, float), 0.0)),
@@ -261,6 +262,19 @@ class Snapshot:
             _typed(values, "cgroup", (dict, type(None)), None),
             _profile(values),
         )
+
+
+def _names_in(values: Mapping[str, Any], heaps: Iterable[HeapSnapshot]) -> list[str]:
+    """What of a snapshot is a name that somebody chose."""
+    group = values.get("cgroup")
+    found = [values.get("program"), group.get("path") if isinstance(group, dict) else None]
+    # Of other heaps of dmi; what else stands there is our own word.
+    found += [
+        each["name"].removeprefix("dmi ")
+        for each in _list(values, "outside", optional=True)
+        if each.get("kind") == "dmi" and isinstance(each.get("name"), str)
+    ]
+    return [each for each in (*found, *(heap.name for heap in heaps)) if isinstance(each, str)]
 
 
 def snapshot(blocks: bool = False, *, label: str = "") -> Snapshot:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
+from dmi import _names
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
@@ -120,6 +122,8 @@ def parse_maps(text: str) -> list[Mapping]:
 
     def flush() -> None:
         if header is not None:
+            if header[7] and header[7][0] != "[":
+                _names.note(header[7])
             found.append(
                 Mapping(
                     int(header[1], 16), int(header[2], 16), header[3], int(header[4], 16),

@@ -21,6 +21,7 @@ import pkgutil
 import sys
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from dmi import _names
 from dmi._version import __version__
 from dmi.errors import DmiError
 
@@ -37,6 +38,10 @@ STATUS = {
     130: "Interrupted.",
     141: "The reader of standard output went away.",
 }
+
+
+_OTHERS_WORDS = ("completion", "env", "man", "run", "top")
+"""Commands whose output is another program's, a screen, or about this installation."""
 
 
 class Command(Protocol):
@@ -85,6 +90,12 @@ def parser(only: str | None = None) -> argparse.ArgumentParser:
         )
         _add_help(sub)
         command.configure(sub)
+        if command.NAME not in _OTHERS_WORDS:
+            sub.add_argument(
+                "--hide-names",
+                action="store_true",
+                help="show other words for paths and names of programs, threads, heaps and files",
+            )
         sub.set_defaults(run=command.run)
     return top
 
@@ -102,6 +113,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     only = words[0] if words[0] in names() else None
     args = parser(only).parse_args(words)
     run = cast("Any", args.run)
+    if getattr(args, "hide_names", False):
+        _names.hide()
     try:
         status = run(args)
         sys.stdout.flush()

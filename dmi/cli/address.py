@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from dmi._names import escaped
 from dmi.address import address_summary
 from dmi.cli._fold import say
 from dmi.cli._numbers import whole_pid
@@ -93,7 +94,7 @@ def _list(summary: AddressSummary) -> list[str]:
         row.format("BaseAddress", "EndAddress", "RegionSize", "Type", "State", "Protect", "Usage")
     ]
     for region in summary.regions:
-        name = f" {region.name}" if region.name else ""
+        name = f" {escaped(region.name)}" if region.name else ""
         lines.append(
             row.format(
                 f"{region.start:x}", f"{region.end:x}", f"{region.size:x}", region.type,

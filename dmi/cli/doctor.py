@@ -20,6 +20,7 @@ Exit status: 0 nothing found, 1 a finding, 2 what was given cannot be used or do
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="a running process, as the last moment; alone there is a report on it",
     )
     parser.add_argument(
+        "--every",
+        metavar="TIME",
+        help="with --pid: take a moment each TIME (30s, 5m) and show the verdict as it forms",
+    )
+    parser.add_argument(
+        "--for",
+        dest="duration",
+        metavar="TIME",
+        help="with --every: for so long; without it until the process ends, or Ctrl-C",
+    )
+    parser.add_argument(
         "--page-size",
         type=int,
         default=4096,
@@ -77,6 +89,8 @@ def run(args: argparse.Namespace) -> int:
         return _what_was_read(args)
     if not args.files and args.pid is None:
         raise ValueError("name a FILE, or a process with --pid N")
+    if args.every is not None or args.duration is not None:
+        return _watch(args)
     replay = _replay(args.files)
     if replay is None:
         verdict = from_files(args.files, page_size=args.page_size, across=args.across, pid=args.pid)
@@ -96,6 +110,28 @@ def _show(found: object) -> None:
         print(json.dumps(found, indent=2))
     else:
         say(found)
+
+
+def _watch(args: argparse.Namespace) -> int:
+    """Moments taken in turn. Where the report is JSON, the lines before it go to stderr."""
+    from dmi.diagnose._watch import parse_seconds, watch
+
+    if args.every is None:
+        raise ValueError("--for needs --every TIME: how often a moment is taken")
+    if args.pid is None or args.files:
+        raise ValueError("--every watches one process: name it with --pid N, and no FILE")
+    every = parse_seconds(args.every)
+    duration = None if args.duration is None else parse_seconds(args.duration)
+    if duration is not None and duration < every:
+        raise ValueError(f"--for {args.duration} is shorter than --every {args.every}")
+    stream = sys.stderr if args.json else sys.stdout
+
+    def say(line: str) -> None:
+        print(line, file=stream, flush=True)
+
+    verdict = watch(args.pid, every, duration, say=say, page_size=args.page_size)
+    print(json.dumps(verdict.as_dict(), indent=2) if args.json else f"\n{verdict}")
+    return _status(verdict)
 
 
 def _status(verdict: Verdict) -> int:

@@ -30,7 +30,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = (
         "dmi heap FILE LATER -stat [HANDLE] [--json]\n"
         "       dmi heap (FILE | --pid N) [-s | -v | -h [HANDLE] | -stat [HANDLE] | "
-        "-flt s SIZE | -flt r LOW HIGH | -x ADDRESS] [--json]\n       dmi heap --columns [--json]"
+        "-flt s SIZE | -flt r LOW HIGH | -x ADDRESS] [--swap-in] [--stop] "
+        "[--json]\n       dmi heap --columns [--json]"
     )
     parser.add_argument("file", nargs="?", metavar="FILE", help="the snapshot or core file")
     parser.add_argument(
@@ -39,6 +40,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pid", type=whole_pid, metavar="N", help="the process")
     parser.add_argument(
         "--swap-in", action="store_true", help="read also what is in swap, which brings it back"
+    )
+    parser.add_argument(
+        "--stop",
+        action="store_true",
+        help="stop it while it is read: 50 ms at most for each 128 MiB, 200 ms in all",
     )
     which = parser.add_mutually_exclusive_group()
     which.add_argument("-s", action="store_true", help="a row for each heap (default)")
@@ -102,8 +108,10 @@ def run(args: argparse.Namespace) -> None:
     from dmi import Snapshot  # loads what reads /proc, which --columns can do without
     from dmi import process as processes
 
-    if args.pid is not None or processes.is_source(args.file):
-        with processes.open_source(args.file, args.pid, swap_in=args.swap_in) as process:
+    if args.pid is not None or processes.is_source(args.file) or args.stop or args.swap_in:
+        with processes.open_source(
+            args.file, args.pid, swap_in=args.swap_in, stop=args.stop
+        ) as process:
             show(process, args)
         return
 

@@ -2,6 +2,7 @@
 
     dmi snapshot --pid 4711 before.json        and again at the peak, and after it
     dmi doctor before.json peak.json after.json
+    dmi snapshot CORE -o moment.json           of a core file
 
 Heaps of every kind that is known (dmi's, glibc's arenas, pymalloc's), memory by usage, the address
 space, and which run of which process it is. The process goes on meanwhile and needs no preparation.
@@ -23,29 +24,60 @@ HELP = "keep a moment of a process for the doctor"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
-    source = parser.add_mutually_exclusive_group(required=True)
+    parser.usage = "dmi snapshot (--pid N | CORE) (-o FILE | --json) [--label TEXT] [--stop]"
+    source = parser.add_mutually_exclusive_group()
     source.add_argument("--pid", type=int, metavar="N", help="a running process")
     source.add_argument("--core", metavar="FILE", help="a core file")
-    parser.add_argument("file", nargs="?", metavar="FILE", help="where it is written to")
+    parser.add_argument(
+        "file",
+        nargs="?",
+        metavar="FILE",
+        help="a core file; beside --pid or --core where it is written to",
+    )
+    parser.add_argument("-o", "--output", metavar="FILE", help="where it is written to")
+    parser.add_argument(
+        "--swap-in", action="store_true", help="read also what is in swap, which brings it back"
+    )
+    parser.add_argument(
+        "--stop",
+        action="store_true",
+        help="stop it while it is read: 50 ms at most for each 128 MiB, 200 ms in all",
+    )
     parser.add_argument("--label", default="", help="a title for the moment")
     parser.add_argument("--json", action="store_true", help="print JSON instead of writing a file")
 
 
 def run(args: argparse.Namespace) -> int:
     """Take it, and write it."""
+    from dmi._names import escaped
     from dmi.process import open_source
 
-    if (args.file is None) == (not args.json):
-        raise ValueError("name a FILE to write to, or --json to print it")
-    with open_source(args.core, args.pid) as source:
+    core, output = _places(args)
+    with open_source(core, args.pid, swap_in=args.swap_in, stop=args.stop) as source:
         taken = source.snapshot(args.label)
         notes = source.notes
     if args.json:
         print(json.dumps({**taken.as_dict(), "notes": list(notes)}, indent=2))
         return 0
-    taken.save(args.file)
+    taken.save(output)
     held = ", ".join(str(each["name"]) for each in taken.outside) or "no heaps"
-    print(f"{args.file}: {taken.program} ({taken.pid}), {held}")
+    print(f"{output}: {escaped(taken.program)} ({taken.pid}), {escaped(held)}")
     for note in notes:
-        print(f"  {note}")
+        print(f"  {escaped(note)}")
     return 0
+
+
+def _places(args: argparse.Namespace) -> tuple[str | None, str]:
+    """The core file, if it is one that is looked at, and where the snapshot is written to."""
+    words = [word for word in (args.file,) if word is not None]
+    core = args.core
+    if core is None and args.pid is None:
+        if not words:
+            raise ValueError("name a process with --pid N, or a core FILE")
+        core = words.pop()
+    words += [args.output] if args.output is not None else []
+    if len(words) > 1:
+        raise ValueError(f"one file to write to, not two: {words[0]} and {words[1]}")
+    if bool(words) == args.json:
+        raise ValueError("name a file to write to with -o FILE, or --json to print it")
+    return core, words[0] if words else ""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from dmi import windbg
-from dmi._files import load_json, open_regular, seekable
+from dmi._files import PACKED, load_json, open_regular, seekable
 
 from ._judge import THRESHOLDS, DifferentProcessError, Thresholds, judge
 from ._moments import in_order, join, joined, of_one_process, states_of_log
@@ -142,7 +142,8 @@ def _is_core(name: str) -> bool:
     if name == STDIN or not Path(name).is_file():
         return False
     with Path(name).open("rb") as file:
-        return file.read(4) == b"\x7fELF"
+        head = file.read(6)
+    return head[:4] == b"\x7fELF" or any(head.startswith(each[0]) for each in PACKED)
 
 
 def state_of_pid(pid: int) -> State:

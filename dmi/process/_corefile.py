@@ -15,6 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from dmi import _names
+from dmi._files import unpacks
 from dmi.address._maps import elf_span
 from dmi.errors import DmiError
 
@@ -33,18 +35,18 @@ _NT_PRPSINFO: Final = 3
 _NT_AUXV: Final = 6
 _NT_FILE: Final = 0x46494C45
 _AT_PAGESZ: Final = 6
+_AT_ENTRY: Final = 9
+_AT_RANDOM: Final = 25
+_AT_SYSINFO_EHDR: Final = 33
+_MOST_NAMED: Final = 6
+"""So many of the mappings that are missing are named one by one."""
+_MMAP_BASE: Final = 0x7000_0000_0000
+"""x86-64 and aarch64 map libraries and stacks above this, and the brk heap lies below."""
 _MACHINES: Final = {62: "x86-64", 183: "aarch64"}
 # Where the stack pointer stands in the registers of NT_PRSTATUS.
 _STACK_POINTER: Final = {62: 112 + 19 * 8, 183: 112 + 31 * 8}
 _MAX_HEADERS: Final = 1 << 20
 _MAX_NOTES: Final = 256 << 20
-_PACKED: Final = (
-    (b"\x28\xb5\x2f\xfd", "zstd -d"),
-    (b"\x1f\x8b", "gzip -dk"),
-    (b"\xfd7zXZ\0", "xz -dk"),
-    (b"\x04\x22\x4d\x18", "lz4 -d"),
-    (b"BZh", "bzip2 -dk"),
-)
 
 
 class CoreError(DmiError, ValueError):
@@ -81,9 +83,8 @@ def is_core(path: str | os.PathLike[str]) -> bool:
 
 
 def packed(path: str | os.PathLike[str]) -> str:
-    """The command that unpacks the file, where it is compressed as cores are; else empty."""
-    head = _head(path)
-    return next((command for magic, command in _PACKED if head.startswith(magic)), "")
+    """The line that unpacks the file, where it is compressed as cores are; else empty."""
+    return unpacks(os.fspath(path), _head(path))
 
 
 class CoreReader:
@@ -108,6 +109,8 @@ class CoreReader:
         self._starts: list[int] = []
         self._files: list[tuple[int, int, int, str]] = []
         self._machine = 0
+        self._auxv: dict[int, int] = {}
+        self._names: dict[int, str] = {}
 
     def __enter__(self) -> CoreReader:
         self._file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
@@ -138,9 +141,7 @@ class CoreReader:
         if not is_core(self.path):
             command = packed(self.path)
             if command:
-                raise CoreError(
-                    f"{self.path}: compressed; unpack it first: {command} {self.path!r}"
-                )
+                raise CoreError(f"{self.path}: compressed; unpack it first: {command}")
             raise CoreError(f"{self.path}: not a core file")
         size = os.fstat(self._file).st_size
         head = os.pread(self._file, 64, 0)
@@ -161,14 +162,14 @@ class CoreReader:
             raise CoreError(f"{self.path}: its table of program headers makes no sense")
         count = min(count, (size - table) // entry)
         headers = os.pread(self._file, entry * count, table)
-        missing = 0
+        promised: dict[int, int] = {}
         for at in range(0, len(headers) - 55, entry):
             kind, flags, offset, start, _, filled, length, _ = struct.unpack_from(
                 "<IIQQQQQQ", headers, at
             )
             if kind == _PT_LOAD and length and start + length <= 1 << 64:
                 have = max(0, min(filled, length, size - offset))
-                missing += min(filled, length) - have
+                promised.setdefault(start, min(filled, length))
                 self._segments.append(Segment(start, start + length, offset, have, flags))
             elif kind == _PT_NOTE and offset < size:
                 self._read_notes(
@@ -182,15 +183,72 @@ class CoreReader:
                 kept.append(segment)
         self._segments = kept
         self._starts = [segment.start for segment in kept]
-        if missing:
-            self.notes.append(f"the file is cut off: {missing >> 10:,} KB of it are missing")
-        # Pages of files that nobody wrote to are left out as a rule: their files have them.
-        filtered = sum(s.end - s.start for s in kept if not s.have and s.flags & 2)
-        if filtered:
+        self._name_mappings()
+        self._say_what_is_missing(promised)
+
+    def _say_what_is_missing(self, promised: dict[int, int]) -> None:
+        """Pages of files that nobody wrote to are left out as a rule: their files have them."""
+        cut, filtered = [], []
+        for segment in self._segments:
+            told = promised.get(segment.start, 0)
+            if told > segment.have:
+                cut.append((segment.start + segment.have, told - segment.have))
+            elif not told and segment.flags & 2:
+                filtered.append((segment.start, segment.end - segment.start))
+        if cut:
+            size = sum(each for _, each in cut) >> 10
             self.notes.append(
-                f"{filtered >> 10:,} KB of writable memory were left out when it was written "
-                "(coredump_filter)"
+                f"the file is cut off: {size:,} KB of it are missing: {self._list(cut)}"
             )
+        if filtered:
+            size = sum(each for _, each in filtered) >> 10
+            self.notes.append(
+                f"{size:,} KB of writable memory were left out when it was written "
+                f"(coredump_filter): {self._list(filtered)}"
+            )
+
+    def _list(self, spans: list[tuple[int, int]]) -> str:
+        """Mappings by their names, the largest first."""
+        named = []
+        for start, size in sorted(spans, key=lambda each: -each[1])[:_MOST_NAMED]:
+            name = self._name_of(start) or "anonymous"
+            named.append(f"{start:x}-{start + size:x} {size >> 10:,} KB {name}")
+        more = len(spans) - len(named)
+        return ", ".join(named) + (f", and {more} more" if more else "")
+
+    def _name_mappings(self) -> None:
+        """Find the brk heap, the stack and the vdso, which a core file does not name: the heap is
+        the first that nobody named behind the program, the others are where the kernel put words
+        for it."""
+        for key, name in ((_AT_RANDOM, "[stack]"), (_AT_SYSINFO_EHDR, "[vdso]")):
+            index = bisect_right(self._starts, self._auxv.get(key, 0)) - 1
+            if index >= 0 and self._auxv.get(key, 0) < self._segments[index].end:
+                self._names[self._segments[index].start] = name
+        entry = self._auxv.get(_AT_ENTRY, 0)
+        program = next((f[3] for f in self._files if f[0] <= entry < f[1]), None)
+        ends = [f[1] for f in self._files if f[3] == program]
+        if program is None or not ends or max(ends) > _MMAP_BASE:
+            return
+        last = max(ends)
+        for segment in self._segments:
+            if segment.start < last or not segment.flags & 2:
+                continue
+            # What follows at once is the zero-filled data of the program.
+            if segment.start == last:
+                last = segment.end
+                continue
+            if segment.start < _MMAP_BASE and not any(
+                f[0] <= segment.start < f[1] for f in self._files
+            ):
+                self._names[segment.start] = "[heap]"
+            return
+
+    def _name_of(self, address: int) -> str:
+        for start, end, _, name in self._files:
+            if start <= address < end:
+                return name
+        index = bisect_right(self._starts, address) - 1
+        return self._names.get(self._segments[index].start, "") if index >= 0 else ""
 
     def _read_notes(self, data: bytes) -> None:
         at = 0
@@ -214,8 +272,10 @@ class CoreReader:
         elif kind == _NT_PRPSINFO and len(data) >= 56:
             (self.pid,) = struct.unpack_from("<I", data, 24)
             self.program = data[40:56].split(b"\0")[0].decode("utf-8", "replace")
+            _names.note(self.program)
         elif kind == _NT_AUXV:
             for key, value in struct.iter_unpack("<QQ", data[: len(data) & ~15]):
+                self._auxv.setdefault(key, value)
                 if key == _AT_PAGESZ and value in (4096, 16384, 65536):
                     self.page = value
         elif kind == _NT_FILE and len(data) >= 16:
@@ -226,6 +286,7 @@ class CoreReader:
                 start, end, offset = struct.unpack_from("<QQQ", data, 16 + 24 * i)
                 if start < end and i < len(names):
                     name = names[i].decode("utf-8", "surrogateescape")
+                    _names.note(name)
                     self._files.append((start, end, offset * unit, name))
 
     # ---- what the kernel would say ---------------------------------------------------------------
@@ -256,6 +317,7 @@ class CoreReader:
                 found = (high, offset + start - low, name)
             _, offset, name = found or (0, 0, "")
             inode = 1 if name else 0
+            name = name or self._names.get(start, "")
             shown = name.replace("\n", "\\012")
             yield f"{start:x}-{end:x} {perms}p {offset:08x} 00:00 {inode} {shown}\n"
 

@@ -6,7 +6,7 @@ import errno
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from dmi import _foreign
+from dmi import _foreign, _names
 from dmi._inspect import OutsideWalk
 from dmi._inspect import outside_heaps as read_heaps
 from dmi.address._outside import OutsideHeap, layout_roots
@@ -35,6 +35,7 @@ class DmiHeap:
         self._memory = memory
         self._root = root
         self.found = found
+        _names.note(found.name)
 
     @property
     def handle(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
+from dmi import _names
 from dmi.address._maps import ProcSource
 
 __all__ = ["LiveReader"]
@@ -30,6 +31,7 @@ class LiveReader(ProcSource):
         super().__enter__()
         if self._memory < 0 or not self._may_read():
             self._denied = "its memory may not be read"
+        _names.note(self.program)
         return self
 
     def close(self) -> None:

@@ -23,6 +23,7 @@ def snapshot_of(source: Process, *, label: str = "") -> Snapshot:
     space. What cannot be read is None. Raises what ``dmi.open_process`` raises."""
     summary = source.address_summary()
     outside = [_foreign(each) for each in source.heaps()]
+    source.resume()
     memory, commit = memory_by_usage(summary.regions)
     physical: dict[str, int] = {}
     if source.live:

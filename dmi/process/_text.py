@@ -6,8 +6,10 @@ known, or what a kind has not, is ``-``.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
+from dmi._names import escaped
 from dmi.windbg._heap import split
 
 if TYPE_CHECKING:
@@ -26,11 +28,6 @@ _FIGURES: Final = (
     "reserved", "committed", "busy", "free", "overhead", "unknown", "retained", "mapped",
     "resident", "trim", "pinned",
 )  # fmt: skip
-
-
-def escaped(name: str) -> str:
-    """A name that somebody else chose, without what a terminal would obey."""
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in name)
 
 
 def _cell(value: int | None, form: str, scale: int = 1) -> str:
@@ -270,14 +267,33 @@ _DATA: Final[dict[str, Callable[..., Iterator[dict[str, Any]]]]] = {
 }  # fmt: skip
 
 
+_COUNTED: Final = ("-s", "-v", "-stat")
+
+
+def _count(process: Process) -> None:
+    """Walk what these options need, so that a process that is stopped may go on before anything is
+    printed."""
+    for each in process.heaps():
+        with suppress(ProcessLookupError):
+            each.stats()
+    process.resume()
+
+
 def heap(process: Process, command: str | Sequence[str] = "-s") -> Iterator[str]:
     """Lines of ``!heap`` with the options of ``windbg.heap``; what could not be told comes last."""
     option, arguments = split(command)
+    if option in _COUNTED:
+        _count(process)
     yield from _TEXT[option](process, *arguments)
+    process.resume()
     yield from _notes(process)
 
 
 def heap_data(process: Process, command: str | Sequence[str] = "-s") -> list[dict[str, Any]]:
     """The same for JSON, sizes in bytes."""
     option, arguments = split(command)
-    return list(_DATA[option](process, *arguments))
+    if option in _COUNTED:
+        _count(process)
+    found = list(_DATA[option](process, *arguments))
+    process.resume()
+    return found

@@ -8,7 +8,7 @@ import zlib
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Final
 
-from dmi import _files
+from dmi import _files, _names
 from dmi._inspect import REASONS_TABLE
 from dmi._version import __version__
 from dmi.report._map import STATES
@@ -30,7 +30,7 @@ class Report:
     """A finished page. str() or .html is its text; save() writes it."""
 
     def __init__(self, content: Content) -> None:
-        self.content = content
+        self.content = _names.hidden(content)
         self._html: str | None = None
 
     @property

@@ -1,0 +1,180 @@
+"""`dmi doctor --pid N --every TIME --for TIME`: moments taken in turn, the verdict as it forms."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from dmi.cli import main
+from dmi.diagnose._watch import parse_seconds
+
+if not sys.platform.startswith("linux"):
+    pytest.skip("processes are watched through /proc", allow_module_level=True)
+
+GROWS = """
+import ctypes, sys, time
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+print("ready", flush=True)
+until = time.monotonic() + float(sys.argv[1])
+while time.monotonic() < until:
+    for _ in range(40):
+        ctypes.memset(libc.malloc(50_000), 1, 50_000)
+    time.sleep(0.02)
+"""
+BECOMES = """
+import os, sys, time
+print("ready", flush=True)
+kept = bytearray(30 << 20)
+sys.stdin.readline()
+os.execv(sys.executable, [sys.executable, "-c", "import time; time.sleep(600)"])
+"""
+
+
+def start(code: str, *words: str) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen([sys.executable, "-c", code, *words], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    return process
+
+
+def doctor(pid: int, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "dmi", "doctor", "--pid", str(pid), *words],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("30s", 30.0), ("10m", 600.0), ("1h30m", 5400.0), ("0.5", 0.5), ("2d", 172800.0)],
+)
+def test_times_are_written_as_people_write_them(text: str, seconds: float) -> None:
+    assert parse_seconds(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "soon", "1h30", "30s ", "1e9", "9999d", "nan"])
+def test_other_times_are_refused(text: str) -> None:
+    if text == "1h30":
+        assert parse_seconds(text) == 3630.0
+        return
+    with pytest.raises(ValueError, match="a time as"):
+        parse_seconds(text)
+
+
+def test_growth_is_seen_as_it_forms_and_reported_at_the_end() -> None:
+    process = start(GROWS, "60")
+    try:
+        done = doctor(process.pid, "--every", "0.5s", "--for", "1.5s")
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdout
+        process.stdout.close()
+    lines = done.stdout.splitlines()
+    taken = [line for line in lines if line.startswith("+0:00:0")]
+    assert len(taken) >= 3, done.stdout + done.stderr
+    assert "Growth" in taken[-1]
+    assert done.returncode == 1
+    report = done.stdout[done.stdout.index("\n\n") :]
+    assert "Growth in" in report
+    assert "glibc" in report
+
+
+def test_the_end_of_the_process_ends_the_watch_with_a_report() -> None:
+    process = start(GROWS, "3")
+    done = doctor(process.pid, "--every", "0.5", "--json")
+    process.wait()
+    assert process.stdout
+    process.stdout.close()
+    verdict = json.loads(done.stdout)
+    assert len(verdict["moments"]) >= 2
+    assert any("ended" in note for note in verdict["notes"])
+    assert "+0:00:00" in done.stderr
+
+
+def test_ctrl_c_ends_it_with_a_report() -> None:
+    process = start(GROWS, "60")
+    watcher = subprocess.Popen(
+        [sys.executable, "-m", "dmi", "doctor", "--pid", str(process.pid), "--every", "1"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert watcher.stdout is not None
+        watcher.stdout.readline()
+        watcher.stdout.readline()
+        watcher.send_signal(signal.SIGINT)
+        rest, _ = watcher.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdout
+        process.stdout.close()
+    assert "interrupted at" in rest
+    assert "Read" in rest
+    assert watcher.returncode in (0, 1)
+
+
+def test_another_program_in_the_same_process_begins_anew() -> None:
+    with (
+        subprocess.Popen(
+            [sys.executable, "-c", BECOMES], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as process,
+        subprocess.Popen(
+            [sys.executable, "-m", "dmi", "doctor", "--pid", str(process.pid), "--every", "0.3"],
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as watcher,
+    ):
+        assert process.stdin is not None
+        assert watcher.stdout is not None
+        watcher.stdout.readline()
+        process.stdin.write(b"go\n")
+        process.stdin.flush()
+        while "another program" not in (line := watcher.stdout.readline()):
+            assert line
+        watcher.stdout.readline()
+        watcher.send_signal(signal.SIGINT)
+        rest, _ = watcher.communicate(timeout=60)
+        process.kill()
+    report = rest.split("\n\n", 1)[1]
+    assert "exec" in report
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["--every", "1s"], "--pid"),
+        (["--pid", str(os.getpid()), "--for", "1m"], "--every"),
+        (["--pid", str(os.getpid()), "--every", "1m", "--for", "1s"], "shorter"),
+        (["--pid", str(os.getpid()), "--every", "now"], "a time as"),
+        (["--pid", "4194000", "--every", "1", "--for", "2"], "no process"),
+    ],
+)
+def test_wrong_use_is_said(words: list[str], what: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", *words]) == 2
+    assert what in capsys.readouterr().err
+
+
+def test_a_quiet_process_has_nothing() -> None:
+    process = start("import time; print('ready', flush=True); time.sleep(600)")
+    begun = time.monotonic()
+    try:
+        done = doctor(process.pid, "--every", "0.3", "--for", "0.9")
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdout
+        process.stdout.close()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert time.monotonic() - begun >= 0.6
