@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dmi._cffi import ffi, lib
     from dmi._core import Block
     from dmi._layers import Layers
+    from dmi._profiling import Profiler, profile
     from dmi._snapshot import Snapshot, snapshot
     from dmi.address import address_summary
     from dmi.diagnose import diagnose
@@ -73,6 +74,8 @@ __all__ = [
     "open_process",
     "open_core",
     "Process",
+    "profile",
+    "Profiler",
     "replay",
     "sweep",
     "address",
@@ -159,6 +162,7 @@ _LATER = {
     "process": "dmi.process",
     "profile": "dmi.profile",
     "Profile": "dmi.profile:Profile",
+    "Profiler": "dmi._profiling:Profiler",
     "python": "dmi.python",
     "Range": "dmi.walk:Range",
     "Ranges": "dmi.walk:Ranges",

@@ -10,6 +10,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawMalloc
 from libc.errno cimport EFAULT, EIO, errno
 from libc.stdint cimport uint32_t, uint64_t, uintptr_t
+from libc.stdlib cimport free as c_free, realloc as c_realloc
 from libc.string cimport memcpy, memset, strerror
 
 from dmi cimport cdmi
@@ -468,3 +469,63 @@ def first_fault(HeapCore heap not None):
         raise HeapError(f"{heap_name(heap._handle)}: validate failed")
     word = _FAULTS.get(fault.kind, ("corrupt", ""))[0]
     return _records.FaultFields(word, fault.address, fault.message.decode("utf-8", "replace"))
+
+
+# ---- which code holds the memory ----------------------------------------------------------------
+
+def profile_start(uint32_t one_in, uint64_t seed):
+    """Begin to sample; 0 for either: the default, a random one. OSError with the reason."""
+    cdef cdmi.dmi_profile_options options
+    memset(&options, 0, sizeof(options))
+    options.size = sizeof(options)
+    options.one_in = one_in
+    options.seed = seed
+    if cdmi.dmi_profile_start(&options):
+        raise OSError(errno, strerror(errno).decode())
+
+
+def profile_stop():
+    """Sample no more. OSError (ENOENT) where nothing did."""
+    if cdmi.dmi_profile_stop():
+        raise OSError(errno, strerror(errno).decode())
+
+
+cdef struct Text:
+    char *bytes
+    size_t used
+    size_t room
+
+
+cdef int take_text(void *argument, const void *bytes, size_t size) noexcept nogil:
+    """From C's own memory: the sampler must see nothing of dmi's."""
+    cdef Text *text = <Text *>argument
+    cdef char *more
+    cdef size_t room
+    if size > text.room - text.used:
+        room = 2 * text.room + size
+        more = <char *>c_realloc(text.bytes, room)
+        if more == NULL:
+            return 1
+        text.bytes = more
+        text.room = room
+    memcpy(text.bytes + text.used, bytes, size)
+    text.used += size
+    return 0
+
+
+def profile_text():
+    """The profile of this moment, as JSON. OSError with the reason."""
+    cdef Text text
+    cdef int failed, error
+    text.bytes = NULL
+    text.used = text.room = 0
+    # Threads that wait for the GIL may hold locks that a moment takes.
+    with nogil:
+        failed = cdmi.dmi_profile_write(take_text, &text)
+        error = errno
+    try:
+        if failed:
+            raise OSError(error, strerror(error).decode())
+        return PyBytes_FromStringAndSize(text.bytes, <Py_ssize_t>text.used)
+    finally:
+        c_free(text.bytes)

@@ -375,3 +375,15 @@ cdef extern from "dmi/capi.h":
     int dmi_outside_walk(
         dmi_read read, void *context, uint64_t root, uint64_t handle, uint64_t *start,
         dmi_range *out, size_t capacity, size_t *count)
+
+
+# The callback is called without the GIL, unless the caller holds it.
+cdef extern from "dmi/capi.h" nogil:
+    ctypedef struct dmi_profile_options:
+        size_t size
+        uint32_t one_in
+        uint64_t seed
+    ctypedef int (*dmi_profile_output)(void *argument, const void *bytes, size_t size) noexcept
+    int dmi_profile_start(const dmi_profile_options *options)
+    int dmi_profile_stop()
+    int dmi_profile_write(dmi_profile_output output, void *argument)

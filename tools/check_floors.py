@@ -17,6 +17,7 @@ FLOORS = (
     "decommit",
     "heap",
     "inspect",
+    "profile",
     "preload",
     "replay",
     "foreign",

@@ -2,6 +2,7 @@
 #include "lfh.h"
 
 #include "note.h"
+#include "watch.h"
 
 #include <string.h>
 
@@ -58,16 +59,19 @@ static bool usable(const dmi_run *run, size_t block) {
 
 bool _dmi_lfh_all_marked(const dmi_run *run) {
     const uint32_t half = (uint32_t)(uintptr_t)run;
+    /* The uppermost bit tells a watched page. */
+    const uint32_t counts =
+        run->flags & DMI_RUN_WATCHED ? ~(uint32_t)(DMI_MARK_WATCHED >> 32) : UINT32_MAX;
     const char *block = _dmi_run_base(run);
     uint32_t differ = 0;
     if (run->parked == 0) {
         for (size_t i = 0; i < run->carved; i++, block += run->block_size)
             differ |= ((const dmi_half *)(const void *)block)[3] ^ half;
-        return differ == 0;
+        return (differ & counts) == 0;
     }
     for (size_t i = 0; i < run->carved; i++, block += run->block_size)
         if (usable(run, i)) differ |= ((const dmi_half *)(const void *)block)[3] ^ half;
-    return differ == 0;
+    return (differ & counts) == 0;
 }
 
 #define CARVE_MORE ((size_t)32 << 10)
@@ -93,12 +97,15 @@ bool _dmi_lfh_carve(dmi_run *run, int *error) {
     size_t last = end / run->block_size;
     if (last > run->capacity) last = run->capacity;
     void *head = list_get(run);
+    if (__builtin_expect(_dmi_watch_every(), 0)) _dmi_watch_carve(run, last);
+    const bool watched = run->flags & DMI_RUN_WATCHED;
     /* Kept in locals, because the compiler must assume that a store to a link changes the descriptor. */
     const size_t size = run->block_size;
     char *begin = _dmi_lfh_block(run, run->carved), *block = _dmi_lfh_block(run, last);
     while (block > begin) {
         block -= size;
-        _dmi_link_set(run, block, head);
+        if (__builtin_expect(watched, 0)) _dmi_link_set(run, block, head);
+        else _dmi_link_set_as(run, block, head, 0);
         head = block;
     }
     set_carved(run, last);

@@ -58,9 +58,19 @@ static inline uint64_t _dmi_lfh_mark(const dmi_run *run, const void *block) {
 static inline bool _dmi_lfh_fits(const dmi_run *run, uint64_t mark) {
     return (uint32_t)(mark >> 32) == (uint32_t)(uintptr_t)run;
 }
+/* Free blocks of watched pages carry their mark with this bit flipped, so that no fast path hands them out: watch.h. */
+#define DMI_MARK_WATCHED (UINT64_C(1) << 63)
+static inline bool _dmi_lfh_watched(const dmi_run *run, const void *block) {
+    return __builtin_expect(run->flags & DMI_RUN_WATCHED, 0) && _dmi_pagemap_get(block) != run;
+}
+static inline bool _dmi_lfh_marked_watched(const dmi_run *run, const void *block) {
+    return __atomic_load_n((const dmi_word *)block + 1, __ATOMIC_RELAXED) ==
+           (_dmi_lfh_mark(run, block) ^ DMI_MARK_WATCHED);
+}
 static inline bool _dmi_lfh_marked(const dmi_run *run, const void *block) {
     return __atomic_load_n((const dmi_word *)block + 1, __ATOMIC_RELAXED) ==
-           _dmi_lfh_mark(run, block);
+               _dmi_lfh_mark(run, block) ||
+           (run->flags & DMI_RUN_WATCHED && _dmi_lfh_marked_watched(run, block));
 }
 
 /* The next free block; NULL: this is the last. Atomic, for a taker reads links while their owner runs. */
@@ -69,11 +79,15 @@ static inline void *_dmi_link_get(const dmi_run *run, const void *block) {
     uintptr_t next = word ^ _dmi_lfh_mark(run, block) ^ (uintptr_t)_dmi_secret.link;
     return next == (uintptr_t)_dmi_end ? NULL : (void *)next;
 }
-/* Make it a free block: write its link and its mark. */
-static inline void _dmi_link_set(const dmi_run *run, void *block, const void *next) {
+/* Make it a free block: write its link and its mark, with these bits flipped. */
+static inline void _dmi_link_set_as(const dmi_run *run, void *block, const void *next,
+                                    uint64_t flipped) {
     uintptr_t mark = _dmi_lfh_mark(run, block), to = (uintptr_t)(next ? next : DMI_END);
     __atomic_store_n((dmi_word *)block, to ^ mark ^ (uintptr_t)_dmi_secret.link, __ATOMIC_RELAXED);
-    __atomic_store_n((dmi_word *)block + 1, mark, __ATOMIC_RELAXED);
+    __atomic_store_n((dmi_word *)block + 1, mark ^ flipped, __ATOMIC_RELAXED);
+}
+static inline void _dmi_link_set(const dmi_run *run, void *block, const void *next) {
+    _dmi_link_set_as(run, block, next, _dmi_lfh_watched(run, block) ? DMI_MARK_WATCHED : 0);
 }
 /* The first block of the local list; NULL: the list is empty. */
 static inline void *_dmi_lfh_head(const dmi_run *run) {

@@ -18,6 +18,8 @@
 #include <errno.h>
 #include <string.h>
 
+_Atomic(const dmi_observer *) _dmi_observer;
+
 /* ---- the ways ---------------------------------------------------------------------------------------- */
 
 static void *from_cache(dmi_heap *heap, unsigned bucket) {
@@ -187,7 +189,7 @@ static void *from_own_hard(dmi_thread *self, dmi_cache *cache, size_t size) {
     return block;
 }
 
-void *_dmi_malloc_slow(size_t size) {
+static void *malloc_slow(size_t size) {
     dmi_thread *self = _dmi_self_get();
     if (self->hard) {
         void *hard = from_own_hard(self, self->hard, size);
@@ -203,7 +205,9 @@ void *_dmi_malloc_slow(size_t size) {
     return _dmi_heap_alloc(heap, size, 1, NULL);
 }
 
-void *_dmi_heap_malloc_slow(void *handle, size_t size) {
+void *_dmi_malloc_slow(size_t size) { return _dmi_seen(malloc_slow(size), size, DMI_FRAME); }
+
+static void *heap_malloc_slow(void *handle, size_t size) {
     dmi_thread *self = _dmi_self_get();
     if (self->memo_heap == handle) {
         void *block = from_own(self, self->memo, size);
@@ -215,6 +219,10 @@ void *_dmi_heap_malloc_slow(void *handle, size_t size) {
     }
     dmi_heap *heap = _dmi_heap_resolve(handle);
     return heap ? _dmi_heap_alloc(heap, size, 1, NULL) : NULL;
+}
+
+void *_dmi_heap_malloc_slow(void *handle, size_t size) {
+    return _dmi_seen(heap_malloc_slow(handle, size), size, DMI_FRAME);
 }
 
 /* ---- the public doors ---------------------------------------------------------------------------------- */
@@ -231,7 +239,7 @@ static void *cleared(dmi_heap *heap, size_t count, size_t size) {
     }
     void *block = _dmi_heap_alloc(heap, total, 1, &zero);
     if (block && !zero) memset(block, 0, total);
-    return block;
+    return _dmi_seen(block, total, DMI_FRAME);
 }
 
 void *dmi_calloc(size_t count, size_t size) {
@@ -259,7 +267,7 @@ static void *aligned(dmi_heap *heap, size_t align, size_t size) {
         errno = EINVAL;
         return NULL;
     }
-    return _dmi_heap_alloc(heap, size, align, NULL);
+    return _dmi_seen(_dmi_heap_alloc(heap, size, align, NULL), size, DMI_FRAME);
 }
 
 void *dmi_aligned_alloc(size_t align, size_t size) {

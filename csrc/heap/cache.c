@@ -1,6 +1,7 @@
 /* cache.c - one thread's subsegments of one heap: where a block comes from when the fast path is empty. */
 #include "cache.h"
 #include "../block/note.h"
+#include "../block/watch.h"
 #include "../decommit/policies.h"
 #include "fast.h"
 #include "hard.h"
@@ -167,6 +168,7 @@ static void release(dmi_cache *cache, dmi_run *run) {
     atomic_store_explicit(&run->cache, NULL, memory_order_relaxed);
     _dmi_lock(&heap->lock);
     _dmi_hard_detach(run);
+    if (run->flags & DMI_RUN_WATCHED) _dmi_watch_release(run);
     heap->bucket_pages[run->bucket] -= run->pages;
     dmi_run *freed = _dmi_run_free(&heap->space, run);
     _dmi_engine_freed_run(&heap->engine, freed);
@@ -422,12 +424,30 @@ static bool refill(dmi_cache *cache, unsigned bucket) {
     return true;
 }
 
+/* The first block of the list, if it lies on a watched page: the fast path leaves such blocks alone. */
+static void *pop_watched(dmi_run *run) {
+    void *block = _dmi_lfh_head(run);
+    if (!_dmi_lfh_is_block(run, block) || !_dmi_lfh_marked_watched(run, block)) return NULL;
+    _dmi_lfh_set_head(run, _dmi_link_get(run, block));
+    (void)_dmi_used_add(run, 1);
+    __atomic_store_n((dmi_word *)block, 0, __ATOMIC_RELEASE);
+    __atomic_store_n((dmi_word *)block + 1, 0, __ATOMIC_RELAXED);
+    return block;
+}
+
+static int32_t push_watched(dmi_run *run, void *block) {
+    _dmi_link_set_as(run, block, _dmi_lfh_head(run), DMI_MARK_WATCHED);
+    atomic_store_explicit(&run->head, block, memory_order_release);
+    return _dmi_used_add(run, -1);
+}
+
 void *_dmi_cache_alloc(dmi_cache *cache, unsigned bucket) {
     void *block;
     while (!(block = cache->quarantine ? _dmi_hard_pop(cache->quarantine, cache->current[bucket])
                                        : _dmi_fast_pop(cache->current[bucket]))) {
         dmi_run *old = cache->current[bucket];
         void *damaged = _dmi_lfh_head(old);
+        if (damaged && old->flags & DMI_RUN_WATCHED && (block = pop_watched(old))) break;
         if (damaged) { /* its list is lost: its blocks stay busy for ever */
             _dmi_fault_note(DMI_NOTE_LINK, damaged);
             _dmi_lfh_set_head(old, NULL);
@@ -440,7 +460,9 @@ void *_dmi_cache_alloc(dmi_cache *cache, unsigned bucket) {
 }
 
 void _dmi_cache_free(dmi_cache *cache, dmi_run *run, void *block) {
-    int32_t used = _dmi_fast_push(run, block, _dmi_lfh_mark(run, block));
+    int32_t used = _dmi_lfh_watched(run, block)
+                       ? push_watched(run, block)
+                       : _dmi_fast_push(run, block, _dmi_lfh_mark(run, block));
     if (run->flags & DMI_RUN_COUNTED) _dmi_engine_count_block(&cache->heap->engine, run, block, -1);
     if (used == 0) _dmi_cache_settle(cache, run);
 }

@@ -9,7 +9,7 @@
  * handle. False: nothing was done, and the whole check is to say why. */
 static bool free_own(void *handle, void *block) {
     dmi_thread *guard = _dmi_guard();
-    dmi_run *run = _dmi_pagemap_find(block);
+    dmi_run *run = _dmi_pagemap_look(block);
     bool own = guard != &_dmi_no_thread && _dmi_owner_is(run, guard) &&
                _dmi_heap_of_run(run)->handle == handle;
     if (own) {

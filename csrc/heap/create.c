@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "../block/secret.h"
+#include "../block/watch.h"
 #include "../decommit/policies.h"
 
 static dmi_heap_options default_options = {.size = sizeof(dmi_heap_options)};
@@ -191,6 +192,7 @@ static int destroy(void *handle, bool force) {
         _dmi_unlock(&thread->lock);
     }
     _dmi_hard_drop_all(heap);
+    _dmi_watch_forget(&heap->space);
     _dmi_virtual_release_all(&heap->space);
     _dmi_space_release(&heap->space);
     _dmi_unlock(&heap->pass);
@@ -203,7 +205,8 @@ int dmi_heap_destroy_force(void *handle) { return destroy(handle, true); }
 
 uint64_t dmi_metadata_committed(void) {
     return _dmi_pagemap_committed() + _dmi_threads_metadata() + _dmi_caches_metadata() +
-           _dmi_virtual_metadata() + _dmi_heaps_metadata() + _dmi_hard_metadata();
+           _dmi_virtual_metadata() + _dmi_heaps_metadata() + _dmi_hard_metadata() +
+           _dmi_watch_metadata();
 }
 
 const char *dmi_version(void) { return DMI_VERSION; }

@@ -38,7 +38,7 @@ static dmi_heap *resolve(void) {
 static __attribute__((noinline)) void *malloc_slow(size_t size) {
     dmi_thread *self = _dmi_self_get();
     void *block = _dmi_alloc_own(self, self->door, size);
-    if (LIKELY(block)) return block;
+    if (LIKELY(block)) return _dmi_seen(block, size, DMI_FRAME);
     dmi_heap *heap = resolve();
     if (!heap) return NULL;
     if (_dmi_heap_is_hard(heap)) return _dmi_heap_malloc_slow(heap->handle, size);
@@ -46,7 +46,7 @@ static __attribute__((noinline)) void *malloc_slow(size_t size) {
     /* Where the block came from a cache of this thread's, that is its memo now. */
     self = _dmi_self_get();
     if (self->memo_heap == heap->handle) self->door = self->memo;
-    return block;
+    return _dmi_seen(block, size, DMI_FRAME);
 }
 
 static inline void *door_malloc(size_t size) {
@@ -84,7 +84,7 @@ static __attribute__((noinline)) void free_slow(const dmi_door *door, void *bloc
 
 static inline void door_free(const dmi_door *door, void *block) {
     /* Of a block that may be anybody's the leaf may go while it is read. */
-    dmi_run *run = _dmi_pagemap_find(block);
+    dmi_run *run = _dmi_pagemap_look(block);
     if (LIKELY(_dmi_owner_is(run, _dmi_self_get()))) {
         uint64_t mark = _dmi_lfh_mark(run, block);
         if (LIKELY(_dmi_fast_word(block, 1) != mark)) {

@@ -7,6 +7,7 @@
 #include "scavenger.h"
 #include "take.h"
 
+#include "../block/watch.h"
 #include "../decommit/pressure.h"
 
 static int lock_pass(dmi_heap *heap, void *unused) {
@@ -53,9 +54,11 @@ static void fork_prepare(void) {
     _dmi_virtual_lock();
     _dmi_pagemap_lock();
     _dmi_pressure_lock();
+    _dmi_watch_lock();
 }
 
 static void unlock_heaps(void) {
+    _dmi_watch_unlock();
     _dmi_pressure_unlock();
     _dmi_pagemap_unlock();
     _dmi_virtual_unlock();

@@ -1,4 +1,5 @@
 /* free.c - the whole path of a free that the fast path did not finish; usable size. */
+#include "../block/watch.h"
 #include "../decommit/level.h"
 #include "cache.h"
 #include "check.h"
@@ -108,11 +109,13 @@ static void free_backend(dmi_heap *heap, dmi_run *run, void *block) {
         if (tag) _dmi_engine_freed_block(&heap->engine, run, tag);
         else _dmi_engine_freed_run(&heap->engine, freed);
     } else if (run->kind == DMI_RUN_LARGE) {
+        _dmi_large_gone(block);
         /* Of a hardened heap what was in it is gone at once. */
         if (_dmi_heap_is_hard(heap))
             (void)_dmi_pages_decommit(run->segment, run->first, run->pages);
         _dmi_engine_freed_run(&heap->engine, _dmi_run_free(&heap->space, run));
     } else {
+        _dmi_large_gone(block);
         _dmi_level_freeing(&heap->engine);
         _dmi_virtual_keep(&heap->space, run);
         _dmi_engine_freed_run(&heap->engine, run);
@@ -156,8 +159,32 @@ static void free_hardened(void *block, dmi_run *run, bool quietly) {
 static void free_hardened_loudly(void *block, dmi_run *run) { free_hardened(block, run, false); }
 static void free_hardened_quietly(void *block, dmi_run *run) { free_hardened(block, run, true); }
 
+/* A block of a watched page: what is known of it goes, and it goes the long way. */
+static __attribute__((noinline, cold)) void free_watched(void *block, dmi_run *shadow,
+                                                         bool quietly) {
+    int saved = errno;
+    dmi_run *run = shadow->next;
+    dmi_heap *heap = _dmi_heap_of_run(run);
+    int fault = _dmi_check_lfh(run, block);
+    if (fault) {
+        _dmi_fault(fault, "free", block);
+    } else if (_dmi_watch_freed(shadow, block)) {
+        /* It rests on the list that remote frees use, which is looked at when there is nothing else. */
+        if (_dmi_lfh_push_remote(run, block)) _dmi_cache_pend(run);
+    } else {
+        free_lfh(block, run);
+    }
+    if (!quietly) _dmi_heap_tick(heap);
+    _dmi_fault_tell("free");
+    errno = saved;
+}
+
 /* free never changes errno. */
 void _dmi_free_slow(void *block, dmi_run *run) {
+    if (__builtin_expect(run->kind == DMI_RUN_SHADOW, 0)) {
+        free_watched(block, run, false);
+        return;
+    }
     if (_dmi_run_is_hard(run)) {
         _dmi_hard_free_or(block, run, free_hardened_loudly);
         return;
@@ -171,6 +198,10 @@ void _dmi_free_slow(void *block, dmi_run *run) {
 }
 
 void _dmi_free_quietly(void *block, dmi_run *run) {
+    if (__builtin_expect(run->kind == DMI_RUN_SHADOW, 0)) {
+        free_watched(block, run, true);
+        return;
+    }
     if (_dmi_run_is_hard(run)) {
         _dmi_hard_free_or(block, run, free_hardened_quietly);
         return;

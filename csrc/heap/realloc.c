@@ -89,10 +89,11 @@ static void *resize(dmi_heap *heap, void *block, size_t size) {
     }
     if (run->kind == DMI_RUN_VIRTUAL) {
         void *moved = resize_virtual(owner, run, size);
-        if (moved) return moved;
+        if (moved && moved != block) _dmi_large_gone(block);
+        if (moved) return moved == block ? moved : _dmi_seen(moved, size, DMI_FRAME);
     }
     size_t old = dmi_usable_size(block);
-    void *fresh = _dmi_heap_alloc(heap, size, 1, NULL);
+    void *fresh = _dmi_seen(_dmi_heap_alloc(heap, size, 1, NULL), size, DMI_FRAME);
     if (!fresh) return NULL;
     memcpy(fresh, block, old < size ? old : size);
     _dmi_fast_free(block);

@@ -53,7 +53,7 @@ static bool find_lfh(dmi_run *run, const char *address, dmi_range *range, bool *
         dmi_cache *cache = _dmi_cache_lock_of(run, take);
         *again = cache || !atomic_load_explicit(&run->cache, memory_order_relaxed);
         if (!cache) return false;
-        if (run->kind != DMI_RUN_LFH || _dmi_pagemap_get(address) != run) {
+        if (run->kind != DMI_RUN_LFH || _dmi_pagemap_find(address) != run) {
             _dmi_unlock(cache->lock);
             return false;
         }
@@ -145,7 +145,7 @@ static int find_run(const void *address, dmi_found *found) {
         dmi_heap *heap = _dmi_heap_of_run(run);
         /* Look it up again under the lock, because the run may be another one by now. */
         _dmi_lock(&heap->lock);
-        bool same = _dmi_pagemap_get(address) == run, done = same, again;
+        bool same = _dmi_pagemap_find(address) == run, done = same, again;
         dmi_run_kind kind = run->kind;
         found->heap = heap->handle;
         if (same && kind == DMI_RUN_LIST) find_list(heap, run, address, &found->range);

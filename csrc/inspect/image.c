@@ -335,7 +335,17 @@ static void adopt(const dmi_image *image, dmi_run *copy, uint64_t address) {
 const dmi_run *_dmi_image_run(dmi_image *image, size_t page) {
     const dmi_segment *s = image->segment;
     uint64_t found = lookup(image, at(s->base) + ((uint64_t)page << _dmi_page_shift));
-    uint64_t offset = found - at(s->runs), each = size_of(image, DMI_SHAPE_RUN, sizeof(dmi_run));
+    const uint64_t each = size_of(image, DMI_SHAPE_RUN, sizeof(dmi_run));
+    if (image->copies && (found < at(s->runs) || found >= at(s->base))) {
+        /* A watched page leads to a shadow, which names the run. */
+        const dmi_run *shadow =
+            found ? fetch_struct(image, DMI_SHAPE_RUN, found, &image->copies->run, sizeof *shadow)
+                  : NULL;
+        if (!shadow || shadow->kind != DMI_RUN_SHADOW || at(shadow->segment) != image->segment_at)
+            return NULL;
+        found = at(shadow->next);
+    }
+    uint64_t offset = found - at(s->runs);
     if (found < at(s->runs) || offset % each || offset / each >= s->runs_used) return NULL;
     dmi_copies *copies = image->copies;
     const dmi_run *run =

@@ -19,7 +19,7 @@
 _Atomic uint32_t _dmi_preload_asked;
 
 static _Atomic pid_t listener; /* the process whose thread it is */
-static int asks_summary, asks_snapshot;
+static int asks_summary, asks_snapshot, asks_profile;
 
 static void *listen_on(void *unused) {
     (void)unused;
@@ -62,6 +62,7 @@ void _dmi_preload_answer(void) {
 static void on_signal(int number) {
     uint32_t what = number == asks_summary ? DMI_ASKED_SUMMARY : 0;
     if (number == asks_snapshot) what |= DMI_ASKED_SNAPSHOT;
+    if (number == asks_profile) what |= DMI_ASKED_PROFILE;
     atomic_fetch_or_explicit(&_dmi_preload_asked, what, memory_order_release);
     _dmi_os_wake(&_dmi_preload_asked, true); /* one system call */
 }
@@ -80,11 +81,13 @@ static bool take_signal(int number) {
     return sigaction(number, &ours, NULL) == 0;
 }
 
-void _dmi_preload_listen(int summary, int snapshot) {
+void _dmi_preload_listen(int summary, int snapshot, int profile) {
     asks_summary = summary;
     asks_snapshot = snapshot;
+    asks_profile = profile;
     bool any = take_signal(summary);
     if (snapshot != summary) any |= take_signal(snapshot);
+    if (profile != summary && profile != snapshot) any |= take_signal(profile);
     if (!any) return;
     (void)pthread_atfork(NULL, NULL, after_fork);
     start();

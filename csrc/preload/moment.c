@@ -28,6 +28,7 @@ static void write_all(uint32_t what, const char *why) {
     if (what & DMI_ASKED_SUMMARY) _dmi_preload_summary(why);
     if (what & DMI_WANTED_TOTALS) _dmi_preload_totals();
     if (what & DMI_ASKED_SNAPSHOT) _dmi_preload_snapshot(why);
+    if (what & DMI_ASKED_PROFILE) _dmi_preload_profile();
 }
 
 static sigset_t before;
@@ -131,15 +132,21 @@ __attribute__((constructor)) static void at_start(void) {
     /* What is meant for another process is not for this one. */
     if (wish->snapshot.only && wish->snapshot.only != (long)getpid()) wish->snapshot.file = NULL;
     if (!wish->snapshot.file) wish->snapshot.signal = 0;
-    if (wish->at_exit || wish->signal || wish->snapshot.file) _dmi_preload_keep_stderr();
+    if (wish->profile.only && wish->profile.only != (long)getpid()) wish->profile.file = NULL;
+    if (!wish->profile.file) wish->profile.signal = 0;
+    if (wish->at_exit || wish->signal || wish->snapshot.file || wish->profile.file)
+        _dmi_preload_keep_stderr();
     _dmi_fork_beside(_dmi_preload_lock, _dmi_preload_unlock);
     _dmi_snapshot_start();
-    _dmi_preload_listen(wish->signal, wish->snapshot.signal);
+    _dmi_profile_begin();
+    _dmi_preload_listen(wish->signal, wish->snapshot.signal, wish->profile.signal);
 }
 
 __attribute__((destructor)) static void at_exit(void) {
     const dmi_preload_wish *wish = &_dmi_preload_wish;
     uint32_t what = wish->at_exit ? DMI_ASKED_SUMMARY : 0;
     if (wish->snapshot.file && wish->snapshot.at_exit) what |= DMI_ASKED_SNAPSHOT;
-    if (what || wish->signal || wish->snapshot.signal) _dmi_preload_write(what, "at exit");
+    if (wish->profile.file && wish->profile.at_exit) what |= DMI_ASKED_PROFILE;
+    if (what || wish->signal || wish->snapshot.signal || wish->profile.signal)
+        _dmi_preload_write(what, "at exit");
 }

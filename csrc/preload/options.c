@@ -14,6 +14,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -100,40 +101,77 @@ static bool set_summary(const char *value) {
     return number != 0;
 }
 
-/* FILE[:blocks][:at=WHEN]...[:only=PID], taken apart in place. */
+/* The parts behind FILE, taken apart in place: the next word, of at most size - 1 bytes. False: too long. */
+static bool next_word(char **rest, char *word, size_t size) {
+    *(*rest)++ = 0;
+    char *part = *rest;
+    *rest = strchr(part, ':');
+    size_t length = *rest ? (size_t)(*rest - part) : strlen(part);
+    if (length >= size) return false;
+    memcpy(word, part, length);
+    word[length] = 0;
+    return true;
+}
+
+static bool number_of(const char *digits, long most, long *value) {
+    char *end;
+    if (*digits < '1' || *digits > '9') return false;
+    errno = 0;
+    *value = strtol(digits, &end, 10);
+    return !*end && !errno && *value <= most;
+}
+
+/* at=WHEN, only=PID: what snapshots and profiles have in common. */
+static bool set_moment(const char *word, bool *at_exit, int *signal, long *only) {
+    if (!strcmp(word, "at=exit")) *at_exit = true;
+    else if (!strncmp(word, "at=", 3) && signal_of(word + 3)) *signal = signal_of(word + 3);
+    else return !strncmp(word, "only=", 5) && number_of(word + 5, LONG_MAX, only);
+    return true;
+}
+
+static bool is_pattern(const char *file) {
+    for (const char *at = file; (at = strchr(at, '%')); at += 2)
+        if (at[1] != 'p' && at[1] != 'n' && at[1] != '%') return false;
+    return *file != 0;
+}
+
+/* FILE[:blocks][:at=WHEN]...[:only=PID] */
 static bool set_snapshot(const char *value) {
-    char *file = text + (value - text), *rest = strchr(file, ':');
-    memset(&_dmi_preload_wish.snapshot, 0, sizeof _dmi_preload_wish.snapshot);
-    bool timed = false;
+    dmi_preload_wish *wish = &_dmi_preload_wish;
+    char *file = text + (value - text), *rest = strchr(file, ':'), word[32];
+    memset(&wish->snapshot, 0, sizeof wish->snapshot);
     while (rest) {
-        *rest++ = 0;
-        char *part = rest;
-        rest = strchr(part, ':');
-        size_t length = rest ? (size_t)(rest - part) : strlen(part);
-        char word[32];
-        if (length >= sizeof word) return false;
-        memcpy(word, part, length);
-        word[length] = 0;
-        if (!strcmp(word, "blocks")) {
-            _dmi_preload_wish.snapshot.blocks = true;
-        } else if (!strcmp(word, "at=exit")) {
-            _dmi_preload_wish.snapshot.at_exit = timed = true;
-        } else if (!strncmp(word, "at=", 3) && signal_of(word + 3)) {
-            _dmi_preload_wish.snapshot.signal = signal_of(word + 3);
-            timed = true;
-        } else if (!strncmp(word, "only=", 5) && word[5] >= '1' && word[5] <= '9') {
-            char *end;
-            _dmi_preload_wish.snapshot.only = strtol(word + 5, &end, 10);
-            if (*end) return false;
-        } else {
+        if (!next_word(&rest, word, sizeof word)) return false;
+        if (!strcmp(word, "blocks")) wish->snapshot.blocks = true;
+        else if (!set_moment(word, &wish->snapshot.at_exit, &wish->snapshot.signal,
+                             &wish->snapshot.only))
+            return false;
+    }
+    if (!is_pattern(file)) return false;
+    if (!wish->snapshot.signal) wish->snapshot.at_exit = true;
+    wish->snapshot.file = file;
+    return true;
+}
+
+/* FILE[:sample=N][:at=WHEN]...[:only=PID] */
+static bool set_profile(const char *value) {
+    dmi_preload_wish *wish = &_dmi_preload_wish;
+    char *file = text + (value - text), *rest = strchr(file, ':'), word[32];
+    long sample = 0;
+    memset(&wish->profile, 0, sizeof wish->profile);
+    while (rest) {
+        if (!next_word(&rest, word, sizeof word)) return false;
+        if (!strncmp(word, "sample=", 7)) {
+            if (!number_of(word + 7, 1L << 20, &sample)) return false;
+        } else if (!set_moment(word, &wish->profile.at_exit, &wish->profile.signal,
+                               &wish->profile.only)) {
             return false;
         }
     }
-    for (const char *at = file; (at = strchr(at, '%')); at += 2)
-        if (at[1] != 'p' && at[1] != 'n' && at[1] != '%') return false;
-    if (!*file) return false;
-    if (!timed) _dmi_preload_wish.snapshot.at_exit = true;
-    _dmi_preload_wish.snapshot.file = file;
+    if (!is_pattern(file)) return false;
+    if (!wish->profile.signal) wish->profile.at_exit = true;
+    wish->profile.one_in = (uint32_t)sample;
+    wish->profile.file = file;
     return true;
 }
 
@@ -184,6 +222,11 @@ static const struct {
      "FILE (%p process, %n number, %% percent), then :blocks, :at=WHEN, :only=PID; WHEN is one "
      "of " WHENS,
      set_snapshot},
+    {"profile",
+     "FILE (%p process, %n number, %% percent), then :sample=N (1 to 1048576), :at=WHEN, "
+     ":only=PID; "
+     "WHEN is one of " WHENS,
+     set_profile},
     {"deepbind", "strip, keep", set_deepbind},
     {"scavenger", "on, off", set_scavenger},
     {"hardened", "on, off", set_hardened},
@@ -192,7 +235,8 @@ static const struct {
     {"huge_split", "a fraction above 0, up to 1", set_huge_split},
 };
 #define KEY_NAMES                                                                                  \
-    "decommit, name, summary, scavenger, hardened, zero, huge, huge_split, snapshot, deepbind"
+    "decommit, name, summary, scavenger, hardened, zero, huge, huge_split, snapshot, profile, "    \
+    "deepbind"
 
 /* Takes the pair apart in place. */
 static void apply(char *pair) {

@@ -40,13 +40,21 @@ typedef struct dmi_preload_wish {
         int signal;
         long only; /* the process, by number; 0: whoever reads the options */
     } snapshot;
+    struct {
+        const char *file; /* NULL: the sampler does not run */
+        bool at_exit;
+        int signal;
+        long only;
+        uint32_t one_in; /* 0: as many as it takes by itself */
+    } profile;
 } dmi_preload_wish;
 extern dmi_preload_wish _dmi_preload_wish;
 
 /* What a signal's handler or a fork left to be done; 0 nearly always, and slow paths look. */
 #define DMI_ASKED_SUMMARY 1u
 #define DMI_ASKED_SNAPSHOT 2u
-#define DMI_ASKED (DMI_ASKED_SUMMARY | DMI_ASKED_SNAPSHOT)
+#define DMI_ASKED_PROFILE 16u
+#define DMI_ASKED (DMI_ASKED_SUMMARY | DMI_ASKED_SNAPSHOT | DMI_ASKED_PROFILE)
 #define DMI_WANTED_TOTALS 8u /* no signal asks for it */
 #define DMI_START 4u         /* the thread that answers: this is a fork child */
 extern _Atomic uint32_t _dmi_preload_asked;
@@ -55,9 +63,9 @@ static inline uint32_t _dmi_preload_take(uint32_t bits) {
 }
 /* Do it, as far as it is not for the thread. Call without locks. */
 void _dmi_preload_answer(void);
-/* Let these signals (0: none) ask for summaries and snapshots, unless the program has a use for them. Once,
- * before there are threads. */
-void _dmi_preload_listen(int summary, int snapshot);
+/* Let these signals (0: none) ask for summaries, snapshots and profiles, unless the program has a use for them.
+ * Once, before there are threads. */
+void _dmi_preload_listen(int summary, int snapshot, int profile);
 
 /* moment.c: held while something is written, so that a process does not end in the middle of it, and across a
  * fork. Before every lock of the core. */
@@ -83,5 +91,12 @@ int _dmi_preload_stderr(void);
 void _dmi_snapshot_start(void);
 /* Write a snapshot where the options say. For moment.c. why: plain ASCII. */
 void _dmi_preload_snapshot(const char *why);
+
+/* profile.c: start the sampler if the options say so; write what it knows to its file. For moment.c. */
+void _dmi_profile_begin(void);
+void _dmi_preload_profile(void);
+/* The same into a snapshot: a JSON object. */
+struct dmi_writer;
+void _dmi_preload_put_profile(struct dmi_writer *out);
 
 #endif

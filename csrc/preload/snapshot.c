@@ -9,6 +9,7 @@
 #include "pack.h"
 #include "preload.h"
 #include "tally.h"
+#include "target.h"
 
 #include "../os/os.h"
 
@@ -28,54 +29,9 @@
 #define SIDE ".blocks"
 #define MAGIC "DMIBLK01" /* dmi/_snapshot.py */
 
-/* ---- where it goes ------------------------------------------------------------------------------------- */
+static dmi_target target;
 
-static char pattern[PATH_MAX];
-static pid_t home;
-static unsigned number;
-
-void _dmi_snapshot_start(void) {
-    const char *file = _dmi_preload_wish.snapshot.file;
-    size_t length = 0;
-    home = getpid();
-    if (!file) return;
-    /* Programs change their directory. */
-    if (file[0] != '/' && getcwd(pattern, sizeof pattern - 1)) {
-        length = strlen(pattern);
-        if (length > 1) pattern[length++] = '/';
-    }
-    for (size_t i = 0; file[i] && length < sizeof pattern - 1; i++) pattern[length++] = file[i];
-    pattern[length] = 0;
-}
-
-/* The pattern, %p the process, %n the number of this snapshot, and what is to stand behind it. */
-static bool make_name(char *name, const char *behind) {
-    size_t length = 0;
-    for (const char *at = pattern; *at && length < PATH_MAX; at++) {
-        if (*at != '%') {
-            name[length++] = *at;
-            continue;
-        }
-        at++;
-        int n = *at == 'p'   ? snprintf(name + length, PATH_MAX - length, "%ld", (long)getpid())
-                : *at == 'n' ? snprintf(name + length, PATH_MAX - length, "%u", number)
-                             : snprintf(name + length, PATH_MAX - length, "%c", *at);
-        length += n > 0 ? (size_t)n : 0;
-    }
-    if (length + strlen(behind) >= PATH_MAX) {
-        name[PATH_MAX - 1] = 0;
-        errno = ENAMETOOLONG;
-        return false;
-    }
-    memcpy(name + length, behind, strlen(behind) + 1);
-    return true;
-}
-
-static bool target_open(dmi_newfile *to, const char *behind) {
-    to->open = false;
-    to->fault = NULL;
-    return make_name(to->whole, behind) && _dmi_newfile_open(to);
-}
+void _dmi_snapshot_start(void) { _dmi_target_start(&target, _dmi_preload_wish.snapshot.file); }
 
 /* ---- what it says -------------------------------------------------------------------------------------- */
 
@@ -291,41 +247,30 @@ static void put_snapshot(dmi_writer *out, dmi_packer *packer, const char *why) {
     put_known(out, "resident", bytes > 0, bytes > 0 ? (uint64_t)bytes : 0);
     _dmi_writer_put(out, ",\"metadata\":%" PRIu64 "},\"smaps\":\"", dmi_metadata_committed());
     put_mappings(out);
-    _dmi_writer_put(out, "\"}\n");
+    _dmi_writer_put(out, "\"");
+    if (_dmi_preload_wish.profile.file) {
+        _dmi_writer_put(out, ",\"profile\":");
+        _dmi_preload_put_profile(out);
+    }
+    _dmi_writer_put(out, "}\n");
 }
 
 /* ---- the whole ------------------------------------------------------------------------------------------ */
-
-static bool mine(void) {
-    pid_t self = getpid();
-    long only = _dmi_preload_wish.snapshot.only;
-    if (only) return self == (pid_t)only;
-    /* With one name for all, children of a fork would write over what their parent wrote. */
-    return self == home || strstr(pattern, "%p");
-}
-
-static void complain(const dmi_newfile *of) {
-    static dmi_writer out;
-    const char *why = of->fault ? of->fault : strerror(errno);
-    _dmi_writer_begin_stderr(&out);
-    _dmi_writer_put(&out, "dmi: snapshot: ");
-    _dmi_writer_bytes(&out, of->whole, strlen(of->whole));
-    _dmi_writer_put(&out, ": %s\n", why);
-    _dmi_writer_flush(&out);
-}
 
 void _dmi_preload_snapshot(const char *why) {
     static dmi_newfile json, side;
     static dmi_packer packer;
     bool blocks = _dmi_preload_wish.snapshot.blocks;
-    if (!_dmi_preload_wish.snapshot.file || !mine()) return;
-    number++;
-    if (!target_open(&json, "")) {
-        complain(&json);
+    if (!_dmi_preload_wish.snapshot.file ||
+        !_dmi_target_mine(&target, _dmi_preload_wish.snapshot.only))
+        return;
+    target.number++;
+    if (!_dmi_target_open(&target, &json, "")) {
+        _dmi_target_complain("snapshot", &json);
         return;
     }
-    if (blocks && !target_open(&side, SIDE)) {
-        complain(&side);
+    if (blocks && !_dmi_target_open(&target, &side, SIDE)) {
+        _dmi_target_complain("snapshot", &side);
         (void)_dmi_newfile_close(&json, false);
         return;
     }
@@ -339,9 +284,9 @@ void _dmi_preload_snapshot(const char *why) {
      * them. */
     _dmi_writer_flush(&json.out);
     if (blocks && !_dmi_newfile_close(&side, !json.out.error) && !json.out.error) {
-        complain(&side);
+        _dmi_target_complain("snapshot", &side);
         (void)_dmi_newfile_close(&json, false);
     } else if (!_dmi_newfile_close(&json, true)) {
-        complain(&json);
+        _dmi_target_complain("snapshot", &json);
     }
 }

@@ -57,8 +57,13 @@ static inline dmi_run *_dmi_pagemap_get(const void *address) {
 /* The same for an address that nobody need own. While it is looked up another thread may give back the
  * leaf, whose pages then read as zeroes: that is no run either. The owner of a block keeps its leaf, so
  * the fast paths need not ask. */
-static inline dmi_run *_dmi_pagemap_find(const void *address) {
+static inline dmi_run *_dmi_pagemap_look(const void *address) {
     dmi_run *run = _dmi_pagemap_get(address);
     return run ? run : &_dmi_no_run;
+}
+/* The run, also of a watched page, which the page map leads to a shadow of its own. */
+static inline dmi_run *_dmi_pagemap_find(const void *address) {
+    dmi_run *run = _dmi_pagemap_look(address);
+    return __builtin_expect(run->kind == DMI_RUN_SHADOW, 0) ? run->next : run;
 }
 #endif

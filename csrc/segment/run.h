@@ -19,7 +19,9 @@ typedef enum dmi_run_kind {
     DMI_RUN_LIST = 3,    /* a region of the back end's free list */
     DMI_RUN_LARGE = 4,   /* one block of whole pages */
     DMI_RUN_VIRTUAL = 5, /* one block mapped on its own */
-    DMI_RUN_KINDS = 6
+    DMI_RUN_KINDS = 6,
+    DMI_RUN_SHADOW =
+        7 /* of a watched page: in the page map alone, next is the run (block/watch.h) */
 } dmi_run_kind;
 
 /* Never the address of a thread record: no fast path takes such a run for its own. */
@@ -91,6 +93,7 @@ struct dmi_run {
 #define DMI_RUN_HOT 64u          /* LFH: it had changed at the last pass */
 #define DMI_RUN_DONE 128u   /* LFH: the last walk left no free page; nothing to do while it rests */
 #define DMI_RUN_KEPT 8u     /* VIRTUAL: freed, kept by the policy */
+#define DMI_RUN_WATCHED 8u  /* LFH: there are, or were, watched pages in it (block/watch.h) */
 #define DMI_RUN_COUNTED 16u /* LFH: busy blocks of each page are counted (eager) */
 
 _Static_assert(offsetof(dmi_run, owner) == 64 && sizeof(dmi_run) == 128,

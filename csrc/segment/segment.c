@@ -153,7 +153,7 @@ static void map_free(dmi_run *run) {
 }
 
 dmi_run *_dmi_segment_run(const dmi_segment *segment, size_t page) {
-    return _dmi_pagemap_get(segment->base + (page << _dmi_page_shift));
+    return _dmi_pagemap_find(segment->base + (page << _dmi_page_shift));
 }
 
 /* ---- segments --------------------------------------------------------------------------------------- */

@@ -12,6 +12,9 @@ written when the program ends by itself, not when it is killed or calls _exit(),
 with --at SIGNAL whenever the program gets that signal, as in kill -URG PID. SIGURG and SIGWINCH are
 the safe ones: where a program has taken the signal for itself or set it back, as gunicorn's
 workers do with SIGUSR1 and SIGUSR2, those two are ignored, while the others end it.
+
+--profile FILE writes which code holds the memory, for `dmi blame FILE`: at the same moments, to a
+file that is named in the same way. A snapshot that is taken meanwhile carries it too.
 """
 
 from __future__ import annotations
@@ -38,6 +41,7 @@ HELP = "run a program on dmi"
 # What a CPython's file is called; pypy has an allocator of its own.
 _PYTHON = re.compile(r"python(\d+(\.\d+)*t?)?(-dbg|d)?$")
 _SHEBANG_BYTES = 256
+_MOST_SAMPLE = 1 << 20
 _BITS = 8 * struct.calcsize("P")
 # When the library prints a summary; the signals are those that programs leave to others.
 WHENS = ("exit", "SIGUSR1", "SIGUSR2", "SIGHUP", "SIGQUIT", "SIGURG", "SIGWINCH")
@@ -47,7 +51,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     parser.usage = (
         "dmi run [--decommit POLICY] [--name NAME] [--summary[=WHEN]] [--snapshot FILE [--blocks] "
-        "[--at WHEN]... | --report FILE] -- PROGRAM [ARGUMENT ...]"
+        "| --report FILE] [--profile FILE [--sample N]] [--at WHEN]... -- PROGRAM [ARGUMENT ...]"
     )
     parser.add_argument("--decommit", metavar="POLICY", help="such as lazy:delay=0.5")
     parser.add_argument("--name", help="of the default heap")
@@ -68,13 +72,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="append",
         choices=WHENS,
         metavar="WHEN",
-        help="when to write the snapshot, instead of at the end; may be given several times: exit "
-        "or a signal, as with --summary",
+        help="when to write snapshot and profile, instead of at the end; may be given several "
+        "times: exit or a signal, as with --summary",
     )
     parser.add_argument(
         "--report",
         metavar="FILE",
         help="write an HTML page about the run: a time line, and the heaps at its end",
+    )
+    parser.add_argument(
+        "--profile",
+        metavar="FILE",
+        help="write which code holds the memory, for `dmi blame FILE`, when the program ends",
+    )
+    parser.add_argument(
+        "--sample",
+        metavar="N",
+        help="of --profile: watch one page in N (default 128); less costs more and knows more",
     )
     parser.add_argument("program", metavar="PROGRAM")
     parser.add_argument("arguments", metavar="ARGUMENT", nargs=argparse.REMAINDER)
@@ -93,33 +107,49 @@ def options(args: argparse.Namespace, inherited: str) -> str:
             raise ValueError(f"--{key} must be text without a comma, not {value!r}")
         parts.append(f"{key}={value}")
     if args.snapshot is not None:
-        parts.append(snapshot_option(args.snapshot, args.blocks, args.at or ()))
-    elif args.blocks or args.at:
-        raise ValueError("--blocks and --at need --snapshot FILE")
+        words = ["blocks"] if args.blocks else []
+        parts.append(file_option("snapshot", args.snapshot, words, args.at or ()))
+    elif args.blocks:
+        raise ValueError("--blocks needs --snapshot FILE")
+    if args.profile is not None:
+        words = [] if args.sample is None else [f"sample={sample_of(args.sample)}"]
+        parts.append(file_option("profile", args.profile, words, args.at or ()))
+    elif args.sample is not None:
+        raise ValueError("--sample needs --profile FILE")
+    if args.at and args.snapshot is None and args.profile is None:
+        raise ValueError("--at needs --snapshot FILE or --profile FILE")
     return ",".join(parts)
 
 
-def snapshot_option(name: str, blocks: bool, moments: Iterable[str]) -> str:
-    """snapshot=... for DMI_OPTIONS. ValueError for a name that cannot be written to."""
+def sample_of(text: str) -> int:
+    """The number of --sample."""
+    if not re.fullmatch("[0-9]{1,7}", text) or not 1 <= int(text) <= _MOST_SAMPLE:
+        raise ValueError(f"--sample must be a number from 1 to {_MOST_SAMPLE:,}, not {text!r}")
+    return int(text)
+
+
+def file_option(option: str, name: str, words: list[str], moments: Iterable[str]) -> str:
+    """snapshot=... or profile=... for DMI_OPTIONS. ValueError for a name that cannot be written
+    to."""
     path = Path.cwd() / name
     if not name or name.endswith("/") or path.is_dir():
-        raise ValueError(f"--snapshot must name a file, not {name!r}")
+        raise ValueError(f"--{option} must name a file, not {name!r}")
     if any(mark in str(path) for mark in ",:"):
-        raise ValueError(f"--snapshot: a path without comma and colon is needed, not {str(path)!r}")
+        raise ValueError(f"--{option}: a path without comma and colon is needed, not {str(path)!r}")
     if odd := re.search(r"%(?![pn%])", re.sub(r"%[pn%]", "", name)):
         raise ValueError(
-            f"--snapshot: %p, %n and %% may stand in FILE, not {name[odd.start() :]!r}"
+            f"--{option}: %p, %n and %% may stand in FILE, not {name[odd.start() :]!r}"
         )
     signals = {moment for moment in moments if moment != "exit"}
     if len(signals) > 1:
         raise ValueError("--at: one signal and exit, not " + ", ".join(sorted(signals)))
     if not (path.parent.is_dir() or "%" in str(path.parent)):
-        raise ValueError(f"--snapshot: there is no directory {path.parent}")
-    parts = [str(path), *(["blocks"] if blocks else []), *(f"at={moment}" for moment in moments)]
+        raise ValueError(f"--{option}: there is no directory {path.parent}")
+    parts = [str(path), *words, *(f"at={moment}" for moment in moments)]
     # The number stays the same when this process becomes the program.
     if "%p" not in name:
         parts.append(f"only={os.getpid()}")
-    return "snapshot=" + ":".join(parts)
+    return f"{option}=" + ":".join(parts)
 
 
 def is_python(program: str) -> bool:

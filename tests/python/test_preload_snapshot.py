@@ -277,8 +277,8 @@ def test_what_the_option_does_not_know_is_one_line(value: str) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--blocks"], "need --snapshot"),
-        (["--at", "exit"], "need --snapshot"),
+        (["--blocks"], "needs --snapshot"),
+        (["--at", "exit"], "needs --snapshot"),
         (["--snapshot", "a,b"], "without comma and colon"),
         (["--snapshot", "a%d"], "%p, %n and %%"),
         (["--snapshot", "/"], "must name a file"),

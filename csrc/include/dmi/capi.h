@@ -86,7 +86,10 @@
     X(int, dmi_outside_walk,                                                                       \
       (dmi_read read, void *context, uint64_t root, uint64_t handle, uint64_t *from,               \
        dmi_range *out, size_t capacity, size_t *count))                                            \
-    X(size_t, dmi_heap_threads, (void *heap, dmi_thread_usage *out, size_t capacity))
+    X(size_t, dmi_heap_threads, (void *heap, dmi_thread_usage *out, size_t capacity))              \
+    X(int, dmi_profile_start, (const dmi_profile_options *options))                                \
+    X(int, dmi_profile_stop, (void))                                                               \
+    X(int, dmi_profile_write, (dmi_profile_output output, void *argument))
 /* clang-format on */
 
 #define DMI_CAPI_FIELD(result, name, parameters) result(*name##_) parameters;
@@ -227,6 +230,9 @@ static inline const dmi_capi *dmi_capi_get(void) {
 #define dmi_set_fault_handler (dmi_capi_get()->dmi_set_fault_handler_)
 #define dmi_outside_walk (dmi_capi_get()->dmi_outside_walk_)
 #define dmi_heap_threads (dmi_capi_get()->dmi_heap_threads_)
+#define dmi_profile_start (dmi_capi_get()->dmi_profile_start_)
+#define dmi_profile_stop (dmi_capi_get()->dmi_profile_stop_)
+#define dmi_profile_write (dmi_capi_get()->dmi_profile_write_)
 
 #endif /* DMI_CAPI_LINKED */
 #endif

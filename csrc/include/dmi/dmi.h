@@ -422,6 +422,27 @@ typedef struct dmi_address_tables {
 /* The same regions summed; errors as above, and EINVAL for a struct of the wrong size. */
 DMI_API int dmi_address_summary(uint64_t pid, dmi_address_tables *tables);
 
+/* ---- which code holds the memory ---------------------------------------------------------------- */
+
+typedef struct dmi_profile_options {
+    size_t size;
+    uint32_t one_in; /* one page in so many is sampled, up to 2^20; 0: 128 */
+    uint32_t reserved_;
+    uint64_t seed; /* what pages are drawn with; 0: a random one */
+} dmi_profile_options;
+
+/* Sample from now on: on one page in so many, of those that are used for the first time, every block gets the stack of
+ * whoever asked for it; larger blocks (above 32 KiB) are sampled by bytes. Hardened heaps are not sampled. options
+ * may be NULL. EINVAL, ENOMEM, EBUSY: it samples already. */
+DMI_API int dmi_profile_start(const dmi_profile_options *options);
+/* Sample no more. Blocks that are known stay so until they are freed. ENOENT: it did not sample. */
+DMI_API int dmi_profile_stop(void);
+/* Takes size bytes; returns 0 to go on. */
+typedef int (*dmi_profile_output)(void *argument, const void *bytes, size_t size);
+/* What is held at this moment and by which stacks, as JSON (docs/profile-format.md), handed to output piece by piece,
+ * without a lock that an allocation would need. ENOENT: nothing was sampled yet; ENOMEM; ECANCELED: output said no. */
+DMI_API int dmi_profile_write(dmi_profile_output output, void *argument);
+
 #ifdef __cplusplus
 }
 #endif

@@ -1,0 +1,178 @@
+/* watch.c - watched pages: drawn as they are carved, found by their run, rested when they are hit too often. */
+#include "watch.h"
+
+#include "../os/lock.h"
+#include "../segment/pool.h"
+#include "lfh.h"
+
+#define CHAINS 1024
+/* So many hits of one page, while all others together had no more than so many times as many: then the last block
+ * rests. A page that is hit no more than its share never does. */
+#define WINDOW 64u
+#define SHARE 4u
+
+_Atomic uint32_t _dmi_watch_period;
+
+static _Atomic uint64_t state;    /* of the draw: a counter, which is mixed */
+static _Atomic uint64_t below;    /* a draw below it is a hit: 2^64 / period */
+static _Atomic uint32_t all_hits; /* frees on watched pages */
+static _Atomic uint64_t lost;
+static dmi_lock lock;
+static dmi_watch *chains[CHAINS];
+static size_t count;
+static dmi_pool pool = {
+    .name = "dmi-watch", .item = (sizeof(dmi_watch) + 63) / 64 * 64, .chunk = 2048};
+
+void _dmi_watch_begin(uint32_t every, uint64_t seed) {
+    if (every) {
+        atomic_store_explicit(&state, seed, memory_order_relaxed);
+        atomic_store_explicit(&below, UINT64_MAX / every, memory_order_relaxed);
+    }
+    atomic_store_explicit(&_dmi_watch_period, every, memory_order_release);
+}
+
+/* SplitMix64: each page its own draw, whatever was drawn before. */
+static bool draw(void) {
+    uint64_t z =
+        atomic_fetch_add_explicit(&state, UINT64_C(0x9e3779b97f4a7c15), memory_order_relaxed);
+    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
+    return (z ^ (z >> 31)) <= atomic_load_explicit(&below, memory_order_relaxed);
+}
+
+static dmi_watch **chain_of(const dmi_run *run) {
+    uint64_t hash = (uint64_t)(uintptr_t)run * UINT64_C(0x9e3779b97f4a7c15);
+    return &chains[hash >> 54];
+}
+_Static_assert(CHAINS == 1 << 10, "chain_of takes ten bits");
+
+/* ---- pages come and go; locked ------------------------------------------------------------------------- */
+
+static char *address_of(const dmi_run *run, size_t page) {
+    return _dmi_run_base(run) + page * DMI_WATCH_PAGE;
+}
+
+static void drop(dmi_watch *watch) {
+    dmi_run *run = _dmi_watch_run(watch);
+    _dmi_pagemap_set(address_of(run, watch->page), DMI_WATCH_PAGE, run);
+    if (watch->next) watch->next->prev = watch->prev;
+    if (watch->prev) watch->prev->next = watch->next;
+    else *chain_of(run) = watch->next;
+    _dmi_pool_free(&pool, watch);
+    count--;
+}
+
+static void begin(dmi_run *run, size_t page, size_t first, uint32_t every) {
+    dmi_watch *watch = _dmi_pool_alloc(&pool);
+    if (!watch) {
+        atomic_fetch_add_explicit(&lost, 1, memory_order_relaxed);
+        return;
+    }
+    const size_t size = run->block_size;
+    size_t end = ((page + 1) * DMI_WATCH_PAGE + size - 1) / size;
+    if (end > run->capacity) end = run->capacity;
+    watch->page = (uint32_t)page;
+    watch->first = (uint16_t)first;
+    watch->blocks = (uint16_t)(end - first);
+    watch->every = every;
+    watch->shadow.segment = run->segment;
+    watch->shadow.next = run;
+    watch->shadow.head = (void *)(uintptr_t)_dmi_end;
+    atomic_store_explicit(&watch->shadow.owner, DMI_OWNER_NONE, memory_order_relaxed);
+    watch->shadow.kind = DMI_RUN_SHADOW;
+    dmi_watch **chain = chain_of(run);
+    watch->next = *chain;
+    if (watch->next) watch->next->prev = watch;
+    *chain = watch;
+    count++;
+    run->flags |= DMI_RUN_WATCHED;
+    _dmi_pagemap_set(address_of(run, page), DMI_WATCH_PAGE, &watch->shadow);
+}
+
+static dmi_watch *find(const dmi_run *run, size_t page) {
+    dmi_run *there = _dmi_pagemap_get(address_of(run, page));
+    return there->kind == DMI_RUN_SHADOW ? (dmi_watch *)(void *)there : NULL;
+}
+
+void _dmi_watch_carve(dmi_run *run, size_t last) {
+    const size_t size = run->block_size, carved = run->carved;
+    const uint32_t every = _dmi_watch_every();
+    if (_dmi_run_is_hard(run) || !every) return; /* hardened heaps have their own way of handing out */
+    for (size_t page = carved * size / DMI_WATCH_PAGE; page * DMI_WATCH_PAGE < last * size;
+         page++) {
+        size_t first = (page * DMI_WATCH_PAGE + size - 1) / size;
+        /* Of a page that was carved in part the draw was made then; on some no block begins. */
+        if (first < carved || first >= last || first * size >= (page + 1) * DMI_WATCH_PAGE)
+            continue;
+        bool drawn = draw();
+        bool was = run->flags & DMI_RUN_WATCHED && find(run, page);
+        if (!drawn && !was) continue;
+        _dmi_lock(&lock);
+        if (was) drop(find(run, page)); /* it was given up since: a new place */
+        if (drawn) begin(run, page, first, every);
+        _dmi_unlock(&lock);
+    }
+}
+
+void _dmi_watch_release(dmi_run *run) {
+    _dmi_lock(&lock);
+    for (dmi_watch *watch = *chain_of(run), *next; watch; watch = next) {
+        next = watch->next;
+        if (_dmi_watch_run(watch) == run) drop(watch);
+    }
+    run->flags &= (uint8_t)~DMI_RUN_WATCHED;
+    _dmi_unlock(&lock);
+}
+
+void _dmi_watch_forget(const dmi_space *space) {
+    if (pool.used == 0) return;
+    _dmi_lock(&lock);
+    for (size_t i = 0; i < CHAINS; i++)
+        for (dmi_watch *watch = chains[i], *next; watch; watch = next) {
+            next = watch->next;
+            if (watch->shadow.segment->space == space) drop(watch);
+        }
+    _dmi_unlock(&lock);
+}
+
+/* ---- hits ---------------------------------------------------------------------------------------------- */
+
+bool _dmi_watch_freed(dmi_run *shadow, const void *block) {
+    dmi_watch *watch = (dmi_watch *)(void *)shadow;
+    _dmi_watch_hold(watch, block, 0);
+    uint32_t all = atomic_fetch_add_explicit(&all_hits, 1, memory_order_relaxed) + 1;
+    uint32_t hits = atomic_load_explicit(&watch->hits, memory_order_relaxed) + 1;
+    if (hits < WINDOW) {
+        atomic_store_explicit(&watch->hits, hits, memory_order_relaxed);
+        return false;
+    }
+    uint32_t since = all - atomic_load_explicit(&watch->window, memory_order_relaxed);
+    atomic_store_explicit(&watch->hits, 0, memory_order_relaxed);
+    atomic_store_explicit(&watch->window, all, memory_order_relaxed);
+    uintptr_t owner = atomic_load_explicit(&_dmi_watch_run(watch)->owner, memory_order_relaxed);
+    return since < WINDOW * SHARE && owner != DMI_OWNER_NONE;
+}
+
+/* ---- all of them --------------------------------------------------------------------------------------- */
+
+int _dmi_watch_each(int (*visit)(void *argument, dmi_watch *watch), void *argument) {
+    int result = 0;
+    _dmi_lock(&lock);
+    for (size_t i = 0; i < CHAINS && !result; i++)
+        for (dmi_watch *watch = chains[i]; watch && !result; watch = watch->next)
+            result = visit(argument, watch);
+    _dmi_unlock(&lock);
+    return result;
+}
+
+size_t _dmi_watch_count(void) {
+    _dmi_lock(&lock);
+    size_t now = count;
+    _dmi_unlock(&lock);
+    return now;
+}
+
+uint64_t _dmi_watch_lost(void) { return atomic_load_explicit(&lost, memory_order_relaxed); }
+size_t _dmi_watch_metadata(void) { return pool.live_bytes; }
+void _dmi_watch_lock(void) { _dmi_lock(&lock); }
+void _dmi_watch_unlock(void) { _dmi_unlock(&lock); }

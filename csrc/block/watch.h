@@ -1,0 +1,84 @@
+/* watch.h - floor 3: watched pages, on which a profiler knows who has each block.
+ *
+ * Places are sampled, not events. When a run is carved, one page in so many is drawn to be watched; no lifetime and no
+ * order of frees has a say in that. A watched page is like any other: its blocks stand on the run's own list, at the
+ * same place, and are handed out when they would have been. Two things are different, and both turn away a fast path
+ * that was there before:
+ *  - The page map leads to a shadow of the page, a descriptor that nobody owns: so every free takes the slow path.
+ *    Whoever looks a run up gets the real one (_dmi_pagemap_find).
+ *  - A free block on it carries its mark with one bit flipped (DMI_MARK_WATCHED), which no allocation takes for its
+ *    run's: so it is handed out by the slow path. Its link is the usual one: whoever walks a list sees no difference.
+ * Watched are the blocks that begin on the page. Pages are those of the page map, 4 KiB, whatever the system's are.
+ *
+ * A page that is hit very often for a while would cost too much: a tight pair of malloc and free uses one block
+ * over and over. Then the block that is freed rests: it goes to the list of remote frees, from where it comes back
+ * when the run's own list is empty. The page stays watched, and nothing about its other blocks changes.
+ *
+ * A shadow lives as long as a block of its page may be busy: until the run is given back, or the page is carved
+ * afresh.
+ */
+#ifndef DMI_WATCH_H
+#define DMI_WATCH_H
+
+#include "../segment/segment.h"
+
+#define DMI_WATCH_PAGE ((size_t)1 << DMI_UNIT_SHIFT)
+#define DMI_WATCH_BLOCKS (DMI_WATCH_PAGE / 16)
+
+typedef struct dmi_watch dmi_watch;
+struct dmi_watch {
+    dmi_run shadow; /* first: what the page map leads to */
+    dmi_watch *next, *prev;
+    uint32_t page;           /* of the run, in units of DMI_WATCH_PAGE */
+    uint16_t first, blocks;  /* the blocks that begin on it */
+    uint32_t every;          /* one page in so many was drawn */
+    _Atomic uint32_t hits;   /* blocks freed since the window of hits began */
+    _Atomic uint32_t window; /* hits everywhere when it began */
+    _Atomic uint32_t
+        holder[DMI_WATCH_BLOCKS]; /* who has the block, as the profiler has it; 0: not known */
+};
+
+extern _Atomic uint32_t _dmi_watch_period;
+/* One page in how many is watched; 0: no new ones are. */
+static inline uint32_t _dmi_watch_every(void) {
+    return atomic_load_explicit(&_dmi_watch_period, memory_order_relaxed);
+}
+/* Watch one page in every that are carved from now on, drawn by that seed. 0: no more. */
+void _dmi_watch_begin(uint32_t every, uint64_t seed);
+/* Blocks [run->carved, last) are about to be carved: draw among the pages they begin on. The run's lists are the
+ * caller's. */
+void _dmi_watch_carve(dmi_run *run, size_t last);
+/* The run, which has no busy block, goes. Before the page map forgets it. */
+void _dmi_watch_release(dmi_run *run);
+/* All runs of the space go. */
+void _dmi_watch_forget(const dmi_space *space);
+/* The watched page that the block begins on; NULL: none. The block is busy, and the caller's. */
+static inline dmi_watch *_dmi_watch_of(const void *block) {
+    dmi_run *run = _dmi_pagemap_look(block);
+    return run->kind == DMI_RUN_SHADOW ? (dmi_watch *)(void *)run : NULL;
+}
+static inline dmi_run *_dmi_watch_run(const dmi_watch *watch) { return watch->shadow.next; }
+/* Its place among the page's blocks. */
+static inline size_t _dmi_watch_index(const dmi_watch *watch, const void *block) {
+    const dmi_run *run = _dmi_watch_run(watch);
+    return (size_t)((const char *)block - _dmi_run_base(run)) / run->block_size - watch->first;
+}
+/* Note who has it. */
+static inline void _dmi_watch_hold(dmi_watch *watch, const void *block, uint32_t holder) {
+    atomic_store_explicit(&watch->holder[_dmi_watch_index(watch, block)], holder,
+                          memory_order_relaxed);
+}
+/* A block of a watched page is freed, which is about to be done. True: it had better rest, see above. */
+bool _dmi_watch_freed(dmi_run *shadow, const void *block);
+/* Every watched page, locked: visit must take no lock. Stops at the first that is not 0. */
+int _dmi_watch_each(int (*visit)(void *argument, dmi_watch *watch), void *argument);
+/* How many are watched. */
+size_t _dmi_watch_count(void);
+/* Pages that were drawn and could not be watched, for want of memory. */
+uint64_t _dmi_watch_lost(void);
+/* Committed bytes. */
+size_t _dmi_watch_metadata(void);
+void _dmi_watch_lock(void);   /* around fork */
+void _dmi_watch_unlock(void); /* around fork */
+
+#endif

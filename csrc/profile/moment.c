@@ -1,0 +1,297 @@
+/* moment.c - a profile as JSON: gathered with threads at rest, written when they run again. */
+#include "gather.h"
+#include "sampler.h"
+#include "stacks.h"
+
+#include "../block/watch.h"
+#include "../heap/heap.h"
+#include "../os/frames.h"
+
+#include <dmi/dmi.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#define HEAPS 1024
+
+/* ---- output: a buffer that is handed on ---------------------------------------------------------------- */
+
+typedef struct output {
+    dmi_profile_output to;
+    void *argument;
+    bool refused;
+    size_t used;
+    char bytes[4096];
+} output;
+
+static void flush(output *out) {
+    if (out->used && !out->refused) out->refused = out->to(out->argument, out->bytes, out->used);
+    out->used = 0;
+}
+
+__attribute__((format(printf, 2, 3))) static void put(output *out, const char *format, ...) {
+    if (sizeof out->bytes - out->used < 256) flush(out);
+    va_list arguments;
+    va_start(arguments, format);
+    int n = vsnprintf(out->bytes + out->used, 256, format, arguments);
+    va_end(arguments);
+    if (n > 0) out->used += n < 256 ? (size_t)n : 255;
+}
+
+/* Bytes of the character of UTF-8 that begins here; 0: none does. */
+static size_t character(const unsigned char *at, size_t left) {
+    if (at[0] < 0x80) return 1;
+    size_t size = at[0] >= 0xf0 ? 4 : at[0] >= 0xe0 ? 3 : 2;
+    if (at[0] < 0xc2 || at[0] > 0xf4 || size > left) return 0;
+    for (size_t i = 1; i < size; i++)
+        if ((at[i] & 0xc0) != 0x80) return 0;
+    if ((at[0] == 0xe0 && at[1] < 0xa0) || (at[0] == 0xed && at[1] > 0x9f)) return 0;
+    if ((at[0] == 0xf0 && at[1] < 0x90) || (at[0] == 0xf4 && at[1] > 0x8f)) return 0;
+    return size;
+}
+
+static void put_text(output *out, const char *text, size_t length) {
+    put(out, "\"");
+    for (size_t i = 0, n; i < length; i += n ? n : 1) {
+        const unsigned char *at = (const unsigned char *)text + i;
+        n = character(at, length - i);
+        if (n == 0) put(out, "\\ufffd");
+        else if (*at < ' ' || *at == '"' || *at == '\\' || *at == 0x7f) put(out, "\\u%04x", *at);
+        else put(out, "%.*s", (int)n, (const char *)at);
+    }
+    put(out, "\"");
+}
+
+/* ---- parts --------------------------------------------------------------------------------------------- */
+
+typedef struct list {
+    output *out;
+    const char *comma;
+} list;
+
+static void put_mapping(void *argument, uint64_t start, uint64_t end, uint64_t offset,
+                        const char *path, size_t length) {
+    list *l = argument;
+    put(l->out,
+        "%s\n{\"start\":%" PRIu64 ",\"end\":%" PRIu64 ",\"offset\":%" PRIu64 ",\"path\":", l->comma,
+        start, end, offset);
+    put_text(l->out, path, length);
+    put(l->out, "}");
+    l->comma = ",";
+}
+
+/* Numbers as they stand in tables become numbers of what is written: the n-th one that is there. */
+typedef struct numbers {
+    uint32_t *of; /* by number of the table; UINT32_MAX: not written */
+    size_t bytes;
+} numbers;
+
+static bool numbers_begin(numbers *n, uint32_t end) {
+    size_t page = _dmi_os_page_size();
+    n->bytes = (((size_t)end + 1) * sizeof(uint32_t) + page - 1) & ~(page - 1);
+    n->of = _dmi_os_reserve(n->bytes, page, DMI_OS_SPARSE, false, "dmi-profile");
+    if (n->of && _dmi_os_commit(n->of, n->bytes, DMI_OS_LAZY) == 0) {
+        for (uint32_t i = 0; i <= end; i++) n->of[i] = UINT32_MAX;
+        return true;
+    }
+    if (n->of) (void)_dmi_os_release(n->of, n->bytes);
+    n->of = NULL;
+    return false;
+}
+static void numbers_end(numbers *n) {
+    if (n->of) (void)_dmi_os_release(n->of, n->bytes);
+}
+
+static void put_frames(output *out, numbers *frames) {
+    uint32_t written = 0, end = _dmi_frames_end();
+    put(out, "],\n\"frames\":[");
+    for (uint32_t i = 0; i < end; i++) {
+        uint64_t key;
+        dmi_frame_text text;
+        if (!_dmi_frames_get(i, &key, &text)) continue;
+        frames->of[i] = written;
+        put(out, written++ ? ",\n" : "\n");
+        if (!(key & DMI_FRAME_PYTHON)) {
+            put(out, "{\"address\":%" PRIu64 "}", key);
+            continue;
+        }
+        put(out, "{\"file\":");
+        put_text(out, text.file, text.file_length);
+        put(out, ",\"function\":");
+        put_text(out, text.function, text.function_length);
+        put(out, ",\"line\":%d}", text.line > 0 ? text.line : 0);
+    }
+}
+
+/* A stack that is being entered, or whose frames found no room, is none. */
+static void put_stacks(output *out, const numbers *frames, numbers *stacks) {
+    uint32_t written = 0, end = _dmi_stacks_end();
+    put(out, "],\n\"stacks\":[");
+    for (uint32_t i = 1; i < end; i++) {
+        const dmi_stack *stack = _dmi_stacks_get(i);
+        if (!stack || !atomic_load_explicit(&stack->whole, memory_order_acquire) || !stack->depth)
+            continue;
+        bool known = true;
+        for (uint32_t k = 0; k < stack->depth && known; k++)
+            known = frames->of[_dmi_stacks_frame(stack, k)] != UINT32_MAX;
+        if (!known) continue;
+        put(out, written ? ",\n[" : "\n[");
+        for (uint32_t k = 0; k < stack->depth; k++)
+            put(out, "%s%" PRIu32, k ? "," : "", frames->of[_dmi_stacks_frame(stack, k)]);
+        put(out, "]");
+        stacks->of[i] = written++;
+    }
+}
+
+static void put_stack_number(output *out, const numbers *stacks, uint32_t stack) {
+    uint32_t number = stack < _dmi_stacks_end() ? stacks->of[stack] : UINT32_MAX;
+    if (number == UINT32_MAX) put(out, "null");
+    else put(out, "%" PRIu32, number);
+}
+
+static const char *const fates[] = {"pinned", "goes_back", "empty"};
+
+static void put_marks(output *out, const dmi_spots *spots, const numbers *stacks,
+                      const dmi_heap_info *heaps) {
+    const char *comma = "";
+    put(out, "],\n\"marks\":[");
+    for (const dmi_spot *spot = NULL; (spot = _dmi_spots_next(spots, spot)); comma = ",") {
+        const dmi_spot_block *block = _dmi_spot_blocks(spot);
+        put(out, "%s\n{\"heap\":", comma);
+        put_text(out, heaps[spot->heap].name, strlen(heaps[spot->heap].name));
+        uint32_t bytes = spot->free > DMI_WATCH_PAGE ? spot->free : DMI_WATCH_PAGE;
+        put(out, ",\"weight\":%" PRIu32 ".0,\"bytes\":%" PRIu32 ",\"free\":%" PRIu32 ",",
+            spot->every, bytes, spot->free);
+        put(out, "\"fate\":\"%s\",\"blocks\":[", fates[spot->fate]);
+        for (unsigned i = 0; i < spot->blocks; i++) {
+            put(out, "%s[%" PRIu64 ",%" PRIu32 ",", i ? "," : "", block[i].address, block[i].size);
+            put_stack_number(out, stacks, block[i].stack);
+            put(out, "]");
+        }
+        put(out, "]}");
+    }
+}
+
+/* Of an entry whose block went meanwhile, or is about to be filled, nothing is said. */
+static void put_large(output *out, const numbers *stacks) {
+    const char *comma = "";
+    put(out, "],\n\"large\":[");
+    for (size_t i = 0; i < DMI_SAMPLER_LARGE; i++) {
+        const dmi_large *entry = _dmi_sampler_large(i);
+        if (!entry) break;
+        uint64_t address = atomic_load_explicit(&entry->address, memory_order_acquire);
+        if (address <= 2) continue;
+        uint64_t size = entry->size;
+        double weight = entry->weight;
+        uint32_t stack = entry->stack;
+        size_t usable = dmi_usable_size((const void *)(uintptr_t)address);
+        if (usable == 0) continue;
+        if (size > usable) size = usable; /* it shrank in place */
+        put(out, "%s\n{\"address\":%" PRIu64 ",\"size\":%" PRIu64 ",\"retained\":%" PRIu64 ",",
+            comma, address, size, (uint64_t)usable - size);
+        put(out, "\"weight\":%" PRIu64 ".%06u,\"stack\":", (uint64_t)weight,
+            (unsigned)((weight - (double)(uint64_t)weight) * 1e6));
+        put_stack_number(out, stacks, stack);
+        put(out, "}");
+        comma = ",";
+    }
+}
+
+static void put_allocated(output *out, const numbers *stacks) {
+    uint64_t none[3] = {0, 0, 0};
+    const char *comma = "";
+    put(out, "],\n\"allocated\":[");
+    for (uint32_t i = 1; i < _dmi_stacks_end(); i++) {
+        const dmi_stack *stack = _dmi_stacks_get(i);
+        if (!stack) continue;
+        uint64_t bytes = atomic_load_explicit(&stack->bytes, memory_order_relaxed);
+        uint64_t count = atomic_load_explicit(&stack->count, memory_order_relaxed);
+        uint64_t samples = atomic_load_explicit(&stack->samples, memory_order_relaxed);
+        if (stacks->of[i] == UINT32_MAX) {
+            none[0] += bytes;
+            none[1] += count;
+            none[2] += samples;
+        } else if (samples) {
+            put(out, "%s\n[%" PRIu32 ",%" PRIu64 ".0,%" PRIu64 ".0,%" PRIu64 "]", comma,
+                stacks->of[i], bytes, count / DMI_STACK_PARTS, samples);
+            comma = ",";
+        }
+    }
+    if (none[2])
+        put(out, "%s\n[null,%" PRIu64 ".0,%" PRIu64 ".0,%" PRIu64 "]", comma, none[0],
+            none[1] / DMI_STACK_PARTS, none[2]);
+}
+
+/* ---- all of it ----------------------------------------------------------------------------------------- */
+
+/* Too large for the stacks of some threads; one moment at a time. */
+static struct moment {
+    output out;
+    void *handle[HEAPS];
+    dmi_heap_info heap[HEAPS];
+    char program[4096];
+} moment;
+static dmi_lock lock;
+
+static void write_all(output *out, const dmi_spots *spots, numbers *frames, numbers *stacks) {
+    uint64_t now = _dmi_os_calendar();
+    put(out, "{\"kind\":\"dmi-profile\",\"version\":1,\"one_in\":%" PRIu32 ",\"pid\":%" PRIu64,
+        _dmi_sampler_one_in(), _dmi_os_process_id());
+    put(out, ",\"time\":%" PRIu64 ".%06u,\"page_bytes\":%zu", now / 1000000,
+        (unsigned)(now % 1000000), _dmi_os_page_size());
+    size_t length = _dmi_os_program(moment.program, sizeof moment.program);
+    if (length) {
+        put(out, ",\"program\":");
+        put_text(out, moment.program, length);
+    }
+    list mappings = {out, ""};
+    put(out, ",\n\"mappings\":[");
+    (void)_dmi_os_code(put_mapping, &mappings);
+    put_frames(out, frames);
+    put_stacks(out, frames, stacks);
+    put_marks(out, spots, stacks, moment.heap);
+    put_large(out, stacks);
+    put_allocated(out, stacks);
+    put(out, "],\n\"lost\":{\"stacks\":%" PRIu64 ",\"marks\":%" PRIu64 "}}\n", _dmi_stacks_lost(),
+        _dmi_watch_lost() + spots->lost + _dmi_sampler_lost());
+    flush(out);
+}
+
+int dmi_profile_write(dmi_profile_output to, void *argument) {
+    dmi_spots spots;
+    numbers frames = {0}, stacks = {0};
+    int error = !to ? EINVAL : _dmi_sampler_one_in() == 0 ? ENOENT : 0;
+    if (error) {
+        errno = error;
+        return -1;
+    }
+    _dmi_lock(&lock);
+    error = _dmi_spots_begin(&spots);
+    if (!error &&
+        (!numbers_begin(&frames, _dmi_frames_end()) || !numbers_begin(&stacks, _dmi_stacks_end())))
+        error = ENOMEM;
+    if (!error) {
+        size_t count = dmi_heap_list(moment.handle, HEAPS);
+        if (count > HEAPS) count = HEAPS;
+        for (size_t i = 0; i < count; i++) {
+            moment.heap[i] = (dmi_heap_info){.size = sizeof moment.heap[i]};
+            if (dmi_heap_get_info(moment.handle[i], &moment.heap[i]) == 0)
+                (void)_dmi_spots_add(&spots, moment.handle[i], (uint32_t)i);
+        }
+        moment.out.to = to;
+        moment.out.argument = argument;
+        moment.out.used = 0;
+        moment.out.refused = false;
+        write_all(&moment.out, &spots, &frames, &stacks);
+        if (moment.out.refused) error = ECANCELED;
+    }
+    numbers_end(&frames);
+    numbers_end(&stacks);
+    _dmi_spots_end(&spots);
+    _dmi_unlock(&lock);
+    if (!error) return 0;
+    errno = error;
+    return -1;
+}

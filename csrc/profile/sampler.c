@@ -1,0 +1,212 @@
+/* sampler.c - takes a stack where a slow path hands out a block that is sampled. */
+#include "sampler.h"
+
+#include "../block/watch.h"
+#include "../heap/alloc.h"
+#include "../heap/registry.h"
+#include "../os/frames.h"
+#include "../os/os.h"
+#include "pyframes.h"
+#include "stacks.h"
+
+#include <dmi/dmi.h>
+#include <errno.h>
+#include <string.h>
+
+#define PERIOD_DEFAULT 128
+#define PERIOD_MOST (UINT32_C(1) << 20)
+#define PROBES 64 /* places that a larger block may have */
+
+static dmi_large *large; /* DMI_SAMPLER_LARGE */
+static _Atomic uint64_t state, lost;
+static _Atomic uint32_t one_in;
+static dmi_lock lock; /* starting and stopping */
+static _Atomic bool runs;
+
+/* ---- stacks -------------------------------------------------------------------------------------------- */
+
+/* What a thread does while it takes a stack is not itself sampled: a signal handler may come in between. */
+static DMI_TLS bool taking;
+
+/* Native frames, with the Python ones in the place of the function that runs them. */
+static uint32_t take_stack(const void *frame) {
+    dmi_frame frames[DMI_STACK_FRAMES], python[DMI_STACK_FRAMES];
+    uintptr_t native[DMI_STACK_FRAMES];
+    bool entry[DMI_STACK_FRAMES];
+    size_t n = 0, at = 0;
+    size_t natives = _dmi_os_frames(frame, native, DMI_STACK_FRAMES);
+    size_t pythons = _dmi_python_frames(python, entry, DMI_STACK_FRAMES);
+    for (size_t i = 0; i < natives && n < DMI_STACK_FRAMES; i++) {
+        if (!pythons || !_dmi_python_evaluates(native[i])) {
+            frames[n++] = (dmi_frame){.key = native[i]};
+            continue;
+        }
+        /* One native frame runs all Python frames up to the one that native code called. */
+        while (at < pythons && n < DMI_STACK_FRAMES) {
+            frames[n++] = python[at];
+            if (entry[at++]) break;
+        }
+    }
+    /* Code without linked frames hides who runs them. */
+    while (at < pythons && n < DMI_STACK_FRAMES) frames[n++] = python[at++];
+    return _dmi_stacks_enter(frames, n);
+}
+
+static uint32_t stack_of(const void *frame, double weight, size_t size) {
+    int saved = errno;
+    uint32_t number = 0;
+    if (!taking) {
+        taking = true;
+        atomic_signal_fence(memory_order_seq_cst);
+        number = take_stack(frame);
+        atomic_signal_fence(memory_order_seq_cst);
+        taking = false;
+    }
+    dmi_stack *stack = _dmi_stacks_get(number);
+    if (stack) {
+        atomic_fetch_add_explicit(&stack->bytes, (uint64_t)((double)size * weight),
+                                  memory_order_relaxed);
+        atomic_fetch_add_explicit(&stack->count, (uint64_t)(weight * DMI_STACK_PARTS),
+                                  memory_order_relaxed);
+        atomic_fetch_add_explicit(&stack->samples, 1, memory_order_relaxed);
+    }
+    errno = saved;
+    return number;
+}
+
+/* ---- larger blocks ------------------------------------------------------------------------------------- */
+
+static uint64_t draw(void) {
+    uint64_t z =
+        atomic_fetch_add_explicit(&state, UINT64_C(0x9e3779b97f4a7c15), memory_order_relaxed);
+    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
+    return z ^ (z >> 31);
+}
+
+/* exp(-x) for x >= 0, to a millionth: no function of the mathematics library is called here. */
+static double exp_minus(double x) {
+    if (x > 20) return 0;
+    double y = x / 1024, e = 1 - y * (1 - y / 2 * (1 - y / 3));
+    for (int i = 0; i < 10; i++) e *= e;
+    return e;
+}
+
+static size_t place_of(uint64_t address) {
+    return (size_t)(address * UINT64_C(0x9e3779b97f4a7c15) >> 40) % DMI_SAMPLER_LARGE;
+}
+
+static void forget(const void *block) {
+    uint64_t address = (uintptr_t)block;
+    for (size_t i = place_of(address), n = 0; n < PROBES; i = (i + 1) % DMI_SAMPLER_LARGE, n++) {
+        uint64_t now = atomic_load_explicit(&large[i].address, memory_order_relaxed);
+        if (now == 0) return;
+        if (now != address) continue;
+        atomic_store_explicit(&large[i].address, 1, memory_order_release);
+        return;
+    }
+}
+
+static void note_large(void *block, size_t size, const void *frame) {
+    double period = (double)atomic_load_explicit(&one_in, memory_order_relaxed) * 4096;
+    double chance = 1 - exp_minus((double)size / period);
+    forget(block);
+    if ((double)(draw() >> 11) * 0x1p-53 >= chance) return;
+    uint32_t stack = stack_of(frame, 1 / chance, size);
+    uint64_t address = (uintptr_t)block;
+    for (size_t i = place_of(address), n = 0; n < PROBES; i = (i + 1) % DMI_SAMPLER_LARGE, n++) {
+        dmi_large *entry = &large[i];
+        uint64_t now = atomic_load_explicit(&entry->address, memory_order_relaxed);
+        /* 2: about to be filled. */
+        if (now > 1 || !atomic_compare_exchange_strong_explicit(
+                           &entry->address, &now, 2, memory_order_acquire, memory_order_relaxed))
+            continue;
+        entry->size = size;
+        entry->weight = 1 / chance;
+        entry->stack = stack;
+        atomic_store_explicit(&entry->address, address, memory_order_release);
+        return;
+    }
+    atomic_fetch_add_explicit(&lost, 1, memory_order_relaxed);
+}
+
+const dmi_large *_dmi_sampler_large(size_t i) { return large ? &large[i] : NULL; }
+
+/* ---- what the slow paths call -------------------------------------------------------------------------- */
+
+static void got(void *block, size_t size, const void *frame) {
+    dmi_run *run = _dmi_pagemap_look(block);
+    if (run->kind == DMI_RUN_SHADOW) {
+        dmi_watch *watch = (dmi_watch *)(void *)run;
+        size_t bytes = _dmi_watch_run(watch)->block_size;
+        _dmi_watch_hold(watch, block, stack_of(frame, watch->every, bytes));
+    } else if (run->kind == DMI_RUN_LARGE || run->kind == DMI_RUN_VIRTUAL) {
+        note_large(block, size, frame);
+    }
+}
+
+static void gone(const void *block) { forget(block); }
+
+static const dmi_observer observer = {got, gone};
+
+/* ---- start and stop ------------------------------------------------------------------------------------ */
+
+static int setup(void) {
+    size_t page = _dmi_os_page_size();
+    size_t bytes = (DMI_SAMPLER_LARGE * sizeof(dmi_large) + page - 1) & ~(page - 1);
+    if (large) return 0;
+    dmi_large *made = _dmi_os_reserve(bytes, page, DMI_OS_SPARSE, false, "dmi-profile");
+    if (!made || _dmi_os_commit(made, bytes, DMI_OS_LAZY)) return ENOMEM;
+    large = made;
+    return 0;
+}
+
+int dmi_profile_start(const dmi_profile_options *options) {
+    dmi_profile_options given = {.size = sizeof given};
+    if (options && options->size < sizeof given) {
+        errno = EINVAL;
+        return -1;
+    }
+    if (options) given = *options;
+    if (given.one_in == 0) given.one_in = PERIOD_DEFAULT;
+    if (given.one_in > PERIOD_MOST) {
+        errno = EINVAL;
+        return -1;
+    }
+    while (given.seed == 0) (void)_dmi_os_random(&given.seed, sizeof given.seed);
+    _dmi_python_find();
+    _dmi_os_frames_refresh();
+    _dmi_lock(&lock);
+    int error = atomic_load_explicit(&runs, memory_order_relaxed) ? EBUSY : 0;
+    if (!error) error = setup();
+    if (!error) error = _dmi_stacks_setup();
+    if (!error) {
+        _dmi_stacks_reset();
+        atomic_store_explicit(&lost, 0, memory_order_relaxed);
+        atomic_store_explicit(&state, ~given.seed, memory_order_relaxed);
+        atomic_store_explicit(&one_in, given.one_in, memory_order_relaxed);
+        atomic_store_explicit(&runs, true, memory_order_relaxed);
+        atomic_store_explicit(&_dmi_observer, &observer, memory_order_release);
+        _dmi_watch_begin(given.one_in, given.seed);
+    }
+    _dmi_unlock(&lock);
+    if (!error) return 0;
+    errno = error;
+    return -1;
+}
+
+int dmi_profile_stop(void) {
+    _dmi_lock(&lock);
+    bool ran = atomic_load_explicit(&runs, memory_order_relaxed);
+    atomic_store_explicit(&runs, false, memory_order_relaxed);
+    _dmi_watch_begin(0, 0);
+    atomic_store_explicit(&_dmi_observer, NULL, memory_order_release);
+    _dmi_unlock(&lock);
+    if (ran) return 0;
+    errno = ENOENT;
+    return -1;
+}
+
+uint64_t _dmi_sampler_lost(void) { return atomic_load_explicit(&lost, memory_order_relaxed); }
+uint32_t _dmi_sampler_one_in(void) { return atomic_load_explicit(&one_in, memory_order_relaxed); }
+size_t _dmi_sampler_metadata(void) { return large ? DMI_SAMPLER_LARGE * sizeof(dmi_large) : 0; }

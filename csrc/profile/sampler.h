@@ -1,0 +1,33 @@
+/* sampler.h - who has the blocks of watched pages, and blocks of pages.
+ *
+ * While it runs, every block of a watched page (block/watch.h) that is handed out gets the number of the stack of
+ * whoever asked for it. Larger blocks are sampled by bytes: one of size s is recorded with probability
+ * 1 - exp(-s / period), the period being the bytes that a watched page stands for, and stands for the inverse of that.
+ * They are kept in a table by their address, entered and left without a lock.
+ */
+#ifndef DMI_SAMPLER_H
+#define DMI_SAMPLER_H
+
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define DMI_SAMPLER_LARGE 8192u
+
+/* A block of pages that was sampled. */
+typedef struct dmi_large {
+    _Atomic uint64_t address; /* 0: never used, 1: free again */
+    uint64_t size;
+    double weight;
+    uint32_t stack;
+} dmi_large;
+
+/* Entry i of DMI_SAMPLER_LARGE. */
+const dmi_large *_dmi_sampler_large(size_t i);
+/* Larger blocks that found no room. */
+uint64_t _dmi_sampler_lost(void);
+/* One page in how many, of this run of the sampler or the last one; 0: there was none. */
+uint32_t _dmi_sampler_one_in(void);
+size_t _dmi_sampler_metadata(void);
+
+#endif

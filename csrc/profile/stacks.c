@@ -1,0 +1,243 @@
+/* stacks.c - tables of strings, frames and stacks that only grow, entered without locks. */
+#include "stacks.h"
+
+#include "../os/lock.h"
+#include "../os/os.h"
+#include "pyframes.h"
+
+#include <errno.h>
+#include <string.h>
+
+/* Powers of two. A table takes three quarters of that. In all 4 MiB of addresses, touched as it fills. */
+#define STACKS 16384u
+#define FRAMES 16384u
+#define TEXTS 4096u
+#define NUMBERS 262144u /* frames of all stacks */
+#define LETTERS 524288u
+
+typedef struct frame {
+    _Atomic uint64_t key;    /* 0: free */
+    uint32_t file, function; /* Python: texts, plus 1 */
+    int32_t line;
+    _Atomic bool whole;
+} frame;
+
+typedef struct text {
+    _Atomic uint64_t key;
+    uint32_t first, length;
+    _Atomic bool whole;
+} text;
+
+typedef struct tables {
+    dmi_stack stack[STACKS];
+    frame frame[FRAMES];
+    text text[TEXTS];
+    uint32_t number[NUMBERS];
+    char letter[LETTERS];
+} tables;
+
+static tables *all;
+static dmi_lock lock;
+static _Atomic uint32_t stacks, frames, texts, numbers, letters;
+static _Atomic uint64_t lost;
+
+static size_t bytes_of_tables(void) {
+    size_t page = _dmi_os_page_size();
+    return (sizeof(tables) + page - 1) & ~(page - 1);
+}
+
+int _dmi_stacks_setup(void) {
+    int error = 0;
+    _dmi_lock(&lock);
+    if (!all) {
+        tables *made = _dmi_os_reserve(bytes_of_tables(), _dmi_os_page_size(), DMI_OS_SPARSE, false,
+                                       "dmi-profile");
+        if (!made || _dmi_os_commit(made, bytes_of_tables(), DMI_OS_LAZY)) error = ENOMEM;
+        else __atomic_store_n(&all, made, __ATOMIC_RELEASE);
+    }
+    _dmi_unlock(&lock);
+    return error;
+}
+
+void _dmi_stacks_reset(void) {
+    for (uint32_t i = 0; all && i < STACKS; i++) {
+        dmi_stack *stack = &all->stack[i];
+        if (!atomic_load_explicit(&stack->key, memory_order_relaxed)) continue;
+        atomic_store_explicit(&stack->bytes, 0, memory_order_relaxed);
+        atomic_store_explicit(&stack->count, 0, memory_order_relaxed);
+        atomic_store_explicit(&stack->samples, 0, memory_order_relaxed);
+    }
+    atomic_store_explicit(&lost, 0, memory_order_relaxed);
+}
+
+static inline uint64_t mix(uint64_t hash, uint64_t value) {
+    hash = (hash ^ value) * UINT64_C(0x9fb21c651e98df25);
+    return hash ^ hash >> 32;
+}
+
+/* Room for n more of an array of most; UINT32_MAX: there is none. */
+static uint32_t take(_Atomic uint32_t *used, uint32_t n, uint32_t most) {
+    uint32_t at = atomic_load_explicit(used, memory_order_relaxed);
+    do {
+        if (n > most - at) return UINT32_MAX;
+    } while (!atomic_compare_exchange_weak_explicit(used, &at, at + n, memory_order_relaxed,
+                                                    memory_order_relaxed));
+    return at;
+}
+
+/* Where key stands or may stand among size places of step bytes that begin with their keys; *fresh: it was entered
+ * now, and the rest is the caller's to fill. UINT32_MAX: no room. */
+static uint32_t place(void *array, size_t step, uint32_t size, _Atomic uint32_t *used, uint64_t key,
+                      bool *fresh) {
+    *fresh = false;
+    for (uint32_t i = (uint32_t)(key >> 20) & (size - 1);; i = (i + 1) & (size - 1)) {
+        _Atomic uint64_t *there = (_Atomic uint64_t *)(void *)((char *)array + i * step);
+        uint64_t now = atomic_load_explicit(there, memory_order_relaxed);
+        if (now == key) return i;
+        if (now) continue;
+        if (take(used, 1, size / 4 * 3) == UINT32_MAX) return UINT32_MAX;
+        if (atomic_compare_exchange_strong_explicit(there, &now, key, memory_order_relaxed,
+                                                    memory_order_relaxed)) {
+            *fresh = true;
+            return i;
+        }
+        if (now == key) return i;
+    }
+}
+
+/* ---- entering ------------------------------------------------------------------------------------------ */
+
+/* The number of a text, plus 1; 0: no room. */
+static uint32_t enter_text(const char *from, size_t length) {
+    bool fresh;
+    uint64_t key = mix(UINT64_C(0x2545f4914f6cdd1d), length);
+    for (size_t i = 0; i < length; i += 8) {
+        uint64_t word = 0;
+        memcpy(&word, from + i, length - i < 8 ? length - i : 8);
+        key = mix(key, word);
+    }
+    key |= 1;
+    uint32_t i = place(all->text, sizeof(text), TEXTS, &texts, key, &fresh);
+    if (i == UINT32_MAX) return 0;
+    if (fresh) {
+        uint32_t at = take(&letters, (uint32_t)length, LETTERS);
+        if (at == UINT32_MAX) return 0;
+        memcpy(all->letter + at, from, length);
+        all->text[i].first = at;
+        all->text[i].length = (uint32_t)length;
+        atomic_store_explicit(&all->text[i].whole, true, memory_order_release);
+    }
+    return i + 1;
+}
+
+static uint32_t enter_frame(const dmi_frame *from) {
+    bool fresh;
+    /* Addresses are spread; they are the keys all the same. */
+    uint64_t hash = from->key * UINT64_C(0x9e3779b97f4a7c15);
+    for (uint32_t i = (uint32_t)(hash >> 40) & (FRAMES - 1);; i = (i + 1) & (FRAMES - 1)) {
+        frame *f = &all->frame[i];
+        uint64_t now = atomic_load_explicit(&f->key, memory_order_relaxed);
+        if (now == from->key) return i;
+        if (now) continue;
+        if (take(&frames, 1, FRAMES / 4 * 3) == UINT32_MAX) return UINT32_MAX;
+        fresh = atomic_compare_exchange_strong_explicit(&f->key, &now, from->key,
+                                                        memory_order_relaxed, memory_order_relaxed);
+        if (!fresh && now == from->key) return i;
+        if (!fresh) continue;
+        dmi_python_where where;
+        if (from->code && _dmi_python_where(from, &where)) {
+            f->file = enter_text(where.file, where.file_length);
+            f->function = enter_text(where.function, where.function_length);
+            f->line = where.line;
+        }
+        atomic_store_explicit(&f->whole, true, memory_order_release);
+        return i;
+    }
+}
+
+uint32_t _dmi_stacks_enter(const dmi_frame *from, size_t count) {
+    bool fresh;
+    uint64_t key = UINT64_C(0x9e3779b97f4a7c15);
+    if (!all) return 0;
+    for (size_t i = 0; i < count; i++) key = mix(key, from[i].key);
+    key |= 1;
+    uint32_t i = place(all->stack, sizeof(dmi_stack), STACKS, &stacks, key, &fresh);
+    if (i == UINT32_MAX) {
+        atomic_fetch_add_explicit(&lost, 1, memory_order_relaxed);
+        return 0;
+    }
+    if (!fresh) return i + 1;
+    dmi_stack *stack = &all->stack[i];
+    uint32_t at = take(&numbers, (uint32_t)count, NUMBERS);
+    if (at == UINT32_MAX) {
+        atomic_fetch_add_explicit(&lost, 1, memory_order_relaxed);
+        return i + 1; /* without frames, for good */
+    }
+    stack->first = at;
+    for (size_t k = 0; k < count; k++) {
+        uint32_t number = enter_frame(&from[k]);
+        if (number == UINT32_MAX) {
+            atomic_fetch_add_explicit(&lost, 1, memory_order_relaxed);
+            count = k;
+            break;
+        }
+        all->number[at + k] = number;
+    }
+    stack->depth = (uint32_t)count;
+    atomic_store_explicit(&stack->whole, true, memory_order_release);
+    return i + 1;
+}
+
+/* ---- reading ------------------------------------------------------------------------------------------- */
+
+uint32_t _dmi_stacks_end(void) { return all ? STACKS + 1 : 0; }
+
+dmi_stack *_dmi_stacks_get(uint32_t number) {
+    if (!all || number == 0 || number > STACKS) return NULL;
+    dmi_stack *stack = &all->stack[number - 1];
+    return atomic_load_explicit(&stack->key, memory_order_relaxed) ? stack : NULL;
+}
+
+uint32_t _dmi_stacks_frame(const dmi_stack *stack, size_t i) {
+    return all->number[stack->first + i];
+}
+
+uint32_t _dmi_frames_end(void) { return all ? FRAMES : 0; }
+
+static void text_of(uint32_t number, const char **at, uint32_t *length) {
+    *at = "";
+    *length = 0;
+    if (number == 0) return;
+    const text *t = &all->text[number - 1];
+    if (!atomic_load_explicit(&t->whole, memory_order_acquire)) return;
+    *at = all->letter + t->first;
+    *length = t->length;
+}
+
+bool _dmi_frames_get(uint32_t number, uint64_t *key, dmi_frame_text *out) {
+    if (!all || number >= FRAMES) return false;
+    const frame *f = &all->frame[number];
+    *key = atomic_load_explicit(&f->key, memory_order_relaxed);
+    if (*key == 0) return false;
+    memset(out, 0, sizeof *out);
+    if (!(*key & DMI_FRAME_PYTHON)) return true;
+    bool whole = atomic_load_explicit(&f->whole, memory_order_acquire);
+    text_of(whole ? f->file : 0, &out->file, &out->file_length);
+    text_of(whole ? f->function : 0, &out->function, &out->function_length);
+    out->line = whole ? f->line : 0;
+    return true;
+}
+
+uint64_t _dmi_stacks_lost(void) { return atomic_load_explicit(&lost, memory_order_relaxed); }
+
+size_t _dmi_stacks_metadata(void) {
+    if (!all) return 0;
+    /* Entries of tables are spread: each may have touched a page. */
+    size_t page = _dmi_os_page_size(), n = 0;
+    n += (size_t)atomic_load_explicit(&stacks, memory_order_relaxed) * page;
+    if (n > sizeof all->stack) n = sizeof all->stack;
+    size_t more = (size_t)atomic_load_explicit(&frames, memory_order_relaxed) * page;
+    n += more > sizeof all->frame ? sizeof all->frame : more;
+    n += sizeof(uint32_t) * atomic_load_explicit(&numbers, memory_order_relaxed);
+    return n + atomic_load_explicit(&letters, memory_order_relaxed);
+}

@@ -1,0 +1,151 @@
+"""The sampler of this process: which code holds its memory.
+
+    with dmi.profile() as p:
+        serve()
+    p.save("service.profile")       # what was held at the end; `dmi blame service.profile`
+
+What is sampled are places: one page in ``one_in`` of those that are used for the first time, and
+every block on it leaves its stack. So what is said of these pages holds, times ``one_in``, of all,
+however long or short blocks live. Blocks that were there before are not known.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import operator
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from dmi import _inspect
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["ONE_IN", "Profiler", "profile"]
+
+ONE_IN: Final = 128
+"""One page in so many is sampled, unless told otherwise."""
+_MOST: Final = 1 << 20
+
+
+class Profiler:
+    """One run of the sampler; there is one at a time in a process.
+
+    >>> with dmi.profile(one_in=64) as p:
+    ...     work()
+    >>> p.save("work.profile")
+
+    While it runs, data() and save() tell what is held now; afterwards, what was held when it ended.
+    """
+
+    def __init__(self, one_in: int = ONE_IN, *, seed: int | None = None) -> None:
+        self._one_in = _within("one_in", one_in, 1, _MOST)
+        self._seed = 0 if seed is None else _within("seed", seed, 1, (1 << 64) - 1)
+        self._runs = False
+        self._text: bytes | None = None
+
+    @property
+    def one_in(self) -> int:
+        """One page in so many is sampled."""
+        return self._one_in
+
+    @property
+    def running(self) -> bool:
+        """Whether it samples now."""
+        return self._runs
+
+    def start(self) -> Self:
+        """Begin. RuntimeError where the process is sampled already."""
+        try:
+            _inspect.profile_start(self._one_in, self._seed)
+        except OSError as error:
+            if error.errno == errno.EBUSY:
+                raise RuntimeError(
+                    "this process is sampled already: by another dmi.profile(), or by dmi run "
+                    "--profile. Stop that one first"
+                ) from None
+            if error.errno == errno.ENOMEM:
+                raise MemoryError("no memory for the tables of the sampler") from None
+            raise
+        self._runs = True
+        self._text = None
+        return self
+
+    def stop(self) -> None:
+        """End, and keep what is held now. Nothing where it does not run."""
+        if not self._runs:
+            return
+        try:
+            self._text = _inspect.profile_text()
+        finally:
+            self._runs = False
+            _inspect.profile_stop()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def text(self) -> bytes:
+        """The profile as it stands in a file (JSON). RuntimeError before the start."""
+        if self._runs:
+            return _inspect.profile_text()
+        if self._text is None:
+            raise RuntimeError("the sampler was not started: with dmi.profile() as p: ...")
+        return self._text
+
+    def data(self) -> dict[str, Any]:
+        """The profile as plain data, as docs/profile-format.md has it."""
+        found: dict[str, Any] = json.loads(self.text())
+        return found
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write it to a file, which takes its name when it is whole."""
+        target = Path(path)
+        text = self.text()
+        if target.is_symlink():
+            target = target.resolve()
+        handle, part = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(text)
+            umask = os.umask(0)
+            os.umask(umask)
+            Path(part).chmod(0o666 & ~umask)
+            Path(part).replace(target)
+        except BaseException:
+            Path(part).unlink(missing_ok=True)
+            raise
+
+    def __repr__(self) -> str:
+        state = "running" if self._runs else "new" if self._text is None else "ended"
+        return f"<dmi.profile one_in={self._one_in}, {state}>"
+
+
+def profile(one_in: int = ONE_IN, *, seed: int | None = None) -> Profiler:
+    """A sampler of this process that ``with`` or ``start()`` starts: which code holds its memory.
+
+    one_in   one page in so many is sampled, 1 to 1,048,576; the fewer, the less it costs and the
+             less it knows
+    seed     draw the same pages again (1 to 2**64 - 1); None: others each time
+    """
+    return Profiler(one_in, seed=seed)
+
+
+def _within(name: str, value: object, least: int, most: int) -> int:
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name} must be a whole number, not {value!r:.40}") from None
+    if not least <= number <= most:
+        raise ValueError(f"{name} must be from {least} to {most:,}, not {number}")
+    return number
