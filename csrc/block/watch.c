@@ -97,7 +97,8 @@ static dmi_watch *find(const dmi_run *run, size_t page) {
 void _dmi_watch_carve(dmi_run *run, size_t last) {
     const size_t size = run->block_size, carved = run->carved;
     const uint32_t every = _dmi_watch_every();
-    if (_dmi_run_is_hard(run) || !every) return; /* hardened heaps have their own way of handing out */
+    if (_dmi_run_is_hard(run) || !every)
+        return; /* hardened heaps have their own way of handing out */
     for (size_t page = carved * size / DMI_WATCH_PAGE; page * DMI_WATCH_PAGE < last * size;
          page++) {
         size_t first = (page * DMI_WATCH_PAGE + size - 1) / size;
