@@ -39,8 +39,8 @@ LINK_LINUX = ["-pthread", "-ldl", "-Wl,-z,nodelete", "-Wl,-z,now", "-Wl,--no-und
 LINK_WINDOWS = ["-s", "-static-libgcc", "-lsynchronization"]
 # No landing pads: each is an instruction on every malloc and free.
 COMPILE_PRELOAD = ["-fcf-protection=none"]
-# Stacks are read through the doors and their slow paths: these link their frames. What calls nothing needs none.
-# malloc.c of the preload library does so by hand: its slowest malloc would cost more.
+# Stacks are read through the doors and their slow paths: these link their frames, but for what
+# calls nothing. malloc.c of the preload library does so by hand: its slow malloc would cost more.
 FRAMES = ["-fno-omit-frame-pointer", "-momit-leaf-frame-pointer"]
 FRAMED = ("realloc.c", "door.c", "new.c", "new_more.c")
 # Never taken from the environment either: the first breaks interposition, and the second lets the
