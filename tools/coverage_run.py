@@ -20,10 +20,13 @@ from collections import defaultdict
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# Part of every C compilation: counters that threads do not lose, and code as it is written.
-COUNTERS = "--coverage -fprofile-update=atomic -O0"
-# Below the first number the check fails; the second is the aim.
-BOUNDS = {"C lines": (88, 90), "C branches": (74, 80), "Python lines": (80, 95)}
+# Part of every C compilation: counters that threads do not lose, and code as it is written. Two functions are marked
+# always_inline, so that the product has copies of them for constant arguments, in each of which most branches cannot
+# be taken. Here they are compiled as they are written, and each of their branches counts once.
+COUNTERS = "--coverage -fprofile-update=atomic -O0 -Dalways_inline=unused"
+# Below these the check fails. Not counted: the backends of tests and of Windows, and branches to which the compiler
+# gives no line.
+BOUNDS = {"C lines": 90, "C branches": 80, "Python lines": 95}
 
 Counts = dict[str, int]
 
@@ -169,9 +172,8 @@ def main() -> int:
         "Python lines": share(add(python), "lines"),
     }
     for name, number in reached.items():
-        least, aim = BOUNDS[name]
-        print(f"coverage: {name} {number:.1f} % (at least {least} %, aim {aim} %)")
-    return 1 if any(number < BOUNDS[name][0] for name, number in reached.items()) else 0
+        print(f"coverage: {name} {number:.1f} % (at least {BOUNDS[name]} %)")
+    return 1 if any(number < BOUNDS[name] for name, number in reached.items()) else 0
 
 
 if __name__ == "__main__":
