@@ -24,11 +24,9 @@ cdef extern from *:
         const char *sentence
     dmi_fault_words dmi_py_faults[]
     size_t DMI_PY_FAULTS
+    const char *DMI_NO_PRESSURE
 
-NO_PRESSURE = (
-    "pressure has nothing to go by here: /proc/pressure/memory cannot be read, and no cgroup "
-    "around this process has a memory limit"
-)
+NO_PRESSURE = DMI_NO_PRESSURE.decode()
 
 # {number: (word, sentence)}, as the library has them.
 FAULTS = {

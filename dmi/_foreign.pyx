@@ -192,7 +192,7 @@ cdef class Eye:
             memcpy(&mark, &marks[8 * i], 8)
             if mark & PRESENT:
                 return start + i * self.page
-        return start + max(count, 1) * self.page
+        return start + (count if count > 1 else 1) * self.page
 
     cdef int add_resident(self, uint64_t address, uint64_t size) except -1:
         cdef uint64_t page = address // self.page, end = (address + size) // self.page, mark

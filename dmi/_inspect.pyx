@@ -200,7 +200,7 @@ cdef int outside_visit(void *argument, const cdmi.dmi_outside_heap *heap,
             o.places.append(segment_fields(place))
         else:
             o.heaps.append(_records.OutsideFields(
-                heap.handle, heap.name.decode("utf-8", "replace"), heap.reserved,
+                heap.handle, (<const char *>heap.name).decode("utf-8", "replace"), heap.reserved,
                 heap.committed, heap.busy, heap.busy_blocks, o.places))
             o.places = []
     except BaseException as error:

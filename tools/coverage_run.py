@@ -20,12 +20,12 @@ from collections import defaultdict
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# Part of every C compilation: counters that threads do not lose, and code as it is written. Two functions are marked
-# always_inline, so that the product has copies of them for constant arguments, in each of which most branches cannot
-# be taken. Here they are compiled as they are written, and each of their branches counts once.
+# Part of every C compilation: counters that threads do not lose, and code as it is written. Two
+# functions are marked always_inline, so that the product has a copy of them for each constant
+# argument, in which most branches cannot be taken. Here each of their branches counts once.
 COUNTERS = "--coverage -fprofile-update=atomic -O0 -Dalways_inline=unused"
-# Below these the check fails. Not counted: the backends of tests and of Windows, and branches to which the compiler
-# gives no line.
+# Below these the check fails. Not counted: the backends of tests and of Windows, and branches to
+# which the compiler gives no line.
 BOUNDS = {"C lines": 90, "C branches": 80, "Python lines": 95}
 
 Counts = dict[str, int]

@@ -62,8 +62,7 @@ static bool set_decommit(const char *value) {
     if (dmi_policy_parse(value, &read, error, sizeof error)) {
         say("decommit: %s", error);
     } else if (_dmi_policy_probe(&read)) {
-        say("decommit: pressure has nothing to go by here: no /proc/pressure/memory, no memory "
-            "limit; %s is used",
+        say("decommit: " DMI_NO_PRESSURE "; %s is used",
             chosen.policy ? "the one before it" : "lazy");
     } else {
         policy = read;

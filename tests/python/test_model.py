@@ -33,8 +33,8 @@ small_sizes = st.one_of(st.integers(1, 200), st.integers(1, 5000))
 policies = st.sampled_from(["never", "eager", "lazy:delay=0.5", "lazy:delay=2", "threshold"])
 seeds = st.integers(0, 1 << 30)
 
-# A block's contents are a piece of these, and its seed says where the piece begins: random bytes made
-# anew for each block would take most of the time.
+# A block's contents are a piece of these, and its seed says where the piece begins: random bytes
+# made anew for each block would take most of the time.
 _CONTENTS = random.Random(1).randbytes(3200 * KIB)
 _PLACES = 200 * KIB
 

@@ -75,6 +75,10 @@ DMI_API int dmi_policy_parse(const char *text, dmi_policy *policy, char *error, 
 /* Write the policy in the same grammar; only what is not a default is named. Returns the length
  * without the terminating 0, as snprintf does. */
 DMI_API int dmi_policy_format(const dmi_policy *policy, char *text, size_t text_size);
+/* What ENOTSUP means for a policy: messages of C and of other languages say it in these words. */
+#define DMI_NO_PRESSURE                                                                            \
+    "pressure has nothing to go by here: /proc/pressure/memory cannot be read, and no cgroup "     \
+    "around this process has a memory limit"
 
 /* ---- heaps ----------------------------------------------------------------------------------- */
 
