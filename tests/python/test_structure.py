@@ -167,7 +167,7 @@ def test_faults_have_the_same_words_in_c_and_python() -> None:
 
 
 @pytest.mark.skipif(not (ROOT / "tools" / "generate.py").exists(), reason="not a source tree")
-def test_lists_that_follow_from_the_counters_are_up_to_date() -> None:
+def test_lists_that_follow_from_the_tables_are_up_to_date() -> None:
     subprocess.run([sys.executable, ROOT / "tools" / "generate.py", "--check"], check=True)
 
 
