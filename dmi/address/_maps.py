@@ -31,6 +31,7 @@ _MAX_HEADERS: Final = 256
 
 
 # Files that lie in memory: their pages cannot go back to a disk.
+_POOL_OF_HUGE_PAGES: Final = "/anon_hugepage"
 NO_DISK = ("/memfd:", "/dev/shm/", "/dev/zero", "/SYSV", "/anon_hugepage", "/run/shm/")
 
 
@@ -75,7 +76,9 @@ class Mapping:
 
     @property
     def has_file(self) -> bool:
-        return self.inode != 0 or self.name.startswith("/")
+        # Memory from the pool of huge pages looks like a file that was deleted.
+        named = self.inode != 0 or self.name.startswith("/")
+        return named and not self.name.startswith(_POOL_OF_HUGE_PAGES)
 
     @property
     def memory(self) -> int | None:
@@ -92,7 +95,7 @@ class Mapping:
     def plain(self) -> bool:
         """Private anonymous memory that can be written and that the kernel has no name for, or one
         that glibc gave it, which does not say whose heap or stack it is."""
-        named = self.name and not self.name.startswith("[anon: glibc:")
+        named = self.name and not self.name.startswith(("[anon: glibc:", _POOL_OF_HUGE_PAGES))
         return self.perms[:2] == "rw" and not (self.shared or self.has_file or named)
 
 

@@ -233,10 +233,15 @@ class GlibcHeap:
         inside, resident = found["trim"], found["trim_resident"]
         top, top_resident = 0, 0 if resident is not None else None
         last = next((region for region in self.regions if region.top), None)
-        if self.state.main and last is not None:
-            # Fastbins go into the top first; systrim leaves MINSIZE and a byte, in whole pages.
+        if self._in_pool():
+            # Single pages of it cannot go back, and malloc does not try whole ones.
+            inside, resident = 0, 0 if resident is not None else None
+        elif self.state.main and last is not None and self._at_break(last):
+            # Fastbins go into the top first; systrim leaves MINSIZE and a byte, in whole pages, or
+            # in huge ones where it was told to ask for them.
+            unit = (self._parameters.huge if self._parameters else 0) or page
             size = sizes["top"] + found["before_top"]
-            top = max(0, (size - _LEAST - 1) // page * page) if size > _LEAST else 0
+            top = max(0, (size - _LEAST - 1) // unit * unit) if size > _LEAST else 0
             if top and top_resident is not None:
                 top_resident = _foreign.resident(self._memory, [(last.end - top & -page, top)])
         parts: dict[str, int | None] = {
@@ -244,6 +249,17 @@ class GlibcHeap:
             "trim_top": top if top_resident is None else top_resident,
         }
         return sum(value or 0 for value in parts.values()), parts
+
+    def _in_pool(self) -> bool:
+        """Whether its memory comes from the pool of huge pages."""
+        here = self._space.at(self.regions[0].start) if self.regions else None
+        return here is not None and here.name.startswith("/anon_hugepage")
+
+    def _at_break(self, region: Region) -> bool:
+        """Whether the end of the stretch is the end of the brk heap: else the top stays. A core
+        file does not say."""
+        here = self._space.at(region.end - 1)
+        return not self.scattered or (here is not None and here.name == "[heap]")
 
     # ---- where it lies ---------------------------------------------------------------------------
 
@@ -380,8 +396,12 @@ def glibc_heaps(memory: Memory, space: Space) -> tuple[list[GlibcHeap], list[str
     """The arenas of every glibc in the process; and what could not be told."""
     heaps: list[GlibcHeap] = []
     notes: list[str] = []
+    seen: set[int] = set()
     for main in find_main(memory, space):
+        if main.address in seen:
+            continue
         ring, why = read_ring(memory, space, main)
+        seen |= {state.address for state in ring}
         if why:
             notes.append(why)
         places = [(state, _regions(memory, space, state)) for state in ring]

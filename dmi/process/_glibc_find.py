@@ -132,11 +132,13 @@ class ArenaState:
 
 @dataclass(frozen=True, slots=True)
 class MallocParameters:
-    """Totals that malloc keeps of blocks mapped on their own."""
+    """Totals that malloc keeps of blocks mapped on their own; and, from 2.35 on, the size of the
+    huge pages that it was told to ask for, 0 where it was not."""
 
     mmaps: int
     mmapped: int
     most_mmapped: int
+    huge: int = 0
 
 
 # ---- main arenas ---------------------------------------------------------------------------------
@@ -357,5 +359,9 @@ def _parameters(data: bytes, at: int) -> MallocParameters | None:
         count, limit, most_count, fixed = struct.unpack_from("<4i", data, start)
         fits = 0 <= count <= most_count <= limit and fixed in (0, 1) and limit > 0
         if fits and bool(count) == bool(mapped) and bool(most_count) == bool(most):
-            return MallocParameters(count, mapped, most)
+            huge = 0
+            if start == at - 36 and at >= 56:
+                (huge,) = struct.unpack_from("<Q", data, at - 56)
+            sized = huge & huge - 1 == 0 and 1 << 16 <= huge <= 1 << 30
+            return MallocParameters(count, mapped, most, huge if sized else 0)
     return None

@@ -113,7 +113,20 @@ def figures(pid: int) -> dict[str, object]:
             total["trim"] += stats.trim or 0
             total["mapped"] += stats.mapped or 0
             total["unknown"] += stats.unknown or 0
-    return {**total, "held": held}
+        layers = process.layers()
+        by_kind: dict[str, int] = {}
+        for leaf in layers.leaves:
+            if leaf.allocator:
+                by_kind[leaf.allocator] = by_kind.get(leaf.allocator, 0) + (leaf.holds or 0)
+        summed = sum(leaf.holds or 0 for leaf in layers.leaves)
+        smaps = sum((m.resident or 0) + (m.swapped or 0) for m in process.moment().mappings)
+        total["astray"] = abs(summed - smaps) + abs(summed - (layers["3"].holds or 0))
+        named = layers.stuck
+    return {**total, "held": held, "holders": by_kind, "named": named.name if named else ""}
+
+
+KNOWN = ("glibc", "pymalloc", "dmi")
+"""Kinds whose use is known."""
 
 
 def close(ours: int, theirs: int, least: int, part: float) -> bool:
@@ -139,14 +152,23 @@ def judge(program: Program, pid: int, folder: Path) -> list[str]:
         faults.append("trim")
     if not frozenset(held) >= program.kinds & {"glibc", "pymalloc", "dmi"}:
         faults.append("kinds")
-    known = max(held, key=lambda kind: held[kind], default="")
-    if known != program.holder and program.holder in ("glibc", "pymalloc", "dmi"):
-        faults.append("holder")
+    holders = ours["holders"]
+    assert isinstance(holders, dict)
+    # Who holds most of what allocators have in memory, whatever their kind.
+    known = max(holders, key=lambda kind: holders[kind], default="")
+    if known != program.holder:
+        faults.append(f"holder is {known or 'nobody'}")
+    # Nobody may be named while a larger one's use is unknown.
+    open_ = max((size for kind, size in holders.items() if kind not in KNOWN), default=0)
+    if ours["named"] and open_ > held.get("glibc", 0) + held.get("pymalloc", 0):
+        faults.append(f"{ours['named']} is named")
+    if number["astray"]:
+        faults.append(f"leaves are {number['astray']} bytes astray")
     print(
         f"{program.name:<28}{number['system'] >> 10:>9}{number['free'] >> 10:>9}"
         f"{said['fordblks'] >> 10:>9}{number['mapped'] >> 10:>9}{said['hblkhd'] >> 10:>9}"
         f"{number['trim'] >> 10:>8}{gained['trimmed'] >> 10:>8}{number['unknown'] >> 10:>6}  "
-        f"{' '.join(sorted(held)):<16} {', '.join(faults) or 'ok'}",
+        f"{known:<9}{' '.join(sorted(held)):<16} {', '.join(faults) or 'ok'}",
         flush=True,
     )
     return faults
@@ -223,7 +245,7 @@ def main() -> int:
     chosen = [each for each in PROGRAMS if not args.names or each.name in args.names]
     print(
         f"{'KiB':<28}{'system':>9}{'free':>9}{'says':>9}{'mapped':>9}{'says':>9}{'trim':>8}"
-        f"{'gave':>8}{'?':>6}  kinds"
+        f"{'gave':>8}{'?':>6}  holder   kinds"
     )
     base = Path(tempfile.mkdtemp(prefix="dmi-", dir=f"{args.root}/tmp" if args.root else None))
     base.chmod(0o755)

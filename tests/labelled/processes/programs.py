@@ -1,7 +1,7 @@
 """The programs, how each is brought to a peak and to rest, and what is right: the labels.
 
 kinds    the kinds of heaps that hold memory in it
-holder   the kind that holds most of what its allocators hold
+holder   the kind that has most in physical memory of what its allocators have
 `{tmp}` in a command is a folder of its own. What `feed` says goes to its standard input, which stays
 open.
 """
@@ -125,7 +125,23 @@ PROGRAMS: Final = (
     _program("tcl", "tclsh", feed=_TCL + "\n", wait=2),
     _program("mawk", "mawk", _AWK, wait=2),
     _program("gawk", "gawk", _AWK, wait=2),
-    _program("node", "node", "-e", _JS, wait=2),
+    _program("node", "node", "-e", _JS, kinds="glibc V8", holder="V8", wait=2),
+    _program(
+        "python-threads-thp", "/usr/bin/python3", "-c", _THREADS, kinds=_PY,
+        GLIBC_TUNABLES="glibc.malloc.hugetlb=1",
+    ),
+    _program(
+        "python-large-thp", "/usr/bin/python3", "-c", _LARGE, kinds=_PY,
+        GLIBC_TUNABLES="glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=33554432",
+    ),
+    _program(
+        "python-decorated", "/usr/bin/python3", "-c", _THREADS, kinds=_PY,
+        GLIBC_TUNABLES="glibc.mem.decorate_maps=1",
+    ),
+    _program(
+        "python-top-pad", "/usr/bin/python3", "-c", _LARGE, kinds=_PY,
+        GLIBC_TUNABLES="glibc.malloc.top_pad=20000000",
+    ),
     _program(
         "sqlite3", "sqlite3",
         feed="create table t(a,b); with recursive n(i) as (select 1 union all select i+1 from n where "
