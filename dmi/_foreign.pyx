@@ -5,6 +5,8 @@
 Numbers only. A reader (dmi.process) gives the bytes; all of them are untrusted.
 """
 
+from bisect import bisect_right
+
 from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawMalloc
 from libc.errno cimport EIO
 from libc.stdint cimport uint32_t, uint64_t
@@ -133,6 +135,9 @@ cdef class Eye:
     cdef uint64_t marks_at, marks_count
     cdef uint64_t resident_bytes
     cdef bint resident_known
+    # What lies on huge pages, by address, and how much of what was asked about does.
+    cdef list huge
+    cdef uint64_t huge_bytes
 
     def __cinit__(self, reader, bint absent_too=False):
         self.reader = reader
@@ -146,6 +151,18 @@ cdef class Eye:
         self.marks_at = self.marks_count = 0
         self.resident_bytes = 0
         self.resident_known = True
+        self.huge = []
+        self.huge_bytes = 0
+
+    cdef int add_huge(self, uint64_t start, uint64_t end) except -1:
+        cdef uint64_t low, high
+        cdef Py_ssize_t at = bisect_right(self.huge, (start, end))
+        for low, high in self.huge[max(0, at - 1):]:
+            if low >= end:
+                break
+            if min(high, end) > max(low, start):
+                self.huge_bytes += min(high, end) - max(low, start)
+        return 0
 
     cdef int fill(self, uint64_t address, size_t wanted, dmi_window *window) except -1:
         cdef uint64_t start = address & ~(self.page - 1)
@@ -239,6 +256,8 @@ cdef void pages(void *context, uint64_t address, uint64_t size) noexcept with gi
         return
     try:
         eye.add_resident(address, size)
+        if eye.huge:
+            eye.add_huge(address, address + size)
     except BaseException as error:
         eye.error = error
 
@@ -324,11 +343,12 @@ cdef class GlibcCount:
     cdef readonly list errors
 
     def __cinit__(self, reader, bint main, fast, uint64_t cache_chunk, unsigned retries=2,
-                  bint absent_too=False):
+                  bint absent_too=False, huge=()):
         self.tally = <dmi_glibc_tally *>PyMem_RawCalloc(1, sizeof(dmi_glibc_tally))
         if self.tally == NULL:
             raise MemoryError("no memory to count chunks")
         self.eye = Eye(reader, absent_too)
+        self.eye.huge = sorted(huge)
         self.fast = FastList(fast)
         self.main = main
         self.retries = retries
@@ -368,6 +388,7 @@ cdef class GlibcCount:
             "counts": {name: t.counts[i] for i, name in enumerate(STATES)},
             "trim": t.trim,
             "trim_resident": self.eye.resident_bytes if self.eye.resident_known else None,
+            "trim_huge": self.eye.huge_bytes,
             "before_top": t.before_top,
             "pinned": t.pinned,
             "sizes": sizes,

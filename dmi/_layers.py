@@ -391,6 +391,8 @@ def physical(pid: int | None, mappings: Sequence[Mapping]) -> Layer:
         for title, key in (("PSS", "Pss"), ("lazily freed", "LazyFree"))
         if key in found
     ]
+    if found.get("Huge"):
+        figures.append(("on huge pages", found["Huge"]))
     if found.get("Hugetlb"):
         figures.append(("pages of hugetlbfs, which are counted apart", found["Hugetlb"]))
     swapped = found.get("Swap")
@@ -402,5 +404,6 @@ def physical(pid: int | None, mappings: Sequence[Mapping]) -> Layer:
 
 
 _SUMS: Final = {
-    "Rss": "resident", "Swap": "swapped", "Pss": "pss", "LazyFree": "lazy", "Hugetlb": "hugetlb",
+    "Rss": "resident", "Swap": "swapped", "Pss": "pss", "LazyFree": "lazy", "Huge": "huge",
+    "Hugetlb": "hugetlb",
 }  # fmt: skip

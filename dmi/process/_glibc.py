@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 from dmi import _foreign
@@ -25,6 +26,7 @@ from ._glibc_find import (
     read_ring,
 )
 from ._heaps import ForeignPin, ForeignRange, ForeignRow, ForeignStats, histogram
+from ._huge import huge_ranges, overlap
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -148,6 +150,7 @@ class GlibcHeap:
                 self._caches.chunk,
                 0 if self._memory.stands_still else 2,
                 self._memory.stands_still or self._memory.swap_in,
+                self._huge or (),
             )
             for region in self.regions:
                 count.add(region.start, region.end, region.top, self._caches.key)
@@ -155,6 +158,12 @@ class GlibcHeap:
             for start, end, _ in count.errors:
                 self._notes.append(f"the chunks from {start:x} to {end:x} make no sense")
         return self._found
+
+    @cached_property
+    def _huge(self) -> list[tuple[int, int]] | None:
+        """What of it lies on huge pages; None: unknown."""
+        spans = [(r.start & -self._memory.page, r.end) for r in self.regions]
+        return huge_ranges(self._memory, spans)
 
     def _cached_by_counts(self, candidates: Sequence[int]) -> tuple[int, int]:
         """(bytes, chunks) in the caches whose structs lie in these chunks."""
@@ -248,7 +257,14 @@ class GlibcHeap:
             "trim_inside": inside if resident is None else resident,
             "trim_top": top if top_resident is None else top_resident,
         }
-        return sum(value or 0 for value in parts.values()), parts
+        gives = sum(value or 0 for value in parts.values())
+        huge = self._huge
+        parts["free_on_huge_pages"] = None
+        if huge is not None:
+            tops = [(r.top, r.end) for r in self.regions if r.top]
+            on_top = sum(overlap(huge, -(-start // page) * page, end) for start, end in tops)
+            parts["free_on_huge_pages"] = found["trim_huge"] + on_top
+        return gives, parts
 
     def _in_pool(self) -> bool:
         """Whether its memory comes from the pool of huge pages."""

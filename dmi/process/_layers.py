@@ -44,7 +44,13 @@ def layers_of(process: Process) -> Layers:
     runtime = [part_of(each) for each in heaps if each.kind in _RUNTIME]
     found = [
         Layer("1a", "custom libraries", _merged(custom)),
-        Layer("1b", "language runtime", _merged(runtime), note=_runtime_note(process)),
+        Layer(
+            "1b",
+            "language runtime",
+            _merged(runtime),
+            _on_huge_pages(heaps),
+            _runtime_note(process),
+        ),
         os_heap(moment.summary),
         virtual(moment.summary),
     ]
@@ -63,6 +69,17 @@ def layers_of(process: Process) -> Layers:
         leaves,
         cgroup_of(process.pid) if process.live else None,
     )
+
+
+def _on_huge_pages(heaps: Iterable[ForeignHeap]) -> tuple[tuple[str, int], ...]:
+    """Huge pages keep what is free between blocks in memory: how much, where that is known."""
+    known = [
+        (each.stats().details or {}).get("free_on_huge_pages")
+        for each in heaps
+        if each.kind == "glibc"
+    ]
+    total = sum(size for size in known if size is not None)
+    return (("free, whole pages, on huge pages", total),) if total else ()
 
 
 def claims_of(heaps: Iterable[ForeignHeap]) -> tuple[Claims, list[tuple[str, str]]]:

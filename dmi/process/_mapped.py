@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["mapped_blocks"]
 
 _IS_MAPPED: Final = 2
+_HEADER: Final = 16
 _MOST_LOOKS: Final = 1 << 20
 _PART: Final = 1 << 20
 
@@ -86,6 +87,9 @@ def _size(memory: Memory, address: int, most: int) -> int:
         return 0
     before, word = struct.unpack("<2Q", raw)
     size: int = word & ~7
-    # Where an alignment was asked for, the words in front keep the size of the whole.
-    fits = word & 7 == _IS_MAPPED and before == 0 and size % memory.page == 0 and size > 0
+    if size % memory.page == memory.page - _HEADER:
+        size += _HEADER  # from 2.43 on the size is without the header
+    # Where an alignment was asked for, the word in front keeps how far the block was moved; from
+    # 2.43 on it also says whether it lies on huge pages.
+    fits = word & 7 == _IS_MAPPED and before <= 1 and size % memory.page == 0 and size > 0
     return size if fits and size <= most else 0

@@ -156,7 +156,7 @@ def judge(program: Program, pid: int, folder: Path) -> list[str]:
     assert isinstance(holders, dict)
     # Who holds most of what allocators have in memory, whatever their kind.
     known = max(holders, key=lambda kind: holders[kind], default="")
-    if known != program.holder:
+    if known not in program.holder.split("|"):
         faults.append(f"holder is {known or 'nobody'}")
     # Nobody may be named while a larger one's use is unknown.
     open_ = max((size for kind, size in holders.items() if kind not in KNOWN), default=0)
@@ -187,7 +187,11 @@ def try_program(program: Program, base: Path, root: str) -> list[str] | None:
         return text
 
     command = [fill(word) for word in program.command]
-    if shutil.which(command[0], path=f"{root}/usr/bin:{root}/bin" if root else None) is None:
+    if root and command[0].startswith("/"):
+        there = Path(root + command[0]).exists()
+    else:
+        there = bool(shutil.which(command[0], path=f"{root}/usr/bin:{root}/bin" if root else None))
+    if not there:
         return None
     if program.setup:
         # What it leaves in the background must not hold the output of this program.

@@ -1,7 +1,8 @@
 """The programs, how each is brought to a peak and to rest, and what is right: the labels.
 
 kinds    the kinds of heaps that hold memory in it
-holder   the kind that has most in physical memory of what its allocators have
+holder   the kind that has most in physical memory of what its allocators have; several where it
+         depends on the version of the program
 `{tmp}` in a command is a folder of its own. What `feed` says goes to its standard input, which stays
 open.
 """
@@ -32,10 +33,8 @@ class Program:
     wait: float = 1.0
 
 
-def _shell(
-    name: str, text: str, kinds: str = "glibc", holder: str = "glibc", **more: str
-) -> Program:
-    return Program(name, ("/bin/sh", "-c", text), frozenset(kinds.split()), holder, **more)
+def _shell(name: str, text: str, kinds: str = "glibc", holder: str = "glibc") -> Program:
+    return Program(name, ("/bin/sh", "-c", text), frozenset(kinds.split()), holder)
 
 
 def _program(
@@ -89,6 +88,7 @@ _LUA: Final = "local t={} for i=1,300000 do t[i]={i,tostring(i)} end for i=1,300
 _TCL: Final = "for {set i 0} {$i<200000} {incr i} {set a($i) [string repeat x [expr {$i%100}]]}; array unset a *7; puts ready; after 600000"
 _AWK: Final = 'BEGIN{for(i=0;i<200000;i++)a[i]=i"abc"; for(i=0;i<200000;i++)if(i%13)delete a[i]; getline x < "-"}'
 _JS: Final = "let a=[];for(let i=0;i<200000;i++)a.push(Buffer.allocUnsafeSlow(100+i%900));a=a.filter((x,i)=>i%9==0);setInterval(()=>{},1e6)"
+_JS_OBJECTS: Final = "let a=[];for(let i=0;i<400000;i++)a.push({i,s:'a'+i});a=a.filter((x,i)=>i%9==0);setInterval(()=>{},1e6)"
 _MANY: Final = 'char *a%d[] = {"%d"}; int f%d(int x) { return x * %d + (x >> 3); }'
 _C_SOURCE: Final = "\n".join(_MANY % (n, n, n, n) for n in range(1500)) + "\n"
 
@@ -120,12 +120,15 @@ PROGRAMS: Final = (
     _program("perl", "perl", "-e", _PERL),
     # Its own allocator maps 2 MiB at a time; glibc has little.
     _program("php", "php", "-r", _PHP, kinds="glibc Zend", holder="Zend"),
-    _program("ruby", "ruby", "-e", _RUBY, wait=2),
+    # From 3.2 on short strings lie in Ruby's own pages.
+    _program("ruby", "ruby", "-e", _RUBY, holder="glibc|Ruby", wait=2),
     _program("lua", "lua5.4", "-e", _LUA),
     _program("tcl", "tclsh", feed=_TCL + "\n", wait=2),
     _program("mawk", "mawk", _AWK, wait=2),
     _program("gawk", "gawk", _AWK, wait=2),
-    _program("node", "node", "-e", _JS, kinds="glibc V8", holder="V8", wait=2),
+    # Its buffers are malloc's, not V8's.
+    _program("node", "node", "-e", _JS, kinds="glibc V8", wait=2),
+    _program("node-objects", "node", "-e", _JS_OBJECTS, kinds="glibc V8", holder="V8", wait=2),
     _program(
         "python-threads-thp", "/usr/bin/python3", "-c", _THREADS, kinds=_PY,
         GLIBC_TUNABLES="glibc.malloc.hugetlb=1",
@@ -173,7 +176,8 @@ PROGRAMS: Final = (
     _program("memcached", "memcached", "-u", "root", "-s", "{tmp}/s", "-t", "4"),
     _program("haproxy", "haproxy", "-db", "-f", "{tmp}/h.cfg", setup="printf 'global\n maxconn 500\ndefaults\n mode tcp\n timeout client 1s\n timeout server 1s\n timeout connect 1s\nlisten a\n bind unix@{tmp}/s\n' > {tmp}/h.cfg"),
     _program("dnsmasq", "dnsmasq", "-k", "-p", "0", "--dhcp-authoritative", "-u", "root", "-x", "{tmp}/pid"),
-    _program("guile", "guile-3.0", "-c", "(define l (iota 300000)) (set! l #f) (gc) (let loop () (sleep 600) (loop))", wait=3),
+    # What the program has is the collector's.
+    _program("guile", "guile-3.0", "-c", "(define l (iota 300000)) (set! l #f) (gc) (let loop () (sleep 600) (loop))", holder="Boehm GC", wait=3),
     _program("ocaml", "ocaml", feed="let l = List.init 200000 string_of_int;;\nlet m = List.filter (fun s -> String.length s < 3) l;;\n", wait=3),
     _program("postgres-backend", "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "{pg}/postgres", "-D", "{tmp}/d", "-k", "{tmp}", "-c", "listen_addresses=", "-c", "port=54399",
              setup="chmod 777 {tmp}; setpriv --reuid=65534 --regid=65534 --clear-groups env HOME={tmp} {pg}/initdb -D {tmp}/d -A trust -U p >/dev/null; (sleep 4; (echo 'create temp table t as select i, md5(i::text) from generate_series(1,50000) i; select count(*) from (select * from t order by 2) s;'; sleep 600) | psql -h {tmp} -p 54399 -U p template1 >/dev/null 2>&1) &",
