@@ -20,7 +20,7 @@ static void deal_range(dmi_sweep *sweep, dmi_segment *segment, size_t from, size
     switch (verdict) {
     case DMI_LEAVE:
         if (sweep->kind == DMI_PASS_AGE) _dmi_bits_put(segment->aged, from, pages, true);
-        _dmi_pages_found_free(segment, from, pages, sweep->since);
+        _dmi_pages_note_free(segment, from, pages, sweep->since);
         break;
     case DMI_DEFER: _dmi_defer(sweep, segment, from, pages); break;
     case DMI_GIVE: (void)_dmi_give(sweep, segment, from, pages); break;

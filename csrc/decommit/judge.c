@@ -27,7 +27,7 @@ void _dmi_defer(dmi_sweep *sweep, dmi_segment *segment, size_t first, size_t pag
     uint64_t bytes = (uint64_t)pages << _dmi_page_shift;
     _dmi_bits_put(segment->deferred, first, pages, true);
     _dmi_bits_put(segment->aged, first, pages, true);
-    _dmi_pages_found_free(segment, first, pages, sweep->since);
+    _dmi_pages_note_free(segment, first, pages, sweep->since);
     sweep->found += bytes;
     sweep->refused += bytes;
 }

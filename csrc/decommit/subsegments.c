@@ -158,7 +158,7 @@ static bool judge_pages(dmi_sweep *sweep, dmi_run *run, const dmi_blockmap *map,
             _dmi_defer(sweep, segment, page, 1);
         } else {
             if (verdict == DMI_LEAVE) _dmi_bits_put(segment->aged, page, 1, true);
-            _dmi_pages_found_free(segment, page, 1, sweep->since);
+            _dmi_pages_note_free(segment, page, 1, sweep->since);
             left = true;
         }
     }

@@ -60,7 +60,7 @@ static void age_pages(spread *s, dmi_segment *segment, size_t first, size_t coun
         add(s, _dmi_page, noted || freed_at, since);
     }
     uint64_t now = atomic_load_explicit(&segment->space->now, memory_order_relaxed);
-    _dmi_pages_found_free(segment, first, count, freed_at ? *freed_at : now);
+    _dmi_pages_note_free(segment, first, count, freed_at ? *freed_at : now);
 }
 
 static void age_lfh(spread *s, const dmi_run *run, const uint64_t pages[2]) {
@@ -76,7 +76,7 @@ static void age_lfh(spread *s, const dmi_run *run, const uint64_t pages[2]) {
         uint32_t since = _dmi_page_free_since(segment, page);
         size_t tail = end <= blocks ? 0 : start >= blocks ? _dmi_page : end - blocks;
         add(s, _dmi_page - tail, since != 0, since);
-        _dmi_pages_found_free(segment, page, 1, now);
+        _dmi_pages_note_free(segment, page, 1, now);
     }
 }
 
@@ -97,7 +97,7 @@ static void age_list(spread *s, const dmi_run *run) {
             count--;
         }
         age_pages(s, run->segment, first, count, NULL);
-        if (gap) _dmi_pages_found_free(run->segment, last, 1, now);
+        if (gap) _dmi_pages_note_free(run->segment, last, 1, now);
     }
 }
 

@@ -12,8 +12,8 @@
 #include <string.h>
 
 /* Describe a fault. format takes address, a and b, or fewer of them. */
-static bool fault(dmi_fault *out, dmi_fault_kind kind, const void *address, const char *format,
-                  const void *a, const void *b) {
+static bool report(dmi_fault *out, dmi_fault_kind kind, const void *address, const char *format,
+                   const void *a, const void *b) {
     if (out) {
         out->kind = kind;
         out->address = (uintptr_t)address;
@@ -28,26 +28,26 @@ static bool sound_lfh(const dmi_heap *heap, const dmi_run *run, dmi_fault *out) 
     size_t pinned = SIZE_MAX, listed = 0;
     if (run->block_size == 0 || run->capacity == 0 || run->carved > run->capacity ||
         run->parked > run->carved || (size_t)run->capacity * run->block_size > _dmi_run_size(run))
-        return fault(
+        return report(
             out, DMI_FAULT_CORRUPT, run,
             "descriptor %p of the subsegment at %p is damaged (block size, capacity or carved)",
             _dmi_run_base(run), NULL);
     for (size_t i = 0; _dmi_run_is_hard(run) && i < run->carved; i++) {
         const char *block = _dmi_lfh_block(run, i);
         if (_dmi_hard_busy(run, i) && !_dmi_canary_sound(heap, block, run->block_size))
-            return fault(out, DMI_FAULT_OVERFLOW, block,
-                         "the block at %p was written behind its end at %p; its subsegment begins "
-                         "at %p",
-                         block + run->block_size - heap->tail, _dmi_run_base(run));
+            return report(out, DMI_FAULT_OVERFLOW, block,
+                          "the block at %p was written behind its end at %p; its subsegment begins "
+                          "at %p",
+                          block + run->block_size - heap->tail, _dmi_run_base(run));
     }
     /* Other threads may free into the run at any moment. Repeat until none did during a look. */
     uint64_t remote = atomic_load_explicit(&run->remote, memory_order_acquire), then;
     for (int tries = 0;; tries++) {
         if (!_dmi_lfh_free_map(run, true, &map, &pinned, &bad))
-            return fault(out, DMI_FAULT_CORRUPT, bad,
-                         "the link in free block %p of the subsegment at %p is damaged; its "
-                         "descriptor is %p",
-                         _dmi_run_base(run), run);
+            return report(out, DMI_FAULT_CORRUPT, bad,
+                          "the link in free block %p of the subsegment at %p is damaged; its "
+                          "descriptor is %p",
+                          _dmi_run_base(run), run);
         then = remote;
         remote = atomic_load_explicit(&run->remote, memory_order_acquire);
         if (remote == then) break;
@@ -61,10 +61,10 @@ static bool sound_lfh(const dmi_heap *heap, const dmi_run *run, dmi_fault *out) 
      * about to free, may be missing in both counts; a block that it has just listed may be in both. */
     bool taken = run->flags & DMI_RUN_TAKEN;
     if (missing < (taken ? -1 : 0) || missing > (taken ? 2 : 0))
-        return fault(out, DMI_FAULT_CORRUPT, run,
-                     "descriptor %p of the subsegment at %p counts other busy blocks than its "
-                     "lists leave",
-                     _dmi_run_base(run), NULL);
+        return report(out, DMI_FAULT_CORRUPT, run,
+                      "descriptor %p of the subsegment at %p counts other busy blocks than its "
+                      "lists leave",
+                      _dmi_run_base(run), NULL);
     return true;
 }
 
@@ -76,14 +76,14 @@ static bool sound_list(const dmi_heap *heap, const dmi_run *run, dmi_fault *out)
     for (dmi_tag *tag = _dmi_region_first(run); tag; tag = _dmi_region_next(run, tag)) {
         if (!_dmi_tag_sound(tag) || (const char *)tag + _dmi_tag_bytes(tag) > end ||
             (before ? tag->before != before->size : tag->before != 0))
-            return fault(
+            return report(
                 out, DMI_FAULT_CORRUPT, tag,
                 "the tag at %p is damaged; the block before it begins at %p, its region at %p",
                 before ? (const char *)before + DMI_LIST_TAG : NULL, _dmi_run_base(run));
         if (tag->flags & DMI_TAG_BUSY) {
             const char *payload = (const char *)tag + DMI_LIST_TAG;
             if (!_dmi_canary_sound(heap, payload, _dmi_freelist_usable(payload)))
-                return fault(
+                return report(
                     out, DMI_FAULT_OVERFLOW, payload,
                     "the block at %p was written behind its end at %p; the next tag is at %p",
                     payload + _dmi_freelist_usable(payload) - heap->tail,
@@ -93,17 +93,17 @@ static bool sound_list(const dmi_heap *heap, const dmi_run *run, dmi_fault *out)
         } else {
             const dmi_free_block *block = (const dmi_free_block *)(const void *)tag;
             if (!_dmi_free_listed(&heap->list, block))
-                return fault(out, DMI_FAULT_CORRUPT, tag,
-                             "the links of the free block at %p are damaged; its region begins at "
-                             "%p, its payload at %p",
-                             _dmi_run_base(run), (const char *)tag + DMI_LIST_TAG);
+                return report(out, DMI_FAULT_CORRUPT, tag,
+                              "the links of the free block at %p are damaged; its region begins at "
+                              "%p, its payload at %p",
+                              _dmi_run_base(run), (const char *)tag + DMI_LIST_TAG);
         }
         blocks++;
         before = tag;
     }
     if (blocks != run->blocks || bytes != run->busy_bytes ||
         busy != atomic_load_explicit(&run->used, memory_order_relaxed))
-        return fault(
+        return report(
             out, DMI_FAULT_CORRUPT, run,
             "descriptor %p of the free-list region at %p counts other blocks than its tags",
             _dmi_run_base(run), NULL);
@@ -115,17 +115,17 @@ static bool sound_run(const dmi_heap *heap, dmi_segment *segment, dmi_run *run, 
     const char *at = segment->base + (page << _dmi_page_shift);
     if (run->kind == DMI_RUN_NONE || run->kind >= DMI_RUN_VIRTUAL || run->segment != segment ||
         run->first != page || run->pages == 0 || run->first + (size_t)run->pages > segment->pages)
-        return fault(out, DMI_FAULT_CORRUPT, run,
-                     "descriptor %p of the run at %p is damaged; its segment begins at %p", at,
-                     segment->base);
+        return report(out, DMI_FAULT_CORRUPT, run,
+                      "descriptor %p of the run at %p is damaged; its segment begins at %p", at,
+                      segment->base);
     switch (run->kind) {
     case DMI_RUN_LFH: _dmi_cache_take_run(run->cache, run); return sound_lfh(heap, run, out);
     case DMI_RUN_LIST: return sound_list(heap, run, out);
     case DMI_RUN_LARGE:
         if (_dmi_canary_sound(heap, at, _dmi_run_size(run))) return true;
-        return fault(out, DMI_FAULT_OVERFLOW, at,
-                     "the block at %p was written behind its end at %p",
-                     at + _dmi_run_size(run) - heap->tail, NULL);
+        return report(out, DMI_FAULT_OVERFLOW, at,
+                      "the block at %p was written behind its end at %p",
+                      at + _dmi_run_size(run) - heap->tail, NULL);
     default: return true;
     }
 }
@@ -154,9 +154,9 @@ int dmi_heap_validate(void *handle, dmi_fault *out) {
         const char *at = run->segment->base;
         sound = _dmi_canary_sound(heap, at, run->segment->size);
         if (!sound)
-            (void)fault(out, DMI_FAULT_OVERFLOW, at,
-                        "the block at %p was written behind its end at %p",
-                        at + run->segment->size - heap->tail, NULL);
+            (void)report(out, DMI_FAULT_OVERFLOW, at,
+                         "the block at %p was written behind its end at %p",
+                         at + run->segment->size - heap->tail, NULL);
     }
     _dmi_heap_thaw(heap);
     _dmi_unlock(&heap->pass);

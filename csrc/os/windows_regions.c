@@ -52,7 +52,7 @@ static size_t place_of(const survey *s, uint64_t allocation) {
 }
 
 /* Make room for one more owner. Its memory must not come from a heap, since the heap that is looked at is locked. */
-static bool room(survey *s) {
+static bool make_room(survey *s) {
     if (s->count < s->capacity) return true;
     size_t wanted = s->capacity ? 2 * s->capacity : 4096;
     owner *larger =
@@ -77,7 +77,7 @@ static void claim(survey *s, const void *address, uint32_t usage, MEMORY_BASIC_I
     uint64_t allocation = (uintptr_t)info->AllocationBase;
     size_t place = place_of(s, allocation);
     if (place < s->count && s->owners[place].allocation == allocation) return;
-    if (!room(s)) return;
+    if (!make_room(s)) return;
     memmove(&s->owners[place + 1], &s->owners[place], (s->count - place) * sizeof *s->owners);
     s->owners[place] = (owner){allocation, usage};
     s->count++;

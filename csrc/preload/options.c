@@ -174,21 +174,21 @@ static bool set_profile(const char *value) {
     return true;
 }
 
-static bool switched(const char *value, bool *on) {
+static bool read_switch(const char *value, bool *on) {
     *on = !strcmp(value, "on");
     return *on || !strcmp(value, "off");
 }
 
 static bool set_scavenger(const char *value) {
     bool on;
-    if (!switched(value, &on)) return false;
+    if (!read_switch(value, &on)) return false;
     if (!on) _dmi_scavenger_forbid();
     return true;
 }
 
 static bool set_flag(const char *value, uint32_t flag) {
     bool on;
-    if (!switched(value, &on)) return false;
+    if (!read_switch(value, &on)) return false;
     chosen.flags = on ? chosen.flags | flag : chosen.flags & ~flag;
     return true;
 }

@@ -176,7 +176,7 @@ static void need_given_at(dmi_segment *segment) {
     _dmi_unlock(&lock);
 }
 
-void _dmi_pages_found_free(dmi_segment *segment, size_t first, size_t count, uint64_t since) {
+void _dmi_pages_note_free(dmi_segment *segment, size_t first, size_t count, uint64_t since) {
     size_t end = first + count;
     need_given_at(segment);
     if (!segment->has_given_at) return;

@@ -162,7 +162,7 @@ bool _dmi_segment_cut_unit(dmi_segment *segment, size_t unit);
 int _dmi_pages_offer(dmi_segment *segment, size_t first, size_t count);
 /* A look (a pass, a walk for statistics) found these pages free: those of them that are committed and were
  * not found free before are taken to be free since then (ns of the heap's clock). */
-void _dmi_pages_found_free(dmi_segment *segment, size_t first, size_t count, uint64_t since);
+void _dmi_pages_note_free(dmi_segment *segment, size_t first, size_t count, uint64_t since);
 /* They are in use, or may have been since the last look: what is known about their age is void. */
 void _dmi_pages_forget(dmi_segment *segment, size_t first, size_t count);
 /* Give a page of the segment's busy counters a home. 0 or ENOMEM. */
