@@ -1,12 +1,14 @@
 """What an attacker gets from each installed allocator: `python -m benchmarks.peers.attacks`.
 
-Runs tests/attacks on the C library's malloc, on the installed peers, and on both tiers of dmi,
-and prints the worst outcome of each attack, and how many are exploitable, wild, found, harmless.
-Arguments are sizes of the attacked blocks.
+Runs tests/attacks on the C library's malloc, on the installed peers, on both tiers of dmi and on
+whatever library is named with `--lib NAME=PATH`, and prints the worst outcome of each attack, and
+how many are exploitable, wild, found, harmless. `--only` leaves out what is not named with `--lib`.
+`--markdown` prints the rows of a table of docs/security.md.
 """
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 import tempfile
@@ -14,7 +16,7 @@ from pathlib import Path
 
 import dmi
 
-from .allocators import Allocator, find
+from .allocators import Allocator, AllocatorError, find, parse_library, parse_option
 
 ROOT = Path(__file__).parents[2]
 SIZES = ["48", "64", "1024", "32768"]
@@ -33,29 +35,67 @@ def table(program: Path, allocator: Allocator, sizes: list[str]) -> dict[str, st
     if allocator.library:
         environment["LD_PRELOAD"] = str(allocator.library)
     command = [str(program), "all", *sizes]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise AllocatorError(f"{allocator.name}: the attacks do not run: {done.stderr.strip()}")
     rows = [line.split() for line in done.stdout.splitlines()]
     return {name: worst(cells) for name, *cells in rows}
 
 
-def main() -> int:
-    """Print the tables."""
-    sizes = sys.argv[1:] or SIZES
-    preload = Path(dmi.get_preload_path())
-    columns = [*find(), Allocator("dmi hardened", preload, {"DMI_OPTIONS": "hardened=on"})]
-    with tempfile.TemporaryDirectory() as work:
-        program = Path(work) / "attacks"
-        source = ROOT / "tests" / "attacks" / "attacks.c"
-        subprocess.run(
-            ["cc", "-O1", "-fno-builtin", "-pthread", str(source), "-o", str(program)], check=True
+def columns_of(arguments: argparse.Namespace) -> list[Allocator]:
+    """What to attack, with the options that were given for each."""
+    named = [parse_library(text) for text in arguments.lib]
+    columns = named
+    if not arguments.only:
+        preload = Path(dmi.get_preload_path())
+        found = [a for a in find() if a.name != "mimalloc3-nothp"]  # the same library
+        own = Allocator("dmi hardened", preload, {"DMI_OPTIONS": "hardened=on"})
+        columns = (
+            [*found[:-1], *named, found[-1], own] if found[-1].name == "dmi" else found + named
         )
-        tables = {column.name: table(program, column, sizes) for column in columns}
-    print(f"{'':45}" + "".join(f"{name:>14}" for name in tables))
-    for attack in next(iter(tables.values())):
-        print(f"{attack:45}" + "".join(f"{rows[attack]:>14}" for rows in tables.values()))
+    for text in arguments.env:
+        name, key, value = parse_option(text)
+        chosen = [column for column in columns if column.name == name]
+        if not chosen:
+            raise AllocatorError(
+                f"--env {name}: no such column; there are {[c.name for c in columns]}"
+            )
+        chosen[0].options[key] = value
+    return columns
+
+
+def main(words: list[str] | None = None) -> int:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers.attacks", description=__doc__)
+    parser.add_argument("--lib", action="append", default=[], metavar="NAME=PATH")
+    parser.add_argument("--env", action="append", default=[], metavar="NAME:KEY=VALUE")
+    parser.add_argument("--only", action="store_true", help="no column but those named with --lib")
+    parser.add_argument("--markdown", action="store_true")
+    parser.add_argument("sizes", nargs="*", help="bytes of the attacked blocks")
+    arguments = parser.parse_args(words)
+    try:
+        columns = columns_of(arguments)
+        with tempfile.TemporaryDirectory() as work:
+            program = Path(work) / "attacks"
+            source = ROOT / "tests" / "attacks" / "attacks.c"
+            command = ["cc", "-O1", "-fno-builtin", "-pthread", str(source), "-o", str(program)]
+            subprocess.run(command, check=True)
+            sizes = arguments.sizes or SIZES
+            tables = {column.name: table(program, column, sizes) for column in columns}
+    except AllocatorError as error:
+        parser.error(str(error))
+    rows = [["", *tables]]
+    if tables:
+        attacks = next(iter(tables.values()))
+        rows += [[attack, *(cells[attack] for cells in tables.values())] for attack in attacks]
     for letter, meaning in zip("Xwfh", ("exploitable", "wild", "found", "harmless"), strict=True):
-        counts = [list(rows.values()).count(letter) for rows in tables.values()]
-        print(f"{meaning:45}" + "".join(f"{count:>14}" for count in counts))
+        counts = [str(list(cells.values()).count(letter)) for cells in tables.values()]
+        rows.append([meaning, *counts])
+    for row in rows:
+        if arguments.markdown:
+            print("| " + " | ".join(row) + " |")
+        else:
+            print(f"{row[0]:45}" + "".join(f"{cell:>17}" for cell in row[1:]))
     return 0
 
 

@@ -456,6 +456,9 @@ size_t _dmi_lfh_ghosts(const dmi_run *run) {
     return ghosts;
 }
 
+/* As the number of the second block: the link that would tell it had been written over. */
+#define SECOND_LOST UINT16_MAX
+
 /* ---- take and repair ---------------------------------------------------------------------------------- */
 
 /* The block that this one links to. The block may be handed out and written at this moment, so the caller uses the
@@ -480,13 +483,14 @@ void _dmi_lfh_take(dmi_run *run, bool current) {
     }
     if (head == DMI_END) head = NULL;
     /* A link that leads to no block was overwritten. The list behind it is lost. */
-    if (second && !_dmi_lfh_is_block(run, second)) second = NULL;
+    bool lost = second && !_dmi_lfh_is_block(run, second);
+    if (lost) second = NULL;
     if (head && !_dmi_lfh_is_block(run, head)) head = NULL;
     run->taken = _dmi_lfh_number(run, head);
-    run->second = _dmi_lfh_number(run, second);
+    run->second = lost ? SECOND_LOST : _dmi_lfh_number(run, second);
     run->taken_count = 0;
     /* The head block of a current run may be handed out at any moment: the taker's list begins behind it. */
-    run->list = current ? run->second : run->taken;
+    run->list = !current ? run->taken : lost ? 0 : run->second;
     run->flags = (uint8_t)(run->flags | DMI_RUN_TAKEN | (current ? DMI_RUN_TAKEN_CURRENT : 0));
 }
 
@@ -495,7 +499,9 @@ void _dmi_lfh_repair(dmi_run *run) {
     bool current = run->flags & DMI_RUN_TAKEN_CURRENT;
     void *head = _dmi_lfh_head(run);
     void *taken = _dmi_lfh_numbered(run, run->taken);
-    void *second = _dmi_lfh_numbered(run, run->second), *list = _dmi_lfh_numbered(run, run->list);
+    bool lost = run->second == SECOND_LOST;
+    void *second = lost ? NULL : _dmi_lfh_numbered(run, run->second);
+    void *list = _dmi_lfh_numbered(run, run->list);
     if (run->flags & DMI_RUN_TAKEN_GONE) {
         /* The head block was handed out, freed by another thread, and collected already. */
     } else if (head == taken) {
@@ -504,10 +510,12 @@ void _dmi_lfh_repair(dmi_run *run) {
             _dmi_link_set(run, head, list);
             list = head;
         }
-    } else if (current && head == second) {
+    } else if (current && !lost && head == second) {
         /* The head block was handed out. */
-    } else if (!_dmi_lfh_is_block(run, head)) {
-        /* The head block was handed out, and its link led to no block. */
+    } else if (lost || !_dmi_lfh_is_block(run, head)) {
+        /* The head block was handed out, and its link led to no block. Or the link was overwritten while the operation
+         * was in flight: then nobody can tell whether the head block was handed out or another block came back, and
+         * to list it could hand it out twice. */
         _dmi_fault_note(DMI_NOTE_LINK, taken);
     } else {
         /* A free was in flight: its block is the head now. The link in it is out of date. */

@@ -1,6 +1,7 @@
 /* test_lfh.c - one subsegment against a model: every block is busy, listed, parked, remote or not carved,
  * and stays so through sweeps, failures, and a take that meets the owner in the middle of an operation. */
 #include "block/lfh.h"
+#include "block/note.h"
 #include "floors.h"
 
 enum { BLOCKS = DMI_RUN_BLOCKS_MAX };
@@ -578,6 +579,31 @@ TEST_EACH_PAGE(a_damaged_link_is_found) {
         _dmi_link_set(m.run, head, old);
     }
     finish();
+}
+
+/* An allocation has read the link of the head block; somebody writes zeroes over it; a taker comes; the allocation goes
+ * on. The head block is handed out, and no list may have it. */
+TEST_EACH_PAGE(a_block_whose_link_was_lost_in_flight_is_not_listed) {
+    uint64_t seed = 3;
+    start(4, DMI_OS_LAZY);
+    for (int i = 0; i < 20; i++) alloc(&seed);
+    for (size_t i = 0; i < 10; i++) free_local(i);
+    for (int goes_on = 0; goes_on < 2; goes_on++) {
+        char *head = _dmi_lfh_head(m.run), *next = _dmi_link_get(m.run, head);
+        memset(head, 0, 16);
+        _dmi_lfh_take(m.run, true);
+        if (goes_on) _dmi_lfh_set_head(m.run, next);
+        _dmi_note.kind = DMI_NOTE_NONE;
+        _dmi_lfh_repair(m.run);
+        ENSURE_EQ(_dmi_note.kind, goes_on ? DMI_NOTE_LINK : DMI_NOTE_NONE);
+        for (char *block = _dmi_lfh_head(m.run); block; block = _dmi_link_get(m.run, block))
+            ENSURE(!goes_on || block != head);
+        if (!goes_on) { /* nothing was in flight: the head block is free, and all that is left */
+            ENSURE(_dmi_lfh_head(m.run) == head && !_dmi_link_get(m.run, head));
+            _dmi_link_set(m.run, head, next);
+        }
+    }
+    _dmi_note.kind = DMI_NOTE_NONE;
 }
 
 /* ---- remote frees from real threads ------------------------------------------------------------------------ */

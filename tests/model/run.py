@@ -1,4 +1,4 @@
-"""Run the models of take and repair and of hand-over, and each of their mutations, through spin.
+"""Run the models (take and repair, hand-over, marks) and each of their mutations through spin.
 
 A model must pass with its whole state space searched; each mutation must fail, which shows that
 the model can see that mistake. Prints the number of states. Needs spin and a C compiler.
@@ -15,6 +15,17 @@ from pathlib import Path
 HERE = Path(__file__).parent
 MODELS = {
     "take.pml": ("NO_GONE", "TRUST_LINK", "WRITE_HEAD", "NO_PIN", "HEAD_IS_SECOND"),
+    "mark.pml": (
+        "CLEAR_FIRST",
+        "MARK_LATE",
+        "LINK_LATE",
+        "NO_MARK",
+        "NO_LOOK",
+        "NO_CHECK",
+        "TAKE_ANY",
+        "NO_LOST",
+        "ZERO_IS_END",
+    ),
     "hand_over.pml": (
         "DROP_MOVED",
         "TRUST_LIST",
