@@ -134,7 +134,8 @@ cdef class HeapCore:
         self._block_type = <PyObject *>Block
 
     def _open(self, bytes name, size_t max_size, uint32_t flags, object policy not None,
-              uint32_t lfh_live=0, uint32_t lfh_total=0, double huge_split=0):
+              uint32_t lfh_live=0, uint32_t lfh_total=0, double huge_split=0,
+              uint64_t guard=0):
         """Make a new heap. Once for an object."""
         cdef cdmi.dmi_heap_options options
         cdef cdmi.dmi_policy native
@@ -151,6 +152,7 @@ cdef class HeapCore:
         options.lfh_live = lfh_live
         options.lfh_total = lfh_total
         options.huge_split = huge_split
+        options.guard = guard
         cdef void *handle = cdmi.dmi_heap_create(&options)
         if handle == NULL:
             error = errno
@@ -312,7 +314,7 @@ cdef class HeapCore:
                             fault="stale heap")
         return _HeapFields(info.name.decode("utf-8", "replace"), info.flags, info.max_size,
                            bool(info.is_default), info.clock,
-                           policy_to_fields(_PolicyFields, &info.policy), info.huge_split)
+                           policy_to_fields(_PolicyFields, &info.policy), info.huge_split, info.guard)
 
     # ---- raw addresses -----------------------------------------------------------------------
 

@@ -45,6 +45,7 @@ class HeapFields(NamedTuple):
     time: float
     policy: PolicyFields
     huge_split: float
+    guard: int
 
 
 class TrimFields(NamedTuple):

@@ -67,6 +67,7 @@ cdef extern from "dmi/capi.h" nogil:
         uint32_t lfh_live
         uint32_t lfh_total
         double huge_split
+        uint64_t guard
 
     void *dmi_heap_create(const dmi_heap_options *options)
     int dmi_heap_destroy(void *heap)
@@ -92,6 +93,7 @@ cdef extern from "dmi/capi.h" nogil:
         double clock
         dmi_policy policy
         double huge_split
+        uint64_t guard
 
     int dmi_heap_get_info(void *heap, dmi_heap_info *info)
 

@@ -49,6 +49,8 @@ MAX_NAME = 47
 """Bytes of the longest name of a heap, as UTF-8."""
 
 # The Python objects of the heaps that have one, by handle. A handle is never used twice.
+# DMI_GUARD_MOST.
+_GUARD_MOST = 1_000_000_000
 _known: weakref.WeakValueDictionary[int, Heap] = weakref.WeakValueDictionary()
 
 
@@ -83,6 +85,9 @@ class Heap(HeapCore):
     huge_pages   let transparent huge pages of 2 MiB back the heap, where the system has them
     huge_split   with huge_pages: the share of such 2 MiB that must be free before their huge page
                  is split and the free part goes back (above 0, up to 1)
+    guard        put one block in about so many between pages that nobody may touch: what touches it
+                 behind its end, or after it was freed, ends the program there, with a line that
+                 says so; at most 256 blocks at a time (None: none)
 
     alloc() and calloc() make Blocks, which look after themselves; malloc() and free() deal in raw
     addresses, are faster, and refuse what is not theirs with HeapError.
@@ -112,6 +117,7 @@ class Heap(HeapCore):
         thread_safe: bool = True,
         huge_pages: bool = False,
         huge_split: float = 0.25,
+        guard: SupportsIndex | None = None,
     ) -> None:
         policy = Decommit.of(decommit)
         for argument, value in (
@@ -130,6 +136,9 @@ class Heap(HeapCore):
             raise TypeError(f"huge_split must be a number, not {type(huge_split).__name__}")
         if not 0 < huge_split <= 1:
             raise ValueError(f"huge_split must be above 0 and at most 1, not {huge_split}")
+        every = 0 if guard is None else operator.index(guard)
+        if guard is not None and not 1 <= every <= _GUARD_MOST:
+            raise ValueError(f"guard must be from 1 to {_GUARD_MOST}, or None, not {every}")
         flags = 0
         flags |= 0 if lfh else _core.HEAP_NO_LFH
         flags |= _core.HEAP_HARDENED if hardened else 0
@@ -137,7 +146,12 @@ class Heap(HeapCore):
         flags |= 0 if thread_safe else _core.HEAP_NO_SERIALIZE
         flags |= _core.HEAP_HUGE_PAGES if huge_pages else 0
         self._open(
-            _name_bytes(name), _max_size(max_size), flags, policy.native(), huge_split=huge_split
+            _name_bytes(name),
+            _max_size(max_size),
+            flags,
+            policy.native(),
+            huge_split=huge_split,
+            guard=every,
         )
         _known[self.handle] = self
 
@@ -235,6 +249,11 @@ class Heap(HeapCore):
     def hardened(self) -> bool:
         """True when a guard stands behind each block."""
         return bool(self._info().flags & _core.HEAP_HARDENED)
+
+    @property
+    def guard(self) -> int | None:
+        """One block in about so many lies between guards; None: none does."""
+        return self._info().guard or None
 
     @property
     def clock(self) -> Literal["os", "manual"]:

@@ -6,6 +6,7 @@
 #include "create.h"
 #include "fast.h"
 #include "fault.h"
+#include "guarded.h"
 #include "hard_fast.h"
 #include "leave.h"
 #include "pass.h"
@@ -42,6 +43,7 @@ static void activate(dmi_heap *heap, unsigned bucket, const void *block) {
 static void *from_list(dmi_heap *heap, size_t size, size_t align, unsigned bucket) {
     _dmi_lock(&heap->lock);
     void *block = _dmi_freelist_alloc(&heap->list, size + heap->tail, align);
+    _dmi_guarded_came(heap, 1);
     if (block && !(heap->flags & DMI_HEAP_NO_LFH)) activate(heap, bucket, block);
     if (block && heap->flags & DMI_HEAP_ZERO) memset(block, 0, _dmi_freelist_usable(block));
     if (block) _dmi_canary_set(heap, block, _dmi_freelist_usable(block));
@@ -107,6 +109,11 @@ static inline void *allocate(dmi_heap *heap, size_t size, size_t align, bool *ze
     unsigned bucket = align <= 16 ? (total <= DMI_BUCKET_MAX ? _dmi_bucket(total) : DMI_BUCKETS)
                                   : aligned_bucket(total, align);
     *zero = false;
+    if (_dmi_guarded_due(heap)) {
+        void *block = _dmi_guarded_alloc(heap, size, align);
+        *zero = block != NULL;
+        if (block) return block;
+    }
     if (bucket == DMI_BUCKETS) return from_pages(heap, size, align, zero, wanted);
     if (atomic_load_explicit(&heap->active[bucket], memory_order_acquire))
         return from_cache(heap, bucket);
@@ -153,7 +160,8 @@ static inline void *from_own(dmi_thread *self, dmi_cache *cache, size_t size) {
     unsigned bucket = _dmi_bucket(size);
     if (!atomic_load_explicit(&heap->active[bucket], memory_order_acquire)) return NULL;
     _dmi_heap_tick(heap);
-    void *block = NULL;
+    void *block = _dmi_guarded_due(heap) ? _dmi_guarded_alloc(heap, size, 1) : NULL;
+    if (block) return block;
     _dmi_thread_lock(self);
     /* It may be so by now; then repair has handed this thread's runs over. */
     if (!atomic_load_explicit(&heap->shared_only, memory_order_relaxed))
@@ -181,6 +189,8 @@ static void *from_own_hard(dmi_thread *self, dmi_cache *cache, size_t size) {
     unsigned bucket = _dmi_bucket(size + heap->tail);
     if (!atomic_load_explicit(&heap->active[bucket], memory_order_acquire)) return NULL;
     _dmi_heap_tick(heap);
+    block = _dmi_guarded_due(heap) ? _dmi_guarded_alloc(heap, size, 1) : NULL;
+    if (block) return block;
     _dmi_thread_lock(self);
     if (!atomic_load_explicit(&heap->shared_only, memory_order_relaxed))
         block = _dmi_hard_alloc(cache, bucket);

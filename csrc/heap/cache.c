@@ -4,6 +4,7 @@
 #include "../block/watch.h"
 #include "../decommit/policies.h"
 #include "fast.h"
+#include "guarded.h"
 #include "hard.h"
 #include "registry.h"
 
@@ -453,6 +454,8 @@ void *_dmi_cache_alloc(dmi_cache *cache, unsigned bucket) {
             _dmi_lfh_set_head(old, NULL);
         }
         if (!refill(cache, bucket)) return NULL;
+        const dmi_run *came = cache->current[bucket];
+        _dmi_guarded_came(cache->heap, came->carved - came->parked - _dmi_lfh_busy(came));
     }
     dmi_run *run = cache->current[bucket];
     if (run->flags & DMI_RUN_COUNTED) _dmi_engine_count_block(&cache->heap->engine, run, block, 1);

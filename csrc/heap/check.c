@@ -20,6 +20,9 @@ int _dmi_check_backend(const dmi_heap *heap, const dmi_run *run, const void *blo
         case DMI_LIST_INTERIOR: return DMI_FAULT_INTERIOR;
         default: return DMI_FAULT_CORRUPT;
         }
+    case DMI_RUN_GUARDED:
+        if (run->flags & DMI_RUN_KEPT) return DMI_FAULT_FREE;
+        return block == _dmi_guarded_block(run) ? DMI_OK : DMI_FAULT_INTERIOR;
     case DMI_RUN_VIRTUAL:
         if (run->flags & DMI_RUN_KEPT) return DMI_FAULT_FREE; /* fallthrough */
     case DMI_RUN_LARGE:

@@ -1,6 +1,7 @@
 /* create.c - making and destroying heaps. */
 #include "create.h"
 #include "cache.h"
+#include "guarded.h"
 #include "hard.h"
 #include "hold.h"
 #include "pass.h"
@@ -27,6 +28,7 @@ static bool valid(const dmi_heap_options *options) {
     const uint32_t known = DMI_HEAP_NO_LFH | DMI_HEAP_HARDENED | DMI_HEAP_MANUAL_CLOCK |
                            DMI_HEAP_NO_SERIALIZE | DMI_HEAP_HUGE_PAGES | DMI_HEAP_ZERO;
     if (options->flags & ~known) return false;
+    if (options->guard > DMI_GUARD_MOST) return false;
     if (!(options->huge_split >= 0 && options->huge_split <= 1)) return false;
     return !options->policy || _dmi_policy_check(options->policy, NULL, 0) == 0;
 }
@@ -55,6 +57,12 @@ static dmi_heap *create_locked(const dmi_heap_options *options) {
     dmi_heap *heap = _dmi_heaps_new();
     if (!heap) return NULL;
     if (options->flags & DMI_HEAP_HARDENED && !_dmi_hard_setup(&heap->shared)) {
+        _dmi_heaps_discard(heap);
+        errno = ENOMEM;
+        return NULL;
+    }
+    if (options->guard && !_dmi_guarded_setup(heap, options->guard)) {
+        _dmi_hard_drop(heap);
         _dmi_heaps_discard(heap);
         errno = ENOMEM;
         return NULL;
@@ -195,6 +203,7 @@ static int destroy(void *handle, bool force) {
     _dmi_watch_forget(&heap->space);
     _dmi_virtual_release_all(&heap->space);
     _dmi_space_release(&heap->space);
+    _dmi_guarded_drop(heap);
     _dmi_unlock(&heap->pass);
     _dmi_heaps_recycle(heap);
     return 0;
@@ -206,7 +215,7 @@ int dmi_heap_destroy_force(void *handle) { return destroy(handle, true); }
 uint64_t dmi_metadata_committed(void) {
     return _dmi_pagemap_committed() + _dmi_threads_metadata() + _dmi_caches_metadata() +
            _dmi_virtual_metadata() + _dmi_heaps_metadata() + _dmi_hard_metadata() +
-           _dmi_watch_metadata();
+           _dmi_watch_metadata() + _dmi_guarded_metadata();
 }
 
 const char *dmi_version(void) { return DMI_VERSION; }

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 static dmi_fault_handler handler;
 static void *handler_argument;
@@ -42,6 +43,9 @@ static void locate(dmi_fault_report *report) {
                 report->block_size = _dmi_tag_bytes(tag) - DMI_LIST_TAG;
             }
             _dmi_unlock(&heap->lock);
+        } else if (run->kind == DMI_RUN_GUARDED) {
+            report->block = _dmi_guarded_block(run);
+            report->block_size = run->block_size;
         } else if (run->kind == DMI_RUN_LARGE || run->kind == DMI_RUN_VIRTUAL) {
             report->block = _dmi_run_base(run);
             report->block_size = _dmi_run_size(run);
@@ -50,25 +54,36 @@ static void locate(dmi_fault_report *report) {
     _dmi_unguard(guard);
 }
 
+/* Of a touch of a guard, by an instruction of the program's. */
+static const char *touch_of(const dmi_fault_report *report) {
+    if (report->kind == DMI_FAULT_FREE) return "the block was freed";
+    return report->address < report->block ? "this is before the block"
+                                           : "this is behind the end of the block";
+}
+
 void _dmi_fault(int kind, const char *call, const void *address) {
+    int saved = errno;
     _dmi_lock(&handler_lock);
     dmi_fault_handler to = handler;
     void *argument = handler_argument;
     _dmi_unlock(&handler_lock);
+    dmi_fault_report report = {.size = sizeof report,
+                               .kind = (uint32_t)kind,
+                               .call = call,
+                               .message = what[kind],
+                               .address = address};
+    bool touch = !strcmp(call, "access");
+    if (to || touch) locate(&report);
+    if (touch) report.message = touch_of(&report);
     if (to) {
-        dmi_fault_report report = {.size = sizeof report,
-                                   .kind = (uint32_t)kind,
-                                   .call = call,
-                                   .message = what[kind],
-                                   .address = address};
-        int saved = errno;
-        locate(&report);
         to(&report, argument);
         errno = saved;
         return;
     }
-    char line[160];
-    int n = snprintf(line, sizeof line, "dmi: %s(%p): %s\n", call, address, what[kind]);
+    char line[192];
+    int n = touch ? snprintf(line, sizeof line, "dmi: access(%p): %s (block %p, %zu bytes)\n",
+                             address, report.message, report.block, report.block_size)
+                  : snprintf(line, sizeof line, "dmi: %s(%p): %s\n", call, address, what[kind]);
     _dmi_os_message(line, (size_t)n);
     abort();
 }

@@ -5,6 +5,7 @@
 #include "check.h"
 #include "fast.h"
 #include "fault.h"
+#include "guarded.h"
 #include "hard_fast.h"
 #include "leave.h"
 #include "registry.h"
@@ -108,6 +109,8 @@ static void free_backend(dmi_heap *heap, dmi_run *run, void *block) {
         dmi_tag *tag = _dmi_freelist_free(&heap->list, run, block, &freed);
         if (tag) _dmi_engine_freed_block(&heap->engine, run, tag);
         else _dmi_engine_freed_run(&heap->engine, freed);
+    } else if (run->kind == DMI_RUN_GUARDED) {
+        _dmi_guarded_free(heap, run);
     } else if (run->kind == DMI_RUN_LARGE) {
         _dmi_large_gone(block);
         /* Of a hardened heap what was in it is gone at once. */
@@ -241,6 +244,9 @@ size_t dmi_usable_size(const void *block) {
         if (locked) _dmi_unlock(&heap->lock);
         return usable;
     }
+    case DMI_RUN_GUARDED:
+        if (block != _dmi_guarded_block(run) || run->flags & DMI_RUN_KEPT) return 0;
+        return run->block_size;
     case DMI_RUN_LARGE:
     case DMI_RUN_VIRTUAL:
         if (block != _dmi_run_base(run)) return 0;

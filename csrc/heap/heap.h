@@ -20,6 +20,7 @@
 typedef struct dmi_heap dmi_heap;
 typedef struct dmi_cache dmi_cache;
 typedef struct dmi_quarantine dmi_quarantine;
+typedef struct dmi_guarded dmi_guarded;
 typedef struct dmi_thread dmi_thread;
 
 /* Up to this size the fast path finds its run without the table of buckets. */
@@ -84,6 +85,7 @@ struct dmi_heap {
         tail; /* bytes behind each block that are not the caller's: the canary of hardened heaps */
     bool live;
     _Atomic uint64_t waiting; /* hardened: bytes that its quarantines may hold now */
+    dmi_guarded *guarded;     /* slots of sampled blocks; else NULL */
     _Atomic bool shared_only; /* eager: every block through the shared cache */
     _Atomic bool lfh_active;
     uint32_t lfh_live, lfh_total; /* activation thresholds */

@@ -31,6 +31,8 @@ static bool in_place(dmi_heap *heap, dmi_run *run, void *block, size_t size) {
         }
         _dmi_unlock(&heap->lock);
         return done;
+    case DMI_RUN_GUARDED: /* elsewhere it would end before the guard */
+        return ((size ? size : 1) + 15) / 16 * 16 == run->block_size;
     case DMI_RUN_LARGE:
         if (size <= DMI_BUCKET_MAX / 2 || total >= DMI_VIRTUAL_MIN) return false;
         _dmi_lock(&heap->lock);

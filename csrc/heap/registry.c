@@ -1,5 +1,6 @@
 /* registry.c - the list of heaps, their handles and their clocks. */
 #include "registry.h"
+#include "guarded.h"
 
 #include <errno.h>
 #include <string.h>
@@ -135,6 +136,7 @@ int dmi_heap_get_info(void *handle, dmi_heap_info *info) {
     memcpy(info->name, heap->name, sizeof info->name);
     info->clock = (double)_dmi_heap_clock(heap) / 1e9;
     info->policy = heap->engine.policy;
-    if (info->size >= sizeof *info) info->huge_split = heap->space.huge_split;
+    if (info->size >= offsetof(dmi_heap_info, guard)) info->huge_split = heap->space.huge_split;
+    if (info->size >= sizeof *info) info->guard = heap->guarded ? heap->guarded->every : 0;
     return 0;
 }

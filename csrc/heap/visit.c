@@ -144,6 +144,7 @@ static size_t busy_of(const dmi_run *run) {
         return busy > 0 ? (size_t)busy * run->block_size : 0;
     }
     if (run->kind == DMI_RUN_LIST) return run->busy_bytes;
+    if (run->kind == DMI_RUN_GUARDED) return run->flags & DMI_RUN_KEPT ? 0 : run->block_size;
     return run->kind == DMI_RUN_LARGE ? _dmi_run_size(run) : 0;
 }
 

@@ -169,6 +169,19 @@ static void add_run(const dmi_heap *heap, const dmi_run *run, bool detail, dmi_a
     switch (run->kind) {
     case DMI_RUN_LFH: account_lfh(heap, run, detail, usable, out); break;
     case DMI_RUN_LIST: account_list(heap, run, detail, usable, out); break;
+    case DMI_RUN_GUARDED: {
+        uint64_t busy = run->flags & DMI_RUN_KEPT ? 0 : run->block_size;
+        if (busy > usable) busy = usable;
+        out->busy += busy;
+        out->overhead += usable - busy;
+        out->busy_blocks += busy != 0;
+        if (detail && busy) {
+            size_t from = (size_t)run->capacity * 16;
+            size_t pages = _dmi_pages(from + busy) - (from >> _dmi_page_shift);
+            out->page_bound = (uint64_t)pages << _dmi_page_shift;
+        }
+        break;
+    }
     case DMI_RUN_LARGE:
         out->busy += _dmi_run_size(run) - heap->tail;
         out->overhead += heap->tail;

@@ -96,6 +96,18 @@ static void find_list(const dmi_heap *heap, const dmi_run *run, const char *addr
          run->segment);
 }
 
+/* A freed block is still the one that an address in it was of. */
+static void find_guarded(const dmi_run *run, const char *address, dmi_range *range) {
+    const char *block = _dmi_guarded_block(run);
+    bool inside = address >= block && address < block + run->block_size;
+    bool gone = run->flags & DMI_RUN_KEPT;
+    uint32_t state = page_state(run->segment, address, DMI_STATE_OVERHEAD);
+    if (inside && run->block_size)
+        fill(range, block, run->block_size, DMI_RANGE_PAGES,
+             gone ? DMI_STATE_UNCOMMITTED : DMI_STATE_BUSY, run->segment);
+    else fill(range, address, 0, DMI_RANGE_OVERHEAD, state, run->segment);
+}
+
 static void find_virtual(const dmi_heap *heap, const dmi_run *run, dmi_range *range) {
     bool kept = run->flags & DMI_RUN_KEPT;
     fill(range, run->segment->base, run->segment->size - (kept ? 0 : heap->tail), DMI_RANGE_VIRTUAL,
@@ -149,6 +161,7 @@ static int find_run(const void *address, dmi_found *found) {
         dmi_run_kind kind = run->kind;
         found->heap = heap->handle;
         if (same && kind == DMI_RUN_LIST) find_list(heap, run, address, &found->range);
+        else if (same && kind == DMI_RUN_GUARDED) find_guarded(run, address, &found->range);
         else if (same && kind == DMI_RUN_LARGE)
             fill(&found->range, _dmi_run_base(run), _dmi_run_size(run) - heap->tail,
                  DMI_RANGE_PAGES, DMI_STATE_BUSY, run->segment);

@@ -297,6 +297,7 @@ static uint64_t lookup(dmi_image *image, uint64_t address) {
 static bool sane_blocks(const dmi_run *run) {
     size_t size = _dmi_run_size(run);
     if (run->kind == DMI_RUN_LIST) return size <= DMI_IMAGE_RUN;
+    if (run->kind == DMI_RUN_GUARDED) return (size_t)run->capacity * 16 + run->block_size <= size;
     if (run->kind != DMI_RUN_LFH) return true;
     return run->pages <= DMI_RUN_PAGES_MAX && run->capacity <= DMI_RUN_BLOCKS_MAX &&
            run->block_size >= 16 && run->block_size % 16 == 0 && run->carved <= run->capacity &&

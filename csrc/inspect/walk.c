@@ -288,6 +288,14 @@ static void walk_run(walker *w, const dmi_run *run) {
     switch (run->kind) {
     case DMI_RUN_LFH: walk_lfh(w, run); break;
     case DMI_RUN_LIST: walk_list(w, run); break;
+    case DMI_RUN_GUARDED: {
+        uint64_t at = (uint64_t)run->capacity * 16, bytes = run->block_size;
+        if (run->flags & DMI_RUN_KEPT) at = bytes = 0;
+        emit_overhead(w, base, at, 0);
+        emit(w, base + at, bytes, DMI_RANGE_PAGES, DMI_STATE_BUSY, 0, 0);
+        emit_overhead(w, base + at + bytes, size - at - bytes, 0);
+        break;
+    }
     case DMI_RUN_LARGE:
         emit(w, base, size - tail, DMI_RANGE_PAGES, DMI_STATE_BUSY, 0, 0);
         emit(w, base + size - tail, tail, DMI_RANGE_OVERHEAD, DMI_STATE_OVERHEAD, 0,
@@ -305,6 +313,7 @@ static size_t most_ranges(const dmi_run *run) {
     if (run && run->kind == DMI_RUN_LFH)
         return 2 * (size_t)run->capacity + 2 * (size_t)run->pages + 4;
     if (run && run->kind == DMI_RUN_LARGE) return 4;
+    if (run && run->kind == DMI_RUN_GUARDED) return 2 * (size_t)run->pages + 4;
     return DMI_WALK_CHUNK;
 }
 

@@ -336,6 +336,24 @@ static int fake_unoffer(void *address, size_t size) {
     return error;
 }
 
+/* What is uncommitted is inaccessible anyhow. */
+static int fake_guard(void *address, size_t size, dmi_os_mode mode, bool on) {
+    (void)mode;
+    size_t first, count;
+    _dmi_lock(&lock);
+    reservation *r = find_range("guard", address, size, &first, &count);
+    for (size_t i = first; !on && i < first + count; i++)
+        if (r->states[i] != DMI_FAKE_UNCOMMITTED)
+            _dmi_fake_misuse("unguard", "page is committed", address, size);
+    _dmi_unlock(&lock);
+    return 0;
+}
+
+static int fake_on_fault(void (*touched)(const void *)) {
+    (void)touched;
+    return ENOSYS;
+}
+
 /* All modes are equally strict here, so there is only the precondition to check. */
 static int fake_convert(void *address, size_t size, dmi_os_mode to) {
     (void)to;
@@ -517,6 +535,8 @@ const dmi_os_backend _dmi_fake_backend = {
     .decommit_many = fake_decommit_many,
     .offer = fake_offer,
     .unoffer = fake_unoffer,
+    .guard = fake_guard,
+    .on_fault = fake_on_fault,
     .convert = fake_convert,
     .has_huge = fake_has_huge,
     .advise_huge = fake_advise_huge,

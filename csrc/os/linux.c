@@ -28,6 +28,10 @@
 #ifndef MADV_COLD
 #define MADV_COLD 20
 #endif
+#ifndef MADV_GUARD_INSTALL /* Linux 6.13 */
+#define MADV_GUARD_INSTALL 102
+#define MADV_GUARD_REMOVE 103
+#endif
 #ifndef MAP_FIXED_NOREPLACE
 #define MAP_FIXED_NOREPLACE 0x100000
 #endif
@@ -238,6 +242,31 @@ static int linux_decommit(void *address, size_t size, dmi_os_mode mode) {
 static int linux_convert(void *address, size_t size, dmi_os_mode to) {
     int saved = errno;
     int error = replace(address, size, to);
+    errno = saved;
+    return error;
+}
+
+/* Guards in the page table cut no mapping in pieces. Where the kernel does not know them a protection does. Asked of a
+ * page of our own, so that a refusal can only mean the call itself. */
+static bool has_guards(void) {
+    static _Atomic int known;
+    int value = atomic_load_explicit(&known, memory_order_relaxed);
+    if (value != UNKNOWN) return value == YES;
+    size_t size = linux_page_size();
+    void *page = map(NULL, size, PROT_READ | PROT_WRITE, 0);
+    if (page == NULL) return false;
+    value = madvise(page, size, MADV_GUARD_INSTALL) == 0 ? YES : NO;
+    munmap(page, size);
+    atomic_store_explicit(&known, value, memory_order_relaxed);
+    return value == YES;
+}
+
+static int linux_guard(void *address, size_t size, dmi_os_mode mode, bool on) {
+    if (mode == DMI_OS_STRICT) return 0;
+    int saved = errno, failed;
+    if (has_guards()) failed = madvise(address, size, on ? MADV_GUARD_INSTALL : MADV_GUARD_REMOVE);
+    else failed = mprotect(address, size, on ? PROT_NONE : PROT_READ | PROT_WRITE);
+    int error = failed ? errno : 0;
     errno = saved;
     return error;
 }
@@ -499,6 +528,8 @@ const dmi_os_backend _dmi_os_native = {
     .decommit_many = linux_decommit_many,
     .offer = linux_offer,
     .unoffer = linux_unoffer,
+    .guard = linux_guard,
+    .on_fault = _dmi_linux_on_fault,
     .convert = linux_convert,
     .has_huge = linux_has_huge,
     .advise_huge = linux_advise_huge,

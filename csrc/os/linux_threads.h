@@ -20,4 +20,6 @@ void _dmi_linux_note_home(void);
 /* In linux_fork.c. Called once. */
 int _dmi_linux_at_fork(void (*prepare)(void), void (*parent)(void), void (*child)(void));
 
+/* linux_faults.c: os.h has it. */
+int _dmi_linux_on_fault(void (*touched)(const void *address));
 #endif

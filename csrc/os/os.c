@@ -185,6 +185,18 @@ int _dmi_os_unoffer(void *address, size_t size) {
     return os->unoffer(address, size);
 }
 
+int _dmi_os_guard(void *address, size_t size, dmi_os_mode mode) {
+    require_range(address, size);
+    return injected() ? ENOMEM : os->guard(address, size, mode, true);
+}
+
+int _dmi_os_unguard(void *address, size_t size, dmi_os_mode mode) {
+    require_range(address, size);
+    return injected() ? ENOMEM : os->guard(address, size, mode, false);
+}
+
+int _dmi_os_on_fault(void (*touched)(const void *)) { return os->on_fault(touched); }
+
 int _dmi_os_convert(void *address, size_t size, dmi_os_mode to) {
     require_range(address, size);
     return os->convert(address, size, to);

@@ -85,6 +85,14 @@ void _dmi_os_break_huge(void *address, size_t size);
 /* Give back what lies behind uncommitted pages of a LAZY range. That is nothing, unless the touch of a neighbour
  * brought a huge page. */
 void _dmi_os_forget(void *address, size_t size);
+/* Uncommitted pages of a LAZY range are writable: let every access to these fault, until unguard. What they held is lost.
+ * Of STRICT ranges, and on systems where uncommitted pages are never accessible, nothing is to be done. */
+int _dmi_os_guard(void *address, size_t size, dmi_os_mode mode);
+int _dmi_os_unguard(void *address, size_t size, dmi_os_mode mode);
+/* From now on touched(address) is called on the thread that accesses what it may not, in a signal handler. When it
+ * returns, what happens is what the program had seen to before, or the end. A handler that the program
+ * sets later takes the place of this one. Idempotent; 0, or ENOSYS. */
+int _dmi_os_on_fault(void (*touched)(const void *address));
 /* Change the mode of an uncommitted part of a reservation. To STRICT makes it inaccessible, to LAZY makes it writable,
  * to SPARSE drops its charge. It reads as zeroes afterwards. */
 int _dmi_os_convert(void *address, size_t size, dmi_os_mode to);
@@ -195,6 +203,8 @@ typedef struct dmi_os_backend {
     size_t (*decommit_many)(const dmi_os_range *, size_t, int *, uint64_t *);
     int (*offer)(void *, size_t);
     int (*unoffer)(void *, size_t);
+    int (*guard)(void *, size_t, dmi_os_mode, bool);
+    int (*on_fault)(void (*)(const void *));
     int (*convert)(void *, size_t, dmi_os_mode);
     bool (*has_huge)(void);
     void (*advise_huge)(void *, size_t, bool);

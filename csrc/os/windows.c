@@ -176,6 +176,31 @@ static int windows_convert(void *address, size_t size, dmi_os_mode to) {
     return 0; /* both modes are the same here */
 }
 
+/* Uncommitted pages are never accessible here. */
+static int windows_guard(void *address, size_t size, dmi_os_mode mode, bool on) {
+    (void)address;
+    (void)size;
+    (void)mode;
+    (void)on;
+    return 0;
+}
+
+static void (*told)(const void *address);
+
+static LONG CALLBACK on_fault(EXCEPTION_POINTERS *what) {
+    const EXCEPTION_RECORD *record = what->ExceptionRecord;
+    if (record->ExceptionCode == EXCEPTION_ACCESS_VIOLATION && record->NumberParameters >= 2)
+        told((const void *)record->ExceptionInformation[1]);
+    return EXCEPTION_CONTINUE_SEARCH;
+}
+
+static int windows_on_fault(void (*touched)(const void *address)) {
+    static LONG done;
+    told = touched;
+    if (InterlockedExchange(&done, 1)) return 0;
+    return AddVectoredExceptionHandler(1, on_fault) ? 0 : ENOSYS;
+}
+
 /* Large pages need a privilege and are never decommitted in part. */
 static bool windows_has_huge(void) { return false; }
 static void windows_advise_huge(void *address, size_t size, bool huge) {
@@ -421,6 +446,8 @@ const dmi_os_backend _dmi_os_native = {
     .decommit_many = windows_decommit_many,
     .offer = windows_offer,
     .unoffer = windows_unoffer,
+    .guard = windows_guard,
+    .on_fault = windows_on_fault,
     .convert = windows_convert,
     .has_huge = windows_has_huge,
     .advise_huge = windows_advise_huge,

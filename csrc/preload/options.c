@@ -210,6 +210,17 @@ static bool set_huge_split(const char *value) {
     return true;
 }
 
+static bool set_guard(const char *value) {
+    uint64_t every = 0;
+    for (const char *at = value; *at; at++) {
+        if (*at < '0' || *at > '9' || every > DMI_GUARD_MOST) return false;
+        every = every * 10 + (uint64_t)(*at - '0');
+    }
+    if (every > DMI_GUARD_MOST) return false;
+    chosen.guard = every;
+    return true;
+}
+
 static const struct {
     const char *name, *accepted;
     bool (*set)(const char *value);
@@ -230,11 +241,13 @@ static const struct {
     {"scavenger", "on, off", set_scavenger},
     {"hardened", "on, off", set_hardened},
     {"zero", "on, off", set_zero},
+    {"guard", "a number up to 1000000000: one block in so many; 0: none", set_guard},
     {"huge", "on, off", set_huge},
     {"huge_split", "a fraction above 0, up to 1", set_huge_split},
 };
 #define KEY_NAMES                                                                                  \
-    "decommit, name, summary, scavenger, hardened, zero, huge, huge_split, snapshot, profile, "    \
+    "decommit, name, summary, scavenger, hardened, zero, guard, huge, huge_split, snapshot, "      \
+    "profile, "                                                                                    \
     "deepbind"
 
 /* Takes the pair apart in place. */

@@ -18,8 +18,9 @@ typedef enum dmi_run_kind {
     DMI_RUN_LFH = 2,     /* a subsegment: equal blocks of one bucket */
     DMI_RUN_LIST = 3,    /* a region of the back end's free list */
     DMI_RUN_LARGE = 4,   /* one block of whole pages */
-    DMI_RUN_VIRTUAL = 5, /* one block mapped on its own */
-    DMI_RUN_KINDS = 6,
+    DMI_RUN_GUARDED = 5, /* one sampled block between guards (heap/guarded.h) */
+    DMI_RUN_VIRTUAL = 6, /* one block mapped on its own */
+    DMI_RUN_KINDS = 7,
     DMI_RUN_SHADOW =
         7 /* of a watched page: in the page map alone, next is the run (block/watch.h) */
 } dmi_run_kind;
@@ -51,12 +52,13 @@ struct dmi_run {
         int32_t blocks; /* LIST: free ones included */
         int32_t pass;   /* FREE: the pass that dealt with it, or during which it was formed */
     };
-    uint16_t block_size; /* bytes */
+    uint16_t block_size; /* bytes; LFH, GUARDED */
     uint16_t
         seen; /* a digest of head and counts as of the last pass: still the same, then it rested */
-    uint16_t capacity; /* blocks that fit */
-    uint16_t carved;   /* blocks [0, carved) were linked once */
-    uint8_t kind;      /* dmi_run_kind */
+    uint16_t
+        capacity; /* blocks that fit. GUARDED: where the block begins in the run, 16 bytes each */
+    uint16_t carved; /* blocks [0, carved) were linked once */
+    uint8_t kind;    /* dmi_run_kind */
     uint8_t bucket;
     uint8_t place;  /* LFH: dmi_run_place. FREE: dmi_warmth */
     uint8_t flags;  /* DMI_RUN_* */
@@ -92,7 +94,7 @@ struct dmi_run {
 #define DMI_RUN_TAKEN_GONE 32u   /* the recorded head block was handed out and came back */
 #define DMI_RUN_HOT 64u          /* LFH: it had changed at the last pass */
 #define DMI_RUN_DONE 128u   /* LFH: the last walk left no free page; nothing to do while it rests */
-#define DMI_RUN_KEPT 8u     /* VIRTUAL: freed, kept by the policy */
+#define DMI_RUN_KEPT 8u     /* VIRTUAL: freed, kept by the policy. GUARDED: freed, or never used */
 #define DMI_RUN_WATCHED 8u  /* LFH: there are, or were, watched pages in it (block/watch.h) */
 #define DMI_RUN_COUNTED 16u /* LFH: busy blocks of each page are counted (eager) */
 

@@ -110,6 +110,11 @@ static inline size_t _dmi_run_size(const dmi_run *run) {
     return (size_t)run->pages << _dmi_page_shift;
 }
 
+/* The block of a GUARDED run. */
+static inline char *_dmi_guarded_block(const dmi_run *run) {
+    return _dmi_run_base(run) + (size_t)run->capacity * 16;
+}
+
 /* The heap's clock now, ns. No lock is needed. */
 uint64_t _dmi_space_clock(dmi_space *space);
 

@@ -672,7 +672,10 @@ static char outcome_of(const attack *it, size_t bytes, size_t blocks) {
     }
     int status;
     if (waitpid(child, &status, 0) != child) return '?';
-    if (WIFSIGNALED(status)) return WTERMSIG(status) == SIGABRT ? 'f' : 'w';
+    if (WIFSIGNALED(status)) { /* a trap that was put there is an end with intent, as abort is */
+        int number = WTERMSIG(status);
+        return number == SIGABRT || number == SIGILL || number == SIGTRAP ? 'f' : 'w';
+    }
     switch (WEXITSTATUS(status)) {
     case 0: return 'h';
     case EXPLOITED: return 'X';

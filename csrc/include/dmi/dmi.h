@@ -103,7 +103,11 @@ typedef struct dmi_heap_options {
     /* DMI_HEAP_HUGE_PAGES: the share of 2 MiB, above 0 and up to 1, that must be free before their huge page
      * is split and the free part goes back; 0: 0.25 */
     double huge_split;
+    /* One block in about so many, of those up to 32 KiB, lies between guards: what touches it behind its end, or after it was freed,
+     * faults there. At most 256 of a heap at a time, freed ones kept unreadable. Up to DMI_GUARD_MOST; 0: none. */
+    uint64_t guard;
 } dmi_heap_options;
+#define DMI_GUARD_MOST UINT64_C(1000000000)
 
 /* Create a heap. options may be NULL. Errors: EINVAL, ENOMEM, EMFILE (too many heaps), EEXIST (this library is
  * a second copy in its process, and another one serves; said on standard error as well); for a hardened heap ENOSYS
@@ -142,6 +146,7 @@ typedef struct dmi_heap_info {
     double clock; /* the heap's own time, seconds since an arbitrary start */
     dmi_policy policy;
     double huge_split; /* as in dmi_heap_options, the default put in */
+    uint64_t guard;    /* as in dmi_heap_options */
 } dmi_heap_info;
 /* Fields beyond info->size are not written; it must reach huge_split. */
 DMI_API int dmi_heap_get_info(void *heap, dmi_heap_info *info);
@@ -203,7 +208,9 @@ typedef struct dmi_fault_report {
     size_t size;
     uint32_t kind; /* dmi_fault_kind */
     uint32_t reserved_;
-    const char *call;    /* which function found it: "free", "malloc", "realloc", "pass" */
+    const char *
+        call; /* which function found it: "free", "malloc", "realloc", "pass"; "access": a touch of a guard,
+                          * by an instruction of the program's; then this is called in a signal handler */
     const char *message; /* one line without its end */
     const void *address; /* what was freed, or the damaged word's block */
     const void *block;   /* the block that holds it */

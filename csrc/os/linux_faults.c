@@ -1,0 +1,62 @@
+/* linux_faults.c - accesses that fault: who asked is told, then what the program had seen to happens. */
+#define _GNU_SOURCE
+#include "linux_threads.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <string.h>
+
+#include "lock.h"
+
+static const int numbers[] = {SIGSEGV, SIGBUS};
+enum { NUMBERS = 2 };
+
+static void (*told)(const void *address);
+static struct sigaction before[NUMBERS];
+
+/* The program's own handler is called as the kernel would have. Where there is none the signal gets its default
+ * action, and the instruction is run again: so the program ends of it, and a core shows where. */
+static void go_on(int i, siginfo_t *info, void *context) {
+    const struct sigaction *old = &before[i];
+    if (old->sa_flags & SA_SIGINFO) {
+        old->sa_sigaction(numbers[i], info, context);
+    } else if (old->sa_handler != SIG_DFL && old->sa_handler != SIG_IGN) {
+        old->sa_handler(numbers[i]);
+    } else {
+        struct sigaction plain;
+        memset(&plain, 0, sizeof plain);
+        plain.sa_handler = SIG_DFL; /* a fault that is ignored ends the program as well */
+        (void)sigaction(numbers[i], &plain, NULL);
+        if (info->si_code <= 0)
+            (void)raise(numbers[i]); /* somebody sent it: nothing would run again */
+    }
+}
+
+static void on_fault(int number, siginfo_t *info, void *context) {
+    int saved = errno;
+    /* What a process sends has no address. */
+    if (info->si_code > 0) told(info->si_addr);
+    go_on(number == numbers[0] ? 0 : 1, info, context);
+    errno = saved;
+}
+
+int _dmi_linux_on_fault(void (*touched)(const void *address)) {
+    static dmi_lock lock;
+    static bool done;
+    int error = 0;
+    _dmi_lock(&lock);
+    if (!done) {
+        struct sigaction action;
+        memset(&action, 0, sizeof action);
+        action.sa_sigaction = on_fault;
+        /* On the program's alternate stack where it has one; and a second fault, in a handler, is one. */
+        action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
+        told = touched;
+        for (int i = 0; i < NUMBERS && !error; i++)
+            if (sigaction(numbers[i], &action, &before[i])) error = errno;
+        done = !error;
+    }
+    _dmi_unlock(&lock);
+    return error;
+}
