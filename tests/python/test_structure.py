@@ -101,6 +101,7 @@ def test_a_heap_shows_what_users_may_call_and_nothing_else() -> None:
         "explain",
         "free",
         "from_handle",
+        "guard",
         "hand_over",
         "handle",
         "hardened",
