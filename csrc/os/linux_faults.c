@@ -5,9 +5,8 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <string.h>
-
-#include "lock.h"
 
 static const int numbers[] = {SIGSEGV, SIGBUS};
 enum { NUMBERS = 2 };
@@ -42,21 +41,17 @@ static void on_fault(int number, siginfo_t *info, void *context) {
 }
 
 int _dmi_linux_on_fault(void (*touched)(const void *address)) {
-    static dmi_lock lock;
-    static bool done;
-    int error = 0;
-    _dmi_lock(&lock);
-    if (!done) {
-        struct sigaction action;
-        memset(&action, 0, sizeof action);
-        action.sa_sigaction = on_fault;
-        /* On the program's alternate stack where it has one; and a second fault, in a handler, is one. */
-        action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
-        told = touched;
-        for (int i = 0; i < NUMBERS && !error; i++)
-            if (sigaction(numbers[i], &action, &before[i])) error = errno;
-        done = !error;
+    static _Atomic bool begun;
+    if (atomic_exchange(&begun, true)) return 0;
+    struct sigaction action;
+    memset(&action, 0, sizeof action);
+    action.sa_sigaction = on_fault;
+    /* On the program's alternate stack where it has one; and a second fault, in a handler, is one. */
+    action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
+    told = touched;
+    for (int i = 0; i < NUMBERS; i++) { /* asked first, for a fault may come at once */
+        if (sigaction(numbers[i], NULL, &before[i])) return errno;
+        if (sigaction(numbers[i], &action, NULL)) return errno;
     }
-    _dmi_unlock(&lock);
-    return error;
+    return 0;
 }

@@ -187,12 +187,12 @@ int _dmi_os_unoffer(void *address, size_t size) {
 
 int _dmi_os_guard(void *address, size_t size, dmi_os_mode mode) {
     require_range(address, size);
-    return injected() ? ENOMEM : os->guard(address, size, mode, true);
+    return inject_failure() ? ENOMEM : os->guard(address, size, mode, true);
 }
 
 int _dmi_os_unguard(void *address, size_t size, dmi_os_mode mode) {
     require_range(address, size);
-    return injected() ? ENOMEM : os->guard(address, size, mode, false);
+    return inject_failure() ? ENOMEM : os->guard(address, size, mode, false);
 }
 
 int _dmi_os_on_fault(void (*touched)(const void *)) { return os->on_fault(touched); }
