@@ -20,7 +20,7 @@ SOURCES = Path(__file__).resolve().parent.parent / "preload"
 def sampled(heap: dmi.Heap, size: int, count: int) -> list[int]:
     """Blocks of the heap, that many, those of size bytes that lie between guards."""
     blocks = [heap.malloc(size) for _ in range(count)]
-    found = [block for block in blocks if dmi.find(block).kind == "pages"]
+    found = [b for b in blocks if (there := dmi.find(b)) is not None and there.kind == "pages"]
     for block in blocks:
         if block not in found:
             heap.free(block)
