@@ -27,6 +27,7 @@ static const layout at_3_11 = {true, 56, 8,   48, 32, 56, 69, 68, 112, 128,
 static const layout at_3_12 = {true, 56, 0,   8, 0,  56, 70, 0,  112, 128,
                                136,  68, 192, 8, 16, 32, 40, 16, 32};
 
+#define OWNER_GENERATOR 1
 #define OWNER_NATIVE 3 /* from there on no Python code is run in the frame */
 #define LAST_OWNER 5
 
@@ -152,7 +153,10 @@ size_t _dmi_python_frames(dmi_frame *out, bool *entry, size_t most) {
         uint64_t at = word(frame, where.instruction);
         if (!code || word(code, where.type) != code_type) continue;
         uint64_t start = (uintptr_t)code + where.instructions;
-        if (at + 2 < start) continue; /* it has not begun */
+        uint32_t first = 0; /* the instruction that it begins with, once it is made */
+        if (owner != OWNER_GENERATOR)
+            memcpy(&first, (const char *)code + where.instructions - 16, 4);
+        if (at + 2 < start || at < start + 2 * (uint64_t)first) continue; /* it has not begun */
         uint32_t offset = at < start ? 0 : (uint32_t)(at - start);
         out[n] = (dmi_frame){.key = key_of(code, offset), .code = code, .offset = offset};
         entry[n] = where.is_entry && frame[where.is_entry];

@@ -181,6 +181,8 @@ def profile_of(source: Source) -> Profile:
     if isinstance(source, Mapping):
         carried = source.get("profile")
         return Profile.from_dict(carried if isinstance(carried, Mapping) else source)
+    if callable(data := getattr(source, "data", None)):  # what dmi.profile() gave
+        return Profile.from_dict(data())
     try:
         carried = source.profile
     except AttributeError:
