@@ -16,6 +16,8 @@
 #define DMI_VIRTUAL_MIN ((size_t)16 << 20)
 /* So does a smaller one, down to this, in a heap that has virtual blocks already. */
 #define DMI_VIRTUAL_SHARE_MIN ((size_t)4 << 20)
+/* So does one that grows from a run of pages, down to this, where it would be copied to pages that nobody has used. */
+#define DMI_VIRTUAL_GROW_MIN ((size_t)8 << 20)
 /* A smaller rest is not cut off. */
 #define DMI_VIRTUAL_PIECE ((size_t)256 << 10)
 

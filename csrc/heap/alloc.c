@@ -78,6 +78,23 @@ static bool is_mapped(const dmi_space *space, size_t total, size_t align) {
     return total >= DMI_VIRTUAL_SHARE_MIN && (space->virtuals || space->kept);
 }
 
+void *_dmi_alloc_to_grow(dmi_heap *heap, size_t size) {
+    size_t total = size + heap->tail;
+    dmi_space *space = &heap->space;
+    if (total < DMI_VIRTUAL_GROW_MIN || total >= DMI_VIRTUAL_MIN || space->huge ||
+        space->mode != DMI_OS_LAZY || !_dmi_os_can_trim())
+        return NULL;
+    bool zero;
+    _dmi_lock(&heap->lock);
+    dmi_run *run = NULL;
+    if (!_dmi_space_has_warm(space, _dmi_pages(total)))
+        run = from_mapping(heap, total, 1, &zero, false);
+    void *block = run ? _dmi_run_base(run) : NULL;
+    if (run) _dmi_canary_set(heap, block, _dmi_run_size(run));
+    _dmi_heap_unlock(heap);
+    return block;
+}
+
 static void *from_pages(dmi_heap *heap, size_t size, size_t align, bool *zero, bool wanted) {
     size_t total = size + heap->tail;
     dmi_run *run = NULL;

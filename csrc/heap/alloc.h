@@ -12,6 +12,8 @@ void *_dmi_malloc_slow(size_t size);
 void *_dmi_heap_malloc_slow(void *handle, size_t size);
 /* From that cache of this thread's, whose slot was empty. NULL: somebody has to go the whole way. */
 void *_dmi_alloc_own(dmi_thread *self, dmi_cache *cache, size_t size);
+/* A mapping of its own for a block that grew and may grow again. NULL: it is better off, or fits, elsewhere. */
+void *_dmi_alloc_to_grow(dmi_heap *heap, size_t size);
 void *_dmi_heap_alloc(dmi_heap *heap, size_t size, size_t align, bool *zero);
 
 /* ---- who wants to know --------------------------------------------------------------------------------- */

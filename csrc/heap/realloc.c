@@ -95,7 +95,10 @@ static void *resize(dmi_heap *heap, void *block, size_t size) {
         if (moved) return moved == block ? moved : _dmi_seen(moved, size, DMI_FRAME);
     }
     size_t old = dmi_usable_size(block);
-    void *fresh = _dmi_seen(_dmi_heap_alloc(heap, size, 1, NULL), size, DMI_FRAME);
+    void *fresh = NULL;
+    if (run->kind == DMI_RUN_LARGE && size > old) fresh = _dmi_alloc_to_grow(heap, size);
+    if (!fresh) fresh = _dmi_heap_alloc(heap, size, 1, NULL);
+    fresh = _dmi_seen(fresh, size, DMI_FRAME);
     if (!fresh) return NULL;
     memcpy(fresh, block, old < size ? old : size);
     _dmi_fast_free(block);

@@ -100,6 +100,10 @@ static dmi_run *best_fit(dmi_space *space, dmi_warmth warm, size_t pages, size_t
     return NULL;
 }
 
+bool _dmi_space_has_warm(dmi_space *space, size_t pages) {
+    return best_fit(space, DMI_WARM, pages, 1) != NULL;
+}
+
 /* Pages that are committed anyway come first, wherever they are: a smaller run that nobody touched yet would
  * raise the peak while others lie idle. */
 static dmi_run *bin_search(dmi_space *space, size_t pages, size_t align_pages) {

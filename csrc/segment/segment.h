@@ -125,6 +125,8 @@ uint64_t _dmi_space_clock(dmi_space *space);
  * changes. *zero (may be NULL) tells whether all of it reads as zeroes. NULL: nothing changed. */
 dmi_run *_dmi_run_alloc(dmi_space *space, size_t pages, size_t align_pages, dmi_run_kind kind,
                         bool commit, bool *zero);
+/* Is there a warm free run of so many pages? */
+bool _dmi_space_has_warm(dmi_space *space, size_t pages);
 /* Make the run free and coalesce it. Returns the free run it became part of. Cannot fail. */
 dmi_run *_dmi_run_free(dmi_space *space, dmi_run *run);
 /* Pages of a free run were given back: it may be cold by now. */

@@ -1,7 +1,7 @@
 /* large.c - blocks of some MiB up to hundreds: what stays of freed ones, by the peak and by the pages that the kernel
  * had to bring. Each way prints one number.
  *
- * large vector|pair|mix|pieces|grow
+ * large vector|pair|mix|pieces|grow|again|turns
  */
 #define _GNU_SOURCE
 #include "check.h"
@@ -99,7 +99,8 @@ static long pieces(void) {
         CHECK(filled(block[i], (size_t)17 * MIB + (size_t)i * 4096, (unsigned char)(i + 1)));
         fill(block[i], (size_t)25 * MIB, (unsigned char)(i + 1));
     }
-    for (int i = 0; i < 6; i += 2) CHECK(filled(block[i], (size_t)25 * MIB, (unsigned char)(i + 1)));
+    for (int i = 0; i < 6; i += 2)
+        CHECK(filled(block[i], (size_t)25 * MIB, (unsigned char)(i + 1)));
     for (int i = 0; i < 6; i += 2) free(block[i]);
     for (int i = 0; i < 3; i++) { /* calloc clears what others had */
         unsigned char *zero = calloc(1, (size_t)30 * MIB);
@@ -126,11 +127,55 @@ static long grow(void) {
     return peak_mib() - (long)(size / MIB);
 }
 
+/* A vector that doubles to 16 MiB, twenty times over: each time finds the room of the last one. */
+static long again(void) {
+    long before = 0;
+    for (int round = 0; round < 20; round++) {
+        size_t size = 65536;
+        char *v = touched(size);
+        for (; size < (size_t)16 * MIB; size *= 2) {
+            v = realloc(v, 2 * size);
+            CHECK(v && v[0] == 1 && v[size - 1] == 1);
+            memset(v + size, 1, size);
+        }
+        free(opaque(v));
+        if (round == 0) before = faults();
+    }
+    return faults() - before;
+}
+
+/* Eight of them in turn, with other blocks between: what each holds stays its own. */
+static long turns(void) {
+    unsigned char *v[8];
+    size_t have[8];
+    for (int i = 0; i < 8; i++) {
+        have[i] = 25 * 4096;
+        v[i] = malloc(have[i]);
+        CHECK(v[i]);
+        memset(v[i], i + 1, have[i]);
+    }
+    for (int i = 0; have[i] < (size_t)30 * MIB; i = (i + 1) % 8) {
+        size_t larger = have[i] * 3 / 2 / 4096 * 4096;
+        v[i] = realloc(v[i], larger);
+        CHECK(v[i] && filled(v[i], have[i], (unsigned char)(i + 1)));
+        memset(v[i] + have[i], i + 1, larger - have[i]);
+        have[i] = larger;
+        free(opaque(malloc(200000)));
+    }
+    for (int i = 0; i < 8; i++) {
+        v[i] = realloc(v[i], have[i] / 3);
+        CHECK(v[i] && filled(v[i], have[i] / 3, (unsigned char)(i + 1)));
+        free(v[i]);
+    }
+    return peak_mib();
+}
+
 int main(int argc, char **argv) {
     static const struct {
         const char *name;
         long (*run)(void);
-    } ways[] = {{"vector", vector}, {"pair", pair}, {"mix", mix}, {"pieces", pieces}, {"grow", grow}};
+    } ways[] = {{"vector", vector}, {"pair", pair},   {"mix", mix},    {"pieces", pieces},
+                {"grow", grow},     {"again", again}, {"turns", turns}};
     for (size_t i = 0; argc > 1 && i < sizeof ways / sizeof *ways; i++)
         if (strcmp(argv[1], ways[i].name) == 0) return printf("%ld\n", ways[i].run()) < 0;
     return 2;

@@ -62,6 +62,18 @@ def test_a_block_grows_without_a_second_one(build: Build) -> None:
 
 
 @linux
+def test_a_vector_that_grows_again_finds_the_room_of_the_last_one(build: Build) -> None:
+    pages = 19 * 16 * MIB // os.sysconf("SC_PAGESIZE")
+    assert int(succeeded(build("large.c"), "again")) < pages // 5
+
+
+@linux
+@pytest.mark.parametrize("policy", ["lazy", "eager", "never", "lazy:how=decommit"])
+def test_blocks_that_grow_in_turn_keep_what_they_hold(build: Build, policy: str) -> None:
+    succeeded(build("large.c"), "turns", options=f"decommit={policy}")
+
+
+@linux
 @pytest.mark.parametrize("policy", ["", "never", "eager", "lazy:how=decommit"])
 def test_a_hopeless_request_changes_nothing(build: Build, policy: str) -> None:
     options = f"decommit={policy}" if policy else ""
