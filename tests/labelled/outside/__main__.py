@@ -1,6 +1,7 @@
 """Runs the programs and compares what the doctor says with the labels.
 
     python -m tests.labelled.outside                   every program
+    python -m tests.labelled.outside --set fresh       the second set (fresh.py)
     python -m tests.labelled.outside NAME...           these, with the report of each
     python -m tests.labelled.outside --markdown        the tables as docs/diagnosis.md has them
 
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING
 import dmi
 from dmi.diagnose import diagnose
 
+from .fresh import FRESH
 from .programs import PROGRAMS, Program
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ _WAIT = {
     "python": "print('{0}', flush=True); input()",
     "node": "console.log('{0}'); require('fs').readSync(0, Buffer.alloc(1));",
     "perl": '$| = 1; print "{0}\\n"; my $l{0} = <STDIN>;',
+    "php": 'echo "{0}\\n"; fgets(STDIN);',
+    "lua": "io.stdout:write('{0}\\n'); io.stdout:flush(); io.read()",
     "ruby": "STDOUT.sync = true; puts '{0}'; gets",
 }
 
@@ -68,7 +72,8 @@ def source(each: Program) -> str:
     """The text of the program, which stops after each phase."""
     language = each.on if each.on in _WAIT else "python"
     wait = _WAIT[language]
-    parts = (each.setup, wait.format("before"), each.peak, wait.format("peak"), each.rest,
+    before = "<?php\n" if language == "php" else ""
+    parts = (before + each.setup, wait.format("before"), each.peak, wait.format("peak"), each.rest,
              wait.format("after"))  # fmt: skip
     return "\n".join(parts) + "\n"
 
@@ -91,7 +96,9 @@ def moments(each: Program, python: Path, folder: Path) -> list[Snapshot]:
         }[kind]
         if not there:
             raise MissingError(need)
-    command = {"node": "node", "perl": "perl", "ruby": "ruby"}.get(each.on, str(python))
+    command = {"node": "node", "perl": "perl", "ruby": "ruby", "php": "php", "lua": "lua5.4"}.get(
+        each.on, str(python)
+    )
     if shutil.which(command) is None:
         raise MissingError(command)
     found = []
@@ -140,9 +147,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--folder", type=Path, default=Path("build/outside"))
+    parser.add_argument("--set", choices=("first", "fresh"), default="first")
     parser.add_argument("--markdown", action="store_true")
     args = parser.parse_args()
-    chosen = [each for each in PROGRAMS if not args.names or each.name in args.names]
+    programs = FRESH if args.set == "fresh" else PROGRAMS
+    chosen = [each for each in programs if not args.names or each.name in args.names]
     folder = args.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     python = interpreter(folder, chosen)
