@@ -89,6 +89,35 @@ static void put_segments(dmi_writer *out, void *handle) {
     if (found) (void)munmap(found, capacity * sizeof *found);
 }
 
+/* What threads keep in flight, by the same names as dmi.snapshot() gives; null where there is no memory to ask. */
+static void put_threads(dmi_writer *out, void *handle) {
+    size_t capacity = 0, count;
+    dmi_thread_usage *found = NULL;
+    /* Threads may come while they are counted. */
+    while ((count = dmi_heap_threads(handle, found, capacity)) > capacity) {
+        if (found) (void)munmap(found, capacity * sizeof *found);
+        capacity = count + 64;
+        found = mmap(NULL, capacity * sizeof *found, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (found == MAP_FAILED) {
+            _dmi_writer_put(out, ",\"threads\":null");
+            return;
+        }
+    }
+    const char *comma = "";
+    _dmi_writer_put(out, ",\"threads\":{");
+    for (size_t i = 0; i < count; i++) {
+        if (!found[i].in_flight) continue;
+        if (found[i].thread)
+            _dmi_writer_put(out, "%s\"thread (%" PRIu64 ")\":%" PRIu64, comma, found[i].thread,
+                            found[i].in_flight);
+        else _dmi_writer_put(out, "%s\"threads that ended\":%" PRIu64, comma, found[i].in_flight);
+        comma = ",";
+    }
+    _dmi_writer_put(out, "}");
+    if (found) (void)munmap(found, capacity * sizeof *found);
+}
+
 /* False when the heap was destroyed meanwhile, and nothing was written. */
 static bool put_heap(dmi_writer *out, void *handle, dmi_packer *packer, bool first) {
     dmi_heap_info info = {.size = sizeof info};
@@ -119,8 +148,10 @@ static bool put_heap(dmi_writer *out, void *handle, dmi_packer *packer, bool fir
         _dmi_writer_put(out, "%s[%" PRIu64 ",%" PRIu64 "]", i ? "," : "", w.tally.rows[i].size,
                         w.tally.rows[i].count);
     _dmi_tally_end(&w.tally);
-    if (packer && walked) _dmi_writer_put(out, "],\"blocks\":%" PRIu64 "}", w.ranges);
-    else _dmi_writer_put(out, "],\"blocks\":null}");
+    _dmi_writer_put(out, "]");
+    put_threads(out, handle);
+    if (packer && walked) _dmi_writer_put(out, ",\"blocks\":%" PRIu64 "}", w.ranges);
+    else _dmi_writer_put(out, ",\"blocks\":null}");
     return true;
 }
 
