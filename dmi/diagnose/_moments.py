@@ -45,6 +45,8 @@ class _Group:
     uptime: float | None = None
     system: str = ""
     prompt: str = ""
+    key: int | None = None
+    """The LFH key of the process that the text is of."""
 
     def kinds(self) -> set[str]:
         return {_kind(piece) for piece in self.pieces}
@@ -114,6 +116,7 @@ def _by_text(log: Log) -> list[_Group]:
     marks = list(log.marks)
     time = uptime = None
     system = prompt = ""
+    key: int | None = None
     for piece in _pieces(log):
         fresh = False
         while marks and marks[0].line <= piece.line:
@@ -124,13 +127,15 @@ def _by_text(log: Log) -> list[_Group]:
                 uptime = mark.number
             elif mark.kind == "prompt":
                 prompt = mark.value
+            elif mark.kind == "key":
+                key = int(mark.value, 16)
             elif mark.kind == "system":
                 fresh = fresh or mark.value != system
                 system = mark.value
             elif mark.kind in ("run", "dump"):
                 fresh = True
                 if mark.kind == "dump":
-                    time = uptime = None
+                    time = uptime = key = None
         group = groups[-1]
         if group.pieces and (_begins(group, piece) or (fresh and group.kinds() & _FIGURES)):
             group = _Group()
@@ -138,7 +143,7 @@ def _by_text(log: Log) -> list[_Group]:
         title = piece.label if isinstance(piece, HeapTable | AddressSummary) else ""
         group.title = group.title or title
         group.time, group.uptime = time, uptime
-        group.system, group.prompt = system, prompt
+        group.system, group.prompt, group.key = system, prompt, key
         group.pieces.append(piece)
         if isinstance(piece, HeapFacts):
             group.listed = piece.line
@@ -181,11 +186,13 @@ def _same_titles(groups: list[_Group]) -> list[_Group]:
 
 def _state(group: _Group, source: str) -> State:
     heaps: dict[str, Observation] = {}
-    state = State({}, group.title, lists_all=False, source=source, time=group.time)
+    state = State(
+        {}, group.title, lists_all=False, source=source, time=group.time, prompt=group.prompt
+    )
     started = None
     if group.time is not None and group.uptime is not None:
         started = group.time - group.uptime
-    scope = Scope(started=started)
+    scope = Scope(started=started, lfh_key=group.key)
     kinds = {_kind(piece) for piece in group.pieces} - {"listing"}
     shown: set[int] = set()
     for piece in group.pieces:
@@ -340,7 +347,9 @@ def _keys(halves: Sequence[tuple[str, State]]) -> Iterable[list[str | None]]:
     """What may say that two files are of one moment, the surest first: for each file its word."""
     yield [f"{state.label}" if state.label else None for _, state in halves]
     yield [f"{state.time}" if state.time is not None else None for _, state in halves]
+    yield [f"{s.scope.lfh_key}" if s.scope.lfh_key is not None else None for _, s in halves]
     yield [bare_name(name) for name, _ in halves]
+    yield [state.prompt or None for _, state in halves]
 
 
 _KIND_WORDS: Final = re.compile(

@@ -131,6 +131,8 @@ class State:
     source: str = ""
     line: int = 0
     disagreements: tuple[str, ...] = ()
+    prompt: str = ""
+    """Of the debugger, in front of the commands that showed it."""
     profile: Any = None
     """Which code holds what, as a dmi.Profile, where a sampler ran."""
 

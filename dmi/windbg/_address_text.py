@@ -13,7 +13,7 @@ from ._model import FREE_STATE, FREE_TYPE, FREE_USAGE, AddressSummary, PrintedPe
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["AddressReader", "Title", "title_of"]
+__all__ = ["AddressReader", "Title", "looks_like_block", "region_of_block", "title_of"]
 
 UNKNOWN_USAGE: Final = "<unknown>"
 
@@ -47,6 +47,13 @@ _REGION: Final = re.compile(
     rf"[+|\s-]*{_HEX} {_HEX} {_HEX}(?: (MEM_IMAGE|MEM_MAPPED|MEM_PRIVATE))?"
     r" (MEM_COMMIT|MEM_RESERVE|MEM_FREE)(?: (PAGE_[A-Z_]+(?: ?\| ?PAGE_?[A-Z_]*)*))?"
     r"(?: (.{0,200}))?$"
+)
+# A region of debuggers before 6.10: allocation, start and size, then a line for each property.
+_PLACE: Final = r"([0-9a-fA-F]{8}[`']?(?:[0-9a-fA-F]{8})?)"
+_BLOCK: Final = re.compile(rf"[*+]? ?{_PLACE} ?: {_PLACE} ?- {_PLACE}$")
+_PROPERTY: Final = re.compile(
+    r"\s*(Type|Protect|State|Usage|FullPath|Pid\.Tid|Handle|Heap|Thread|Module|Allocation\w*)\b"
+    r"\s*(?:[0-9a-fA-F]{8}\b)?\s*(.{0,300})"
 )
 _TITLE: Final = re.compile(
     r"\W{0,200}?(Usage|Type|State|Protect) (SUMMARY|Summary)\b(.*)"
@@ -83,6 +90,34 @@ def title_of(text: str) -> Title | None:
         return None
     section: Section = found[1].lower()  # type: ignore[assignment]
     return Title(section, old=found[2] == "SUMMARY")
+
+
+def region_of_block(text: str, following: Sequence[str]) -> tuple[str, int] | None:
+    """A region that is told in a block of lines, as the line that newer debuggers print for it, and
+    how many of the lines behind it belong to it. None: this is no such block, or a broken one."""
+    found = _BLOCK.match(" ".join(text.split()))
+    if found is None:
+        return None
+    told: dict[str, str] = {}
+    taken = 0
+    for line in following:
+        property_ = _PROPERTY.match(line)
+        if property_ is None:
+            break
+        told.setdefault(property_[1], " ".join(property_[2].split()))
+        taken += 1
+    if not told.get("State"):
+        return None
+    start, size = _number(found[2]), _number(found[3])
+    usage = told.get("Usage", "").removeprefix("RegionUsage")
+    words = (f"{start:x}", f"{start + size:x}", f"{size:x}", told.get("Type", ""), told["State"],
+             told.get("Protect", ""), usage)  # fmt: skip
+    return " ".join(word for word in words if word), taken
+
+
+def looks_like_block(text: str) -> bool:
+    """The first line of such a block, whether it is whole or not."""
+    return _BLOCK.match(" ".join(text.split())) is not None
 
 
 def _framed(text: str, rest: str) -> bool:
@@ -127,6 +162,8 @@ class AddressReader:
     listed: int = 0
     """Where the list of regions has come to."""
     gap: int = 0
+    blocks: bool = False
+    """The regions come in blocks of lines: of one alone it is not known that it is a list."""
 
     def takes(self, title: Title) -> bool:
         """A table of this title may belong to this summary."""
@@ -333,7 +370,7 @@ class AddressReader:
         usage = self.tables.get("usage", {})
         types = self.tables.get("type", {})
         state = self.tables.get("state", {})
-        if not (usage or types or state):
+        if not (usage or types or state) or (self.blocks and self.rows < 2):
             return None
         total = self.total
         if total is None:

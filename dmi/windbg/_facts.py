@@ -138,7 +138,7 @@ class Notice:
 class Mark:
     """A line that says which moment, process or run what follows is of."""
 
-    kind: Literal["run", "dump", "time", "uptime", "system", "prompt", "reference"]
+    kind: Literal["run", "dump", "time", "uptime", "system", "prompt", "reference", "key"]
     value: str
     line: int
     number: float | None = None

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Final
 
 from . import _heap_text as rows
-from ._address_text import AddressReader, Title, title_of
+from ._address_text import AddressReader, Title, looks_like_block, region_of_block, title_of
 from ._block_text import BlockReader
 from ._clothes import MAX_LINE, Line, LongText, plain_lines
 from ._facts import Mark, Notice, Unread
@@ -205,6 +205,8 @@ class _Reader:
         if title is not None:
             self._address_title(number, title)
             return 0
+        if looks_like_block(text):
+            return self._region_block(line, following)
         found = rows.cells(text)
         if self._header(number, stripped, found):
             return 0
@@ -254,6 +256,7 @@ class _Reader:
         if key:
             self.close()
             self.lfh_key = int(key[1], 16)
+            self._mark("key", key[1], number)
             self.expects_heaps = True
             return True
         time = _TIME.match(text)
@@ -297,6 +300,8 @@ class _Reader:
         return False
 
     def _address_title(self, number: int, title: Title) -> None:
+        if self.address is not None and self.address.blocks and title.section != "regions":
+            self.address = None  # the tables that end such a list hold all of it
         if self.address is None or not self.address.takes(title):
             self.close()
             self._count_table(number)
@@ -304,6 +309,22 @@ class _Reader:
             self.label = ""
         self.in_command = False
         self.address.open(title.section)
+
+    def _region_block(self, line: Line, following: Sequence[Line]) -> int:
+        """A region as debuggers before 6.10 told it, in lines of their own."""
+        number, text, _ = line
+        found = region_of_block(text, [each.text for each in following])
+        if found is None:
+            self._miss(number, "no region of the list", text.strip())
+            return 0
+        if self.address is None or not self.address.blocks:
+            self._address_title(number, Title("regions", old=False))
+        assert self.address is not None
+        self.address.blocks = True
+        if self.address.section != "regions":
+            self.address.open("regions")
+        self.address.feed(number, found[0], (), cut=False)
+        return found[1]
 
     # -- `!heap -s` ---------------------------------------------------------------------------
 

@@ -157,7 +157,9 @@ def test_it_says_what_python_says(tmp_path: Path) -> None:
     moving = {"resident", "lock_contention", "metadata_committed", "ages"}
     assert (native.stats.ages or {}).keys() == (python.stats.ages or {}).keys() != set()
     for figures in (native.as_dict(), python.as_dict()):
-        del figures["threads"]  # whose names only Python knows
+        flying = figures.pop("threads")  # whose names only Python knows
+        assert all(re.fullmatch(r".+ \(\d+\)|threads that ended", name) for name in flying)
+        assert sum(flying.values()) == figures["stats"]["reasons"]["in_flight"]
         figures["stats"] = {k: v for k, v in figures["stats"].items() if k not in moving}
         same.append(figures)
     assert same[0] == same[1]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -86,6 +87,32 @@ class TestSeveral:
             names.append(path)
         with pytest.raises(UnclearError, match=r"plus sign: .*\+"):
             from_files(names)
+
+    @pytest.mark.parametrize("word", ["prompt", "key"])
+    def test_a_prompt_or_a_key_joins(self, tmp_path: Path, word: str) -> None:
+        files = []
+        for number, name in enumerate(("heap-before", "addr-before", "addr-after", "heap-after")):
+            text = (CASES / "several" / f"X-{name}.txt").read_text("utf-8", "replace")
+            thread = 4 if "before" in name else 7
+            body = "\n".join(
+                line
+                for line in text.splitlines()
+                if not re.match(r"\d+:\d+>|LFH Key|.*\.echo", line)
+            )
+            first = (
+                f"0:{thread:03}> !{name.split('-')[0]}"
+                if word == "prompt"
+                else f"LFH Key : 0x{thread}abc"
+            )
+            path = tmp_path / f"{'qxzw'[number]}.txt"
+            path.write_text(f"{first}\n{body}\n")
+            files.append(path)
+        before = from_files([files[1], files[0]])
+        assert before.kind == "one moment"
+        if word == "prompt":  # keys differ: two processes
+            verdict = from_files([files[0], files[1], files[3], files[2]])
+            assert len(verdict.moments) == 2
+            assert len([note for note in verdict.notes if "taken as one moment" in note]) == 2
 
     def test_a_segment_heap(self) -> None:
         verdict = from_files(several("A-before", "A-after"))
@@ -283,6 +310,52 @@ class TestMore:
         assert summary.committed == 0xE0000
         assert summary.total == 0x100000
         assert summary.disagreements() == ()
+
+    def test_the_list_of_regions_as_debuggers_before_6_10_told_it(self) -> None:
+        free = f"{'':20}Type     00000000\n{'':20}Protect  00000001 PAGE_NOACCESS"
+        text = f"""0:000> !address
+  00000000 : 00000000 - 00010000
+{free}
+                    State    00010000 MEM_FREE
+                    Usage    RegionUsageFree
+  00010000 : 00010000 - 00001000
+                    Type     00020000 MEM_PRIVATE
+                    Protect  00000004 PAGE_READWRITE
+                    State    00001000 MEM_COMMIT
+                    Usage    RegionUsageEnvironmentBlock
+  00030000 : 00030000 - 000fd000
+                    Type     00020000 MEM_PRIVATE
+                    State    00002000 MEM_RESERVE
+                    Usage    RegionUsageStack
+                    Pid.Tid  d0c.9b8
+  00030000 : 0012d000 - 00003000
+                    Type     00020000 MEM_PRIVATE
+                    Protect  00000004 PAGE_READWRITE
+                    State    00001000 MEM_COMMIT
+                    Usage    RegionUsageStack
+                    Pid.Tid  d0c.9b8
+  01000000 : 01000000 - 00001000
+                    Type     01000000 MEM_IMAGE
+                    Protect  00000002 PAGE_READONLY
+                    State    00001000 MEM_COMMIT
+                    Usage    RegionUsageImage
+                    FullPath C:\\WINDOWS\\notepad.exe
+"""
+        log = windbg.parse(text)
+        (summary,) = log.addresses
+        assert summary.usage == {"Free": 0x10000, "EnvironmentBlock": 0x1000, "Stack": 0x100000,
+                                 "Image": 0x1000}  # fmt: skip
+        assert summary.committed == 0x5000
+        assert summary.type["MEM_PRIVATE"] == 0x101000
+        assert summary.counts["usage"]["Stack"] == 2
+        assert not log.unread
+        # Of a block that was cut off the line is named; what it would have added is not 0.
+        log = windbg.parse(text.replace("State    00002000 MEM_RESERVE", "..."))
+        assert [(each.line, each.why) for each in log.unread] == [(12, "no region of the list")]
+        # One region is the answer to a question, not a list.
+        one = "\n".join(text.splitlines()[6:11])
+        with pytest.raises(windbg.ParseError):
+            windbg.parse(one)
 
     def test_what_was_read_names_lines(self) -> None:
         found = what_was_read(single("41"))

@@ -33,7 +33,7 @@ FRESH: Final = (
     # Small objects.
     _p("regex keeps half", "regex", "python", FIRST, "pymalloc",
        "import regex; e = regex.compile(r'(?P<a>\\d+)-(?P<b>\\w+)'); e.match('1-a')",
-       "x = [e.match('%d-%s' % (i, 'abc' * (i % 9))).groupdict() for i in range(120_000)]", "del x[60_000:]"),
+       "x = [e.match('%d-%s' % (i, 'abc' * (1 + i % 9))).groupdict() for i in range(120_000)]", "del x[60_000:]"),
     _p("attrs adds up", "attrs", "python", GROWTH, "pymalloc",
        "import attrs\n@attrs.define\nclass A:\n    a: str\n    b: list\nA('x', [])",
        "x = [A('name %d' % i, [i]) for i in range(80_000)]", "x += [A('name %d' % i, [i]) for i in range(80_000)]"),
