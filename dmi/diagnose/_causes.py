@@ -82,6 +82,11 @@ _REASONS: Final[dict[str, tuple[str, str]]] = {
     "overhead": ("overhead", "tags, tails and gaps of the heap itself"),
 }
 
+_LIMIT: Final = (
+    "If it is a cache, give it a limit (an LRU cache its maxsize, a pool or a queue its length): "
+    "then what is above the limit goes"
+)
+
 ADVICE: Final[dict[str, str]] = {
     "not freed": "Find who allocates and does not free: compare the busy blocks of two moments by "
     "size and age, then by call site.",
@@ -306,6 +311,11 @@ def cures(kind: str, found: Sequence[Cause], after: Observation | None) -> tuple
         lines += _by_allocator(allocator, after)
     own = {"pymalloc": ADVICE, "glibc": ADVICE, "nt": {"keeps pages": ""}}.get(allocator, {})
     lines += [_cure(cause, after) for cause in found if cause.kind in ADVICE.keys() - own.keys()]
+    for cause in found:
+        if cause.kind == "not freed":
+            if allocator in ("glibc", "pymalloc"):
+                lines.append(Cure(ADVICE["not freed"]))
+            lines.append(Cure(_LIMIT, cause.bytes, most=True))
     if kind == "second-order leak" and not outside and found and found[0].kind == "below a page":
         lines.append(
             Cure(

@@ -472,3 +472,14 @@ class TestCommands:
         lines = capsys.readouterr().out.splitlines()
         assert lines[0].split()[:3] == ["BaseAddress", "EndAddress", "RegionSize"]
         assert any(line.endswith("Stack [stack]") for line in lines)
+
+
+def test_a_limit_for_a_cache_is_among_the_cures_of_what_stays() -> None:
+    moments = [{"busy": busy, "committed": busy} for busy in (1 << 20, 90 << 20, 60 << 20)]
+    verdict = diagnose(*moments)
+    assert verdict.kind == "first-order leak"
+    (limit,) = [cure for cure in verdict.cures if "a cache" in cure.text]
+    assert (limit.gives, limit.most) == (59 << 20, True)
+    assert "up to 60,416 KB" in str(limit)
+    released = diagnose(moments[0], moments[1], moments[0])
+    assert not [cure for cure in released.cures if "a cache" in cure.text]
