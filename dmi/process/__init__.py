@@ -29,7 +29,7 @@ from ._heaps import ForeignHeap, ForeignPin, ForeignRange, ForeignRow, ForeignSt
 from ._live import LiveReader
 from ._others import other_heaps
 from ._python import pymalloc_heaps
-from ._rights import ShapeHeap, missing_right, shape_heaps, status
+from ._rights import ShapeHeap, known_to_all, missing_right, shape_heaps, status
 from ._stop import Stop, limit_for
 from ._trim import TrimEstimate, estimate_trim
 
@@ -172,10 +172,8 @@ class Process:
     def _without_rights(self) -> list[ShapeHeap]:
         """What can be told of heaps where the memory may not be read; notes say what is missing."""
         self._notes += missing_right(self.pid)
-        known = status(self.pid)
-        if known:
-            sizes = ", ".join(f"{name} {size >> 10:,} KB" for name, size in known.items())
-            self._notes.append(f"what everybody may know of it: {sizes}")
+        if known := known_to_all(self.pid):
+            self._notes.append(known)
         with suppress(OSError, ValueError):
             group = cgroup(self.pid)
             if group and group["current"] is not None:

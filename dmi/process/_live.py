@@ -8,6 +8,8 @@ from contextlib import suppress
 from dmi import _names
 from dmi.address._maps import ProcSource
 
+from ._rights import without_rights
+
 __all__ = ["LiveReader"]
 
 
@@ -67,6 +69,13 @@ class LiveReader(ProcSource):
         with suppress(OSError):
             return (self._root / "comm").read_bytes().decode("utf-8", "replace").rstrip("\n")
         return ""
+
+    def maps(self, *, details: bool = True) -> str:
+        """As ProcSource. PermissionError names the right that is missing, and what is known."""
+        try:
+            return super().maps(details=details)
+        except PermissionError:
+            raise PermissionError(without_rights(self.pid)) from None
 
     def read_into(self, address: int, room: memoryview) -> int:
         """Fill room from address on; how many bytes were there, from the first one on."""

@@ -20,7 +20,14 @@ if TYPE_CHECKING:
 
     from ._heaps import ForeignPin, ForeignRange
 
-__all__ = ["ShapeHeap", "missing_right", "shape_heaps", "status"]
+__all__ = [
+    "ShapeHeap",
+    "known_to_all",
+    "missing_right",
+    "shape_heaps",
+    "status",
+    "without_rights",
+]
 
 _CAP_SYS_PTRACE: Final = 19
 _KUBERNETES: Final = (
@@ -80,6 +87,19 @@ def status(pid: int) -> dict[str, int]:
         for name in names
         if (found := _field(pid, name)) and found[0].isdigit()
     }
+
+
+def without_rights(pid: int) -> str:
+    """Why nothing can be told of its mappings, the ways to the right, and what everybody may
+    know."""
+    lines = [*missing_right(pid), known_to_all(pid)]
+    return f"process {pid}: " + "; ".join(line for line in lines if line)
+
+
+def known_to_all(pid: int) -> str:
+    """Sizes that everybody may know, in words."""
+    sizes = ", ".join(f"{name} {size >> 10:,} KB" for name, size in status(pid).items())
+    return f"what everybody may know of it: {sizes}" if sizes else ""
 
 
 class ShapeHeap:

@@ -199,3 +199,30 @@ def test_the_number_in_its_own_namespace_is_shown() -> None:
     assert "in its own namespace" in said
     assert json.dumps(taken.as_dict())
     assert os.getpid() != pid
+
+
+def test_without_rights_the_right_is_named_and_what_everybody_may_know(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("another user's process is needed, so root")
+    commands = [["heap", "-s"], ["layers"], ["doctor"], ["snapshot", "--json"]]
+    said = []
+    # What is imported before the rights go need not be readable for the other user.
+    code = (
+        "import os, sys, dmi.cli, dmi.process, dmi.process._snapshot, dmi.process._layers\n"
+        "import dmi.diagnose._single, dmi.diagnose._process, dmi._layers, dmi._snapshot\n"
+        "from dmi.cli import doctor, heap, layers, snapshot\n"
+        "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+        "sys.exit(dmi.cli.main(sys.argv[1:]))"
+    )
+    for words in commands:
+        done = subprocess.run(
+            [sys.executable, "-c", code, *words, "--pid", str(os.getpid())],
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        said.append(done.stdout + done.stderr)
+    for text in said:
+        assert "belongs to user 0" in text, text
+        assert "SYS_PTRACE" in text
+        assert "docker run" in text
+        assert "kubectl debug" in text
+        assert "VmRSS" in text
