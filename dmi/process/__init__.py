@@ -29,7 +29,7 @@ from ._heaps import ForeignHeap, ForeignPin, ForeignRange, ForeignRow, ForeignSt
 from ._live import LiveReader
 from ._others import other_heaps
 from ._python import pymalloc_heaps
-from ._rights import ShapeHeap, known_to_all, missing_right, shape_heaps, status
+from ._rights import ShapeHeap, known_to_all, missing_right, shape_heaps, status, without_rights
 from ._stop import Stop, limit_for
 from ._trim import TrimEstimate, estimate_trim
 
@@ -214,7 +214,10 @@ class Process:
     def address_summary(self) -> AddressSummary:
         """What its address space is used for."""
         if isinstance(self.reader, LiveReader):
-            return address_summary(self.reader.pid)
+            try:
+                return address_summary(self.reader.pid)
+            except PermissionError:
+                raise PermissionError(without_rights(self.pid)) from None
         return summarise(self.reader)
 
 
