@@ -95,6 +95,9 @@ void _dmi_preload_snapshot(const char *why);
 /* profile.c: start the sampler if the options say so; write what it knows to its file. For moment.c. */
 void _dmi_profile_begin(void);
 void _dmi_preload_profile(void);
+/* python_end.c: let Python write the profile before it takes its objects apart, if it is in this program; has it? */
+void _dmi_preload_wait_for_python(void);
+bool _dmi_preload_python_ended(void);
 /* The same into a snapshot: a JSON object. */
 struct dmi_writer;
 void _dmi_preload_put_profile(struct dmi_writer *out);

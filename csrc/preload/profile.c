@@ -22,6 +22,7 @@ void _dmi_profile_begin(void) {
     if (!wish->profile.file) return;
     _dmi_target_start(&target, wish->profile.file);
     dmi_profile_options options = {.size = sizeof options, .one_in = wish->profile.one_in};
+    if (wish->profile.at_exit) _dmi_preload_wait_for_python();
     if (dmi_profile_start(&options) == 0) return;
     static const char none[] = "dmi: profile: no memory for the sampler's tables\n";
     _dmi_os_message(none, sizeof none - 1);

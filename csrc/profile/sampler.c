@@ -28,6 +28,16 @@ static _Atomic bool runs;
 /* What a thread does while it takes a stack is not itself sampled: a signal handler may come in between. */
 static DMI_TLS bool taking;
 
+static void (*_Atomic when_python)(void);
+void _dmi_sampler_when_python(void (*call)(void)) {
+    atomic_store_explicit(&when_python, call, memory_order_release);
+}
+
+static void met_python(void) {
+    void (*call)(void) = atomic_exchange_explicit(&when_python, NULL, memory_order_acquire);
+    if (call) call();
+}
+
 /* Native frames, with the Python ones in the place of the function that runs them. */
 static uint32_t take_stack(const void *frame) {
     dmi_frame frames[DMI_STACK_FRAMES], python[DMI_STACK_FRAMES];
@@ -36,6 +46,7 @@ static uint32_t take_stack(const void *frame) {
     size_t n = 0, at = 0;
     size_t natives = _dmi_os_frames(frame, native, DMI_STACK_FRAMES);
     size_t pythons = _dmi_python_frames(python, entry, DMI_STACK_FRAMES);
+    if (pythons && atomic_load_explicit(&when_python, memory_order_relaxed)) met_python();
     for (size_t i = 0; i < natives && n < DMI_STACK_FRAMES; i++) {
         if (!pythons || !_dmi_python_evaluates(native[i])) {
             frames[n++] = (dmi_frame){.key = native[i]};

@@ -29,5 +29,7 @@ uint64_t _dmi_sampler_lost(void);
 /* One page in how many, of this run of the sampler or the last one; 0: there was none. */
 uint32_t _dmi_sampler_one_in(void);
 size_t _dmi_sampler_metadata(void);
+/* Have it called once, from an allocation, when the first stack with a Python frame is taken. It may not allocate. */
+void _dmi_sampler_when_python(void (*call)(void));
 
 #endif

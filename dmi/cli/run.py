@@ -14,7 +14,8 @@ the safe ones: where a program has taken the signal for itself or set it back, a
 workers do with SIGUSR1 and SIGUSR2, those two are ignored, while the others end it.
 
 --profile FILE writes which code holds the memory, for `dmi blame FILE`: at the same moments, to a
-file that is named in the same way. A snapshot that is taken meanwhile carries it too.
+file that is named in the same way. A snapshot that is taken meanwhile carries it too. Of a Python
+program it is written when Python ends, before it frees all that the program still held.
 """
 
 from __future__ import annotations

@@ -345,6 +345,32 @@ def test_dmi_run_writes_a_profile_at_the_end(tmp_path: Path) -> None:
     assert any(line_of(data, row[0]) == "put" for row in data["allocated"])
 
 
+@pytest.mark.parametrize("end", ["pass", "sys.exit(0)", "import threading"])
+def test_a_python_program_still_holds_what_it_held(tmp_path: Path, end: str) -> None:
+    """Python frees it before the program's own end, at which nothing would be left to see."""
+    file = tmp_path / "held.profile"
+    ended(run("--profile", str(file), "--sample", "8", program=f"{PROGRAM}\n{end}\n"))
+    found = sums(json.loads(file.read_text()), "busy")
+    assert near(found["put"], 30000 * (64 + 48), least=30000 * 16)
+
+
+def test_a_program_that_is_not_python_has_its_profile_at_the_end(tmp_path: Path) -> None:
+    file = tmp_path / "sh.profile"
+    command = [
+        sys.executable,
+        "-m",
+        "dmi",
+        "run",
+        "--profile",
+        str(file),
+        "--",
+        "sort",
+        "/dev/null",
+    ]
+    subprocess.run(command, check=True, timeout=60)
+    assert json.loads(file.read_text())["kind"] == "dmi-profile"
+
+
 def test_dmi_run_writes_a_profile_when_a_signal_asks(tmp_path: Path) -> None:
     file = tmp_path / "%n.profile"
     process = run("--profile", str(file), "--sample", "8", "--at", "SIGURG", waits=True)

@@ -1,0 +1,82 @@
+/* python_end.c - the profile of a Python program, before Python takes its objects apart.
+ *
+ * An interpreter that ends frees what the program held, long before a destructor runs: a profile of then shows
+ * nothing. So when the sampler first meets a Python frame, Python is asked to call back, and then to call once more
+ * when it ends, as its module atexit does. Py_AddPendingCall may be called from anywhere and takes no memory.
+ */
+#include "preload.h"
+
+#include "../os/frames.h"
+#include "../profile/sampler.h"
+
+#include <stdatomic.h>
+#include <string.h>
+
+/* Python's own declarations are not used: it is whichever the program brings. */
+typedef struct method {
+    const char *name;
+    void *(*function)(void *, void *);
+    int flags;
+    const char *doc;
+} method;
+#define TAKES_NOTHING 4 /* METH_NOARGS */
+
+static int (*add_pending)(int (*)(void *), void *);
+static void *(*import)(const char *);
+static void *(*make_function)(method *, void *, void *);
+static void *(*call_method)(void *, const char *, const char *, ...);
+static void *(*build)(const char *, ...);
+static void (*release)(void *);
+static void (*clear_error)(void);
+
+static _Atomic bool ended;
+static unsigned tries; /* under the interpreter's lock */
+#define TRIES 1000
+
+static bool find(const char *name, void *to) {
+    void *symbol = _dmi_os_symbol(name);
+    memcpy(to, &symbol, sizeof symbol);
+    return symbol != NULL;
+}
+
+static bool find_all(void) {
+    return find("Py_AddPendingCall", &add_pending) && find("PyImport_ImportModule", &import) &&
+           find("PyCFunction_NewEx", &make_function) && find("PyObject_CallMethod", &call_method) &&
+           find("Py_BuildValue", &build) && find("Py_DecRef", &release) &&
+           find("PyErr_Clear", &clear_error);
+}
+
+static void *at_end(void *self, void *arguments) {
+    (void)self, (void)arguments;
+    _dmi_preload_write(DMI_ASKED_PROFILE, "when Python ends");
+    atomic_store_explicit(&ended, true, memory_order_relaxed);
+    return build("");
+}
+static method end_method = {"dmi_profile", at_end, TAKES_NOTHING, NULL};
+
+static void met_python(void);
+
+/* On the main thread, between two instructions of Python code. While the interpreter begins nothing can be imported
+ * yet: then the next sample asks again. */
+static int ask_to_be_called(void *unused) {
+    (void)unused;
+    void *module = import("atexit");
+    void *function = module ? make_function(&end_method, NULL, NULL) : NULL;
+    void *done = function ? call_method(module, "register", "O", function) : NULL;
+    if (!done) {
+        clear_error();
+        if (tries++ < TRIES) _dmi_sampler_when_python(met_python);
+    }
+    if (done) release(done);
+    if (function) release(function);
+    if (module) release(module);
+    return 0;
+}
+
+static void met_python(void) { (void)add_pending(ask_to_be_called, NULL); }
+
+void _dmi_preload_wait_for_python(void) {
+    if (find_all()) _dmi_sampler_when_python(met_python);
+}
+
+bool _dmi_preload_python_ended(void) { return atomic_load_explicit(&ended, memory_order_relaxed); }
