@@ -58,7 +58,7 @@ CLANG ?= clang
 $(eval $(call flavour,tsan,$(CLANG),$(C_COMMON) -O1 -g -fno-omit-frame-pointer -DDMI_DEBUG=1 -pthread \
 	-fsanitize=thread,$(CORE_LINUX),-pthread,,))
 
-# The stress has a main of its own. STRESS: operations, policy, seed (tests/c/stress.c).
+# The stress has a main of its own. STRESS: operations, policy, seed, hardened or profile (tests/c/stress.c).
 STRESS ?= 300000
 STRESS_LONG ?= 10000000
 STRESS_POLICIES := all lazy:delay=0.01 decay:half_life=0.05 eager never lazy:delay=0.01:how=decommit
@@ -69,7 +69,7 @@ build/c/$(1)/stress: build/c/$(1)/tests/c/stress.o build/c/$(1)/libcore.a
 endef
 $(eval $(call stress_program,native,$(CC),))
 $(eval $(call stress_program,tsan,$(CLANG),-fsanitize=thread))
-run_stress = for policy in $(STRESS_POLICIES); do for tier in '' '1 hardened'; do \
+run_stress = for policy in $(STRESS_POLICIES); do for tier in '' '1 hardened' '1 profile'; do \
 	timeout 3600 $(1) $(2) $$policy $$tier || exit 1; done; done
 
 # Hard modes (csrc/heap/tick.c): the stress, and the tests that hold whatever a policy does.

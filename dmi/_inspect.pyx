@@ -473,12 +473,13 @@ def first_fault(HeapCore heap not None):
 
 # ---- which code holds the memory ----------------------------------------------------------------
 
-def profile_start(uint32_t one_in, uint64_t seed):
-    """Begin to sample; 0 for either: the default, a random one. OSError with the reason."""
+def profile_start(uint32_t one_in, uint32_t most_ppm, uint64_t seed):
+    """Begin to sample; 0: the default, a random seed. OSError with the reason."""
     cdef cdmi.dmi_profile_options options
     memset(&options, 0, sizeof(options))
     options.size = sizeof(options)
     options.one_in = one_in
+    options.most_ppm = most_ppm
     options.seed = seed
     if cdmi.dmi_profile_start(&options):
         raise OSError(errno, strerror(errno).decode())

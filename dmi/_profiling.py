@@ -26,9 +26,12 @@ if TYPE_CHECKING:
 
 __all__ = ["ONE_IN", "Profiler", "profile"]
 
-ONE_IN: Final = 128
+ONE_IN: Final = 64
 """One page in so many is sampled, unless told otherwise."""
+COST: Final = 0.015
+"""Of the time that passes the sampler takes no more, unless told otherwise."""
 _MOST: Final = 1 << 20
+_NO_BOUND: Final = (1 << 32) - 1
 
 
 class Profiler:
@@ -41,7 +44,14 @@ class Profiler:
     While it runs, data() and save() tell what is held now; afterwards, what was held when it ended.
     """
 
-    def __init__(self, one_in: int = ONE_IN, *, seed: int | None = None) -> None:
+    def __init__(
+        self, one_in: int = ONE_IN, *, cost: float | None = COST, seed: int | None = None
+    ) -> None:
+        if cost is not None and not (isinstance(cost, int | float) and 1e-6 <= cost <= 1):
+            raise ValueError(
+                f"cost must be a share from 0.000001 to 1, or None for no bound, not {cost!r:.40}"
+            )
+        self._ppm = _NO_BOUND if cost is None else round(cost * 1e6)
         self._one_in = _within("one_in", one_in, 1, _MOST)
         self._seed = 0 if seed is None else _within("seed", seed, 1, (1 << 64) - 1)
         self._runs = False
@@ -60,7 +70,7 @@ class Profiler:
     def start(self) -> Self:
         """Begin. RuntimeError where the process is sampled already."""
         try:
-            _inspect.profile_start(self._one_in, self._seed)
+            _inspect.profile_start(self._one_in, self._ppm, self._seed)
         except OSError as error:
             if error.errno == errno.EBUSY:
                 raise RuntimeError(
@@ -131,14 +141,18 @@ class Profiler:
         return f"<dmi.profile one_in={self._one_in}, {state}>"
 
 
-def profile(one_in: int = ONE_IN, *, seed: int | None = None) -> Profiler:
+def profile(
+    one_in: int = ONE_IN, *, cost: float | None = COST, seed: int | None = None
+) -> Profiler:
     """A sampler of this process that ``with`` or ``start()`` starts: which code holds its memory.
 
     one_in   one page in so many is sampled, 1 to 1,048,576; the fewer, the less it costs and the
              less it knows
+    cost     when it takes more than this share of the time, half of the sampled pages are given
+             up, at random, and the others count twice; None: no bound
     seed     draw the same pages again (1 to 2**64 - 1); None: others each time
     """
-    return Profiler(one_in, seed=seed)
+    return Profiler(one_in, cost=cost, seed=seed)
 
 
 def _within(name: str, value: object, least: int, most: int) -> int:

@@ -384,6 +384,7 @@ cdef extern from "dmi/capi.h" nogil:
     ctypedef struct dmi_profile_options:
         size_t size
         uint32_t one_in
+        uint32_t most_ppm
         uint64_t seed
     ctypedef int (*dmi_profile_output)(void *argument, const void *bytes, size_t size) noexcept
     int dmi_profile_start(const dmi_profile_options *options)

@@ -169,10 +169,10 @@ bool _dmi_lfh_unpark(dmi_run *run, int *error) {
 
 /* ---- remote frees ----------------------------------------------------------------------------------- */
 
-bool _dmi_lfh_push_remote(dmi_run *run, void *block) {
+bool _dmi_lfh_push_remote(dmi_run *run, void *block, uint64_t flipped) {
     uint64_t old = atomic_load_explicit(&run->remote, memory_order_relaxed), new;
     do {
-        _dmi_link_set(run, block, DMI_REMOTE_HEAD(old));
+        _dmi_link_set_as(run, block, DMI_REMOTE_HEAD(old), flipped);
         new = (uintptr_t)block | (uint64_t)(DMI_REMOTE_COUNT(old) + 1) << 48 | DMI_REMOTE_PENDING;
     } while (!atomic_compare_exchange_weak_explicit(&run->remote, &old, new, memory_order_release,
                                                     memory_order_relaxed));

@@ -140,8 +140,9 @@ bool _dmi_lfh_unpark(dmi_run *run, int *error);
 /* These pages were to be given back, and were not. Link the blocks that were parked for them, unless they overlap
  * another page that is gone. */
 void _dmi_lfh_relink(dmi_run *run, const uint64_t pages[2]);
-/* Push a block that another thread frees. True: the caller must enter the run in its cache's pending list. */
-bool _dmi_lfh_push_remote(dmi_run *run, void *block);
+/* Push a block that another thread frees, with these bits of its mark flipped (DMI_MARK_WATCHED or none: whoever frees
+ * knows, and need not read the owner's line). True: the caller must enter the run in its cache's pending list. */
+bool _dmi_lfh_push_remote(dmi_run *run, void *block, uint64_t flipped);
 /* Move the blocks that others freed to the local list, and return how many. keep_pending: the run stays in the pending
  * list, or on its way there. A remote list that is damaged is dropped, and the damage is noted. */
 unsigned _dmi_lfh_collect_some(dmi_run *run, bool keep_pending);

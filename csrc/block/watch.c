@@ -8,8 +8,8 @@
 #define CHAINS 1024
 /* So many hits of one page, while all others together had no more than so many times as many: then the last block
  * rests. A page that is hit no more than its share never does. */
-#define WINDOW 64u
 #define SHARE 4u
+uint32_t _dmi_watch_patience = 64;
 
 _Atomic uint32_t _dmi_watch_period;
 
@@ -25,20 +25,22 @@ static dmi_pool pool = {
 
 void _dmi_watch_begin(uint32_t every, uint64_t seed) {
     if (every) {
-        atomic_store_explicit(&state, seed, memory_order_relaxed);
+        if (seed) atomic_store_explicit(&state, seed, memory_order_relaxed);
         atomic_store_explicit(&below, UINT64_MAX / every, memory_order_relaxed);
     }
     atomic_store_explicit(&_dmi_watch_period, every, memory_order_release);
 }
 
 /* SplitMix64: each page its own draw, whatever was drawn before. */
-static bool draw(void) {
+static uint64_t mixed(void) {
     uint64_t z =
         atomic_fetch_add_explicit(&state, UINT64_C(0x9e3779b97f4a7c15), memory_order_relaxed);
     z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
     z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
-    return (z ^ (z >> 31)) <= atomic_load_explicit(&below, memory_order_relaxed);
+    return z ^ (z >> 31);
 }
+
+static bool draw(void) { return mixed() <= atomic_load_explicit(&below, memory_order_relaxed); }
 
 static dmi_watch **chain_of(const dmi_run *run) {
     uint64_t hash = (uint64_t)(uintptr_t)run * UINT64_C(0x9e3779b97f4a7c15);
@@ -52,14 +54,21 @@ static char *address_of(const dmi_run *run, size_t page) {
     return _dmi_run_base(run) + page * DMI_WATCH_PAGE;
 }
 
+/* Frees of its blocks that are under way still look at it. */
+static void give_up(dmi_watch *watch) {
+    dmi_run *run = _dmi_watch_run(watch);
+    if (!watch->given_up) _dmi_pagemap_set(address_of(run, watch->page), DMI_WATCH_PAGE, run);
+    count -= !watch->given_up;
+    watch->given_up = true;
+}
+
 static void drop(dmi_watch *watch) {
     dmi_run *run = _dmi_watch_run(watch);
-    _dmi_pagemap_set(address_of(run, watch->page), DMI_WATCH_PAGE, run);
+    give_up(watch);
     if (watch->next) watch->next->prev = watch->prev;
     if (watch->prev) watch->prev->next = watch->next;
     else *chain_of(run) = watch->next;
     _dmi_pool_free(&pool, watch);
-    count--;
 }
 
 static void begin(dmi_run *run, size_t page, size_t first, uint32_t every) {
@@ -74,11 +83,11 @@ static void begin(dmi_run *run, size_t page, size_t first, uint32_t every) {
     watch->page = (uint32_t)page;
     watch->first = (uint16_t)first;
     watch->blocks = (uint16_t)(end - first);
-    watch->every = every;
+    atomic_store_explicit(&watch->every, every, memory_order_relaxed);
     watch->shadow.segment = run->segment;
     watch->shadow.next = run;
     watch->shadow.head = (void *)(uintptr_t)_dmi_end;
-    atomic_store_explicit(&watch->shadow.owner, DMI_OWNER_NONE, memory_order_relaxed);
+    atomic_store_explicit(&watch->shadow.owner, DMI_OWNER_SHADOW, memory_order_release);
     watch->shadow.kind = DMI_RUN_SHADOW;
     dmi_watch **chain = chain_of(run);
     watch->next = *chain;
@@ -91,7 +100,7 @@ static void begin(dmi_run *run, size_t page, size_t first, uint32_t every) {
 
 static dmi_watch *find(const dmi_run *run, size_t page) {
     dmi_run *there = _dmi_pagemap_get(address_of(run, page));
-    return there->kind == DMI_RUN_SHADOW ? (dmi_watch *)(void *)there : NULL;
+    return _dmi_run_is_shadow(there) ? (dmi_watch *)(void *)there : NULL;
 }
 
 void _dmi_watch_carve(dmi_run *run, size_t last) {
@@ -109,7 +118,8 @@ void _dmi_watch_carve(dmi_run *run, size_t last) {
         bool was = run->flags & DMI_RUN_WATCHED && find(run, page);
         if (!drawn && !was) continue;
         _dmi_lock(&lock);
-        if (was) drop(find(run, page)); /* it was given up since: a new place */
+        dmi_watch *old = was ? find(run, page) : NULL;
+        if (old) drop(old); /* nothing was left on it: a new place */
         if (drawn) begin(run, page, first, every);
         _dmi_unlock(&lock);
     }
@@ -136,6 +146,20 @@ void _dmi_watch_forget(const dmi_space *space) {
     _dmi_unlock(&lock);
 }
 
+void _dmi_watch_thin(void) {
+    _dmi_lock(&lock);
+    for (size_t i = 0; i < CHAINS; i++)
+        for (dmi_watch *watch = chains[i]; watch; watch = watch->next) {
+            if (watch->given_up) continue;
+            if (mixed() >> 63) give_up(watch);
+            else
+                atomic_store_explicit(&watch->every,
+                                      2 * atomic_load_explicit(&watch->every, memory_order_relaxed),
+                                      memory_order_relaxed);
+        }
+    _dmi_unlock(&lock);
+}
+
 /* ---- hits ---------------------------------------------------------------------------------------------- */
 
 bool _dmi_watch_freed(dmi_run *shadow, const void *block) {
@@ -143,7 +167,7 @@ bool _dmi_watch_freed(dmi_run *shadow, const void *block) {
     _dmi_watch_hold(watch, block, 0);
     uint32_t all = atomic_fetch_add_explicit(&all_hits, 1, memory_order_relaxed) + 1;
     uint32_t hits = atomic_load_explicit(&watch->hits, memory_order_relaxed) + 1;
-    if (hits < WINDOW) {
+    if (hits < _dmi_watch_patience) {
         atomic_store_explicit(&watch->hits, hits, memory_order_relaxed);
         return false;
     }
@@ -151,7 +175,7 @@ bool _dmi_watch_freed(dmi_run *shadow, const void *block) {
     atomic_store_explicit(&watch->hits, 0, memory_order_relaxed);
     atomic_store_explicit(&watch->window, all, memory_order_relaxed);
     uintptr_t owner = atomic_load_explicit(&_dmi_watch_run(watch)->owner, memory_order_relaxed);
-    return since < WINDOW * SHARE && owner != DMI_OWNER_NONE;
+    return since < _dmi_watch_patience * SHARE && owner != DMI_OWNER_NONE;
 }
 
 /* ---- all of them --------------------------------------------------------------------------------------- */
@@ -161,7 +185,7 @@ int _dmi_watch_each(int (*visit)(void *argument, dmi_watch *watch), void *argume
     _dmi_lock(&lock);
     for (size_t i = 0; i < CHAINS && !result; i++)
         for (dmi_watch *watch = chains[i]; watch && !result; watch = watch->next)
-            result = visit(argument, watch);
+            if (!watch->given_up) result = visit(argument, watch);
     _dmi_unlock(&lock);
     return result;
 }

@@ -14,6 +14,9 @@
  * over and over. Then the block that is freed rests: it goes to the list of remote frees, from where it comes back
  * when the run's own list is empty. The page stays watched, and nothing about its other blocks changes.
  *
+ * What all pages together cost is for the profiler to bound: it thins them out (_dmi_watch_thin), which is fair for the
+ * same reason that drawing them is. Free blocks of a page that was given up are handed out by the slow path once more.
+ *
  * A shadow lives as long as a block of its page may be busy: until the run is given back, or the page is carved
  * afresh.
  */
@@ -31,7 +34,8 @@ struct dmi_watch {
     dmi_watch *next, *prev;
     uint32_t page;           /* of the run, in units of DMI_WATCH_PAGE */
     uint16_t first, blocks;  /* the blocks that begin on it */
-    uint32_t every;          /* one page in so many was drawn */
+    _Atomic uint32_t every;  /* one page in so many was drawn, and is watched still */
+    bool given_up;           /* it is no longer watched, but a free may know it */
     _Atomic uint32_t hits;   /* blocks freed since the window of hits began */
     _Atomic uint32_t window; /* hits everywhere when it began */
     _Atomic uint32_t
@@ -43,8 +47,10 @@ extern _Atomic uint32_t _dmi_watch_period;
 static inline uint32_t _dmi_watch_every(void) {
     return atomic_load_explicit(&_dmi_watch_period, memory_order_relaxed);
 }
-/* Watch one page in every that are carved from now on, drawn by that seed. 0: no more. */
+/* Watch one page in every that are carved from now on, drawn by that seed (0: drawing goes on). 0: no more. */
 void _dmi_watch_begin(uint32_t every, uint64_t seed);
+/* Give up every second page that is watched, at random: what is left stands for twice as many. */
+void _dmi_watch_thin(void);
 /* Blocks [run->carved, last) are about to be carved: draw among the pages they begin on. The run's lists are the
  * caller's. */
 void _dmi_watch_carve(dmi_run *run, size_t last);
@@ -55,7 +61,7 @@ void _dmi_watch_forget(const dmi_space *space);
 /* The watched page that the block begins on; NULL: none. The block is busy, and the caller's. */
 static inline dmi_watch *_dmi_watch_of(const void *block) {
     dmi_run *run = _dmi_pagemap_look(block);
-    return run->kind == DMI_RUN_SHADOW ? (dmi_watch *)(void *)run : NULL;
+    return _dmi_run_is_shadow(run) ? (dmi_watch *)(void *)run : NULL;
 }
 static inline dmi_run *_dmi_watch_run(const dmi_watch *watch) { return watch->shadow.next; }
 /* Its place among the page's blocks. */
@@ -68,6 +74,8 @@ static inline void _dmi_watch_hold(dmi_watch *watch, const void *block, uint32_t
     atomic_store_explicit(&watch->holder[_dmi_watch_index(watch, block)], holder,
                           memory_order_relaxed);
 }
+/* After so many hits of a page it is asked whether a block should rest; the tests of places ask never. */
+extern uint32_t _dmi_watch_patience;
 /* A block of a watched page is freed, which is about to be done. True: it had better rest, see above. */
 bool _dmi_watch_freed(dmi_run *shadow, const void *block);
 /* Every watched page, locked: visit must take no lock. Stops at the first that is not 0. */

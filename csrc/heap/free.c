@@ -25,7 +25,7 @@ static inline bool free_remote(void *block, dmi_run *run, bool quietly) {
     if (owner == DMI_OWNER_NONE || owner == (uintptr_t)self || self == &_dmi_no_thread)
         return false;
     if (__builtin_expect(_dmi_fast_bad(run, block), 0)) return false;
-    if (_dmi_lfh_push_remote(run, block)) {
+    if (_dmi_lfh_push_remote(run, block, 0)) {
         int saved = errno;
         dmi_heap *heap = _dmi_heap_of_run(run); /* which may be gone once its cache knows */
         _dmi_cache_pend(run);
@@ -35,7 +35,8 @@ static inline bool free_remote(void *block, dmi_run *run, bool quietly) {
     return true;
 }
 
-static void free_lfh(void *block, dmi_run *run) {
+/* flipped: of the mark, DMI_MARK_WATCHED or 0. */
+static void free_lfh(void *block, dmi_run *run, uint64_t flipped) {
     for (;;) {
         uintptr_t owner = atomic_load_explicit(&run->owner, memory_order_acquire);
         if (owner == DMI_OWNER_NONE) {
@@ -60,7 +61,7 @@ static void free_lfh(void *block, dmi_run *run) {
             if (still) return;
             continue;
         }
-        if (_dmi_lfh_push_remote(run, block)) _dmi_cache_pend(run);
+        if (_dmi_lfh_push_remote(run, block, flipped)) _dmi_cache_pend(run);
         /* A thread that was taken and allocates nothing would go this way for ever. */
         if (self && _dmi_self_get() == &_dmi_no_thread) {
             _dmi_thread_lock(self);
@@ -136,7 +137,7 @@ static inline dmi_heap *free_any(void *block, dmi_run *run) {
     if (run->kind == DMI_RUN_LFH) {
         fault = _dmi_check_lfh(run, block);
         if (fault) _dmi_fault(fault, "free", block);
-        else free_lfh(block, run);
+        else free_lfh(block, run, 0);
         return heap;
     }
     _dmi_heap_clock(heap);
@@ -173,9 +174,11 @@ static __attribute__((noinline, cold)) void free_watched(void *block, dmi_run *s
         _dmi_fault(fault, "free", block);
     } else if (_dmi_watch_freed(shadow, block)) {
         /* It rests on the list that remote frees use, which is looked at when there is nothing else. */
-        if (_dmi_lfh_push_remote(run, block)) _dmi_cache_pend(run);
+        if (_dmi_lfh_push_remote(run, block, DMI_MARK_WATCHED)) _dmi_cache_pend(run);
     } else {
-        free_lfh(block, run);
+        bool own = _dmi_owner_is(run, _dmi_self_get());
+        free_lfh(block, run, DMI_MARK_WATCHED);
+        quietly |= own; /* as a free of one's own on any other page */
     }
     if (!quietly) _dmi_heap_tick(heap);
     _dmi_fault_tell("free");
@@ -184,7 +187,7 @@ static __attribute__((noinline, cold)) void free_watched(void *block, dmi_run *s
 
 /* free never changes errno. */
 void _dmi_free_slow(void *block, dmi_run *run) {
-    if (__builtin_expect(run->kind == DMI_RUN_SHADOW, 0)) {
+    if (__builtin_expect(_dmi_run_is_shadow(run), 0)) {
         free_watched(block, run, false);
         return;
     }
@@ -201,7 +204,7 @@ void _dmi_free_slow(void *block, dmi_run *run) {
 }
 
 void _dmi_free_quietly(void *block, dmi_run *run) {
-    if (__builtin_expect(run->kind == DMI_RUN_SHADOW, 0)) {
+    if (__builtin_expect(_dmi_run_is_shadow(run), 0)) {
         free_watched(block, run, true);
         return;
     }

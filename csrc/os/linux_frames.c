@@ -120,15 +120,24 @@ void _dmi_os_frames_refresh(void) {
 }
 
 static bool is_code(uintptr_t address) {
+    static _Atomic size_t last;
     const code_map *map = atomic_load_explicit(&current, memory_order_acquire);
     if (!map) return false;
+    size_t guess = atomic_load_explicit(&last, memory_order_relaxed);
+    if (address - __atomic_load_n(&map->range[guess].start, __ATOMIC_RELAXED) <
+        __atomic_load_n(&map->range[guess].end, __ATOMIC_RELAXED) -
+            __atomic_load_n(&map->range[guess].start, __ATOMIC_RELAXED))
+        return true;
     size_t low = 0, high = __atomic_load_n(&map->count, __ATOMIC_RELAXED);
     while (low < high) {
         size_t middle = (low + high) / 2;
         if (address < __atomic_load_n(&map->range[middle].start, __ATOMIC_RELAXED)) high = middle;
         else if (address >= __atomic_load_n(&map->range[middle].end, __ATOMIC_RELAXED))
             low = middle + 1;
-        else return true;
+        else {
+            atomic_store_explicit(&last, middle, memory_order_relaxed);
+            return true;
+        }
     }
     return false;
 }

@@ -4,7 +4,7 @@
 #include "stacks.h"
 
 #include "../block/watch.h"
-#include "../heap/heap.h"
+#include "../heap/registry.h"
 #include "../os/frames.h"
 
 #include <dmi/dmi.h>
@@ -154,13 +154,13 @@ static void put_stack_number(output *out, const numbers *stacks, uint32_t stack)
 static const char *const fates[] = {"pinned", "goes_back", "empty"};
 
 static void put_marks(output *out, const dmi_spots *spots, const numbers *stacks,
-                      const dmi_heap_info *heaps) {
+                      char (*names)[48]) {
     const char *comma = "";
     put(out, "],\n\"marks\":[");
     for (const dmi_spot *spot = NULL; (spot = _dmi_spots_next(spots, spot)); comma = ",") {
         const dmi_spot_block *block = _dmi_spot_blocks(spot);
         put(out, "%s\n{\"heap\":", comma);
-        put_text(out, heaps[spot->heap].name, strlen(heaps[spot->heap].name));
+        put_text(out, names[spot->heap], strlen(names[spot->heap]));
         uint32_t bytes = spot->free > DMI_WATCH_PAGE ? spot->free : DMI_WATCH_PAGE;
         put(out, ",\"weight\":%" PRIu32 ".0,\"bytes\":%" PRIu32 ",\"free\":%" PRIu32 ",",
             spot->every, bytes, spot->free);
@@ -186,11 +186,14 @@ static void put_large(output *out, const numbers *stacks) {
         uint64_t size = entry->size;
         double weight = entry->weight;
         uint32_t stack = entry->stack;
-        size_t usable = dmi_usable_size((const void *)(uintptr_t)address);
-        if (usable == 0) continue;
+        dmi_found found = {.size = sizeof found};
+        if (dmi_find((const void *)(uintptr_t)address, &found) || found.range.address != address ||
+            found.range.state != DMI_STATE_BUSY || found.range.kind == DMI_RANGE_LFH)
+            continue;
+        uint64_t usable = found.range.size;
         if (size > usable) size = usable; /* it shrank in place */
         put(out, "%s\n{\"address\":%" PRIu64 ",\"size\":%" PRIu64 ",\"retained\":%" PRIu64 ",",
-            comma, address, size, (uint64_t)usable - size);
+            comma, address, size, usable - size);
         put(out, "\"weight\":%" PRIu64 ".%06u,\"stack\":", (uint64_t)weight,
             (unsigned)((weight - (double)(uint64_t)weight) * 1e6));
         put_stack_number(out, stacks, stack);
@@ -230,7 +233,7 @@ static void put_allocated(output *out, const numbers *stacks) {
 static struct moment {
     output out;
     void *handle[HEAPS];
-    dmi_heap_info heap[HEAPS];
+    char name[HEAPS][48];
     char program[4096];
 } moment;
 static dmi_lock lock;
@@ -251,7 +254,7 @@ static void write_all(output *out, const dmi_spots *spots, numbers *frames, numb
     (void)_dmi_os_code(put_mapping, &mappings);
     put_frames(out, frames);
     put_stacks(out, frames, stacks);
-    put_marks(out, spots, stacks, moment.heap);
+    put_marks(out, spots, stacks, moment.name);
     put_large(out, stacks);
     put_allocated(out, stacks);
     put(out, "],\n\"lost\":{\"stacks\":%" PRIu64 ",\"marks\":%" PRIu64 "}}\n", _dmi_stacks_lost(),
@@ -276,9 +279,10 @@ int dmi_profile_write(dmi_profile_output to, void *argument) {
         size_t count = dmi_heap_list(moment.handle, HEAPS);
         if (count > HEAPS) count = HEAPS;
         for (size_t i = 0; i < count; i++) {
-            moment.heap[i] = (dmi_heap_info){.size = sizeof moment.heap[i]};
-            if (dmi_heap_get_info(moment.handle[i], &moment.heap[i]) == 0)
-                (void)_dmi_spots_add(&spots, moment.handle[i], (uint32_t)i);
+            const dmi_heap *heap = _dmi_heap_resolve(moment.handle[i]);
+            if (!heap) continue;
+            memcpy(moment.name[i], heap->name, sizeof moment.name[i]);
+            (void)_dmi_spots_add(&spots, moment.handle[i], (uint32_t)i);
         }
         moment.out.to = to;
         moment.out.argument = argument;

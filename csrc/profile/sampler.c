@@ -13,7 +13,7 @@
 #include <errno.h>
 #include <string.h>
 
-#define PERIOD_DEFAULT 128
+#define PERIOD_DEFAULT 64
 #define PERIOD_MOST (UINT32_C(1) << 20)
 #define PROBES 64 /* places that a larger block may have */
 
@@ -22,6 +22,49 @@ static _Atomic uint64_t state, lost;
 static _Atomic uint32_t one_in;
 static dmi_lock lock; /* starting and stopping */
 static _Atomic bool runs;
+
+/* ---- what it costs ------------------------------------------------------------------------------------- */
+
+/* What a block costs that is handed out and taken back, and each frame of its stack, in ns: about a thousand
+ * instructions, and forty. */
+#define BLOCK_NS 300
+#define FRAME_NS 15
+#define COST_PPM 15000   /* of the time that passes, by default */
+#define WINDOW_NS 500000 /* costs are looked at whenever they came to so much more */
+#define FREE_NS 2000000  /* so much at first goes by */
+
+static _Atomic uint32_t most_ppm, every;
+static _Atomic uint64_t spent, window_spent, window_began;
+
+/* More than it may be in the window that ends: half of the pages are given up. Far less: new ones are drawn as at
+ * first again. */
+static void settle_costs(uint64_t now_spent) {
+    uint64_t before = atomic_load_explicit(&window_spent, memory_order_relaxed);
+    uint32_t most = atomic_load_explicit(&most_ppm, memory_order_relaxed);
+    if (now_spent - before < WINDOW_NS || most == UINT32_MAX) return;
+    if (!atomic_compare_exchange_strong_explicit(&window_spent, &before, now_spent,
+                                                 memory_order_relaxed, memory_order_relaxed))
+        return;
+    uint64_t now = _dmi_os_clock();
+    uint64_t passed = now - atomic_exchange_explicit(&window_began, now, memory_order_relaxed);
+    uint32_t period = atomic_load_explicit(&every, memory_order_relaxed);
+    double share = (double)(now_spent - before) / (double)(passed + 1) * 1e6;
+    if (share > most && now_spent > FREE_NS && period < PERIOD_MOST) {
+        _dmi_watch_thin();
+        period *= 2;
+    } else if (share < most / 8.0 && period > atomic_load_explicit(&one_in, memory_order_relaxed)) {
+        period /= 2;
+    } else {
+        return;
+    }
+    atomic_store_explicit(&every, period, memory_order_relaxed);
+    if (atomic_load_explicit(&runs, memory_order_relaxed)) _dmi_watch_begin(period, 0);
+}
+
+static void charge(size_t frames) {
+    uint64_t ns = BLOCK_NS + FRAME_NS * frames;
+    settle_costs(atomic_fetch_add_explicit(&spent, ns, memory_order_relaxed) + ns);
+}
 
 /* ---- stacks -------------------------------------------------------------------------------------------- */
 
@@ -60,6 +103,7 @@ static uint32_t take_stack(const void *frame) {
     }
     /* Code without linked frames hides who runs them. */
     while (at < pythons && n < DMI_STACK_FRAMES) frames[n++] = python[at++];
+    charge(n);
     return _dmi_stacks_enter(frames, n);
 }
 
@@ -147,7 +191,7 @@ const dmi_large *_dmi_sampler_large(size_t i) { return large ? &large[i] : NULL;
 
 static void got(void *block, size_t size, const void *frame) {
     dmi_run *run = _dmi_pagemap_look(block);
-    if (run->kind == DMI_RUN_SHADOW) {
+    if (_dmi_run_is_shadow(run)) {
         dmi_watch *watch = (dmi_watch *)(void *)run;
         size_t bytes = _dmi_watch_run(watch)->block_size;
         _dmi_watch_hold(watch, block, stack_of(frame, watch->every, bytes));
@@ -196,6 +240,12 @@ int dmi_profile_start(const dmi_profile_options *options) {
         atomic_store_explicit(&lost, 0, memory_order_relaxed);
         atomic_store_explicit(&state, ~given.seed, memory_order_relaxed);
         atomic_store_explicit(&one_in, given.one_in, memory_order_relaxed);
+        atomic_store_explicit(&every, given.one_in, memory_order_relaxed);
+        atomic_store_explicit(&most_ppm, given.most_ppm ? given.most_ppm : COST_PPM,
+                              memory_order_relaxed);
+        atomic_store_explicit(&spent, 0, memory_order_relaxed);
+        atomic_store_explicit(&window_spent, 0, memory_order_relaxed);
+        atomic_store_explicit(&window_began, _dmi_os_clock(), memory_order_relaxed);
         atomic_store_explicit(&runs, true, memory_order_relaxed);
         atomic_store_explicit(&_dmi_observer, &observer, memory_order_release);
         _dmi_watch_begin(given.one_in, given.seed);

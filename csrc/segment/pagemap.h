@@ -64,6 +64,6 @@ static inline dmi_run *_dmi_pagemap_look(const void *address) {
 /* The run, also of a watched page, which the page map leads to a shadow of its own. */
 static inline dmi_run *_dmi_pagemap_find(const void *address) {
     dmi_run *run = _dmi_pagemap_look(address);
-    return __builtin_expect(run->kind == DMI_RUN_SHADOW, 0) ? run->next : run;
+    return __builtin_expect(_dmi_run_is_shadow(run), 0) ? run->next : run;
 }
 #endif

@@ -29,6 +29,7 @@ typedef enum dmi_run_kind {
 #define DMI_OWNER_NONE ((uintptr_t)1)
 /* A subsegment of a hardened heap: nor this. */
 #define DMI_OWNER_HARD ((uintptr_t)2)
+#define DMI_OWNER_SHADOW ((uintptr_t)3) /* no run: of a watched page (block/watch.h) */
 
 typedef struct dmi_run dmi_run;
 struct dmi_segment;
@@ -100,6 +101,11 @@ struct dmi_run {
 
 _Static_assert(offsetof(dmi_run, owner) == 64 && sizeof(dmi_run) == 128,
                "a run descriptor is two cache lines");
+
+/* A shadow of a watched page: told by its owner, which anybody may read at any time. */
+static inline bool _dmi_run_is_shadow(const dmi_run *run) {
+    return atomic_load_explicit(&run->owner, memory_order_acquire) == DMI_OWNER_SHADOW;
+}
 
 static inline bool _dmi_run_is_hard(const dmi_run *run) {
     return atomic_load_explicit(&run->owner, memory_order_acquire) == DMI_OWNER_HARD;

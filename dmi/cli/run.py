@@ -89,7 +89,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sample",
         metavar="N",
-        help="of --profile: watch one page in N (default 128); less costs more and knows more",
+        help="of --profile: watch one page in N (default 64); less costs more and knows more",
     )
     parser.add_argument("program", metavar="PROGRAM")
     parser.add_argument("arguments", metavar="ARGUMENT", nargs=argparse.REMAINDER)

@@ -2,7 +2,7 @@
 
     blame(source, by="line", what="pinned")    a Blame: rows with bytes, error and samples
     Profile                                    one moment; load(), save()
-    profile(one_in=128)                        the sampler of this process; also dmi.profile()
+    profile(one_in=64)                        the sampler of this process; also dmi.profile()
     write(source, file, format=...)            folded, speedscope, pprof, flame graph, JSON
 
 docs/which-code.md shows how it is used, docs/profile-format.md what a file holds.

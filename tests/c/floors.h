@@ -99,8 +99,8 @@ static inline void floors_check_segment(const dmi_space *space, const dmi_segmen
             bool end = i == 0 || i == run->pages - 1;
             char *address = _dmi_run_base(run) + (i << _dmi_page_shift);
             dmi_run *expected = is_free && !end ? &_dmi_no_run : run;
-            ENSURE(_dmi_pagemap_get(address) == expected);
-            ENSURE(_dmi_pagemap_get(address + _dmi_page - 1) == expected);
+            ENSURE(_dmi_pagemap_find(address) == expected);
+            ENSURE(_dmi_pagemap_find(address + _dmi_page - 1) == expected);
             floors_check_page(segment, page + i);
         }
         if (is_free) {

@@ -1,7 +1,7 @@
 /* stress.c - threads that allocate, free each other's blocks, are suspended anywhere, end, and fork, while
  * others look into the heaps, trim them and change their policies.
  *
- * stress [OPERATIONS [POLICY [SEED [hardened]]]]: so many operations in all (default 10^6); with a policy both heaps
+ * stress [OPERATIONS [POLICY [SEED [hardened | profile]]]]: so many operations in all (default 10^6); with a policy both heaps
  * keep it, else it changes all the time; both are hardened or neither. Blocks carry their size and a pattern that follows from their
  * address, so that a block handed out twice, a link written into a busy one, or a page given back under one
  * shows. Some blocks live throughout: every walk must see each of them once, busy, and find must name it.
@@ -399,6 +399,37 @@ static void *switcher(void *argument) {
     return NULL;
 }
 
+/* ---- a profiler -------------------------------------------------------------------------------------------- */
+
+static int swallow(void *argument, const void *bytes, size_t size) {
+    (void)bytes;
+    *(size_t *)argument += size;
+    return 0;
+}
+
+static void start_profiler(uint64_t seed) {
+    dmi_profile_options options = {
+        .size = sizeof options, .one_in = 1 + (uint32_t)(seed % 3), .seed = seed | 1};
+    if (dmi_profile_start(&options)) die("profile: %s", strerror(errno));
+}
+
+/* Looks at what is held, and begins anew now and then. */
+static void *profiler(void *argument) {
+    uint64_t seed = (uintptr_t)argument;
+    while (!atomic_load(&stop)) {
+        size_t written = 0;
+        if (dmi_profile_write(swallow, &written)) die("a profile: %s", strerror(errno));
+        uint64_t r = next_random(&seed);
+        if (r % 4 == 0) {
+            if (dmi_profile_stop()) die("profile: it had stopped");
+            (void)poll(NULL, 0, (int)(r >> 32 & 7));
+            start_profiler(r);
+        }
+        (void)poll(NULL, 0, (int)(r >> 40 & 15));
+    }
+    return NULL;
+}
+
 #if CAN_FORK
 static int fork_child(uint64_t seed) {
     alarm(60); /* a lock that a vanished thread held would never open */
@@ -461,7 +492,9 @@ int main(int argc, char **argv) {
         options.flags = DMI_HEAP_HUGE_PAGES;
         options.huge_split = 0.05;
     }
-    if (argc > 4) {
+    bool profiled = argc > 4 && !strcmp(argv[4], "profile");
+    if (profiled) start_profiler(seed);
+    if (argc > 4 && !profiled) {
         options.flags |= DMI_HEAP_HARDENED;
         dmi_heap_options main_options = options;
         main_options.name = NULL;
@@ -487,12 +520,13 @@ int main(int argc, char **argv) {
         stayers_heap[i] = found.heap;
     }
     atomic_store(&left, operations);
-    pthread_t births_threads[WORKERS], others[6];
+    pthread_t births_threads[WORKERS], others[7];
     size_t n = 0;
     start(&others[n++], looker, seed + 1);
     start(&others[n++], looker, seed + 2);
     start(&others[n++], suspender, seed + 3);
     if (!fixed) start(&others[n++], switcher, seed + 4);
+    if (profiled) start(&others[n++], profiler, seed + 6);
 #if CAN_FORK
     start(&others[n++], forker, seed + 5);
 #endif

@@ -226,7 +226,7 @@ static void free_local(size_t i) {
 static void free_remote(size_t i) {
     check_fill(i, 0);
     bool pending = m.run->remote & DMI_REMOTE_PENDING;
-    ENSURE_EQ(_dmi_lfh_push_remote(m.run, block_at(i)), !pending);
+    ENSURE_EQ(_dmi_lfh_push_remote(m.run, block_at(i), 0), !pending);
     m.state[i] = REMOTE;
     m.busy--;
     m.remote++;
@@ -615,7 +615,7 @@ static void push_many(void *argument) {
     for (;;) {
         size_t i = atomic_fetch_add(&next_block, 1);
         if (i >= m.run->carved) return;
-        if (_dmi_lfh_push_remote(m.run, block_at(i))) atomic_fetch_add(&entered, 1);
+        if (_dmi_lfh_push_remote(m.run, block_at(i), 0)) atomic_fetch_add(&entered, 1);
     }
 }
 

@@ -272,7 +272,41 @@ class HugePagesSplitEarly(Model):
     options: ClassVar = {"huge_pages": True, "huge_split": 0.001}
 
 
-MACHINES = [HugePages, HugePagesSplitEarly, Discard, Strict, NoFrontEnd, NoFrontEndStrict, Hardened]
+class Watched(Model):
+    """Every page that is carved is watched, by a sampler that looks now and then."""
+
+    options: ClassVar = {"name": "watched"}
+
+    profiler: dmi.Profiler
+    steps = 0
+
+    @initialize(seed=seeds)
+    def sample(self, seed: int) -> None:
+        self.profiler = dmi.profile(1, cost=None, seed=seed + 1).start()
+
+    def teardown(self) -> None:
+        if hasattr(self, "profiler"):
+            self.profiler.stop()
+        super().teardown()
+
+    @invariant()
+    def every_block_of_a_watched_page_is_live(self) -> None:
+        self.steps += 1
+        if self.steps % 10 or not hasattr(self, "profiler") or not hasattr(self, "heap"):
+            return
+        data = self.profiler.data()
+        found = {at for m in data["marks"] if m["heap"] == "watched" for at, _, _ in m["blocks"]}
+        assert found <= set(self.live)
+
+
+class WatchedStrict(Watched):
+    how = "decommit"
+
+
+MACHINES = [
+    *(HugePages, HugePagesSplitEarly, Discard, Strict, NoFrontEnd, NoFrontEndStrict, Hardened),
+    *(Watched, WatchedStrict),
+]
 
 
 @pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.__name__)

@@ -93,7 +93,7 @@ def test_temporary_then_keep(heap: dmi.Heap) -> None:
     def keep() -> int:
         return heap.malloc(64)
 
-    with dmi.profile(ONE_IN, seed=1) as p:
+    with dmi.profile(ONE_IN, cost=None, seed=1) as p:
         kept = []
         for _ in range(40000):
             passing = temporary()
@@ -107,7 +107,7 @@ def test_temporary_then_keep(heap: dmi.Heap) -> None:
 def test_a_pair_leaves_nothing(heap: dmi.Heap) -> None:
     """A tight pair uses one block over and over; it holds nothing, and costs a bounded number of
     stacks."""
-    with dmi.profile(1, seed=2) as p:  # every page
+    with dmi.profile(1, cost=None, seed=2) as p:  # every page
         for _ in range(50000):
             heap.free(heap.malloc(48))
     found = p.data()
@@ -122,7 +122,7 @@ def test_a_queue_is_who_filled_it_last(heap: dmi.Heap) -> None:
     def late() -> int:
         return heap.malloc(64)
 
-    with dmi.profile(ONE_IN, seed=3) as p:
+    with dmi.profile(ONE_IN, cost=None, seed=3) as p:
         queue = collections.deque(early() for _ in range(20000))
         for number in range(60000):
             heap.free(queue.popleft())
@@ -145,7 +145,7 @@ def test_one_small_pin_a_page(heap: dmi.Heap) -> None:
     def bulk() -> int:
         return heap.malloc(48)
 
-    with dmi.profile(ONE_IN, seed=4) as p:
+    with dmi.profile(ONE_IN, cost=None, seed=4) as p:
         pins, others = [], []
         for number in range(100000):
             if number % 85 == 40:
@@ -174,7 +174,7 @@ def test_bursts_of_one_phase(heap: dmi.Heap, seed: int) -> None:
     def new() -> int:
         return heap.malloc(256)
 
-    with dmi.profile(ONE_IN, seed=seed) as p:
+    with dmi.profile(ONE_IN, cost=None, seed=seed) as p:
         first = [old() for _ in range(16000)]
         for block in first[::2]:
             heap.free(block)
@@ -204,7 +204,7 @@ def test_the_mean_over_many_draws_is_the_truth() -> None:
         heap = dmi.Heap(decommit="never")
         for block in [heap.malloc(112) for _ in range(20)]:
             heap.free(block)
-        with dmi.profile(16, seed=seed) as p:
+        with dmi.profile(16, cost=None, seed=seed) as p:
             kept, passing = [], collections.deque[int]()
             for number in range(6000):
                 passing.append(temporary(heap))
@@ -224,8 +224,32 @@ def test_the_mean_over_many_draws_is_the_truth() -> None:
     assert error < truth / 10
 
 
+def test_pages_are_given_up_at_random_when_they_cost_too_much(heap: dmi.Heap) -> None:
+    """A cache that is replaced all the time: fewer and fewer pages stand for more and more."""
+
+    def put() -> int:
+        return heap.malloc(256)
+
+    with dmi.profile(1, cost=1e-6, seed=9) as p:
+        cache = [put() for _ in range(30000)]
+        for number in range(200000):
+            place = number * 7919 % len(cache)
+            heap.free(cache[place])
+            cache[place] = put()
+    data = p.data()
+    weights = {mark["weight"] for mark in data["marks"]}
+    assert len(data["marks"]) < 30000 * 256 // PAGE // 4
+    assert min(weights) >= 4
+    assert all(math.log2(weight).is_integer() for weight in weights)
+    held = [(sum(s for _, s, _ in m["blocks"]), m["weight"]) for m in data["marks"]]
+    value = sum(size * weight for size, weight in held)
+    error = math.sqrt(sum(weight * (weight - 1) * size * size for size, weight in held))
+    assert near((value, error), 256 * len(cache))
+    heap.validate()
+
+
 def test_larger_blocks_are_sampled_by_bytes(heap: dmi.Heap) -> None:
-    with dmi.profile(ONE_IN, seed=6) as p:
+    with dmi.profile(ONE_IN, cost=None, seed=6) as p:
         kept = [heap.malloc(size) for size in (40000, 100000, 3_000_000) for _ in range(40)]
         for block in kept[::2]:
             heap.free(block)
@@ -245,7 +269,7 @@ def test_everything_else_holds_while_pages_are_watched(size: int) -> None:
     """realloc, find, walk, validate, trim, double frees: on watched pages as on any other."""
     heap = dmi.Heap(decommit="lazy", clock="manual")
     count = max(200, 400000 // size)
-    with dmi.profile(1, seed=7):  # all of them
+    with dmi.profile(1, cost=None, seed=7):  # all of them
         blocks = [heap.malloc(size) for _ in range(count)]
         heap.validate()
         found = dmi.find(blocks[-1])
@@ -287,6 +311,9 @@ def test_only_one_at_a_time_and_clear_errors(tmp_path: Path) -> None:
             dmi.profile(wrong)
     with pytest.raises(TypeError, match="one_in must be a whole number"):
         dmi.profile("64")
+    for cost in (0, -1, 2, "much"):
+        with pytest.raises(ValueError, match="cost must be a share"):
+            dmi.profile(cost=cost)
     with pytest.raises(FileNotFoundError):
         p.save(tmp_path / "none" / "x")
 
@@ -443,7 +470,7 @@ def work(me):
             heap.free(other.pop())
         except IndexError:
             pass
-with dmi.profile(2) as p:
+with dmi.profile(2, cost=0.001) as p:
     for _ in range(3):
         threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
         for t in threads: t.start()

@@ -437,8 +437,11 @@ DMI_API int dmi_address_summary(uint64_t pid, dmi_address_tables *tables);
 
 typedef struct dmi_profile_options {
     size_t size;
-    uint32_t one_in; /* one page in so many is sampled, up to 2^20; 0: 128 */
-    uint32_t reserved_;
+    uint32_t one_in; /* one page in so many is sampled, up to 2^20; 0: 64 */
+    uint32_t
+        most_ppm; /* when it costs more of the time than so many millionths, half of the pages that are
+                        * sampled are given up, at random, and what is left counts twice; 0: 15,000; UINT32_MAX: no
+                        * bound */
     uint64_t seed; /* what pages are drawn with; 0: a random one */
 } dmi_profile_options;
 
