@@ -68,9 +68,8 @@ static inline bool _dmi_lfh_marked_watched(const dmi_run *run, const void *block
            (_dmi_lfh_mark(run, block) ^ DMI_MARK_WATCHED);
 }
 static inline bool _dmi_lfh_marked(const dmi_run *run, const void *block) {
-    return __atomic_load_n((const dmi_word *)block + 1, __ATOMIC_RELAXED) ==
-               _dmi_lfh_mark(run, block) ||
-           (run->flags & DMI_RUN_WATCHED && _dmi_lfh_marked_watched(run, block));
+    uint64_t word = __atomic_load_n((const dmi_word *)block + 1, __ATOMIC_RELAXED);
+    return ((word ^ _dmi_lfh_mark(run, block)) & ~DMI_MARK_WATCHED) == 0;
 }
 
 /* The next free block; NULL: this is the last. Atomic, for a taker reads links while their owner runs. */

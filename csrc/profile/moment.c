@@ -183,9 +183,10 @@ static void put_large(output *out, const numbers *stacks) {
         if (!entry) break;
         uint64_t address = atomic_load_explicit(&entry->address, memory_order_acquire);
         if (address <= 2) continue;
-        uint64_t size = entry->size;
-        double weight = entry->weight;
-        uint32_t stack = entry->stack;
+        uint64_t size = atomic_load_explicit(&entry->size, memory_order_acquire);
+        double weight = atomic_load_explicit(&entry->weight, memory_order_acquire);
+        uint32_t stack = atomic_load_explicit(&entry->stack, memory_order_acquire);
+        if (atomic_load_explicit(&entry->address, memory_order_relaxed) != address) continue;
         dmi_found found = {.size = sizeof found};
         if (dmi_find((const void *)(uintptr_t)address, &found) || found.range.address != address ||
             found.range.state != DMI_STATE_BUSY || found.range.kind == DMI_RANGE_LFH)

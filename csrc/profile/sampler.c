@@ -176,9 +176,9 @@ static void note_large(void *block, size_t size, const void *frame) {
         if (now > 1 || !atomic_compare_exchange_strong_explicit(
                            &entry->address, &now, 2, memory_order_acquire, memory_order_relaxed))
             continue;
-        entry->size = size;
-        entry->weight = 1 / chance;
-        entry->stack = stack;
+        atomic_store_explicit(&entry->size, size, memory_order_relaxed);
+        atomic_store_explicit(&entry->weight, 1 / chance, memory_order_relaxed);
+        atomic_store_explicit(&entry->stack, stack, memory_order_relaxed);
         atomic_store_explicit(&entry->address, address, memory_order_release);
         return;
     }

@@ -17,9 +17,9 @@
 /* A block of pages that was sampled. */
 typedef struct dmi_large {
     _Atomic uint64_t address; /* 0: never used, 1: free again */
-    uint64_t size;
-    double weight;
-    uint32_t stack;
+    _Atomic uint64_t size;
+    _Atomic double weight;
+    _Atomic uint32_t stack;
 } dmi_large;
 
 /* Entry i of DMI_SAMPLER_LARGE. */

@@ -60,6 +60,7 @@ int _dmi_stacks_setup(void) {
 }
 
 void _dmi_stacks_reset(void) {
+    if (atomic_load_explicit(&stacks, memory_order_relaxed) == 0) return;
     for (uint32_t i = 0; all && i < STACKS; i++) {
         dmi_stack *stack = &all->stack[i];
         if (!atomic_load_explicit(&stack->key, memory_order_relaxed)) continue;
