@@ -98,7 +98,8 @@ static inline void *_dmi_fast_pop(dmi_run *run) {
     (void)_dmi_used_add(run, 1);
     /* Behind the head, for a taker who still reads the old one reads the link too. */
     __atomic_store_n((dmi_word *)block, 0, __ATOMIC_RELEASE);
-    __atomic_store_n((dmi_word *)block + 1, 0, __ATOMIC_RELAXED);
+    __atomic_store_n((dmi_word *)block + 1, 0,
+                     __ATOMIC_RELEASE); /* the first one orders no later store */
     return block;
 }
 

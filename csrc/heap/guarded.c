@@ -135,11 +135,12 @@ void *_dmi_guarded_alloc(dmi_heap *heap, size_t size, size_t align) {
 void _dmi_guarded_free(dmi_heap *heap, dmi_run *run) {
     size_t first, count;
     pages_of(run, &first, &count);
+    /* Before a touch can fault, it is known what it is of. */
+    run->flags |= DMI_RUN_KEPT;
     /* First nobody can touch them, then they go. */
     (void)_dmi_os_guard(page_at(run, first), count << _dmi_page_shift, heap->space.mode);
     (void)_dmi_pages_decommit(run->segment, run->first + first, count);
     run->freed_at = ++heap->guarded->frees;
-    run->flags |= DMI_RUN_KEPT;
 }
 
 void _dmi_guarded_protect(dmi_heap *heap) {
