@@ -117,6 +117,7 @@ class _Tracer:
         self.pid = pid
         self.held: set[int] = set()
         self.stopped: dict[int, int] = {}
+        self.ended: set[int] = set()
         libc: Any = ctypes.CDLL(None, use_errno=True)
         self._ptrace = libc.ptrace
         self._ptrace.restype = ctypes.c_long
@@ -132,12 +133,20 @@ class _Tracer:
             found = {int(task.name) for task in Path(f"/proc/{self.pid}/task").iterdir()}
         return found
 
+    def has_ended(self, thread: int) -> bool:
+        """A first thread that ended before the others stays in the list."""
+        with suppress(OSError, IndexError):
+            text = Path(f"/proc/{self.pid}/task/{thread}/stat").read_text(errors="replace")
+            return text.rpartition(")")[2].split()[0] in ("Z", "X")
+        return True
+
     def seize_new(self) -> int:
         """Attach to threads that are not held yet, and interrupt them. 0, or an errno."""
-        for thread in self.threads() - self.held:
+        for thread in self.threads() - self.held - self.ended:
             failed = self.call(_SEIZE, thread)
-            if failed == errno.ESRCH:
-                continue  # it ended
+            if failed == errno.ESRCH or (failed == errno.EPERM and self.has_ended(thread)):
+                self.ended.add(thread)
+                continue
             if failed:
                 return failed
             self.held.add(thread)
@@ -178,7 +187,7 @@ class _Tracer:
                 return "it has ended"
             if not self.wait(until):
                 return "a thread did not stand still in time"
-            if not self.threads() - self.held:
+            if not self.threads() - self.held - self.ended:
                 return ""
         return "it has too many threads"
 

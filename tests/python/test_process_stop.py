@@ -221,3 +221,49 @@ def test_a_process_that_is_traced_already_is_read_while_it_runs(
         check=True,
     )
     assert any("stopped" in note for note in json.loads(done.stdout)["notes"])
+
+
+FIRST_THREAD_ENDS = """
+import ctypes, threading, time
+def work():
+    time.sleep(0.3)
+    print("ready", flush=True)
+    time.sleep(600)
+threading.Thread(target=work).start()
+ctypes.CDLL(None).pthread_exit(None)
+"""
+
+
+def test_a_process_whose_first_thread_ended_is_stopped_by_the_others() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", FIRST_THREAD_ENDS], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        if process.stdout.readline() != b"ready\n":
+            pytest.skip("this Python ends with its first thread")
+        stop = Stop(process.pid, 3000)
+        found = states(process.pid)
+        stop.resume()
+        process.kill()
+    if stop.why:
+        assert "rights" in stop.why
+        pytest.skip(stop.why)
+    assert found == {"Z", "t"}
+
+
+def test_a_process_that_somebody_stopped_stays_stopped(
+    target: tuple[subprocess.Popen[bytes], Path],
+) -> None:
+    process, said = target
+    process.send_signal(signal.SIGSTOP)
+    until = time.monotonic() + 10
+    while states(process.pid) != {"T"} and time.monotonic() < until:
+        time.sleep(0.01)
+    stop = Stop(process.pid, 3000)
+    stop.resume()
+    if stop.why:
+        pytest.skip(stop.why)
+    time.sleep(0.05)
+    assert states(process.pid) == {"T"}
+    process.send_signal(signal.SIGCONT)
+    assert goes_on(process.pid, said)
