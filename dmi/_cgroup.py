@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from dmi._names import note
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -121,6 +123,7 @@ def cgroup_of(pid: int | None = None, root: Path = Path("/")) -> Cgroup | None:
             unified = path
         elif "memory" in controllers.split(","):
             legacy = path
+    note(unified, legacy)
     for base in (root / "sys/fs/cgroup", proc / "root/sys/fs/cgroup"):
         if legacy:
             mount, path, names = base / "memory", legacy, _NAMES_V1

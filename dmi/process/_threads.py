@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from dmi._names import note
 from dmi.address._attribute import control_block
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ def threads_of(source: Source) -> list[Thread]:
             name, pointer = "", 0
             with suppress(OSError, ValueError):
                 name = (task / "comm").read_bytes().decode("utf-8", "replace").rstrip("\n")
+                note(name)
                 fields = (task / "syscall").read_text().split()
                 pointer = int(fields[-2], 16) if len(fields) >= 3 else 0
             with suppress(ValueError):

@@ -31,7 +31,11 @@ mapped[:100] = bytes(100)
 heap = dmi.Heap(name="customers-of-acme")
 kept = [heap.malloc(100) for _ in range(1000)]
 open("/proc/self/comm", "w").write("acme-billing")
-print("ready", flush=True)
+def work():
+    open(f"/proc/self/task/{threading.get_native_id()}/comm", "w").write("acme-worker")
+    print("ready", flush=True)
+    threading.Event().wait()
+threading.Thread(target=work).start()
 threading.Event().wait()
 """
 
