@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import operator
 import weakref
 from typing import TYPE_CHECKING, Literal, NamedTuple, SupportsIndex, overload
@@ -377,14 +378,15 @@ class Heap(HeapCore):
         """The busy blocks that keep most free bytes from going back, most first.
 
         A block pins the free bytes of those pages that hold no byte of another busy block and that
-        could be given back without it. What two blocks hold together is counted for neither.
+        could be given back without it. What two blocks hold together is counted for neither. Where
+        dmi.profile() or dmi run --profile has seen a block, its stack stands beside it.
         """
         if isinstance(top, bool) or not isinstance(top, int):
             raise TypeError(f"top must be an int, not {type(top).__name__}")
         if not 0 <= top <= _core.MAX_SIZE:
             raise ValueError(f"top must be 0 or more, not {top}")
         found, _count = _inspect.pin_list(self, min(top, self.stats().busy_blocks))
-        return [Pin(*fields) for fields in found]
+        return _with_stacks([Pin(*fields) for fields in found])
 
     def mark(self) -> Mark:
         """This moment, for blocks_since(): a walk, kept until the mark goes."""
@@ -410,6 +412,25 @@ class Heap(HeapCore):
                 address=fault.address,
                 fault=fault.word,
             )
+
+
+def _with_stacks(pins: list[Pin]) -> list[Pin]:
+    """The same with the stacks of those blocks that lie on sampled pages."""
+    if not pins or (profile := current_profile()) is None:
+        return pins
+    from dmi.profile._owners import stacks_of
+
+    stacks = stacks_of(profile, [pin.address for pin in pins])
+    return [pin._replace(stack=stacks.get(pin.address)) for pin in pins]
+
+
+def current_profile() -> dict[str, Any] | None:
+    """What the sampler of this process knows now; None where there was none."""
+    try:
+        values: dict[str, Any] = json.loads(_inspect.profile_text())
+    except OSError:
+        return None
+    return values
 
 
 class Found(NamedTuple):

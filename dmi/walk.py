@@ -122,6 +122,8 @@ class Pin(NamedTuple):
     address: int
     size: int
     pinned: int
+    stack: tuple[str, ...] | None = None
+    """Where it was allocated, the innermost frame first; None where no sampler has seen it."""
 
 
 @dataclass(frozen=True, slots=True)

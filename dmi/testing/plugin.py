@@ -316,4 +316,22 @@ def _failure(found: Found, said: list[str]) -> str:
             for pin in each.pins
             if pin.pinned
         ]
-    return "\n".join(lines)
+    return "\n".join(lines + _lines_of_code())
+
+
+def _lines_of_code() -> list[str]:
+    """Which lines pin and hold the memory now, where the process is sampled."""
+    from dmi.heap import current_profile
+
+    values = current_profile()
+    if values is None:
+        return []
+    from dmi.profile import blame
+
+    said = []
+    for what in ("pinned", "busy"):
+        try:
+            said.append(f"  {blame(values, 'line', what).sentence}")
+        except (ImportError, ValueError) as error:
+            said.append(f"  the lines are not known: {error}")
+    return ["", *said]

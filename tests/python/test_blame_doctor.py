@@ -128,3 +128,26 @@ def test_sizes_and_lines_that_grew(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "what grew" not in capsys.readouterr().out
     assert len(kept) == 300
     heap.destroy()
+
+
+def test_pins_have_stacks_where_a_sampler_saw_them() -> None:
+    heap = dmi.Heap(decommit="never", name="pinning")
+    for block in [heap.malloc(64) for _ in range(20)]:
+        heap.free(block)
+
+    def keeps() -> list[int]:
+        return [heap.malloc(64) for _ in range(6400)]
+
+    with dmi.profile(one_in=1):
+        blocks = keeps()
+        kept = blocks[::64]
+        for block in set(blocks) - set(kept):
+            heap.free(block)
+        pins = heap.pins(5)
+    known = [pin for pin in pins if pin.stack is not None]
+    assert known
+    assert any("keeps" in name for name in known[0].stack or ())
+    address, size, pinned, _ = known[0]
+    assert address in kept
+    assert (size, pinned > 0) == (64, True)
+    heap.destroy(force=True)
