@@ -62,7 +62,7 @@ static dmi_heap *create_locked(const dmi_heap_options *options) {
         return NULL;
     }
     if (options->guard && !_dmi_guarded_setup(heap, options->guard)) {
-        _dmi_hard_drop(heap);
+        _dmi_hard_drop(&heap->shared);
         _dmi_heaps_discard(heap);
         errno = ENOMEM;
         return NULL;
