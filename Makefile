@@ -111,6 +111,7 @@ $(VENV)/.linters: $(VENV)/.installed
 # clang-format is no Python package: it is used where it is installed.
 CLANG_FORMAT ?= $(firstword $(shell command -v clang-format))
 lint: $(VENV)/.linters build/c/native/libcore.a
+	$(CC) -std=c11 $(C_WARNINGS) -Werror -fsyntax-only -pthread -Icsrc/include -Icsrc $(CORE_LINUX)
 	$(BIN)/python tools/check_floors.py csrc
 	$(BIN)/python tools/check_circles.py build/c/native/csrc
 	$(BIN)/python tools/generate.py --check
