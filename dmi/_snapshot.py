@@ -24,7 +24,7 @@ from dmi._moment import cgroup, memory_by_usage, scope
 from dmi._tables import frame, html_table
 from dmi.address import NotSupportedError, address_summary, pymalloc_usage, summarise
 from dmi.errors import HeapError
-from dmi.profile._read import BUDGET, checked
+from dmi.profile._read import budget_of, checked
 from dmi.stats import HeapStats
 from dmi.walk import HistogramRow, Ranges, Segment
 
@@ -195,7 +195,7 @@ class Snapshot:
         more than _files.JSON_BUDGET of memory, or, with a profile, more than one may take.
         """
         source = Path(path)
-        values = _files.read_json(source, what="a snapshot of dmi", budget=_budget(source))
+        values = _files.read_json(source, what="a snapshot of dmi", budget=budget_of(source))
         try:
             if not isinstance(values, dict):
                 raise ValueError("no JSON object")
@@ -407,17 +407,6 @@ def _profile(values: Mapping[str, Any]) -> Mapping[str, Any] | None:
     if given is not None:
         checked(given)
     return given
-
-
-def _budget(path: Path) -> int:
-    """What a snapshot may take of memory: one with a profile as much as a profile by itself."""
-    kept = b""
-    with _files.open_regular(path) as file:
-        while piece := file.read(_PIECE):
-            if b'"dmi-profile"' in kept + piece:
-                return BUDGET
-            kept = piece[-16:]
-    return _files.JSON_BUDGET
 
 
 def _list(values: Mapping[str, Any], name: str, *, optional: bool = False) -> list[Any]:

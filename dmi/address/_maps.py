@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from dmi import _names
+from dmi._files import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -160,7 +161,7 @@ def _kib(value: str) -> int | None:
 def elf_span(path: str, page: int) -> int | None:
     """Bytes from the first to the last loaded byte of a 64-bit ELF file, whole pages, zero-filled
     part included; None when it is not such a file or cannot be read."""
-    with suppress(OSError, struct.error), Path(path).open("rb") as file:
+    with suppress(OSError, struct.error), open_regular(path) as file:
         head = file.read(64)
         if head[:6] != b"\x7fELF\x02\x01":
             return None

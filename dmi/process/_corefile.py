@@ -113,7 +113,9 @@ class CoreReader:
         self._names: dict[int, str] = {}
 
     def __enter__(self) -> CoreReader:
-        self._file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        # A pipe would wait for a writer, a terminal would become this process's.
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+        self._file = os.open(self.path, flags)
         try:
             self._open()
         except BaseException:

@@ -22,10 +22,11 @@ from dmi.profile._model import (
 if TYPE_CHECKING:
     import os
 
-__all__ = ["checked", "read_profile"]
+__all__ = ["budget_of", "checked", "read_profile"]
 
 BUDGET: Final = 256 << 20
 """Bytes of memory that a profile's text and values may take."""
+_PIECE: Final = 1 << 16
 _MOST: Final = (1 << 64) - 1
 _MOST_WEIGHT: Final = float(1 << 40)
 _MOST_TEXT: Final = 4096
@@ -33,9 +34,20 @@ _MOST_DEPTH: Final = 1024
 _SNAPSHOT: Final = "dmi-snapshot"
 
 
+def budget_of(path: str | os.PathLike[str]) -> int:
+    """What reading a file may take of memory: a profile, or what carries one, more than others."""
+    mark, kept = f'"{KIND}"'.encode(), b""
+    with _files.open_regular(path) as file:
+        while piece := file.read(_PIECE):
+            if mark in kept + piece:
+                return BUDGET
+            kept = piece[-len(mark) :]
+    return _files.JSON_BUDGET
+
+
 def read_profile(path: str | os.PathLike[str]) -> Profile:
     """The profile of a file, or of a snapshot that carries one."""
-    values = _files.read_json(path, what="a profile of dmi", budget=BUDGET)
+    values = _files.read_json(path, what="a profile of dmi", budget=budget_of(path))
     try:
         if isinstance(values, dict) and values.get("format") == _SNAPSHOT:
             values = values.get("profile")

@@ -1,14 +1,19 @@
 /* _objects.h - which blocks are Python objects: only where type, GC header and size agree.
  *
- * Blocks are read while the GIL is held and nothing is allocated, so that what was busy when the heap was walked
- * still is.
+ * Blocks are read while the GIL is held and nothing is allocated, so that what was an object when the heap was walked
+ * still is. What is none may be gone, so nothing but a copy of it is read.
  */
 #ifndef DMI_PYTHON_OBJECTS_H
 #define DMI_PYTHON_OBJECTS_H
 
+#include <errno.h>
 #include <Python.h>
 #include <stdint.h>
 #include <string.h>
+#ifdef __linux__
+#include <sys/uio.h>
+#include <unistd.h>
+#endif
 
 /* A set of addresses: open addressing, a power of two of places, at most half full. 0 is no address. */
 typedef struct dmi_set {
@@ -102,15 +107,22 @@ static inline size_t dmi_object_size(const char *object, const PyTypeObject *typ
     return size;
 }
 
-/* Where in a busy block of usable bytes an object begins, and the number of its type; 0: nowhere for certain. */
-static uint64_t dmi_recognise(const dmi_known *known, uint64_t address, uint64_t usable,
-                              uint32_t *number) {
+/* Bytes of a block's beginning that tell whether it is an object: what the debug hooks put there, two headers, the
+ * longest head of an object. */
+#define DMI_HEAD 160
+#define DMI_HEADS 128 /* blocks that are copied by one system call */
+
+/* Where in a busy block of usable bytes an object begins, and the number of its type; 0: nowhere for certain. head: a copy
+ * of its first bytes, and zeroes behind the last one. */
+static uint64_t dmi_recognise_in(const dmi_known *known, const char *head, uint64_t address,
+                                 uint64_t usable, uint32_t *number) {
     if (usable < known->before + known->behind + sizeof(PyObject)) return 0;
     address += known->before;
+    head += known->before;
     usable -= known->before + known->behind;
     for (size_t offset = 0; offset <= 2 * DMI_PAIR; offset += DMI_PAIR) {
         if (usable < offset + sizeof(PyObject)) return 0;
-        const char *object = (const char *)(uintptr_t)(address + offset);
+        const char *object = head + offset;
         uint64_t word = dmi_word(object + offsetof(PyObject, ob_type));
         if (!word) continue;
         uint64_t place = dmi_set_place(&known->types, word);
@@ -120,13 +132,14 @@ static uint64_t dmi_recognise(const dmi_known *known, uint64_t address, uint64_t
         uint64_t count = dmi_word(object);
         if (count == 0 || count > UINT64_C(0x100000000)) continue;
         int collected = (type->tp_flags & Py_TPFLAGS_HAVE_GC) != 0;
-        size_t head = (collected ? DMI_PAIR : 0) + (type->tp_flags & DMI_PREHEADER ? DMI_PAIR : 0);
+        size_t before =
+            (collected ? DMI_PAIR : 0) + (type->tp_flags & DMI_PREHEADER ? DMI_PAIR : 0);
         /* Static types say that they are collected, and their objects need not be. */
-        if (offset != head) continue;
+        if (offset != before) continue;
         size_t slack, size = dmi_object_size(object, type, &slack);
         if (!size || offset + size > usable) continue;
         size_t whole = offset + size + slack;
-        if (!(collected && dmi_set_has(&known->tracked, (uint64_t)(uintptr_t)object))) {
+        if (!(collected && dmi_set_has(&known->tracked, address + offset))) {
             if (usable > whole + whole / 8 + 32 + known->behind) continue;
             if (collected && offset >= DMI_PAIR) {
                 /* Not tracked, or in the permanent generation. */
@@ -135,9 +148,63 @@ static uint64_t dmi_recognise(const dmi_known *known, uint64_t address, uint64_t
             }
         }
         *number = known->types.values[place];
-        return (uint64_t)(uintptr_t)object;
+        return address + offset;
     }
     return 0;
+}
+
+static inline size_t dmi_head_size(const dmi_range *range) {
+    return range->size < DMI_HEAD ? (size_t)range->size : DMI_HEAD;
+}
+
+/* Copy the beginnings of up to DMI_HEADS blocks. A block of the raw domain, or of C code, may be freed by a thread that does
+ * not hold the GIL, and its pages may be gone: the system copies, and says so, where a load would end the process. */
+static void dmi_copy_heads(const dmi_range *const *blocks, size_t count, char (*heads)[DMI_HEAD]) {
+    memset(heads, 0, count * sizeof *heads);
+#ifdef __linux__
+    struct iovec to[DMI_HEADS], from[DMI_HEADS];
+    for (size_t i = 0; i < count; i++) {
+        to[i].iov_base = heads[i];
+        from[i].iov_base = (void *)(uintptr_t)blocks[i]->address;
+        to[i].iov_len = from[i].iov_len = dmi_head_size(blocks[i]);
+    }
+    for (size_t i = 0; i < count; i++) { /* the block after the last one that came whole */
+        ssize_t got = process_vm_readv(getpid(), to + i, count - i, from + i, count - i, 0);
+        if (got < 0 && errno != EFAULT) goto refused;
+        for (; i < count && got >= (ssize_t)to[i].iov_len; i++) got -= (ssize_t)to[i].iov_len;
+        if (i < count) memset(heads[i], 0, sizeof heads[i]);
+    }
+    return;
+refused: /* a sandbox may forbid it */
+#endif
+    for (size_t i = 0; i < count; i++)
+        memcpy(heads[i], (const void *)(uintptr_t)blocks[i]->address, dmi_head_size(blocks[i]));
+}
+
+static uint64_t dmi_recognise(const dmi_known *known, const dmi_range *range, uint32_t *number) {
+    char head[1][DMI_HEAD];
+    dmi_copy_heads(&range, 1, head);
+    return dmi_recognise_in(known, head[0], range->address, range->size, number);
+}
+
+/* The number of each busy block's type, UINT32_MAX for what is no object for certain. */
+static void dmi_recognise_all(const dmi_known *known, const dmi_range *ranges, size_t count,
+                              uint32_t *numbers) {
+    const dmi_range *blocks[DMI_HEADS];
+    char heads[DMI_HEADS][DMI_HEAD];
+    for (size_t i = 0; i < count;) {
+        size_t some = 0;
+        for (; i < count && some < DMI_HEADS; i++) {
+            numbers[i] = UINT32_MAX;
+            if (ranges[i].state == DMI_STATE_BUSY) blocks[some++] = &ranges[i];
+        }
+        dmi_copy_heads(blocks, some, heads);
+        for (size_t k = 0; k < some; k++) {
+            uint32_t number;
+            if (dmi_recognise_in(known, heads[k], blocks[k]->address, blocks[k]->size, &number))
+                numbers[blocks[k] - ranges] = number;
+        }
+    }
 }
 
 /* ---- pins ------------------------------------------------------------------------------------------------- */

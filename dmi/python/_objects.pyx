@@ -30,7 +30,9 @@ cdef extern from "_objects.h":
     int dmi_set_make(dmi_set *made, size_t members, int valued)
     void dmi_set_add(dmi_set *to, uint64_t address, uint32_t value)
     void dmi_set_free(dmi_set *gone)
-    uint64_t dmi_recognise(dmi_known *known, uint64_t address, uint64_t usable, uint32_t *number)
+    uint64_t dmi_recognise(dmi_known *known, cdmi.dmi_range *range, uint32_t *number)
+    void dmi_recognise_all(dmi_known *known, cdmi.dmi_range *ranges, size_t count,
+                           uint32_t *numbers)
     void dmi_pins_of(cdmi.dmi_range *ranges, size_t count, double *pinned, uint64_t page)
     uint64_t dmi_word(char *at)
 
@@ -100,16 +102,11 @@ def census(handle, bint debug):
     cdef cdmi.dmi_range *ranges = walk(handle, &count)
     cdef uint32_t *numbers = <uint32_t *>PyMem_RawMalloc((count + 1) * sizeof(uint32_t))
     cdef double *pinned = <double *>PyMem_RawMalloc((count + 1) * sizeof(double))
-    cdef uint32_t number = 0
     try:
         if numbers == NULL or pinned == NULL:
             raise MemoryError("no memory for a census")
         # Nothing is allocated here: the blocks are what they were when they were walked.
-        for i in range(count):
-            numbers[i] = <uint32_t>-1
-            if (ranges[i].state == cdmi.DMI_STATE_BUSY
-                    and dmi_recognise(&known.known, ranges[i].address, ranges[i].size, &number)):
-                numbers[i] = number
+        dmi_recognise_all(&known.known, ranges, count, numbers)
         dmi_pins_of(ranges, count, pinned, mmap.PAGESIZE)
         known.objects = None
         rows = {}
@@ -135,7 +132,10 @@ def object_at(address, size, bint debug):
     """The object in a busy block, in a list; an empty list when there is none for certain."""
     cdef _Known known = _Known(debug)
     cdef uint32_t number = 0
-    cdef uint64_t found = dmi_recognise(&known.known, address, size, &number)
+    cdef cdmi.dmi_range block
+    memset(&block, 0, sizeof(block))
+    block.address, block.size = address, size
+    cdef uint64_t found = dmi_recognise(&known.known, &block, &number)
     known.objects = None
     return [<object><PyObject *><uintptr_t>found] if found else []
 
@@ -161,7 +161,7 @@ def owners(address, size, handles, bint debug):
             for i in range(count):
                 if ranges[i].state != cdmi.DMI_STATE_BUSY or ranges[i].address == low:
                     continue
-                start = dmi_recognise(&known.known, ranges[i].address, ranges[i].size, &number)
+                start = dmi_recognise(&known.known, &ranges[i], &number)
                 if start and points(start, ranges[i].address + ranges[i].size - start, low, high):
                     each = <object><PyObject *><uintptr_t>start
                     found[id(each)] = each

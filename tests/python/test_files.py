@@ -167,6 +167,15 @@ def test_what_is_no_regular_file_is_not_read(tmp_path: Path, odd: Callable[[Path
         assert caught.value.filename == os.fspath(target)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="core files are read on Linux")
+@pytest.mark.parametrize("odd", [fifo, folder])
+def test_what_is_no_regular_file_is_no_core(tmp_path: Path, odd: Callable[[Path], None]) -> None:
+    target = tmp_path / "target"
+    odd(target)
+    with pytest.raises((OSError, dmi.DmiError)), dmi.open_core(target):
+        pass
+
+
 @pytest.mark.parametrize("name", ["/dev/zero", "/dev/null"])
 def test_devices_are_not_read(name: str) -> None:
     with pytest.raises(OSError, match="a device"):
@@ -257,10 +266,13 @@ MOST = 64 << 10
     ],
     ids=["open", "lists", "objects", "string", "wide", "escaped", "blank", "numbers"],
 )
-def test_refused_json_takes_little_memory(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    "code", ["dmi.Snapshot.load(path)", "__import__('dmi.profile').profile.Profile.load(path)"]
+)
+def test_refused_json_takes_little_memory(tmp_path: Path, content: bytes, code: str) -> None:
     path = tmp_path / "moment.json"
     path.write_bytes(content)
-    taken, _ = refused("dmi.Snapshot.load(path)", path)
+    taken, _ = refused(code, path)
     assert taken < MOST
 
 

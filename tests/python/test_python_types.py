@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import pytest
+from test_preload import build
 
 from tests.python.test_python_contexts import run
+
+if TYPE_CHECKING:
+    from test_preload import Build
+
+__all__ = ["build"]
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="install() is for Linux")
 
@@ -156,4 +163,39 @@ def test_addresses_of_nothing_are_refused() -> None:
             try: dmi.python.holders(address)
             except ValueError: pass
             else: raise SystemExit(address)
+    """)
+
+
+def test_a_block_whose_pages_are_gone_is_no_object() -> None:
+    # Of the raw domain, and of C code: freed by a thread that does not hold the GIL.
+    run("""
+        import ctypes, mmap
+        from dmi.python import _objects
+        room = mmap.mmap(-1, 4 * mmap.PAGESIZE)
+        view = ctypes.c_char.from_buffer(room)
+        address = ctypes.addressof(view)
+        del view
+        room.close()
+        for at in range(address, address + 64, 16):
+            assert _objects.object_at(at, 4096, False) == []
+    """)
+
+
+def test_threads_of_c_code_may_free_while_types_are_counted(build: Build) -> None:
+    library = build("churner.c", "-shared", "-fPIC", target="churner.so")
+    run(f"""
+        import ctypes, pathlib
+        kept = [{{i: str(i)}} for i in range(3000)]
+        core = ctypes.CDLL(str(pathlib.Path(dmi.__file__).parent / "libdmi.so"))
+        churner = ctypes.CDLL({str(library)!r})
+        churner.churner_start.argtypes = [ctypes.c_void_p] * 3
+        address = lambda function: ctypes.cast(function, ctypes.c_void_p)
+        heap = dmi.heaps()[0]
+        heap.decommit = "lazy:delay=0.001:how=decommit"
+        assert churner.churner_start(
+            heap.handle, address(core.dmi_heap_malloc), address(core.dmi_free)) == 0
+        for _ in range(8):
+            rows = dmi.python.by_type()
+        churner.churner_stop()
+        assert sum(row.count for row in rows if row.type == "builtins.dict") >= 3000
     """)
