@@ -299,6 +299,24 @@ void _dmi_virtual_release(dmi_space *space, dmi_run *run) {
     destroy(space, run);
 }
 
+bool _dmi_virtual_close(dmi_space *space, dmi_run *run, dmi_os_range *range) {
+    char *base = run->segment->base;
+    size_t bytes = run->segment->size;
+    unlink_busy(space, run);
+    if (_dmi_os_decommit(base, bytes, space->mode)) {
+        destroy(space, run);
+        return false;
+    }
+    if (space->mode == DMI_OS_LAZY) (void)_dmi_os_convert(base, bytes, DMI_OS_STRICT);
+    _dmi_pagemap_remove(base, _dmi_page);
+    space->reserved -= bytes;
+    add(&space->ledger.decommit_calls, 1);
+    add(&space->ledger.decommit_bytes, bytes);
+    free_block(space, of(run));
+    *range = (dmi_os_range){base, bytes};
+    return true;
+}
+
 void _dmi_virtual_drop(dmi_space *space, dmi_run *run) {
     unlink_kept(space, run);
     destroy(space, run);

@@ -29,6 +29,9 @@ dmi_run *_dmi_virtual_reuse(dmi_space *space, size_t size, size_t align);
 dmi_run *_dmi_virtual_extend(dmi_space *space, size_t size, size_t align);
 /* Release a busy block. */
 void _dmi_virtual_release(dmi_space *space, dmi_run *run);
+/* Free a busy block, whose addresses stay reserved, without access where the OS can do that, until the caller releases
+ * them. False: it was released, for the OS refused to take its pages. */
+bool _dmi_virtual_close(dmi_space *space, dmi_run *run, dmi_os_range *range);
 /* Free a busy block and keep it mapped; the policy decides when it goes. */
 void _dmi_virtual_keep(dmi_space *space, dmi_run *run);
 /* Release a kept block. */

@@ -100,7 +100,7 @@ static bool deal_run(dmi_sweep *sweep, dmi_run *run) {
         sweep->pause(sweep->pause_argument);
         before = sweep->given;
         let_go = true;
-        if (run->kind != DMI_RUN_FREE || run->first != first || run->pages != pages) return true;
+        if (!_dmi_run_is_free(run) || run->first != first || run->pages != pages) return true;
     }
     _dmi_run_cooled(space, run);
     return let_go;

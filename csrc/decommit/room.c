@@ -5,7 +5,7 @@
 static dmi_run *free_whole(const dmi_space *space, dmi_segment *segment) {
     if (segment == space->segments) return NULL;
     dmi_run *run = _dmi_segment_run(segment, 0);
-    return run->kind == DMI_RUN_FREE && run->pages == segment->pages ? run : NULL;
+    return _dmi_run_is_free(run) && run->pages == segment->pages ? run : NULL;
 }
 
 uint64_t _dmi_room_gain(const dmi_engine *engine, bool pages) {

@@ -3,6 +3,7 @@
 #include "cache.h"
 #include "guarded.h"
 #include "hard.h"
+#include "hard_large.h"
 #include "hold.h"
 #include "pass.h"
 #include "records.h"
@@ -61,6 +62,8 @@ static dmi_heap *create_locked(const dmi_heap_options *options) {
         errno = ENOMEM;
         return NULL;
     }
+    if (options->flags & DMI_HEAP_HARDENED)
+        (void)_dmi_os_random(&heap->withheld.random, sizeof heap->withheld.random);
     if (options->guard && !_dmi_guarded_setup(heap, options->guard)) {
         _dmi_hard_drop(&heap->shared);
         _dmi_heaps_discard(heap);
@@ -199,6 +202,7 @@ static int destroy(void *handle, bool force) {
         _dmi_cache_drop(cache);
         _dmi_unlock(&thread->lock);
     }
+    _dmi_hard_let_go(heap);
     _dmi_hard_drop_all(heap);
     _dmi_watch_forget(&heap->space);
     _dmi_virtual_release_all(&heap->space);

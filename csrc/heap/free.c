@@ -7,6 +7,7 @@
 #include "fault.h"
 #include "guarded.h"
 #include "hard_fast.h"
+#include "hard_large.h"
 #include "leave.h"
 #include "registry.h"
 #include "take.h"
@@ -112,11 +113,12 @@ static void free_backend(dmi_heap *heap, dmi_run *run, void *block) {
         else _dmi_engine_freed_run(&heap->engine, freed);
     } else if (run->kind == DMI_RUN_GUARDED) {
         _dmi_guarded_free(heap, run);
+    } else if (_dmi_heap_is_hard(heap)) {
+        _dmi_large_gone(block);
+        if (run->kind == DMI_RUN_LARGE) _dmi_hard_withhold_run(heap, run);
+        else _dmi_hard_withhold_map(heap, run);
     } else if (run->kind == DMI_RUN_LARGE) {
         _dmi_large_gone(block);
-        /* Of a hardened heap what was in it is gone at once. */
-        if (_dmi_heap_is_hard(heap))
-            (void)_dmi_pages_decommit(run->segment, run->first, run->pages);
         _dmi_engine_freed_run(&heap->engine, _dmi_run_free(&heap->space, run));
     } else {
         _dmi_large_gone(block);

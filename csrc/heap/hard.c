@@ -12,12 +12,8 @@
 
 /* Of all quarantines of a heap together. */
 #define QUARANTINE_BYTES ((uint64_t)262144)
-/* A step of a bin is so many bytes, but neither fewer blocks nor more than these. */
-#define STEP_BYTES 4096
-#define STEP_LEAST 4
-#define STEP_MOST 32
-/* Twice the steps of all buckets. */
-#define QUARANTINE_BLOCKS 1408 /* 1,406 of them */
+/* Places of all bins. */
+#define QUARANTINE_BLOCKS (8 * 64 + 8 * 32 + 24 * 16 + 32 * 8)
 
 /* What a run has depends on how many blocks it has. */
 #define STATES(bytes, number)                                                                      \
@@ -80,7 +76,7 @@ void _dmi_hard_shuffle(dmi_cache *cache, dmi_run *run) {
     for (void *b = _dmi_lfh_head(run); b && count < DMI_RUN_BLOCKS_MAX; b = _dmi_link_get(run, b))
         block[count++] = b;
     for (uint32_t i = count; i > 1; i--) {
-        uint32_t j = _dmi_hard_random(cache->quarantine, i);
+        uint32_t j = _dmi_hard_random(&cache->quarantine->random, i);
         void *kept = block[i - 1];
         block[i - 1] = block[j];
         block[j] = kept;
@@ -102,10 +98,14 @@ bool _dmi_hard_setup(dmi_cache *cache) {
     (void)_dmi_os_random(&q->random, sizeof q->random); /* the heap has its secrets by now */
     dmi_waiting *item = q->item;
     for (size_t b = 0; b < DMI_BUCKETS; b++) {
-        size_t step = STEP_BYTES / _dmi_bucket_size[b];
-        step = step < STEP_LEAST ? STEP_LEAST : step > STEP_MOST ? STEP_MOST : step;
-        q->bin[b] = (dmi_bin){.item = item, .size = _dmi_bucket_size[b], .step = (uint16_t)step};
-        item += 2 * step;
+        size_t size = _dmi_bucket_size[b];
+        size_t ring = size <= 128 ? 16 : size <= 256 ? 8 : size <= 2048 ? 4 : 2;
+        q->bin[b] = (dmi_bin){.ring = item,
+                              .pool = item + ring,
+                              .mask = (uint8_t)(ring - 1),
+                              .most = (uint16_t)(3 * ring),
+                              .size = (uint16_t)size};
+        item += 4 * ring;
     }
     cache->quarantine = q;
     return true;
@@ -147,84 +147,89 @@ void _dmi_hard_go_free(void *block, dmi_run *run, dmi_lock *lock, void (*slow)(v
     slow(block, run);
 }
 
-/* With no more than these a bin hands out none: so many others come before a block that was freed. A bin that has too few
- * or too many is brought to the middle. */
-static uint32_t low(const dmi_bin *bin) { return bin->limit / 4; }
-static uint32_t middle(const dmi_bin *bin) { return bin->limit / 2 + bin->limit / 8; }
-
-static void let_out(dmi_cache *cache, dmi_bin *bin, uint32_t count) {
-    while (count--) {
-        dmi_waiting one = _dmi_hard_take(cache->quarantine, bin, bin->count);
-        if (!_dmi_hard_intact(one.block)) {
-            _dmi_fault_note(DMI_NOTE_LINK, one.block);
-            continue;
-        }
-        *one.state = DMI_HARD_FREE;
-        _dmi_cache_free(cache, _dmi_pagemap_get(one.block), one.block);
+static void release(dmi_cache *cache, dmi_waiting one) {
+    if (!_dmi_hard_intact(one.block)) {
+        _dmi_fault_note(DMI_NOTE_LINK, one.block);
+        return;
     }
+    *one.state = DMI_HARD_FREE;
+    _dmi_cache_free(cache, _dmi_pagemap_get(one.block), one.block);
 }
 
-static void set_limit(dmi_cache *cache, dmi_bin *bin, uint32_t limit) {
-    dmi_heap *heap = cache->heap;
-    bin->limit = limit;
-    /* What is to be cleared whole is drawn by the slow path. */
-    bin->low = heap->flags & DMI_HEAP_ZERO ? UINT32_MAX : low(bin);
-    cache->quarantine->any |= limit != 0;
+/* What a pool is brought to that is empty or full. */
+static uint32_t middle(const dmi_bin *bin) { return bin->room / 2u; }
+
+static void let_out(dmi_cache *cache, dmi_bin *bin, uint32_t to) {
+    while (bin->count > to) release(cache, _dmi_hard_take(cache->quarantine, bin, bin->count));
+}
+
+/* What may be in a bin, bytes. */
+static uint64_t held(const dmi_bin *bin) {
+    return bin->room ? (uint64_t)(bin->mask + 1u + bin->room) * bin->size : 0;
 }
 
 static void close_bin(dmi_cache *cache, dmi_bin *bin) {
-    let_out(cache, bin, bin->count);
-    atomic_fetch_sub_explicit(&cache->heap->waiting, (uint64_t)bin->limit * bin->size,
-                              memory_order_relaxed);
-    set_limit(cache, bin, 0);
+    uint64_t bytes = held(bin);
+    let_out(cache, bin, 0);
+    while (bin->young) release(cache, bin->ring[--bin->young]);
+    bin->room = bin->turn = 0;
+    bin->limit = 0;
+    atomic_fetch_sub_explicit(&cache->heap->waiting, bytes, memory_order_relaxed);
 }
 
 void _dmi_hard_flush(dmi_cache *cache) {
     dmi_quarantine *q = cache->quarantine;
     if (!q || !q->any) return;
     for (size_t b = 0; b < DMI_BUCKETS; b++)
-        if (q->bin[b].limit) close_bin(cache, &q->bin[b]);
+        if (q->bin[b].room) close_bin(cache, &q->bin[b]);
     q->any = false;
 }
 
-/* A step more room, if the heap's quarantines may hold that much. */
+/* More room, if the heap's quarantines may hold that much: a third of the pool with the ring, then all of it. */
 static bool widen(dmi_cache *cache, dmi_bin *bin) {
     dmi_heap *heap = cache->heap;
-    uint64_t bytes = (uint64_t)bin->step * bin->size;
-    if (bin->limit == 2u * bin->step) return false;
+    if (bin->room == bin->most) return false;
+    uint64_t had = held(bin);
+    uint16_t room = bin->room;
+    bin->room = bin->room ? bin->most : bin->most / 3;
+    uint64_t bytes = held(bin) - had;
     if (atomic_fetch_add_explicit(&heap->waiting, bytes, memory_order_relaxed) + bytes >
         QUARANTINE_BYTES) {
         atomic_fetch_sub_explicit(&heap->waiting, bytes, memory_order_relaxed);
+        bin->room = room;
         return false;
     }
-    set_limit(cache, bin, bin->limit + bin->step);
+    /* What is to be cleared whole is drawn by the slow path. */
+    bin->low = heap->flags & DMI_HEAP_ZERO ? UINT32_MAX : 0;
+    bin->limit = bin->young > bin->mask ? bin->room : 0;
+    cache->quarantine->any = true;
     return true;
 }
 
 /* The bin that may hold the most, NULL: none may hold anything. */
 static dmi_bin *widest(dmi_quarantine *q) {
     dmi_bin *found = NULL;
-    size_t most = 0;
-    for (size_t b = 0; b < DMI_BUCKETS; b++) {
-        size_t bytes = (size_t)q->bin[b].limit * q->bin[b].size;
-        if (bytes > most) {
-            most = bytes;
-            found = &q->bin[b];
-        }
-    }
+    for (size_t b = 0; b < DMI_BUCKETS; b++)
+        if (held(&q->bin[b]) > (found ? held(found) : 0)) found = &q->bin[b];
     return found;
 }
 
-/* Let there be room for one more. False: other caches hold all that may wait. */
-static bool make_room(dmi_cache *cache, dmi_bin *bin) {
+/* Let a freed block wait. False: other caches hold all that may wait. */
+static bool wait(dmi_cache *cache, dmi_bin *bin, void *block, uint8_t *state) {
     dmi_bin *other;
-    if (bin->count < bin->limit || widen(cache, bin)) return true;
-    while (!bin->limit && (other = widest(cache->quarantine))) {
+    while (!bin->room && !widen(cache, bin)) {
+        other = widest(cache->quarantine);
+        if (!other) return false;
         close_bin(cache, other);
-        (void)widen(cache, bin);
     }
-    if (bin->count == bin->limit) let_out(cache, bin, bin->count - middle(bin));
-    return bin->limit != 0;
+    if (bin->young <= bin->mask) {
+        _dmi_hard_wait(&bin->ring[bin->young++], block, state);
+        if (bin->young > bin->mask) bin->limit = bin->room;
+        return true;
+    }
+    if (bin->count == bin->room && !widen(cache, bin)) let_out(cache, bin, middle(bin));
+    _dmi_hard_rotate(bin, bin->count, block, state);
+    return true;
 }
 
 /* Let some more wait that are on the list at hand: one exchange with it for several blocks. */
@@ -235,7 +240,7 @@ static void fill(dmi_cache *cache, dmi_bin *bin, unsigned bucket) {
     while (bin->count < middle(bin) && (block = _dmi_hard_pop(q, run))) {
         if (run->flags & DMI_RUN_COUNTED)
             _dmi_engine_count_block(&cache->heap->engine, run, block, 1);
-        _dmi_hard_wait(bin, block, q->state);
+        _dmi_hard_wait(&bin->pool[bin->count++], block, q->state);
     }
 }
 
@@ -243,7 +248,7 @@ void *_dmi_hard_alloc(dmi_cache *cache, unsigned bucket) {
     dmi_quarantine *q = cache->quarantine;
     dmi_bin *bin = &q->bin[bucket];
     void *block = NULL;
-    while (!block && bin->count > low(bin)) {
+    while (!block && bin->count) {
         dmi_waiting one = _dmi_hard_take(q, bin, bin->count);
         if (_dmi_hard_intact(one.block)) {
             *one.state = DMI_HARD_BUSY;
@@ -290,9 +295,7 @@ int _dmi_hard_free_slow(dmi_run *run, void *block) {
     int fault = judge(run, block, &index);
     if (!fault) {
         dmi_bin *bin = &cache->quarantine->bin[run->bucket];
-        if (make_room(cache, bin)) {
-            _dmi_hard_wait(bin, block, &run->states->of[index]);
-        } else {
+        if (!wait(cache, bin, block, &run->states->of[index])) {
             run->states->of[index] = DMI_HARD_FREE;
             _dmi_cache_free(cache, run, block);
         }

@@ -5,8 +5,8 @@
  * operation is ever in flight, no run is ever taken, and each operation can be checked whole. What each block is stands
  * out of line, in metadata of its own: whatever somebody writes into a free block, and whatever he read there, no block
  * is handed out that is busy or none. Behind each block stands a canary. A freed block waits in the quarantine of its
- * run's cache, one bin for each bucket: an allocation draws one at random from a bin that is a quarter full, and a full
- * bin gives some back to the runs. What waits counts as busy in its run. When it leaves, it must be as it was left.
+ * run's cache, one bin for each bucket: first in a ring, until so many others were freed, then in a pool, from which an
+ * allocation draws one at random, and which gives some back to the runs when it is full. What waits counts as busy in its run. When it leaves, it must be as it was left.
  * What is carved is linked in random order.
  * Everything here wants the cache's lock held, except where it says otherwise.
  */

@@ -19,12 +19,18 @@ typedef struct dmi_waiting {
     uint8_t *state;
 } dmi_waiting;
 
-/* One bucket's part of a quarantine. */
+/* One bucket's part of a quarantine. A freed block takes the place of the one that is longest in the ring, and that one
+ * joins the pool, from which blocks are drawn at random. */
 typedef struct dmi_bin {
-    dmi_waiting *item;
-    uint32_t count, limit; /* that wait, that may wait */
-    uint32_t low;          /* with more, the fast path draws one */
-    uint16_t size, step;   /* bytes of a block; the limit is 0, one or two steps */
+    dmi_waiting *pool, *ring;
+    uint32_t count,
+        limit;     /* in the pool; that the fast path may put there: 0 until the ring is full */
+    uint32_t low;  /* with more, the fast path draws one */
+    uint16_t size; /* bytes of a block */
+    uint8_t turn, mask; /* the place in the ring; places there, a power of two, less one */
+    uint16_t room,
+        most;      /* how many may be in the pool now, and at most; no room: nothing may wait */
+    uint8_t young; /* blocks in the ring */
 } dmi_bin;
 
 struct dmi_quarantine {
@@ -53,9 +59,9 @@ static inline bool _dmi_hard_intact(const void *block) {
     return ((word[0] ^ expected) | (word[1] ^ expected)) == 0;
 }
 
-static inline uint32_t _dmi_hard_random(dmi_quarantine *q, uint32_t below) {
-    q->random = q->random * UINT32_C(1664525) + UINT32_C(1013904223);
-    return (uint32_t)((uint64_t)q->random * below >> 32);
+static inline uint32_t _dmi_hard_random(uint32_t *state, uint32_t below) {
+    *state = *state * UINT32_C(1664525) + UINT32_C(1013904223);
+    return (uint32_t)((uint64_t)*state * below >> 32);
 }
 
 /* What follows calls nothing but last, so that it needs no stack frame. */
@@ -73,11 +79,11 @@ static inline __attribute__((always_inline)) void *_dmi_hard_unlock(void *block,
 void *_dmi_hard_go(void *damaged, dmi_lock *lock, size_t size, void *(*slow)(size_t));
 void _dmi_hard_go_free(void *block, dmi_run *run, dmi_lock *lock, void (*slow)(void *, dmi_run *));
 
-/* Take one of those that wait out of its bin. */
+/* Take one of the pool, where there are so many. */
 static inline dmi_waiting _dmi_hard_take(dmi_quarantine *q, dmi_bin *bin, uint32_t count) {
-    dmi_waiting *item = bin->item, *at = &item[_dmi_hard_random(q, count)], one = *at;
+    dmi_waiting *pool = bin->pool, *at = &pool[_dmi_hard_random(&q->random, count)], one = *at;
     bin->count = --count;
-    *at = item[count];
+    *at = pool[count];
     return one;
 }
 
@@ -119,16 +125,23 @@ static inline bool _dmi_hard_index(const dmi_run *run, const dmi_states *states,
     return (uint64_t)product >> 32 == 0;
 }
 
-/* There is room for it. */
-static inline void _dmi_hard_wait(dmi_bin *bin, void *block, uint8_t *state) {
-    uint32_t count = bin->count;
-    dmi_waiting *at = &bin->item[count];
-    bin->count = count + 1;
+/* Let a busy block wait in that place. */
+static inline void _dmi_hard_wait(dmi_waiting *at, void *block, uint8_t *state) {
+    dmi_word *word = block;
     at->block = block;
     at->state = state;
-    dmi_word *word = block;
     word[0] = word[1] = _dmi_hard_word(block);
     *state = DMI_HARD_WAITING;
+}
+
+/* The ring is full, and there is room for count + 1 in the pool. */
+static inline void _dmi_hard_rotate(dmi_bin *bin, uint32_t count, void *block, uint8_t *state) {
+    uint32_t turn = bin->turn;
+    dmi_waiting *at = &bin->ring[turn];
+    bin->count = count + 1;
+    bin->turn = (uint8_t)((turn + 1) & bin->mask);
+    bin->pool[count] = *at;
+    _dmi_hard_wait(at, block, state);
 }
 
 /* A busy block of a run, whoever's that is, to the quarantine of the run's cache. slow: it is none, or there is no
@@ -145,13 +158,14 @@ _dmi_hard_free_or(void *block, dmi_run *run, void (*slow)(void *, dmi_run *)) {
         dmi_states *states = run->states;
         const uint64_t *end = _dmi_hard_end(block, run->block_size);
         size_t index;
+        uint32_t count;
         if (__builtin_expect(_dmi_hard_index(run, states, block, &index), 1)) {
             uint8_t *state = &states->of[index];
             dmi_bin *bin = &cache->quarantine->bin[run->bucket];
             if (__builtin_expect(*state == DMI_HARD_BUSY, 1) &&
                 __builtin_expect(*end == _dmi_hard_canary(end), 1) &&
-                __builtin_expect(bin->count < bin->limit, 1)) {
-                _dmi_hard_wait(bin, block, state);
+                __builtin_expect((count = bin->count) < bin->limit, 1)) {
+                _dmi_hard_rotate(bin, count, block, state);
                 (void)_dmi_hard_unlock(NULL, lock);
                 return;
             }

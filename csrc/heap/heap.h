@@ -23,6 +23,10 @@ typedef struct dmi_quarantine dmi_quarantine;
 typedef struct dmi_guarded dmi_guarded;
 typedef struct dmi_thread dmi_thread;
 
+/* How many large blocks a hardened heap withholds (hard_large.h). */
+#define DMI_WITHHELD_RUNS 32
+#define DMI_WITHHELD_MAPS 16
+
 /* Up to this size the fast path finds its run without the table of buckets. */
 #define DMI_DIRECT_MAX ((size_t)1024)
 
@@ -86,6 +90,12 @@ struct dmi_heap {
     bool live;
     _Atomic uint64_t waiting; /* hardened: bytes that its quarantines may hold now */
     dmi_guarded *guarded;     /* slots of sampled blocks; else NULL */
+    struct {
+        uint32_t runs, maps, random;
+        uint64_t bytes; /* of the runs */
+        dmi_run *run[DMI_WITHHELD_RUNS];
+        dmi_os_range map[DMI_WITHHELD_MAPS];
+    } withheld;               /* hardened: freed large blocks, in the order in which they came */
     _Atomic bool shared_only; /* eager: every block through the shared cache */
     _Atomic bool lfh_active;
     uint32_t lfh_live, lfh_total; /* activation thresholds */

@@ -1,5 +1,6 @@
 /* pass.c - the engine over all runs of a heap, and when the policy wants that next. */
 #include "pass.h"
+#include "hard_large.h"
 #include "leave.h"
 #include "registry.h"
 #include "visit.h"
@@ -144,6 +145,9 @@ void _dmi_heap_due(dmi_heap *heap) {
 uint64_t _dmi_heap_trim(dmi_heap *heap) {
     (void)_dmi_heap_clock(heap);
     _dmi_lock(&heap->pass);
+    _dmi_lock(&heap->lock);
+    _dmi_hard_let_go(heap);
+    _dmi_unlock(&heap->lock);
     dmi_sweep sweep;
     _dmi_sweep_init(&sweep, &heap->engine, DMI_PASS_ALL, 0);
     /* What trim is asked for is memory now; an offer would only promise it. */

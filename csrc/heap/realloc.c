@@ -41,7 +41,7 @@ static bool in_place(dmi_heap *heap, dmi_run *run, void *block, size_t size) {
             dmi_run *right = run->first + run->pages < run->segment->pages
                                  ? _dmi_segment_run(run->segment, run->first + run->pages)
                                  : &_dmi_no_run;
-            if (right->kind == DMI_RUN_FREE) _dmi_engine_freed_run(&heap->engine, right);
+            if (_dmi_run_is_free(right)) _dmi_engine_freed_run(&heap->engine, right);
             _dmi_canary_set(heap, block, _dmi_run_size(run));
         }
         _dmi_unlock(&heap->lock);

@@ -1,6 +1,7 @@
 /* retry.c - a request that was refused: what may be given back so that it succeeds after all. */
 #include "retry.h"
 #include "cache.h"
+#include "hard_large.h"
 #include "leave.h"
 #include "thread.h"
 
@@ -32,6 +33,10 @@ bool _dmi_retry_shed(dmi_heap *heap, size_t size) {
     dmi_cache *cache = _dmi_thread_lock_cache(heap);
     bool any = _dmi_cache_shed(cache);
     _dmi_unlock(cache->lock);
+    _dmi_lock(&heap->lock);
+    any |= heap->withheld.runs || heap->withheld.maps;
+    _dmi_hard_let_go(heap);
+    _dmi_unlock(&heap->lock);
     return any;
 }
 

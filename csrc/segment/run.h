@@ -97,6 +97,8 @@ struct dmi_run {
 #define DMI_RUN_DONE 128u   /* LFH: the last walk left no free page; nothing to do while it rests */
 #define DMI_RUN_KEPT 8u     /* VIRTUAL: freed, kept by the policy. GUARDED: freed, or never used */
 #define DMI_RUN_WATCHED 8u  /* LFH: there are, or were, watched pages in it (block/watch.h) */
+#define DMI_RUN_WITHHELD 8u /* FREE: in no bin, its addresses are not to be used yet */
+#define DMI_RUN_CLOSED 4u   /* FREE, withheld: an access faults */
 #define DMI_RUN_COUNTED 16u /* LFH: busy blocks of each page are counted (eager) */
 
 _Static_assert(offsetof(dmi_run, owner) == 64 && sizeof(dmi_run) == 128,
@@ -107,6 +109,10 @@ static inline bool _dmi_run_is_shadow(const dmi_run *run) {
     return atomic_load_explicit(&run->owner, memory_order_acquire) == DMI_OWNER_SHADOW;
 }
 
+/* May its pages be used? */
+static inline bool _dmi_run_is_free(const dmi_run *run) {
+    return run->kind == DMI_RUN_FREE && !(run->flags & DMI_RUN_WITHHELD);
+}
 static inline bool _dmi_run_is_hard(const dmi_run *run) {
     return atomic_load_explicit(&run->owner, memory_order_acquire) == DMI_OWNER_HARD;
 }

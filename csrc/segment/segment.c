@@ -325,7 +325,7 @@ size_t _dmi_segments_release(dmi_space *space, bool all) {
         next = segment->next;
         if (segment == space->segments && !all) continue;
         dmi_run *run = _dmi_segment_run(segment, 0);
-        if (run->kind != DMI_RUN_FREE || run->pages != segment->pages) continue;
+        if (!_dmi_run_is_free(run) || run->pages != segment->pages) continue;
         if (_dmi_bits_find(segment->committed, 0, segment->pages, true) < segment->pages) continue;
         if (!unmap_free(run) && !all) continue;
         bin_remove(space, run);
@@ -417,7 +417,7 @@ dmi_run *_dmi_run_free(dmi_space *space, dmi_run *run) {
     _dmi_pages_forget(segment, first, run->pages);
     if (first > 0) {
         dmi_run *left = _dmi_segment_run(segment, first - 1);
-        if (left->kind == DMI_RUN_FREE) {
+        if (_dmi_run_is_free(left)) {
             bin_remove(space, left);
             _dmi_pagemap_set(_dmi_run_base(left) + _dmi_run_size(left) - _dmi_page, _dmi_page,
                              &_dmi_no_run);
@@ -427,7 +427,7 @@ dmi_run *_dmi_run_free(dmi_space *space, dmi_run *run) {
     }
     if (end < segment->pages) {
         dmi_run *right = _dmi_segment_run(segment, end);
-        if (right->kind == DMI_RUN_FREE) {
+        if (_dmi_run_is_free(right)) {
             bin_remove(space, right);
             _dmi_pagemap_set(_dmi_run_base(right), _dmi_page, &_dmi_no_run);
             end = right->first + right->pages;
@@ -459,7 +459,7 @@ bool _dmi_run_resize(dmi_space *space, dmi_run *run, size_t pages) {
     if (more == 0) return true;
     if (end >= segment->pages) return false;
     dmi_run *right = _dmi_segment_run(segment, end);
-    if (right->kind != DMI_RUN_FREE || right->pages < more) return false;
+    if (!_dmi_run_is_free(right) || right->pages < more) return false;
     size_t had = _dmi_bits_count(segment->committed, end, more);
     if (!commit_free(segment, end, more, had, true)) return false;
     space->free_committed -= had << _dmi_page_shift;

@@ -91,7 +91,7 @@ static inline void floors_check_segment(const dmi_space *space, const dmi_segmen
         ENSURE(run->segment == segment);
         ENSURE_EQ(run->first, page);
         ENSURE(run->pages > 0 && page + run->pages <= segment->pages);
-        bool is_free = run->kind == DMI_RUN_FREE;
+        bool is_free = _dmi_run_is_free(run); /* withheld ones belong to nobody else */
         runs++;
         ENSURE(run->kind > DMI_RUN_NONE && run->kind < DMI_RUN_VIRTUAL);
         ENSURE(!(is_free && last_free)); /* free neighbours were coalesced */

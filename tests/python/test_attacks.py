@@ -39,7 +39,7 @@ EXPLOITABLE = {
         "read_the_last_link_for_the_key",
         "read_a_mark_and_put_it_back",
     },
-    "on": {"double_after_reuse"},
+    "on": set(),
 }
 # Wrong frees that each tier finds at the latest when the block would be handed out again.
 FOUND = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -83,10 +84,9 @@ def test_a_hopeless_request_changes_nothing(build: Build, policy: str) -> None:
     assert succeeded(build("hopeless.c"), options=options) == "ok\n"
 
 
-@pytest.mark.parametrize("hardened", [False, True])
-def test_pieces_of_kept_blocks_close_the_account(hardened: bool) -> None:
-    with dmi.Heap(decommit="never", hardened=hardened, clock="manual") as heap:
-        whole = 200 * MIB + (os.sysconf("SC_PAGESIZE") if hardened else 0)
+def test_pieces_of_kept_blocks_close_the_account() -> None:
+    with dmi.Heap(decommit="never", clock="manual") as heap:
+        whole = 200 * MIB
         heap.free(heap.malloc(200 * MIB))
         held = [heap.malloc(size * MIB) for size in (17, 5, 30, 21)]
         heap.free(held[1])
@@ -112,6 +112,48 @@ def test_pieces_of_kept_blocks_close_the_account(hardened: bool) -> None:
             heap.free(larger)
         heap.trim()
         assert heap.stats().committed == 0
+
+
+@pytest.mark.parametrize("how", ["lazy", "lazy:how=decommit", "eager"])
+@pytest.mark.parametrize("size", [40_000, 1 * MIB, 20 * MIB])
+def test_a_hardened_heap_withholds_what_was_large(how: str, size: int) -> None:
+    with dmi.Heap(decommit=how, hardened=True, clock="manual") as heap:
+        gone: list[int] = []
+        for _ in range(50):
+            one = heap.malloc(size)
+            assert one not in gone[-4:]
+            ctypes.memset(one, 1, size)
+            heap.free(one)
+            gone.append(one)
+            for address in gone[-4:]:
+                with pytest.raises(dmi.HeapError):
+                    heap.free(address)
+            stats = heap.stats(detail=True)
+            stats.check()
+            assert stats.busy == 0
+            assert sum(found.size for found in heap.walk()) == stats.reserved
+            heap.validate()
+        assert stats.committed < MIB
+        assert stats.reserved < 100 * MIB
+        heap.trim()
+        assert heap.stats().reserved <= 4 * MIB
+
+
+@linux
+@pytest.mark.parametrize("size", [40_000, 1 * MIB, 20 * MIB])
+def test_what_a_hardened_heap_withholds_cannot_be_read(size: int) -> None:
+    script = f"""
+import ctypes, dmi
+heap = dmi.Heap(hardened=True)
+block = heap.malloc({size})
+ctypes.memset(block, 65, {size})
+heap.free(block)
+print(ctypes.string_at(block, 16))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == -signal.SIGSEGV
 
 
 def test_what_is_kept_goes_after_its_delay_whoever_uses_its_neighbours() -> None:

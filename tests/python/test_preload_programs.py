@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.timeout(600),
 ]
 
-OTHERS = ["eager", "lazy:delay=0.01"]
+OTHERS = ["eager", "lazy:delay=0.01", "lazy,hardened=on", "eager,hardened=on"]
 POLICIES = ["lazy", *(pytest.param(policy, marks=pytest.mark.long) for policy in OTHERS)]
 
 
@@ -156,7 +156,9 @@ def test_gcc_on_a_large_file(policy: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("policy", ["lazy", "lazy:delay=0.1", "eager"])
+@pytest.mark.parametrize(
+    "policy", ["lazy", "lazy:delay=0.1", "eager", "lazy:delay=0.1,hardened=on"]
+)
 def test_redis_under_its_benchmark(policy: str, tmp_path: Path) -> None:
     server, bench, client = need("redis-server"), need("redis-benchmark"), need("redis-cli")
     with socket.socket() as probe:

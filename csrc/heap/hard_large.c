@@ -1,0 +1,64 @@
+/* hard_large.c - large blocks of hardened heaps: their addresses are withheld for a while. */
+#include "hard_large.h"
+#include "hard_fast.h"
+
+#include <string.h>
+
+/* So few are withheld however large they are. */
+#define FEW 4
+#define BYTES ((uint64_t)32 << 20)
+
+/* Which of count, in the order in which they came, is to go. */
+static uint32_t one_of(dmi_heap *heap, uint32_t count) {
+    return _dmi_hard_random(&heap->withheld.random, (count + 1) / 2);
+}
+
+static void let_run_go(dmi_heap *heap, uint32_t i) {
+    dmi_run *run = heap->withheld.run[i];
+    heap->withheld.bytes -= _dmi_run_size(run);
+    memmove(&heap->withheld.run[i], &heap->withheld.run[i + 1],
+            (--heap->withheld.runs - i) * sizeof(dmi_run *));
+    if (run->flags & DMI_RUN_CLOSED &&
+        _dmi_os_unguard(_dmi_run_base(run), _dmi_run_size(run), heap->space.mode))
+        return; /* nobody could use it: it stays what it is for ever */
+    run->flags = 0;
+    _dmi_engine_freed_run(&heap->engine, _dmi_run_free(&heap->space, run));
+}
+
+void _dmi_hard_withhold_run(dmi_heap *heap, dmi_run *run) {
+    dmi_segment *segment = run->segment;
+    (void)_dmi_pages_decommit(segment, run->first, run->pages);
+    if (_dmi_run_committed(run)) { /* the OS refused */
+        _dmi_engine_freed_run(&heap->engine, _dmi_run_free(&heap->space, run));
+        return;
+    }
+    run->kind = DMI_RUN_FREE;
+    run->flags = DMI_RUN_WITHHELD;
+    run->freed_at = _dmi_space_clock(&heap->space);
+    if (_dmi_os_guard(_dmi_run_base(run), _dmi_run_size(run), heap->space.mode) == 0)
+        run->flags |= DMI_RUN_CLOSED;
+    if (heap->withheld.runs == DMI_WITHHELD_RUNS) let_run_go(heap, one_of(heap, DMI_WITHHELD_RUNS));
+    heap->withheld.run[heap->withheld.runs++] = run;
+    heap->withheld.bytes += _dmi_run_size(run);
+    while (heap->withheld.runs > FEW && heap->withheld.bytes > BYTES)
+        let_run_go(heap, one_of(heap, heap->withheld.runs));
+}
+
+static void let_map_go(dmi_heap *heap, uint32_t i) {
+    dmi_os_range range = heap->withheld.map[i];
+    memmove(&heap->withheld.map[i], &heap->withheld.map[i + 1],
+            (--heap->withheld.maps - i) * sizeof range);
+    (void)_dmi_os_release(range.address, range.size);
+}
+
+void _dmi_hard_withhold_map(dmi_heap *heap, dmi_run *run) {
+    dmi_os_range range;
+    if (!_dmi_virtual_close(&heap->space, run, &range)) return;
+    if (heap->withheld.maps == DMI_WITHHELD_MAPS) let_map_go(heap, one_of(heap, DMI_WITHHELD_MAPS));
+    heap->withheld.map[heap->withheld.maps++] = range;
+}
+
+void _dmi_hard_let_go(dmi_heap *heap) {
+    while (heap->withheld.runs) let_run_go(heap, heap->withheld.runs - 1);
+    while (heap->withheld.maps) let_map_go(heap, heap->withheld.maps - 1);
+}
