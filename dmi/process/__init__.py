@@ -29,7 +29,16 @@ from ._heaps import ForeignHeap, ForeignPin, ForeignRange, ForeignRow, ForeignSt
 from ._live import LiveReader
 from ._others import other_heaps
 from ._python import pymalloc_heaps
-from ._rights import ShapeHeap, known_to_all, missing_right, shape_heaps, status, without_rights
+from ._rights import (
+    ShapeHeap,
+    is_narrow,
+    known_to_all,
+    missing_right,
+    run_of,
+    shape_heaps,
+    status,
+    without_rights,
+)
 from ._stop import Stop, limit_for
 from ._trim import TrimEstimate, estimate_trim
 
@@ -147,7 +156,12 @@ class Process:
             if self.reader.denied:
                 self._heaps = tuple(self._without_rights())
                 return self._heaps
+            if self.live and is_narrow(self.pid):
+                self._notes.append("a 32-bit program: its heaps are not read, only its mappings")
+                self._heaps = tuple(shape_heaps(self.moment().summary))
+                return self._heaps
             self._stop()
+            run = run_of(self.pid) if self.live else ()
             space = self.space()
             heaps: list[ForeignHeap] = []
             for kind in (dmi_heaps, glibc_heaps, pymalloc_heaps):
@@ -158,6 +172,8 @@ class Process:
                 rest, notes = other_heaps(self.reader, space, self.moment().summary, heaps)
                 heaps += rest
                 self._notes += notes
+            if self.live and run_of(self.pid) != run:
+                self._notes.append("it became another program, or ended, while it was looked at")
             self._heaps = tuple(heaps)
         return self._heaps
 
@@ -192,6 +208,9 @@ class Process:
     def find(self, address: int) -> tuple[ForeignHeap, ForeignRange] | None:
         """The heap and the range that hold the address; None: no heap that is known does."""
         for heap in self.heaps():
+            for start, size in getattr(heap, "mapped", ()):
+                if start <= address < start + size:
+                    return heap, ForeignRange(start, size, "mapped", "busy", 0, start)
             if not any(s.address <= address < s.address + s.reserved for s in heap.segments()):
                 continue
             for found in heap.walk() or ():

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ShapeHeap",
+    "is_narrow",
     "known_to_all",
     "missing_right",
+    "run_of",
     "shape_heaps",
     "status",
     "without_rights",
@@ -100,6 +102,22 @@ def known_to_all(pid: int) -> str:
     """Sizes that everybody may know, in words."""
     sizes = ", ".join(f"{name} {size >> 10:,} KB" for name, size in status(pid).items())
     return f"what everybody may know of it: {sizes}" if sizes else ""
+
+
+def is_narrow(pid: int) -> bool:
+    """Whether it is a 32-bit program."""
+    with suppress(OSError), Path(f"/proc/{pid}/exe").open("rb") as file:
+        return file.read(5) == b"\x7fELF\x01"
+    return False
+
+
+def run_of(pid: int) -> tuple[str, ...]:
+    """Which run of which program it is: another one after it has called exec."""
+    with suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        # When it started; where its code begins and ends, and its stack (1 without the right).
+        return tuple(fields[n].decode("ascii", "replace") for n in (19, 23, 24, 25))
+    return ()
 
 
 class ShapeHeap:

@@ -30,10 +30,12 @@ from .programs import PROGRAMS, Program
 SAY: Final = 61
 TRIM: Final = 62
 HERE: Final = Path(__file__).parent
-POSTGRES: Final = next(
-    (str(path.parent) for path in sorted(Path("/").glob("usr/lib/postgresql/*/bin/initdb"))),
-    str(Path(shutil.which("postgres") or "/usr/bin/x").resolve().parent),
-)
+
+
+def postgres(root: str) -> str:
+    """Where the programs of PostgreSQL are, as the root has it."""
+    found = sorted(Path(f"{root}/usr/lib/postgresql").glob("*/bin"))
+    return "/" + str(found[-1].relative_to(root or "/")) if found else "/nonexistent"
 
 
 def build(folder: Path) -> None:
@@ -176,7 +178,8 @@ def judge(program: Program, pid: int, folder: Path) -> list[str]:
 
 def try_program(program: Program, base: Path, root: str) -> list[str] | None:
     """Start it, bring it to rest, judge it. None: it is not here."""
-    names = {"tmp": str(base / program.name), "pg": POSTGRES}
+    inside = Path("/") / base.relative_to(root) if root else base
+    names = {"tmp": str(inside / program.name), "pg": postgres(root)}
     (base / program.name).mkdir(exist_ok=True)
     (base / "said").mkdir(exist_ok=True)
     (base / "said").chmod(0o777)
@@ -196,11 +199,11 @@ def try_program(program: Program, base: Path, root: str) -> list[str] | None:
     if program.setup:
         # What it leaves in the background must not hold the output of this program.
         subprocess.run(
-            ["/bin/sh", "-c", fill(program.setup)], check=False, timeout=60,
+            [*(("chroot", root) if root else ()), "/bin/sh", "-c", fill(program.setup)],
+            check=False, timeout=60,
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
     environment = {**os.environ, **dict(program.environment)}
-    inside = Path("/") / base.relative_to(root) if root else base
     environment |= {"LD_PRELOAD": str(inside / "witness.so"), "WITNESS": str(inside / "said")}
     if root:
         command = ["chroot", root, *command]
