@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from dmi._leaves import HEAP, Leaf
 from dmi.address import NO_DISK
 
+from ._pages import pages_of
 from ._text import escaped
 from ._threads import Stacks, threads_of
 
@@ -26,11 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["leaves_of"]
 
-_PRESENT: Final = bytes(1 if byte & 0x80 else 0 for byte in range(256))
-_SWAPPED: Final = bytes(1 if byte & 0xC0 == 0x40 else 0 for byte in range(256))
-_PAGES: Final = 1 << 17
-_MOST_PAGES: Final = 1 << 24
-"""Pages of one part that are counted; a larger one gets its share by size."""
 _HEAPS: Final = {
     "HeapDmi": ("dmi heaps", "dmi"),
     "HeapBrk": ("brk heap", ""),
@@ -161,7 +157,10 @@ def _add(
         shares = [present, *[0] * (len(pieces) - 1)]
         swaps = [swapped or 0, *[0] * (len(pieces) - 1)]
     elif present is not None:
-        counts = [_count(source, start, end) for start, end, _ in pieces]
+        # Where pagemap does not tell, by size.
+        counts = [
+            pages_of(source, start, end) or (end - start, end - start) for start, end, _ in pieces
+        ]
         shares = [*_fitted([count[0] for count in counts], sizes, present, source.page)]
         swaps = [*_fitted([count[1] for count in counts], sizes, swapped or 0, source.page)]
     for number, (_, _, key) in enumerate(pieces):
@@ -175,23 +174,6 @@ def _add(
             # Of a part it is known only where the mapping has none, or is one holder's.
             part = known if whole and number == 0 else 0 if whole or known == 0 else None
             setattr(each, name, _plus(getattr(each, name), part))
-
-
-def _count(source: Source, start: int, end: int) -> tuple[int, int]:
-    """Bytes in memory and in swap, as far as pagemap tells; all of it where it does not."""
-    page = source.page
-    pagemap = getattr(source, "marks", None)
-    if pagemap is None or (end - start) // page > _MOST_PAGES:
-        return end - start, end - start
-    present = swapped = 0
-    for at in range(start, end, _PAGES * page):
-        data = pagemap(at, (min(end, at + _PAGES * page) - at) // page)
-        if data is None:
-            return end - start, end - start
-        tops = data[7::8]
-        present += tops.translate(_PRESENT).count(1)
-        swapped += tops.translate(_SWAPPED).count(1)
-    return present * page, swapped * page
 
 
 def _fitted(counts: Sequence[int], sizes: Sequence[int], total: int, page: int) -> list[int]:

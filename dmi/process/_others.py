@@ -12,11 +12,10 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from dmi import _foreign
-
 from ._glibc import GlibcHeap
 from ._jemalloc import trees
 from ._mapped import mapped_blocks
+from ._pages import pages_of
 from ._programs import Contained, contained
 from ._rights import ShapeHeap
 from ._spans import Claims
@@ -155,10 +154,10 @@ def _left(claims: Claims, regions: Iterable[Region]) -> Iterator[_Part]:
 
 def _resident(memory: Memory, region: Region, start: int, size: int) -> int | None:
     """Bytes in physical memory. pagemap counts pages of zeros too, which cost nothing."""
-    found = _foreign.resident(memory, [(start, size)])
-    if found is None or region.resident is None:
-        return found if size != region.size else region.resident
-    return min(found, region.resident)
+    if size == region.size or region.resident is None:
+        return region.resident
+    found = pages_of(memory, start, start + size)
+    return None if found is None else min(found[0], region.resident)
 
 
 def _proven(

@@ -230,3 +230,68 @@ def test_the_cgroup_comes_first() -> None:
     assert text[0].startswith("Cgroup /a\\x1b")
     assert text[1].split()[-3:] == ["8,192", "16,384", "8,192"]
     assert next(line for line in text if "sockets" in line).split()[-1] == "-"
+
+
+HUGE = r"""
+import ctypes, sys
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+libc.malloc.argtypes = [ctypes.c_size_t]
+libc.free.argtypes = [ctypes.c_void_p]
+libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+libc.mallopt(-3, 32 << 20)  # the brk heap grows and stays, before any of it is touched
+libc.mallopt(-1, 1 << 30)
+room = libc.malloc(24 << 20)
+libc.free(room)
+libc.madvise((room + (2 << 20) - 1) & -(2 << 20), 8 << 20, 14)
+made = [libc.malloc(64 << 10) for _ in range(300)]
+for address in made:
+    libc.memset(address, 1, 64 << 10)
+for address in made[::2]:
+    libc.free(address)
+print("ready", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_free_pages_on_huge_pages_are_told() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HUGE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        with open_process(child.pid) as process:
+            layers = process.layers()
+            known = any(mapping.huge for mapping in process.moment().mappings)
+        child.kill()
+    if not known:
+        pytest.skip("the kernel gave no huge pages")
+    figures = dict(layers["1b"].figures)
+    if "free, whole pages, on huge pages" not in figures:
+        pytest.skip("the kernel does not tell what lies on huge pages")
+    # Half of what lies on the four or five huge pages is free, but for the ends of blocks.
+    assert 3 * MIB < figures["free, whole pages, on huge pages"] < 6 * MIB
+
+
+def test_a_32_bit_program_is_refused_by_name(tmp_path: Path) -> None:
+    source, program = tmp_path / "narrow.c", tmp_path / "narrow"
+    source.write_text('void _start(void) { for (;;) __asm__ volatile("int $0x80" : : "a"(29)); }\n')
+    made = subprocess.run(
+        ["gcc", "-m32", "-nostdlib", "-static", "-o", str(program), str(source)],
+        capture_output=True, check=False,
+    )  # fmt: skip
+    if made.returncode:
+        pytest.skip("the compiler makes no 32-bit programs")
+    try:
+        child = subprocess.Popen([str(program)])
+    except OSError:
+        pytest.skip("the kernel runs no 32-bit programs")
+    try:
+        layers = dmi.layers(child.pid)
+        assert any("32-bit" in note for note in layers.notes)
+        assert layers["1a"].parts == layers["1b"].parts == ()
+        assert sum(each.holds or 0 for each in layers.leaves) == layers["3"].holds
+    finally:
+        child.kill()
+        child.wait()
