@@ -24,9 +24,11 @@ KNOWN: dict[frozenset[str], str] = {
         "places are taken. A lock sleeps through the door of os.c, so that tests can give it "
         "another system, and the door leads to the backend."
     ),
-    frozenset({"heap/cache", "heap/hard"}): (
-        "The shared cache of a hardened heap takes and leaves its blocks through the quarantine, "
-        "and what the quarantine lets go returns to that cache."
+    frozenset({"heap/cache", "heap/hard", "heap/take"}): (
+        "The cache of a hardened heap takes and leaves its blocks through the quarantine, and what "
+        "the quarantine lets go returns to that cache. The bad free of another thread's block is "
+        "judged under that thread's lock, which is had by taking it; and a thread that hands its "
+        "cache over, or is repaired, empties its quarantine first."
     ),
 }
 
