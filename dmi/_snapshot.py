@@ -324,7 +324,7 @@ def snapshot(blocks: bool = False, *, label: str = "") -> Snapshot:
         program = Path("/proc/self/comm").read_bytes().decode("utf-8", "replace").rstrip("\n")
     return Snapshot(
         label, time.time(), os.getpid(), page, taken, tuple(outside), address, process or None,
-        program, memory, commit, scope(), cgroup(),
+        program, memory, commit, scope(), cgroup(), heap.current_profile(),
     )  # fmt: skip
 
 

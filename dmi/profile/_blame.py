@@ -24,6 +24,8 @@ __all__ = ["By", "Blame", "Row", "blame", "pair_of", "profile_of"]
 By = Literal["line", "function", "stack", "type", "size"]
 BYS: Final = get_args(By)
 _95: Final = 1.96
+_SHOWN: Final = 8
+"""Frames in the name of a stack."""
 # The error of ENOUGH samples of one size: what is known as well as that may be named too.
 _ERROR: Final = _95 / sqrt(ENOUGH)
 
@@ -353,7 +355,9 @@ def _name(name: Hashable, places: Mapping[Hashable, Place], by: str) -> str:
     if (place := places.get(name)) is not None:
         return place.name if by == "line" else place.function_name
     if by == "stack" and isinstance(name, tuple):
-        return " < ".join(reversed(name))
+        shown = list(reversed(name))
+        more = [f"{len(shown) - _SHOWN} more"] if len(shown) > _SHOWN else []
+        return " < ".join(shown[:_SHOWN] + more)
     if by == "size" and isinstance(name, int):
         return f"{name:,} bytes"
     return str(name)

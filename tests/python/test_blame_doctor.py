@@ -143,7 +143,7 @@ def test_pins_have_stacks_where_a_sampler_saw_them() -> None:
         kept = blocks[::64]
         for block in set(blocks) - set(kept):
             heap.free(block)
-        pins = heap.pins(5)
+        pins = heap.pins(1000)
     known = [pin for pin in pins if pin.stack is not None]
     assert known
     assert any("keeps" in name for name in known[0].stack or ())
@@ -151,3 +151,12 @@ def test_pins_have_stacks_where_a_sampler_saw_them() -> None:
     assert address in kept
     assert (size, pinned > 0) == (64, True)
     heap.destroy(force=True)
+
+
+def test_a_snapshot_of_this_process_carries_its_profile() -> None:
+    assert dmi.snapshot().pid > 0
+    with dmi.profile(one_in=8):
+        taken = dmi.snapshot()
+    assert taken.profile is not None
+    assert taken.profile["kind"] == "dmi-profile"
+    assert dmi.blame(taken, what="busy").one_in == 8
