@@ -314,7 +314,8 @@ cdef class HeapCore:
                             fault="stale heap")
         return _HeapFields(info.name.decode("utf-8", "replace"), info.flags, info.max_size,
                            bool(info.is_default), info.clock,
-                           policy_to_fields(_PolicyFields, &info.policy), info.huge_split, info.guard)
+                           policy_to_fields(_PolicyFields, &info.policy), info.huge_split,
+                           info.guard)
 
     # ---- raw addresses -----------------------------------------------------------------------
 
