@@ -137,8 +137,8 @@ def show_grown(before: Snapshot, after: Snapshot, args: argparse.Namespace) -> N
 
         lines = blame((before, after), "line", "grew", across=True)
     if args.json:
-        whole = found if lines is None else {"heaps": found, "lines": lines.as_dict()}
-        print(json.dumps(whole, indent=2), end="")
+        whole = {"heaps": found, "lines": None if lines is None else lines.as_dict()}
+        print(json.dumps(whole, indent=2))
         return
     print(windbg.grown_text(found), end="")
     if lines is not None:

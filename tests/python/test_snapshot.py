@@ -262,7 +262,7 @@ def test_which_sizes_grew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         dmi.snapshot().save(names[1])
         assert len(more) == 20_000
         assert main(["heap", *names, "-stat", f"{heap.handle:x}", "--json"]) in (None, 0)
-        (found,) = json.loads(capsys.readouterr().out)
+        (found,) = json.loads(capsys.readouterr().out)["heaps"]
         top, *_, bottom = found["sizes"]
         # The first of a size come from the back end, and are a little larger.
         assert top["before"] == 0
