@@ -239,7 +239,7 @@ dmi_run *_dmi_virtual_reuse(dmi_space *space, size_t size, size_t align) {
 
 /* ---- making and releasing ---------------------------------------------------------------------------- */
 
-dmi_run *_dmi_virtual_fresh(dmi_space *space, size_t size, size_t align) {
+dmi_run *_dmi_virtual_map(dmi_space *space, size_t size, size_t align) {
     size_t bytes = (size + _dmi_page - 1) & ~(_dmi_page - 1);
     if (bytes < size || bytes >> _dmi_page_shift > UINT32_MAX) return NULL;
     if (space->max_reserved && space->reserved + bytes > space->max_reserved) return NULL;
@@ -338,7 +338,7 @@ dmi_run *_dmi_virtual_extend(dmi_space *space, size_t size, size_t align) {
     if (!bytes || space->huge || !space->kept || !_dmi_os_can_trim()) return NULL;
     size_t there = longest_row(space, bytes);
     if (there < bytes / 4) return NULL;
-    dmi_run *run = _dmi_virtual_fresh(space, bytes - there, align), *last;
+    dmi_run *run = _dmi_virtual_map(space, bytes - there, align), *last;
     if (!run) return NULL;
     /* The OS tends to place a mapping right below the one before, or at the upper end of a hole. */
     dmi_run *right = space->kept;

@@ -22,7 +22,7 @@
 #define DMI_VIRTUAL_PIECE ((size_t)256 << 10)
 
 /* A fresh block of at least size bytes, aligned to align (a power of two); it reads as zeroes. NULL: out of memory. */
-dmi_run *_dmi_virtual_fresh(dmi_space *space, size_t size, size_t align);
+dmi_run *_dmi_virtual_map(dmi_space *space, size_t size, size_t align);
 /* A block made of kept ones; its bytes are what they were. NULL: no kept blocks fit. */
 dmi_run *_dmi_virtual_reuse(dmi_space *space, size_t size, size_t align);
 /* A block made of kept ones and a fresh mapping right below them. NULL: the OS did not map there, or out of memory. */

@@ -32,7 +32,7 @@ void _dmi_watch_begin(uint32_t every, uint64_t seed) {
 }
 
 /* SplitMix64: each page its own draw, whatever was drawn before. */
-static uint64_t mixed(void) {
+static uint64_t next_random(void) {
     uint64_t z =
         atomic_fetch_add_explicit(&state, UINT64_C(0x9e3779b97f4a7c15), memory_order_relaxed);
     z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
@@ -40,7 +40,9 @@ static uint64_t mixed(void) {
     return z ^ (z >> 31);
 }
 
-static bool draw(void) { return mixed() <= atomic_load_explicit(&below, memory_order_relaxed); }
+static bool draw(void) {
+    return next_random() <= atomic_load_explicit(&below, memory_order_relaxed);
+}
 
 static dmi_watch **chain_of(const dmi_run *run) {
     uint64_t hash = (uint64_t)(uintptr_t)run * UINT64_C(0x9e3779b97f4a7c15);
@@ -151,7 +153,7 @@ void _dmi_watch_thin(void) {
     for (size_t i = 0; i < CHAINS; i++)
         for (dmi_watch *watch = chains[i]; watch; watch = watch->next) {
             if (watch->given_up) continue;
-            if (mixed() >> 63) give_up(watch);
+            if (next_random() >> 63) give_up(watch);
             else
                 atomic_store_explicit(&watch->every,
                                       2 * atomic_load_explicit(&watch->every, memory_order_relaxed),
@@ -162,7 +164,7 @@ void _dmi_watch_thin(void) {
 
 /* ---- hits ---------------------------------------------------------------------------------------------- */
 
-bool _dmi_watch_freed(dmi_run *shadow, const void *block) {
+bool _dmi_watch_note_free(dmi_run *shadow, const void *block) {
     dmi_watch *watch = (dmi_watch *)(void *)shadow;
     _dmi_watch_hold(watch, block, 0);
     uint32_t all = atomic_fetch_add_explicit(&all_hits, 1, memory_order_relaxed) + 1;

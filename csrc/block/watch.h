@@ -77,7 +77,7 @@ static inline void _dmi_watch_hold(dmi_watch *watch, const void *block, uint32_t
 /* After so many hits of a page it is asked whether a block should rest; the tests of places ask never. */
 extern uint32_t _dmi_watch_patience;
 /* A block of a watched page is freed, which is about to be done. True: it had better rest, see above. */
-bool _dmi_watch_freed(dmi_run *shadow, const void *block);
+bool _dmi_watch_note_free(dmi_run *shadow, const void *block);
 /* Every watched page, locked: visit must take no lock. Stops at the first that is not 0. */
 int _dmi_watch_each(int (*visit)(void *argument, dmi_watch *watch), void *argument);
 /* How many are watched. */

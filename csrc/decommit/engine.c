@@ -102,7 +102,7 @@ static bool deal_run(dmi_sweep *sweep, dmi_run *run) {
         let_go = true;
         if (!_dmi_run_is_free(run) || run->first != first || run->pages != pages) return true;
     }
-    _dmi_run_cooled(space, run);
+    _dmi_run_note_cold(space, run);
     return let_go;
 }
 
@@ -151,7 +151,7 @@ static bool goes_at_free(const dmi_engine *engine, uint64_t bytes) {
     return row->at_free && row->at_free(engine, bytes);
 }
 
-void _dmi_engine_freed_run(const dmi_engine *engine, dmi_run *run) {
+void _dmi_engine_give_freed_run(const dmi_engine *engine, dmi_run *run) {
     dmi_segment *segment = run->segment;
     if (run->kind == DMI_RUN_VIRTUAL) {
         if (goes_at_free(engine, segment->size)) {
@@ -165,11 +165,11 @@ void _dmi_engine_freed_run(const dmi_engine *engine, dmi_run *run) {
     _dmi_sweep_init(&sweep, engine, DMI_PASS_ALL, 0);
     engine->space->free_committed -= deal(&sweep, segment, run->first, run->pages);
     if (segment->units) _dmi_units_drop(&sweep, run);
-    _dmi_run_cooled(engine->space, run);
+    _dmi_run_note_cold(engine->space, run);
     if (run->pages == segment->pages) (void)_dmi_segments_release(engine->space, false);
 }
 
-void _dmi_engine_freed_block(const dmi_engine *engine, dmi_run *run, dmi_tag *tag) {
+void _dmi_engine_give_freed_block(const dmi_engine *engine, dmi_run *run, dmi_tag *tag) {
     if (!goes_at_free(engine, _dmi_tag_bytes(tag))) return;
     size_t first, pages = _dmi_tag_free_pages(run, tag, &first);
     if (!pages) return;
@@ -178,14 +178,14 @@ void _dmi_engine_freed_block(const dmi_engine *engine, dmi_run *run, dmi_tag *ta
     (void)deal(&sweep, run->segment, first, pages);
 }
 
-void _dmi_engine_inline(const dmi_engine *engine) {
+void _dmi_engine_give_all_freed(const dmi_engine *engine) {
     dmi_space *space = engine->space;
     if (!_dmi_policy_row(&engine->policy)->at_free) return;
     dmi_run *next;
     for (size_t bin = DMI_LIST_BINS; bin-- > 0;)
         for (dmi_free_block *block = engine->list->bins[bin];
              block && _dmi_free_listed(engine->list, block); block = _dmi_free_next(block))
-            _dmi_engine_freed_block(engine, _dmi_pagemap_get(block), &block->tag);
+            _dmi_engine_give_freed_block(engine, _dmi_pagemap_get(block), &block->tag);
     for (size_t bin = DMI_WARMTHS * DMI_BINS; bin-- > 0;)
         for (dmi_run *run = space->bins[bin % DMI_WARMTHS][bin / DMI_WARMTHS]; run; run = next) {
             next = run->next;
@@ -193,11 +193,11 @@ void _dmi_engine_inline(const dmi_engine *engine) {
             dmi_sweep sweep;
             _dmi_sweep_init(&sweep, engine, DMI_PASS_ALL, 0);
             space->free_committed -= deal(&sweep, run->segment, run->first, run->pages);
-            _dmi_run_cooled(space, run);
+            _dmi_run_note_cold(space, run);
         }
     for (dmi_run *run = space->kept; run; run = next) {
         next = run->next;
-        _dmi_engine_freed_run(engine, run);
+        _dmi_engine_give_freed_run(engine, run);
     }
     if (engine->how != DMI_HOW_OFFER) (void)_dmi_segments_release(space, false);
 }

@@ -82,12 +82,12 @@ void _dmi_sweep_backend(dmi_sweep *sweep);
 void _dmi_sweep_run(dmi_sweep *sweep, dmi_run *run);
 /* Give back what is batched. Before the lock of the batched runs' cache is let go. */
 void _dmi_sweep_flush(dmi_sweep *sweep);
-/* Inline policies (eager, threshold) on a free run or the free block of a region that just came to be.
- * The heap's lock is held. */
-void _dmi_engine_freed_run(const dmi_engine *engine, dmi_run *run);
-void _dmi_engine_freed_block(const dmi_engine *engine, dmi_run *run, dmi_tag *tag);
-/* The inline policies on all that is free in the back end: the policy changed. Heap locked. */
-void _dmi_engine_inline(const dmi_engine *engine);
+/* A free run, or a free block of a region, just came to be: give its pages back if the policy wants that at a free
+ * (eager, threshold). The heap's lock is held. */
+void _dmi_engine_give_freed_run(const dmi_engine *engine, dmi_run *run);
+void _dmi_engine_give_freed_block(const dmi_engine *engine, dmi_run *run, dmi_tag *tag);
+/* The same for all that is free in the back end: the policy changed. The heap's lock is held. */
+void _dmi_engine_give_all_freed(const dmi_engine *engine);
 /* Eager: the busy counts of an LFH block's pages after it was handed out (+1) or freed (-1); pages that
  * became free are given back. The cache's lock is held. */
 void _dmi_engine_count_block(const dmi_engine *engine, dmi_run *run, const void *block, int n);

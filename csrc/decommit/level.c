@@ -83,19 +83,19 @@ static void enforce(dmi_engine *engine, uint64_t most) {
     if (all > may) give(space, all - may < most ? all - may : most);
 }
 
-void _dmi_level_served(dmi_engine *engine, size_t bytes) {
+void _dmi_level_note_served(dmi_engine *engine, size_t bytes) {
     if (!_dmi_level_counts(engine)) return;
     note(engine);
     engine->level.served[0] += bytes;
 }
 
-void _dmi_level_mapped(dmi_engine *engine, size_t bytes) {
+void _dmi_level_make_way(dmi_engine *engine, size_t bytes) {
     if (!_dmi_level_counts(engine)) return;
     note(engine);
     enforce(engine, bytes);
 }
 
-void _dmi_level_freeing(dmi_engine *engine) {
+void _dmi_level_note(dmi_engine *engine) {
     if (!_dmi_level_counts(engine)) return;
     note(engine);
     /* Without what nobody touched yet: is there a question at all? */
@@ -104,6 +104,6 @@ void _dmi_level_freeing(dmi_engine *engine) {
     note(engine);
 }
 
-void _dmi_level_kept(dmi_engine *engine) {
+void _dmi_level_enforce(dmi_engine *engine) {
     if (_dmi_level_counts(engine)) enforce(engine, UINT64_MAX);
 }

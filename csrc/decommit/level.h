@@ -15,11 +15,13 @@
 static inline bool _dmi_level_counts(const dmi_engine *engine) {
     return _dmi_policy_row(&engine->policy)->bounded;
 }
-/* A kept block served a request of that many bytes. */
-void _dmi_level_served(dmi_engine *engine, size_t bytes);
-/* So many bytes were mapped, and nobody touched them yet. */
-void _dmi_level_mapped(dmi_engine *engine, size_t bytes);
-/* A virtual block is about to be freed; then it was kept. */
-void _dmi_level_freeing(dmi_engine *engine);
-void _dmi_level_kept(dmi_engine *engine);
+/* A kept block served a request of that many bytes: keeping paid. */
+void _dmi_level_note_served(dmi_engine *engine, size_t bytes);
+/* So many bytes were mapped, and nobody touched them yet: give back as much of what is kept, where the bound asks
+ * for it. */
+void _dmi_level_make_way(dmi_engine *engine, size_t bytes);
+/* A virtual block is about to be freed: note how much is in use with it. */
+void _dmi_level_note(dmi_engine *engine);
+/* One more block is kept: give back what exceeds the bound. */
+void _dmi_level_enforce(dmi_engine *engine);
 #endif

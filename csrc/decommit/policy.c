@@ -57,7 +57,7 @@ static bool in_range(const dmi_policy *policy, const dmi_policy_key *k) {
     return (k->above ? value > k->least : value >= k->least) && value <= k->most;
 }
 
-void _dmi_policy_default(dmi_policy *policy, dmi_when when) {
+void _dmi_policy_set_default(dmi_policy *policy, dmi_when when) {
     memset(policy, 0, sizeof *policy);
     policy->size = sizeof *policy;
     policy->when = (uint32_t)when;
@@ -232,7 +232,7 @@ static bool read_policy(dmi_policy *policy, const char *text, writer *out) {
         put_policies(out);
         return false;
     }
-    _dmi_policy_default(policy, (dmi_when)when);
+    _dmi_policy_set_default(policy, (dmi_when)when);
     unsigned given = 0;
     for (text += length; *text; text += length) {
         length = strcspn(++text, ":");

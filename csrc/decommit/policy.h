@@ -13,7 +13,7 @@
 #include <stddef.h>
 
 /* The policy with defaults in every field, those of other policies included. */
-void _dmi_policy_default(dmi_policy *policy, dmi_when when);
+void _dmi_policy_set_default(dmi_policy *policy, dmi_when when);
 /* Whether a struct given by a caller is a policy: its size, the enums, and the fields that its `when`
  * uses (the others may hold anything). 0 or EINVAL; then error (may be NULL) says what is accepted. */
 int _dmi_policy_check(const dmi_policy *policy, char *error, size_t error_size);

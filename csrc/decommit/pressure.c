@@ -275,7 +275,7 @@ bool _dmi_pressure_high(const dmi_policy *policy) {
 void _dmi_pressure_lock(void) { _dmi_lock(&lock); }
 void _dmi_pressure_unlock(void) { _dmi_unlock(&lock); }
 
-void _dmi_pressure_root(const char *new_prefix) {
+void _dmi_pressure_set_root(const char *new_prefix) {
     _dmi_lock(&lock);
     prefix = new_prefix ? new_prefix : "";
     v1.own[0] = v2.own[0] = v1.point[0] = v2.point[0] = 0;

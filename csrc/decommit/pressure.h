@@ -19,6 +19,6 @@ bool _dmi_pressure_high(const dmi_policy *policy);
 void _dmi_pressure_lock(void);   /* around fork */
 void _dmi_pressure_unlock(void); /* around fork */
 /* Tests: put this in front of every path, and forget what was read. The text must live on. */
-void _dmi_pressure_root(const char *prefix);
+void _dmi_pressure_set_root(const char *prefix);
 
 #endif

@@ -32,7 +32,7 @@ size_t _dmi_room_give_run(dmi_space *space, dmi_run *run, size_t bytes) {
         space->free_committed -= (uint64_t)pages << _dmi_page_shift;
         given += pages << _dmi_page_shift;
     }
-    _dmi_run_cooled(space, run);
+    _dmi_run_note_cold(space, run);
     return given;
 }
 

@@ -91,7 +91,7 @@ size_t _dmi_units_judge(dmi_sweep *sweep) {
     for (dmi_segment *s = space->segments; s; s = s->next)
         for (size_t unit = 0; unit < s->units; unit++) {
             if (!_dmi_bits_get(s->split, unit)) {
-                if (wants_split(sweep, s, unit)) split += _dmi_unit_split(s, unit);
+                if (wants_split(sweep, s, unit)) split += _dmi_segment_split_unit(s, unit);
             } else if (filled(s, unit)) {
                 _dmi_unit_join(s, unit, false);
             }

@@ -43,7 +43,7 @@ static void activate(dmi_heap *heap, unsigned bucket, const void *block) {
 static void *from_list(dmi_heap *heap, size_t size, size_t align, unsigned bucket) {
     _dmi_lock(&heap->lock);
     void *block = _dmi_freelist_alloc(&heap->list, size + heap->tail, align);
-    _dmi_guarded_came(heap, 1);
+    _dmi_guarded_note_places(heap, 1);
     if (block && !(heap->flags & DMI_HEAP_NO_LFH)) activate(heap, bucket, block);
     if (block && heap->flags & DMI_HEAP_ZERO) memset(block, 0, _dmi_freelist_usable(block));
     if (block) _dmi_canary_set(heap, block, _dmi_freelist_usable(block));
@@ -56,7 +56,7 @@ static void *from_list(dmi_heap *heap, size_t size, size_t align, unsigned bucke
 static dmi_run *from_kept(dmi_heap *heap, size_t total, size_t align, bool wanted) {
     if (wanted || !heap->space.kept) return NULL;
     dmi_run *run = _dmi_virtual_reuse(&heap->space, total, align);
-    if (run) _dmi_level_served(&heap->engine, total);
+    if (run) _dmi_level_note_served(&heap->engine, total);
     return run;
 }
 
@@ -65,10 +65,10 @@ static dmi_run *from_mapping(dmi_heap *heap, size_t total, size_t align, bool *z
     if (run) return run;
     if (!wanted) run = _dmi_virtual_extend(&heap->space, total, align);
     if (!run) {
-        run = _dmi_virtual_fresh(&heap->space, total, align);
+        run = _dmi_virtual_map(&heap->space, total, align);
         *zero = run != NULL;
     }
-    if (run) _dmi_level_mapped(&heap->engine, run->segment->size);
+    if (run) _dmi_level_make_way(&heap->engine, run->segment->size);
     return run;
 }
 
@@ -146,7 +146,7 @@ __attribute__((noinline, cold)) static void *again(dmi_heap *heap, size_t size, 
         void *block = allocate(heap, size, align, zero, wanted);
         if (block) return block;
     }
-    if (!_dmi_retry_room(heap, size, &tried)) return NULL;
+    if (!_dmi_retry_make_room(heap, size, &tried)) return NULL;
     void *block = allocate(heap, size, align, zero, wanted);
     _dmi_retry_note(heap, block ? 0 : tried);
     return block;
@@ -232,7 +232,9 @@ static void *malloc_slow(size_t size) {
     return _dmi_heap_alloc(heap, size, 1, NULL);
 }
 
-void *_dmi_malloc_slow(size_t size) { return _dmi_seen(malloc_slow(size), size, DMI_FRAME); }
+void *_dmi_malloc_slow(size_t size) {
+    return _dmi_observe_block(malloc_slow(size), size, DMI_FRAME);
+}
 
 static void *heap_malloc_slow(void *handle, size_t size) {
     dmi_thread *self = _dmi_self_get();
@@ -249,7 +251,7 @@ static void *heap_malloc_slow(void *handle, size_t size) {
 }
 
 void *_dmi_heap_malloc_slow(void *handle, size_t size) {
-    return _dmi_seen(heap_malloc_slow(handle, size), size, DMI_FRAME);
+    return _dmi_observe_block(heap_malloc_slow(handle, size), size, DMI_FRAME);
 }
 
 /* ---- the public doors ---------------------------------------------------------------------------------- */
@@ -266,7 +268,7 @@ static void *cleared(dmi_heap *heap, size_t count, size_t size) {
     }
     void *block = _dmi_heap_alloc(heap, total, 1, &zero);
     if (block && !zero) memset(block, 0, total);
-    return _dmi_seen(block, total, DMI_FRAME);
+    return _dmi_observe_block(block, total, DMI_FRAME);
 }
 
 void *dmi_calloc(size_t count, size_t size) {
@@ -294,7 +296,7 @@ static void *aligned(dmi_heap *heap, size_t align, size_t size) {
         errno = EINVAL;
         return NULL;
     }
-    return _dmi_seen(_dmi_heap_alloc(heap, size, align, NULL), size, DMI_FRAME);
+    return _dmi_observe_block(_dmi_heap_alloc(heap, size, align, NULL), size, DMI_FRAME);
 }
 
 void *dmi_aligned_alloc(size_t align, size_t size) {

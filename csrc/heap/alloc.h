@@ -21,22 +21,22 @@ void *_dmi_heap_alloc(dmi_heap *heap, size_t size, size_t align, bool *zero);
 /* A profiler, of a higher floor. It changes no errno. */
 typedef struct dmi_observer {
     /* A slow path hands out a block, no lock is held. frame: the stack frame of the slow path (see DMI_FRAME). */
-    void (*got)(void *block, size_t size, const void *frame);
+    void (*note_block)(void *block, size_t size, const void *frame);
     /* A block of pages is about to be freed, the heap's lock is held. */
-    void (*gone)(const void *block);
+    void (*forget_block)(const void *block);
 } dmi_observer;
 /* NULL: nobody. */
 extern _Atomic(const dmi_observer *) _dmi_observer;
 
 #define DMI_FRAME __builtin_frame_address(0)
-static inline void *_dmi_seen(void *block, size_t size, const void *frame) {
+static inline void *_dmi_observe_block(void *block, size_t size, const void *frame) {
     const dmi_observer *observer = atomic_load_explicit(&_dmi_observer, memory_order_acquire);
-    if (__builtin_expect(observer && block, 0)) observer->got(block, size, frame);
+    if (__builtin_expect(observer && block, 0)) observer->note_block(block, size, frame);
     return block;
 }
-static inline void _dmi_large_gone(const void *block) {
+static inline void _dmi_observe_free(const void *block) {
     const dmi_observer *observer = atomic_load_explicit(&_dmi_observer, memory_order_acquire);
-    if (__builtin_expect(observer != NULL, 0)) observer->gone(block);
+    if (__builtin_expect(observer != NULL, 0)) observer->forget_block(block);
 }
 
 #endif

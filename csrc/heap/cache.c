@@ -172,7 +172,7 @@ static void release(dmi_cache *cache, dmi_run *run) {
     if (run->flags & DMI_RUN_WATCHED) _dmi_watch_release(run);
     heap->bucket_pages[run->bucket] -= run->pages;
     dmi_run *freed = _dmi_run_free(&heap->space, run);
-    _dmi_engine_freed_run(&heap->engine, freed);
+    _dmi_engine_give_freed_run(&heap->engine, freed);
     _dmi_unlock(&heap->lock);
 }
 
@@ -455,7 +455,7 @@ void *_dmi_cache_alloc(dmi_cache *cache, unsigned bucket) {
         }
         if (!refill(cache, bucket)) return NULL;
         const dmi_run *came = cache->current[bucket];
-        _dmi_guarded_came(cache->heap, came->carved - came->parked - _dmi_lfh_busy(came));
+        _dmi_guarded_note_places(cache->heap, came->carved - came->parked - _dmi_lfh_busy(came));
     }
     dmi_run *run = cache->current[bucket];
     if (run->flags & DMI_RUN_COUNTED) _dmi_engine_count_block(&cache->heap->engine, run, block, 1);

@@ -49,7 +49,7 @@ static void copy_name(char *to, size_t size, const char *from) {
 static dmi_heap *create_locked(const dmi_heap_options *options) {
     dmi_policy policy;
     if (options->policy) policy = *options->policy;
-    else _dmi_policy_default(&policy, DMI_WHEN_LAZY);
+    else _dmi_policy_set_default(&policy, DMI_WHEN_LAZY);
     int weak = _dmi_secret_setup();
     if (weak && options->flags & DMI_HEAP_HARDENED) { /* its promise is the key's */
         errno = weak;
@@ -141,7 +141,7 @@ void *dmi_heap_create(const dmi_heap_options *options) {
     return heap ? heap->handle : NULL;
 }
 
-void _dmi_default_options(const dmi_heap_options *options) {
+void _dmi_set_default_options(const dmi_heap_options *options) {
     default_options = *options;
     copy_name(default_name, sizeof default_name, options->name);
     default_options.name = default_name;

@@ -14,6 +14,6 @@
 /* The default heap, made if need be; NULL: out of memory. */
 dmi_heap *_dmi_default_heap(void);
 /* Options for the default heap, before it is made (preload). */
-void _dmi_default_options(const dmi_heap_options *options);
+void _dmi_set_default_options(const dmi_heap_options *options);
 
 #endif

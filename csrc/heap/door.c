@@ -38,7 +38,7 @@ static dmi_heap *resolve(void) {
 static __attribute__((noinline)) void *malloc_slow(size_t size) {
     dmi_thread *self = _dmi_self_get();
     void *block = _dmi_alloc_own(self, self->door, size);
-    if (LIKELY(block)) return _dmi_seen(block, size, DMI_FRAME);
+    if (LIKELY(block)) return _dmi_observe_block(block, size, DMI_FRAME);
     dmi_heap *heap = resolve();
     if (!heap) return NULL;
     if (_dmi_heap_is_hard(heap)) return _dmi_heap_malloc_slow(heap->handle, size);
@@ -46,7 +46,7 @@ static __attribute__((noinline)) void *malloc_slow(size_t size) {
     /* Where the block came from a cache of this thread's, that is its memo now. */
     self = _dmi_self_get();
     if (self->memo_heap == heap->handle) self->door = self->memo;
-    return _dmi_seen(block, size, DMI_FRAME);
+    return _dmi_observe_block(block, size, DMI_FRAME);
 }
 
 static inline void *door_malloc(size_t size) {

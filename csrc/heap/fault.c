@@ -61,7 +61,7 @@ static const char *touch_of(const dmi_fault_report *report) {
                                            : "this is behind the end of the block";
 }
 
-void _dmi_fault(int kind, const char *call, const void *address) {
+void _dmi_fault_tell_found(int kind, const char *call, const void *address) {
     int saved = errno;
     _dmi_lock(&handler_lock);
     dmi_fault_handler to = handler;
@@ -91,6 +91,6 @@ void _dmi_fault(int kind, const char *call, const void *address) {
 void _dmi_fault_tell_noted(const char *call) {
     dmi_note note = _dmi_note;
     _dmi_note.kind = DMI_NOTE_NONE;
-    _dmi_fault(note.kind == DMI_NOTE_END ? DMI_FAULT_OVERFLOW : DMI_FAULT_CORRUPT, call,
-               note.address);
+    _dmi_fault_tell_found(note.kind == DMI_NOTE_END ? DMI_FAULT_OVERFLOW : DMI_FAULT_CORRUPT, call,
+                          note.address);
 }

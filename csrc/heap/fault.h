@@ -11,7 +11,7 @@
 
 /* Tell of a fault that the caller found at that address. Returns if the handler does. call "access": a guard was touched,
  * and this is a signal handler. */
-void _dmi_fault(int kind, const char *call, const void *address);
+void _dmi_fault_tell_found(int kind, const char *call, const void *address);
 /* Tell what was noted while locks were held. */
 void _dmi_fault_tell_noted(const char *call);
 static inline void _dmi_fault_tell(const char *call) {

@@ -37,7 +37,7 @@ static int unlock_heap(dmi_heap *heap, void *unused) {
 
 static void (*beside_lock)(void), (*beside_unlock)(void);
 
-void _dmi_fork_beside(void (*lock)(void), void (*unlock)(void)) {
+void _dmi_fork_add_lock(void (*lock)(void), void (*unlock)(void)) {
     beside_lock = lock;
     beside_unlock = unlock;
 }

@@ -13,6 +13,6 @@
 /* Have the process call us at every fork. 0 or an errno. */
 int _dmi_fork_setup(void);
 /* One lock of a higher floor, whose holders take the core's: it is taken before all of them. */
-void _dmi_fork_beside(void (*lock)(void), void (*unlock)(void));
+void _dmi_fork_add_lock(void (*lock)(void), void (*unlock)(void));
 
 #endif

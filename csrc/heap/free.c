@@ -109,36 +109,36 @@ static void free_backend(dmi_heap *heap, dmi_run *run, void *block) {
         if (heap->bucket_live[key]) heap->bucket_live[key]--;
         dmi_run *freed;
         dmi_tag *tag = _dmi_freelist_free(&heap->list, run, block, &freed);
-        if (tag) _dmi_engine_freed_block(&heap->engine, run, tag);
-        else _dmi_engine_freed_run(&heap->engine, freed);
+        if (tag) _dmi_engine_give_freed_block(&heap->engine, run, tag);
+        else _dmi_engine_give_freed_run(&heap->engine, freed);
     } else if (run->kind == DMI_RUN_GUARDED) {
         _dmi_guarded_free(heap, run);
     } else if (_dmi_heap_is_hard(heap)) {
-        _dmi_large_gone(block);
+        _dmi_observe_free(block);
         if (run->kind == DMI_RUN_LARGE) _dmi_hard_withhold_run(heap, run);
         else _dmi_hard_withhold_map(heap, run);
     } else if (run->kind == DMI_RUN_LARGE) {
-        _dmi_large_gone(block);
-        _dmi_engine_freed_run(&heap->engine, _dmi_run_free(&heap->space, run));
+        _dmi_observe_free(block);
+        _dmi_engine_give_freed_run(&heap->engine, _dmi_run_free(&heap->space, run));
     } else {
-        _dmi_large_gone(block);
-        _dmi_level_freeing(&heap->engine);
+        _dmi_observe_free(block);
+        _dmi_level_note(&heap->engine);
         _dmi_virtual_keep(&heap->space, run);
-        _dmi_engine_freed_run(&heap->engine, run);
-        _dmi_level_kept(&heap->engine);
+        _dmi_engine_give_freed_run(&heap->engine, run);
+        _dmi_level_enforce(&heap->engine);
     }
 }
 
 static inline dmi_heap *free_any(void *block, dmi_run *run) {
     int fault = DMI_FAULT_FOREIGN;
     if (run->kind == DMI_RUN_NONE) {
-        _dmi_fault(fault, "free", block);
+        _dmi_fault_tell_found(fault, "free", block);
         return NULL;
     }
     dmi_heap *heap = _dmi_heap_of_run(run);
     if (run->kind == DMI_RUN_LFH) {
         fault = _dmi_check_lfh(run, block);
-        if (fault) _dmi_fault(fault, "free", block);
+        if (fault) _dmi_fault_tell_found(fault, "free", block);
         else free_lfh(block, run, 0);
         return heap;
     }
@@ -147,7 +147,7 @@ static inline dmi_heap *free_any(void *block, dmi_run *run) {
     fault = _dmi_check_backend(heap, run, block);
     if (!fault) free_backend(heap, run, block);
     _dmi_heap_unlock(heap);
-    if (fault) _dmi_fault(fault, "free", block);
+    if (fault) _dmi_fault_tell_found(fault, "free", block);
     return heap;
 }
 
@@ -156,7 +156,7 @@ static void free_hardened(void *block, dmi_run *run, bool quietly) {
     int saved = errno;
     dmi_heap *heap = _dmi_heap_of_run(run);
     int fault = _dmi_hard_free_slow(run, block);
-    if (__builtin_expect(fault, 0)) _dmi_fault(fault, "free", block);
+    if (__builtin_expect(fault, 0)) _dmi_fault_tell_found(fault, "free", block);
     else if (!quietly) _dmi_heap_tick(heap);
     _dmi_fault_tell("free");
     errno = saved;
@@ -173,8 +173,8 @@ static __attribute__((noinline, cold)) void free_watched(void *block, dmi_run *s
     dmi_heap *heap = _dmi_heap_of_run(run);
     int fault = _dmi_check_lfh(run, block);
     if (fault) {
-        _dmi_fault(fault, "free", block);
-    } else if (_dmi_watch_freed(shadow, block)) {
+        _dmi_fault_tell_found(fault, "free", block);
+    } else if (_dmi_watch_note_free(shadow, block)) {
         /* It rests on the list that remote frees use, which is looked at when there is nothing else. */
         if (_dmi_lfh_push_remote(run, block, DMI_MARK_WATCHED)) _dmi_cache_pend(run);
     } else {

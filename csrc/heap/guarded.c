@@ -20,10 +20,11 @@ static int64_t draw(dmi_guarded *g) {
 }
 
 /* Somebody touched an address that is not accessible: from a signal handler, on his thread. */
-static void touched(const void *address) {
+static void tell_of_touch(const void *address) {
     const dmi_run *run = _dmi_pagemap_find(address);
     if (run->kind != DMI_RUN_GUARDED) return;
-    _dmi_fault(run->flags & DMI_RUN_KEPT ? DMI_FAULT_FREE : DMI_FAULT_OVERFLOW, "access", address);
+    _dmi_fault_tell_found(run->flags & DMI_RUN_KEPT ? DMI_FAULT_FREE : DMI_FAULT_OVERFLOW, "access",
+                          address);
 }
 
 bool _dmi_guarded_setup(dmi_heap *heap, uint64_t every) {
@@ -36,7 +37,7 @@ bool _dmi_guarded_setup(dmi_heap *heap, uint64_t every) {
     while (!g->random);
     atomic_store_explicit(&g->left, draw(g), memory_order_relaxed);
     heap->guarded = g;
-    (void)_dmi_os_on_fault(touched); /* without it the program ends there all the same */
+    (void)_dmi_os_on_fault(tell_of_touch); /* without it the program ends there all the same */
     return true;
 }
 

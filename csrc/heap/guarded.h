@@ -35,7 +35,7 @@ struct dmi_guarded {
 bool _dmi_guarded_setup(dmi_heap *heap, uint64_t every);
 void _dmi_guarded_drop(dmi_heap *heap);
 /* So many places came into a list. No lock is needed for this and the next one. */
-static inline void _dmi_guarded_came(dmi_heap *heap, int64_t places) {
+static inline void _dmi_guarded_note_places(dmi_heap *heap, int64_t places) {
     if (__builtin_expect(heap->guarded != NULL, 0))
         atomic_fetch_sub_explicit(&heap->guarded->left, places, memory_order_relaxed);
 }

@@ -22,14 +22,14 @@ static void let_run_go(dmi_heap *heap, uint32_t i) {
         _dmi_os_unguard(_dmi_run_base(run), _dmi_run_size(run), heap->space.mode))
         return; /* nobody could use it: it stays what it is for ever */
     run->flags = 0;
-    _dmi_engine_freed_run(&heap->engine, _dmi_run_free(&heap->space, run));
+    _dmi_engine_give_freed_run(&heap->engine, _dmi_run_free(&heap->space, run));
 }
 
 void _dmi_hard_withhold_run(dmi_heap *heap, dmi_run *run) {
     dmi_segment *segment = run->segment;
     (void)_dmi_pages_decommit(segment, run->first, run->pages);
     if (_dmi_run_committed(run)) { /* the OS refused */
-        _dmi_engine_freed_run(&heap->engine, _dmi_run_free(&heap->space, run));
+        _dmi_engine_give_freed_run(&heap->engine, _dmi_run_free(&heap->space, run));
         return;
     }
     run->kind = DMI_RUN_FREE;

@@ -131,7 +131,7 @@ bool _dmi_heap_run_policy(dmi_heap *heap) {
     return row->pass && row->pass(&p.passes);
 }
 
-void _dmi_heap_due(dmi_heap *heap) {
+void _dmi_heap_do_due(dmi_heap *heap) {
     uint64_t now = _dmi_heap_clock(heap),
              wait = atomic_load_explicit(&heap->wait, memory_order_relaxed);
     /* Whatever happens from here on arms it again. */

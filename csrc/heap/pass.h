@@ -9,7 +9,7 @@
 #include "heap.h"
 
 /* Do what became due. heap->pass is held. */
-void _dmi_heap_due(dmi_heap *heap);
+void _dmi_heap_do_due(dmi_heap *heap);
 /* A full pass; *sweep was initialised with its kind and tells what came of it. heap->pass is held. */
 void _dmi_heap_pass(dmi_heap *heap, dmi_sweep *sweep);
 /* Do what the policy wants done at a pass; true when it wants another one though nothing happens. heap->pass is

@@ -41,7 +41,7 @@ static bool in_place(dmi_heap *heap, dmi_run *run, void *block, size_t size) {
             dmi_run *right = run->first + run->pages < run->segment->pages
                                  ? _dmi_segment_run(run->segment, run->first + run->pages)
                                  : &_dmi_no_run;
-            if (_dmi_run_is_free(right)) _dmi_engine_freed_run(&heap->engine, right);
+            if (_dmi_run_is_free(right)) _dmi_engine_give_freed_run(&heap->engine, right);
             _dmi_canary_set(heap, block, _dmi_run_size(run));
         }
         _dmi_unlock(&heap->lock);
@@ -63,7 +63,7 @@ static void *resize_virtual(dmi_heap *heap, dmi_run *run, size_t size) {
     bool done = (total <= have && have - total <= have / 8) ||
                 _dmi_virtual_resize(&heap->space, run, total, true);
     if (done && run->segment->size > have)
-        _dmi_level_mapped(&heap->engine, run->segment->size - have);
+        _dmi_level_make_way(&heap->engine, run->segment->size - have);
     if (done) _dmi_canary_set(heap, run->segment->base, run->segment->size);
     void *base = run->segment->base;
     _dmi_heap_unlock(heap);
@@ -74,7 +74,7 @@ static void *resize(dmi_heap *heap, void *block, size_t size) {
     dmi_run *run;
     int fault = _dmi_check(NULL, block, &run);
     if (fault) {
-        _dmi_fault(fault, "realloc", block);
+        _dmi_fault_tell_found(fault, "realloc", block);
         errno = EINVAL;
         return NULL;
     }
@@ -91,14 +91,14 @@ static void *resize(dmi_heap *heap, void *block, size_t size) {
     }
     if (run->kind == DMI_RUN_VIRTUAL) {
         void *moved = resize_virtual(owner, run, size);
-        if (moved && moved != block) _dmi_large_gone(block);
-        if (moved) return moved == block ? moved : _dmi_seen(moved, size, DMI_FRAME);
+        if (moved && moved != block) _dmi_observe_free(block);
+        if (moved) return moved == block ? moved : _dmi_observe_block(moved, size, DMI_FRAME);
     }
     size_t old = dmi_usable_size(block);
     void *fresh = NULL;
     if (run->kind == DMI_RUN_LARGE && size > old) fresh = _dmi_alloc_to_grow(heap, size);
     if (!fresh) fresh = _dmi_heap_alloc(heap, size, 1, NULL);
-    fresh = _dmi_seen(fresh, size, DMI_FRAME);
+    fresh = _dmi_observe_block(fresh, size, DMI_FRAME);
     if (!fresh) return NULL;
     memcpy(fresh, block, old < size ? old : size);
     _dmi_fast_free(block);

@@ -48,7 +48,7 @@ static bool is_worth(dmi_heap *heap, size_t size, uint64_t gain, uint64_t room) 
     return known || !_dmi_policy_row(&heap->engine.policy)->promised || gain >= size;
 }
 
-bool _dmi_retry_room(dmi_heap *heap, size_t size, uint64_t *tried) {
+bool _dmi_retry_make_room(dmi_heap *heap, size_t size, uint64_t *tried) {
     static _Atomic uint32_t nothing;
     dmi_space *space = &heap->space;
     bool pages;

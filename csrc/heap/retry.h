@@ -11,7 +11,7 @@
 /* Make runs of the caller's empty subsegments. True: there were any, so that it is worth another try. */
 bool _dmi_retry_shed(dmi_heap *heap, size_t size);
 /* Give back what the policy keeps. False: there is no point. *tried: for note. */
-bool _dmi_retry_room(dmi_heap *heap, size_t size, uint64_t *tried);
+bool _dmi_retry_make_room(dmi_heap *heap, size_t size, uint64_t *tried);
 /* It was in vain (tried), or not (0): what does not help is not done again for as little. */
 void _dmi_retry_note(dmi_heap *heap, uint64_t tried);
 #endif

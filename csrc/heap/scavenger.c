@@ -49,7 +49,7 @@ static void body(void) {
         pick p = {.now = _dmi_os_clock(), .next = UINT64_MAX};
         (void)_dmi_heaps_each(look, &p);
         if (p.due) {
-            _dmi_heap_due(p.due);
+            _dmi_heap_do_due(p.due);
             _dmi_unlock(&p.due->pass);
             _dmi_fault_tell("pass");
             continue;

@@ -107,7 +107,7 @@ int dmi_heap_set_policy(void *handle, const dmi_policy *policy) {
             _dmi_heap_pass(heap, &sweep);
         }
         _dmi_lock(&heap->lock);
-        _dmi_engine_inline(&heap->engine);
+        _dmi_engine_give_all_freed(&heap->engine);
         _dmi_heap_unlock(heap);
         _dmi_heap_schedule(heap, _dmi_heap_clock(heap));
         (void)_dmi_heap_run_policy(heap);

@@ -23,7 +23,7 @@ static dmi_heap *heap_of_cache(dmi_thread *self, size_t n) {
     return heap;
 }
 
-static void thread_ended(void *value) {
+static void end_thread(void *value) {
     dmi_thread *self = value;
     _dmi_lock_enter(); /* nobody's record meanwhile: a handler that forks would give it away twice */
     _dmi_thread_lock(self);
@@ -57,7 +57,7 @@ static bool find_guards(void) {
 int _dmi_threads_setup(void) {
     _dmi_records_lock();
     if (ready == 0) {
-        ready = _dmi_os_thread_exit_setup(thread_ended) == 0 ? 1 : -1;
+        ready = _dmi_os_thread_exit_setup(end_thread) == 0 ? 1 : -1;
         _dmi_have_barrier = _dmi_os_barrier_setup() == 0;
         _dmi_segments_ask_guards(find_guards);
         (void)_dmi_fork_setup();

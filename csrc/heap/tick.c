@@ -70,7 +70,7 @@ static __attribute__((noinline)) void tick(dmi_heap *heap) {
     if (!atomic_load_explicit(&heap->wait, memory_order_relaxed) || arm(heap, &next)) return;
     if (_dmi_heap_clock(heap) < next || !_dmi_lock_try(&heap->pass)) return;
     if (_dmi_heap_clock(heap) >= atomic_load_explicit(&heap->next_pass, memory_order_relaxed))
-        _dmi_heap_due(heap);
+        _dmi_heap_do_due(heap);
     _dmi_unlock(&heap->pass);
 }
 
@@ -96,7 +96,7 @@ int dmi_heap_advance(void *handle, double seconds) {
          * the rest of them would find nothing. */
         if (idle++ > 2 * DMI_DECAY_STEPS) next = end;
         __atomic_store_n(&heap->manual_now, next, __ATOMIC_RELAXED);
-        _dmi_heap_due(heap);
+        _dmi_heap_do_due(heap);
     }
     __atomic_store_n(&heap->manual_now, end, __ATOMIC_RELAXED);
     (void)_dmi_heap_clock(heap);

@@ -101,7 +101,7 @@ static void age_list(spread *s, const dmi_run *run) {
     }
 }
 
-void _dmi_ages_run(const dmi_run *run, const dmi_account *account, dmi_stats *stats) {
+void _dmi_ages_add_run(const dmi_run *run, const dmi_account *account, dmi_stats *stats) {
     spread s = begin(run);
     if (run->kind == DMI_RUN_LFH) age_lfh(&s, run, account->pages);
     else if (run->kind == DMI_RUN_LIST) age_list(&s, run);
@@ -110,7 +110,7 @@ void _dmi_ages_run(const dmi_run *run, const dmi_account *account, dmi_stats *st
     finish(&s, account->reclaimable, stats);
 }
 
-void _dmi_ages_virtual(const dmi_run *run, const dmi_account *account, dmi_stats *stats) {
+void _dmi_ages_add_virtual(const dmi_run *run, const dmi_account *account, dmi_stats *stats) {
     spread s = begin(run);
     add(&s, account->reclaimable, true, sixteenths(run->freed_at));
     finish(&s, account->reclaimable, stats);

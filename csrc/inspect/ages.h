@@ -6,8 +6,8 @@
 
 /* Add the ages of a run's reclaimable bytes to the stats, and note in the segment which pages were found free now. The
  * account was made with detail, under the same locks. */
-void _dmi_ages_run(const dmi_run *run, const dmi_account *account, dmi_stats *stats);
+void _dmi_ages_add_run(const dmi_run *run, const dmi_account *account, dmi_stats *stats);
 /* The same for a kept virtual block. The heap is locked. */
-void _dmi_ages_virtual(const dmi_run *run, const dmi_account *account, dmi_stats *stats);
+void _dmi_ages_add_virtual(const dmi_run *run, const dmi_account *account, dmi_stats *stats);
 
 #endif

@@ -63,7 +63,7 @@ static void visit(dmi_visitor *visitor, dmi_heap *heap, dmi_cache *cache, dmi_ru
     add_detail(v->stats, &account);
     *reason(heap, v->stats, run->kind, account.bytes) +=
         account.reclaimable - account.refused - account.deferred;
-    _dmi_ages_run(run, &account, v->stats);
+    _dmi_ages_add_run(run, &account, v->stats);
 }
 
 /* Add pages that were free at some moment of this call, and are part of another run by now. */
@@ -150,7 +150,7 @@ static void add_virtuals(dmi_heap *heap, dmi_stats *stats, bool detail, bool ask
             }
             if (detail) {
                 *reason(heap, stats, run->kind, account.bytes) += account.reclaimable;
-                _dmi_ages_virtual(run, &account, stats);
+                _dmi_ages_add_virtual(run, &account, stats);
             }
             if (ask) {
                 int64_t bytes = _dmi_os_resident(run->segment->base, run->segment->size);

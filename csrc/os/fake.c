@@ -73,17 +73,17 @@ static reservation *find(const void *address) {
 static reservation *find_range(const char *call, const void *address, size_t size, size_t *first,
                                size_t *count) {
     if (((uintptr_t)address & (page_size - 1)) != 0 || (size & (page_size - 1)) != 0)
-        _dmi_fake_misuse(call, "range is not page aligned", address, size);
-    if (size == 0) _dmi_fake_misuse(call, "range is empty", address, size);
+        _dmi_fake_report_misuse(call, "range is not page aligned", address, size);
+    if (size == 0) _dmi_fake_report_misuse(call, "range is empty", address, size);
     reservation *r = find(address);
-    if (r == NULL) _dmi_fake_misuse(call, "range is not reserved", address, size);
+    if (r == NULL) _dmi_fake_report_misuse(call, "range is not reserved", address, size);
     *first = (size_t)((const char *)address - r->base) / page_size;
     *count = size / page_size;
     if (*count > r->pages - *first)
-        _dmi_fake_misuse(call, "range leaves its reservation", address, size);
+        _dmi_fake_report_misuse(call, "range leaves its reservation", address, size);
     for (size_t i = *first; i < *first + *count; i++)
         if (r->states[i] == DMI_FAKE_RELEASED)
-            _dmi_fake_misuse(call, "range is released already", address, size);
+            _dmi_fake_report_misuse(call, "range is released already", address, size);
     return r;
 }
 
@@ -98,7 +98,8 @@ static void require_piece(const char *call, const reservation *r, size_t first, 
     bool whole = !r->table && is_edge(r, first) && is_edge(r, first + count);
     for (size_t i = first + 1; i < first + count; i++)
         whole = whole && !r->states[2 * r->pages + i];
-    if (!whole) _dmi_fake_misuse(call, "not a whole reservation", address, count * page_size);
+    if (!whole)
+        _dmi_fake_report_misuse(call, "not a whole reservation", address, count * page_size);
 }
 
 static char *page_at(const reservation *r, size_t index) { return r->base + index * page_size; }
@@ -120,7 +121,8 @@ static void *enter_reservation(char *host_base, size_t host_size, size_t size, b
     memset(fresh.states, DMI_FAKE_UNCOMMITTED, fresh.pages);
     size_t slot = 0;
     while (slot < used_slots && reservations[slot].base != NULL) slot++;
-    if (slot == MAX_RESERVATIONS) _dmi_fake_misuse("reserve", "too many reservations", base, size);
+    if (slot == MAX_RESERVATIONS)
+        _dmi_fake_report_misuse("reserve", "too many reservations", base, size);
     if (slot == used_slots) used_slots++;
     reservations[slot] = fresh;
     live_reservations++;
@@ -142,7 +144,8 @@ static int commit_pages(reservation *r, size_t first, size_t count, const void *
     size_t wanted = 0;
     for (size_t i = first; i < first + count; i++) {
         if (r->states[i] == DMI_FAKE_OFFERED)
-            _dmi_fake_misuse("commit", "page is offered, use unoffer", address, count * page_size);
+            _dmi_fake_report_misuse("commit", "page is offered, use unoffer", address,
+                                    count * page_size);
         if (r->states[i] == DMI_FAKE_UNCOMMITTED) wanted++;
     }
     size_t bytes = wanted * page_size;
@@ -163,7 +166,7 @@ static int take_page(const reservation *r, size_t index) {
 
 static int decommit_pages(reservation *r, size_t first, size_t count, const void *address) {
     if (r->table)
-        _dmi_fake_misuse("decommit", "range is part of a table", address, count * page_size);
+        _dmi_fake_report_misuse("decommit", "range is part of a table", address, count * page_size);
     size_t gone = 0;
     for (size_t i = first; i < first + count; i++) {
         if (r->states[i] == DMI_FAKE_COMMITTED) gone++;
@@ -173,7 +176,8 @@ static int decommit_pages(reservation *r, size_t first, size_t count, const void
         }
     }
     int error = HOST->decommit(page_at(r, first), count * page_size, DMI_OS_STRICT);
-    if (error != 0) _dmi_fake_misuse("decommit", "the host refused", address, count * page_size);
+    if (error != 0)
+        _dmi_fake_report_misuse("decommit", "the host refused", address, count * page_size);
     memset(r->states + first, DMI_FAKE_UNCOMMITTED, count);
     committed -= gone * page_size;
     redundant += count - gone;
@@ -181,7 +185,8 @@ static int decommit_pages(reservation *r, size_t first, size_t count, const void
 }
 
 static int offer_pages(reservation *r, size_t first, size_t count, const void *address) {
-    if (r->table) _dmi_fake_misuse("offer", "range is part of a table", address, count * page_size);
+    if (r->table)
+        _dmi_fake_report_misuse("offer", "range is part of a table", address, count * page_size);
     size_t size = r->pages * page_size;
     if (r->shadow == NULL)
         r->shadow = HOST->reserve(size, HOST->page_size(), DMI_OS_STRICT, false, NULL);
@@ -189,7 +194,7 @@ static int offer_pages(reservation *r, size_t first, size_t count, const void *a
     for (size_t i = first; i < first + count; i++) {
         if (r->states[i] == DMI_FAKE_OFFERED) continue;
         if (r->states[i] != DMI_FAKE_COMMITTED)
-            _dmi_fake_misuse("offer", "page is not committed", address, count * page_size);
+            _dmi_fake_report_misuse("offer", "page is not committed", address, count * page_size);
         char *kept = r->shadow + i * page_size;
         if (HOST->commit(kept, page_size, DMI_OS_STRICT) != 0) return ENOMEM;
         memcpy(kept, page_at(r, i), page_size);
@@ -204,7 +209,7 @@ static int unoffer_pages(reservation *r, size_t first, size_t count, const void 
     for (size_t i = first; i < first + count; i++) {
         if (r->states[i] == DMI_FAKE_COMMITTED) continue;
         if (r->states[i] != DMI_FAKE_OFFERED)
-            _dmi_fake_misuse("unoffer", "page is not committed", address, count * page_size);
+            _dmi_fake_report_misuse("unoffer", "page is not committed", address, count * page_size);
         char *page = page_at(r, i);
         char *kept = r->shadow + i * page_size;
         if (HOST->commit(page, page_size, DMI_OS_STRICT) != 0) return ENOMEM;
@@ -243,7 +248,7 @@ static void *fake_reserve(size_t size, size_t align, dmi_os_mode mode, bool huge
                           const char *name) {
     (void)mode;
     if (size == 0 || (size & (page_size - 1)) != 0 || align < page_size)
-        _dmi_fake_misuse("reserve", "size or alignment", NULL, size);
+        _dmi_fake_report_misuse("reserve", "size or alignment", NULL, size);
     _dmi_lock(&lock);
     size_t host_align = align > HOST->granularity() ? align : HOST->granularity();
     char *base = HOST->reserve(size, host_align, DMI_OS_STRICT, huge, name);
@@ -261,7 +266,7 @@ static int fake_reserve_at(void *place, size_t size, dmi_os_mode mode, bool huge
                            const char *name) {
     (void)mode;
     if (size == 0 || (size & (page_size - 1)) != 0 || ((uintptr_t)place & (page_size - 1)) != 0)
-        _dmi_fake_misuse("reserve_at", "size or alignment", place, size);
+        _dmi_fake_report_misuse("reserve_at", "size or alignment", place, size);
     _dmi_lock(&lock);
     int error = HOST->reserve_at(place, size, DMI_OS_STRICT, huge, name);
     if (error == 0) {
@@ -279,7 +284,7 @@ static int fake_reserve_at(void *place, size_t size, dmi_os_mode mode, bool huge
 
 static void *fake_reserve_table(size_t size, const char *name) {
     if (size == 0 || (size & (page_size - 1)) != 0)
-        _dmi_fake_misuse("reserve_table", "size", NULL, size);
+        _dmi_fake_report_misuse("reserve_table", "size", NULL, size);
     _dmi_lock(&lock);
     size_t host_size = size + page_size; /* the host aligns a table to its own pages only */
     void *base = enter_reservation(HOST->reserve_table(host_size, name), host_size, size, true);
@@ -344,7 +349,7 @@ static int fake_guard(void *address, size_t size, dmi_os_mode mode, bool on) {
     reservation *r = find_range("guard", address, size, &first, &count);
     for (size_t i = first; !on && i < first + count; i++)
         if (r->states[i] != DMI_FAKE_UNCOMMITTED)
-            _dmi_fake_misuse("unguard", "page is committed", address, size);
+            _dmi_fake_report_misuse("unguard", "page is committed", address, size);
     _dmi_unlock(&lock);
     return 0;
 }
@@ -362,7 +367,7 @@ static int fake_convert(void *address, size_t size, dmi_os_mode to) {
     reservation *r = find_range("convert", address, size, &first, &count);
     for (size_t i = first; i < first + count; i++)
         if (r->states[i] != DMI_FAKE_UNCOMMITTED)
-            _dmi_fake_misuse("convert", "page is committed", address, size);
+            _dmi_fake_report_misuse("convert", "page is committed", address, size);
     memset(r->states + r->pages + first, r->huge,
            count); /* a fresh mapping has the advice of the reservation */
     _dmi_unlock(&lock);
@@ -393,7 +398,7 @@ static void fake_forget(void *address, size_t size) {
     reservation *r = find_range("forget", address, size, &first, &count);
     for (size_t i = first; i < first + count; i++)
         if (r->states[i] != DMI_FAKE_UNCOMMITTED)
-            _dmi_fake_misuse("forget", "page is committed", address, size);
+            _dmi_fake_report_misuse("forget", "page is committed", address, size);
     _dmi_unlock(&lock);
 }
 
@@ -434,10 +439,10 @@ static void *fake_remap(void *address, size_t old_size, size_t new_size, bool ma
     reservation *r = find_range("remap", address, old_size, &first, &count);
     require_piece("remap", r, first, count, address);
     if ((new_size & (page_size - 1)) != 0 || new_size == 0)
-        _dmi_fake_misuse("remap", "new size", address, new_size);
+        _dmi_fake_report_misuse("remap", "new size", address, new_size);
     for (size_t i = first; i < first + count; i++)
         if (r->states[i] == DMI_FAKE_OFFERED)
-            _dmi_fake_misuse("remap", "page is offered", address, old_size);
+            _dmi_fake_report_misuse("remap", "page is offered", address, old_size);
     void *moved = address;
     if (new_size < old_size) {
         size_t kept = new_size / page_size; /* the host keeps the tail until all is released */
@@ -456,16 +461,16 @@ static int fake_move(void *from, size_t old_size, void *to, size_t new_size) {
     reservation *target = find_range("move", to, new_size, &to_first, &to_count);
     require_piece("move", r, first, count, from);
     if (to_first != 0 || to_count != target->left || target->table || to_count < count)
-        _dmi_fake_misuse("move", "not a whole reservation, or too small", to, new_size);
+        _dmi_fake_report_misuse("move", "not a whole reservation, or too small", to, new_size);
     size_t was = committed;
     for (size_t i = 0; i < count; i++) {
         if (r->states[first + i] == DMI_FAKE_OFFERED)
-            _dmi_fake_misuse("move", "page is offered", from, old_size);
+            _dmi_fake_report_misuse("move", "page is offered", from, old_size);
         if (target->states[i] != DMI_FAKE_UNCOMMITTED)
-            _dmi_fake_misuse("move", "target page is committed", to, new_size);
+            _dmi_fake_report_misuse("move", "target page is committed", to, new_size);
         if (r->states[first + i] != DMI_FAKE_COMMITTED) continue;
         if (HOST->commit(page_at(target, i), page_size, DMI_OS_STRICT) != 0)
-            _dmi_fake_misuse("move", "the host has no memory", to, new_size);
+            _dmi_fake_report_misuse("move", "the host has no memory", to, new_size);
         memcpy(page_at(target, i), page_at(r, first + i), page_size);
         target->states[i] = DMI_FAKE_COMMITTED;
     }
@@ -481,7 +486,7 @@ static bool fake_split(void *address, size_t size, size_t first_size) {
     reservation *r = find_range("split", address, size, &first, &count);
     require_piece("split", r, first, count, address);
     if (first_size == 0 || first_size >= size || (first_size & (page_size - 1)) != 0)
-        _dmi_fake_misuse("split", "size of the first part", address, first_size);
+        _dmi_fake_report_misuse("split", "size of the first part", address, first_size);
     r->states[2 * r->pages + first + first_size / page_size] = true;
     _dmi_unlock(&lock);
     return true;
@@ -572,10 +577,11 @@ const dmi_os_backend _dmi_fake_backend = {
 
 void _dmi_fake_setup(size_t new_page_size, size_t memory_limit) {
     if (new_page_size < HOST->page_size() || (new_page_size & (new_page_size - 1)) != 0)
-        _dmi_fake_misuse("setup", "page size", NULL, new_page_size);
+        _dmi_fake_report_misuse("setup", "page size", NULL, new_page_size);
     _dmi_lock(&lock);
     if (live_reservations != 0 && new_page_size != page_size)
-        _dmi_fake_misuse("setup", "page size changes under live reservations", NULL, new_page_size);
+        _dmi_fake_report_misuse("setup", "page size changes under live reservations", NULL,
+                                new_page_size);
     page_size = new_page_size;
     limit = memory_limit;
     redundant = breaks = 0;

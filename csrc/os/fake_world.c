@@ -35,7 +35,7 @@ static size_t put_hex(char *out, uint64_t value) {
     return count;
 }
 
-void _dmi_fake_misuse(const char *call, const char *what, const void *address, size_t size) {
+void _dmi_fake_report_misuse(const char *call, const char *what, const void *address, size_t size) {
     char line[256];
     size_t at = 0;
     const char *const words[] = {"dmi: fake os: ", call, ": ", what, ", address 0x", " size 0x"};
@@ -137,7 +137,7 @@ void _dmi_fake_file_set(const char *path, const char *text) {
     for (size_t i = MAX_FILES; i-- > 0;)
         if (files[i].path == NULL) slot = slot < MAX_FILES && files[slot].path ? slot : i;
         else if (strcmp(files[i].path, path) == 0) slot = i;
-    if (slot == MAX_FILES) _dmi_fake_misuse("file_set", "too many files", path, 0);
+    if (slot == MAX_FILES) _dmi_fake_report_misuse("file_set", "too many files", path, 0);
     files[slot].path = text != NULL ? path : NULL;
     files[slot].text = text;
     _dmi_unlock(&lock);

@@ -9,7 +9,7 @@ void _dmi_fake_world_reset(void);
 /* 64 random bits of the seeded sequence. */
 uint64_t _dmi_fake_random_next(void);
 /* Print what the caller did wrong, and abort. */
-void _dmi_fake_misuse(const char *call, const char *what, const void *address, size_t size)
+void _dmi_fake_report_misuse(const char *call, const char *what, const void *address, size_t size)
     __attribute__((noreturn));
 
 /* Functions of the backend; the contracts are those of os.h. Threads and console are those of the host, but there are no

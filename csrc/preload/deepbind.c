@@ -27,7 +27,7 @@ void *_dmi_next_dlopen, *_dmi_next_dlmopen;
 void _dmi_find_dlopen(void);
 __attribute__((used)) void _dmi_find_dlopen(void) {
     int saved = errno;
-    _dmi_preload_options();
+    _dmi_preload_read_options();
     _dmi_next_dlopen = dlsym(RTLD_NEXT, "dlopen");
     _dmi_next_dlmopen = dlsym(RTLD_NEXT, "dlmopen");
     errno = saved;

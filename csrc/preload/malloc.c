@@ -28,7 +28,7 @@
 
 /* Every way that may make the default heap passes here first. */
 static inline void ready(void) {
-    if (!LIKELY(__atomic_load_n(&_dmi_default, __ATOMIC_ACQUIRE))) _dmi_preload_options();
+    if (!LIKELY(__atomic_load_n(&_dmi_default, __ATOMIC_ACQUIRE))) _dmi_preload_read_options();
     if (!LIKELY(!atomic_load_explicit(&_dmi_preload_asked, memory_order_relaxed)))
         _dmi_preload_answer();
 }

@@ -35,7 +35,7 @@ static void keep_everything(bool keep) {
 }
 
 DMI_DOOR int mallopt(int parameter, int value) {
-    _dmi_preload_options();
+    _dmi_preload_read_options();
     switch (parameter) {
     case M_MXFAST: return value >= 0 && value <= MOST_FAST;
     case M_TRIM_THRESHOLD:

@@ -25,10 +25,10 @@ void _dmi_preload_lock(void) { _dmi_lock(&lock); }
 void _dmi_preload_unlock(void) { _dmi_unlock(&lock); }
 
 static void write_all(uint32_t what, const char *why) {
-    if (what & DMI_ASKED_SUMMARY) _dmi_preload_summary(why);
-    if (what & DMI_WANTED_TOTALS) _dmi_preload_totals();
-    if (what & DMI_ASKED_SNAPSHOT) _dmi_preload_snapshot(why);
-    if (what & DMI_ASKED_PROFILE) _dmi_preload_profile();
+    if (what & DMI_ASKED_SUMMARY) _dmi_preload_write_summary(why);
+    if (what & DMI_WANTED_TOTALS) _dmi_preload_write_totals();
+    if (what & DMI_ASKED_SNAPSHOT) _dmi_preload_write_snapshot(why);
+    if (what & DMI_ASKED_PROFILE) _dmi_preload_write_profile();
 }
 
 static sigset_t before;
@@ -119,7 +119,7 @@ static const char *obstacle(void) {
 
 __attribute__((constructor)) static void at_start(void) {
     _dmi_preload_find_loader();
-    _dmi_preload_options();
+    _dmi_preload_read_options();
     /* From here on any pointer can be looked up, even if nothing was allocated yet. */
     (void)_dmi_default_heap();
     if (_dmi_os_is_second_copy()) { /* the options are for the one that serves */
@@ -136,7 +136,7 @@ __attribute__((constructor)) static void at_start(void) {
     if (!wish->profile.file) wish->profile.signal = 0;
     if (wish->at_exit || wish->signal || wish->snapshot.file || wish->profile.file)
         _dmi_preload_keep_stderr();
-    _dmi_fork_beside(_dmi_preload_lock, _dmi_preload_unlock);
+    _dmi_fork_add_lock(_dmi_preload_lock, _dmi_preload_unlock);
     _dmi_snapshot_start();
     _dmi_profile_begin();
     _dmi_preload_listen(wish->signal, wish->snapshot.signal, wish->profile.signal);

@@ -316,7 +316,7 @@ static void read_text(void) {
     memcpy(text, value, length);
 }
 
-void _dmi_preload_options(void) {
+void _dmi_preload_read_options(void) {
     static dmi_lock lock;
     static _Atomic bool
         done; /* read without the lock: in a fork child nobody may be left to open it */
@@ -332,7 +332,7 @@ void _dmi_preload_options(void) {
             if (*rest) *rest++ = 0;
             if (*pair) apply(pair);
         }
-        _dmi_default_options(&chosen);
+        _dmi_set_default_options(&chosen);
         atomic_store_explicit(&done, true, memory_order_release);
         errno = saved;
     }

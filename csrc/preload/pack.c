@@ -21,7 +21,7 @@ static void put_bits(dmi_packer *p, uint32_t value, unsigned count) {
     p->filled += count;
     while (p->filled >= 8) {
         unsigned char byte = (unsigned char)p->bits;
-        _dmi_writer_bytes(p->out, &byte, 1);
+        _dmi_writer_put_bytes(p->out, &byte, 1);
         p->bits >>= 8;
         p->filled -= 8;
     }
@@ -55,7 +55,7 @@ void _dmi_pack_begin(dmi_packer *p, dmi_writer *out) {
     memset(p, 0, sizeof *p);
     p->out = out;
     p->low = 1;
-    _dmi_writer_bytes(out, "\x78\x01", 2);
+    _dmi_writer_put_bytes(out, "\x78\x01", 2);
     put_bits(p, 1, 1); /* the last block, and the only one, */
     put_bits(p, 1, 2); /* with fixed codes */
 }
@@ -90,5 +90,5 @@ void _dmi_pack_end(dmi_packer *p) {
     if (p->filled) put_bits(p, 0, 8 - p->filled);
     unsigned char sum[4] = {(unsigned char)(p->high >> 8), (unsigned char)p->high,
                             (unsigned char)(p->low >> 8), (unsigned char)p->low};
-    _dmi_writer_bytes(p->out, sum, sizeof sum);
+    _dmi_writer_put_bytes(p->out, sum, sizeof sum);
 }

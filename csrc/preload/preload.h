@@ -12,7 +12,7 @@
 #define DMI_DOOR __attribute__((visibility("default")))
 
 /* Read DMI_OPTIONS once and tell the core. Allocates nothing; before the default heap is made. */
-void _dmi_preload_options(void);
+void _dmi_preload_read_options(void);
 
 /* What the fast paths leave over. */
 struct dmi_run;
@@ -80,26 +80,28 @@ const sigset_t *_dmi_preload_mask_before(void);
 void _dmi_preload_try_write(void);
 
 /* The `!heap -s` text of all heaps to standard error; why ends the heading. For moment.c. */
-void _dmi_preload_summary(const char *why);
+void _dmi_preload_write_summary(const char *why);
 /* The lines of glibc's malloc_stats, behind the summary. For moment.c. */
-void _dmi_preload_totals(void);
+void _dmi_preload_write_totals(void);
 /* Standard error as it was at the start, even if the program closed it meanwhile. */
 void _dmi_preload_keep_stderr(void);
 int _dmi_preload_stderr(void);
 
 /* Remember where the program started: relative names mean that. */
 void _dmi_snapshot_start(void);
-/* Write a snapshot where the options say. For moment.c. why: plain ASCII. */
-void _dmi_preload_snapshot(const char *why);
+/* Write a snapshot to where the options say. For moment.c. why: plain ASCII. */
+void _dmi_preload_write_snapshot(const char *why);
 
-/* profile.c: start the sampler if the options say so; write what it knows to its file. For moment.c. */
+/* profile.c: start the sampler if the options say so. */
 void _dmi_profile_begin(void);
-void _dmi_preload_profile(void);
-/* python_end.c: let Python write the profile before it takes its objects apart, if it is in this program; has it? */
-void _dmi_preload_wait_for_python(void);
+/* Write what the sampler knows to its file. For moment.c. */
+void _dmi_preload_write_profile(void);
+/* python_end.c: if Python is in this program, let it write the profile before it takes its objects apart. */
+void _dmi_preload_expect_python(void);
+/* Has it done so? */
 bool _dmi_preload_python_ended(void);
-/* The same into a snapshot: a JSON object. */
 struct dmi_writer;
+/* profile.c: the profile as a JSON object, for a snapshot. */
 void _dmi_preload_put_profile(struct dmi_writer *out);
 
 #endif

@@ -13,7 +13,7 @@ static dmi_target target;
 
 static int put(void *argument, const void *bytes, size_t size) {
     dmi_writer *out = argument;
-    _dmi_writer_bytes(out, bytes, size);
+    _dmi_writer_put_bytes(out, bytes, size);
     return out->error;
 }
 
@@ -22,13 +22,13 @@ void _dmi_profile_begin(void) {
     if (!wish->profile.file) return;
     _dmi_target_start(&target, wish->profile.file);
     dmi_profile_options options = {.size = sizeof options, .one_in = wish->profile.one_in};
-    if (wish->profile.at_exit) _dmi_preload_wait_for_python();
+    if (wish->profile.at_exit) _dmi_preload_expect_python();
     if (dmi_profile_start(&options) == 0) return;
     static const char none[] = "dmi: profile: no memory for the sampler's tables\n";
     _dmi_os_message(none, sizeof none - 1);
 }
 
-void _dmi_preload_profile(void) {
+void _dmi_preload_write_profile(void) {
     static dmi_newfile file;
     if (!_dmi_preload_wish.profile.file ||
         !_dmi_target_mine(&target, _dmi_preload_wish.profile.only))

@@ -54,7 +54,7 @@ static void *at_end(void *self, void *arguments) {
 }
 static method end_method = {"dmi_profile", at_end, TAKES_NOTHING, NULL};
 
-static void met_python(void);
+static void ask_python(void);
 
 /* On the main thread, between two instructions of Python code. While the interpreter begins nothing can be imported
  * yet: then the next sample asks again. */
@@ -65,7 +65,7 @@ static int ask_to_be_called(void *unused) {
     void *done = function ? call_method(module, "register", "O", function) : NULL;
     if (!done) {
         clear_error();
-        if (tries++ < TRIES) _dmi_sampler_when_python(met_python);
+        if (tries++ < TRIES) _dmi_sampler_call_at_python(ask_python);
     }
     if (done) release(done);
     if (function) release(function);
@@ -73,10 +73,10 @@ static int ask_to_be_called(void *unused) {
     return 0;
 }
 
-static void met_python(void) { (void)add_pending(ask_to_be_called, NULL); }
+static void ask_python(void) { (void)add_pending(ask_to_be_called, NULL); }
 
-void _dmi_preload_wait_for_python(void) {
-    if (find_all()) _dmi_sampler_when_python(met_python);
+void _dmi_preload_expect_python(void) {
+    if (find_all()) _dmi_sampler_call_at_python(ask_python);
 }
 
 bool _dmi_preload_python_ended(void) { return atomic_load_explicit(&ended, memory_order_relaxed); }

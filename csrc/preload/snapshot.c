@@ -137,7 +137,7 @@ static bool put_heap(dmi_writer *out, void *handle, dmi_packer *packer, bool fir
     }
     _dmi_writer_put(out, "%s{\"handle\":%" PRIuPTR ",\"name\":\"", first ? "" : ",",
                     (uintptr_t)handle);
-    _dmi_writer_json(out, info.name, strlen(info.name));
+    _dmi_writer_put_json(out, info.name, strlen(info.name));
     _dmi_writer_put(out, "\",\"decommit\":\"%s\",", policy);
     put_stats(out, &stats);
     _dmi_writer_put(out, ",\"segments\":[");
@@ -177,7 +177,7 @@ static void put_mappings(dmi_writer *out) {
         char *line = text, *end;
         while ((end = memchr(line, '\n', have))) {
             size_t length = (size_t)(end + 1 - line);
-            if (wanted(line)) _dmi_writer_json(out, line, length);
+            if (wanted(line)) _dmi_writer_put_json(out, line, length);
             line += length;
             have -= length;
         }
@@ -191,7 +191,7 @@ static void put_mappings(dmi_writer *out) {
 static void put_program(dmi_writer *out) {
     char name[64];
     int length = _dmi_os_read_file("/proc/self/comm", name, sizeof name);
-    if (length > 0) _dmi_writer_json(out, name, strcspn(name, "\n"));
+    if (length > 0) _dmi_writer_put_json(out, name, strcspn(name, "\n"));
 }
 
 /* The value, or null where the system does not tell: unknown is not 0. */
@@ -214,7 +214,7 @@ static void put_scope(dmi_writer *out) {
     put_known(out, "started", known, started);
     if (_dmi_os_read_file("/proc/sys/kernel/random/boot_id", text, sizeof text) > 0) {
         _dmi_writer_put(out, ",\"boot\":\"");
-        _dmi_writer_json(out, text, strcspn(text, "\n"));
+        _dmi_writer_put_json(out, text, strcspn(text, "\n"));
         _dmi_writer_put(out, "\"}");
     } else {
         _dmi_writer_put(out, ",\"boot\":null}");
@@ -245,7 +245,7 @@ static void put_cgroup(dmi_writer *out) {
     size_t length = strcspn(at, "\n");
     text[(size_t)(at - text) + length] = 0;
     _dmi_writer_put(out, "\"cgroup\":{\"path\":\"");
-    _dmi_writer_json(out, at, length);
+    _dmi_writer_put_json(out, at, length);
     _dmi_writer_put(out, "\",");
     put_limit(out, "current", at, "memory.current");
     _dmi_writer_put(out, ",");
@@ -288,7 +288,7 @@ static void put_snapshot(dmi_writer *out, dmi_packer *packer, const char *why) {
 
 /* ---- the whole ------------------------------------------------------------------------------------------ */
 
-void _dmi_preload_snapshot(const char *why) {
+void _dmi_preload_write_snapshot(const char *why) {
     static dmi_newfile json, side;
     static dmi_packer packer;
     bool blocks = _dmi_preload_wish.snapshot.blocks;
@@ -306,7 +306,7 @@ void _dmi_preload_snapshot(const char *why) {
         return;
     }
     if (blocks) {
-        _dmi_writer_bytes(&side.out, MAGIC, sizeof MAGIC - 1);
+        _dmi_writer_put_bytes(&side.out, MAGIC, sizeof MAGIC - 1);
         _dmi_pack_begin(&packer, &side.out);
     }
     put_snapshot(&json.out, blocks ? &packer : NULL, why);

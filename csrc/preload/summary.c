@@ -82,7 +82,7 @@ static void row(dmi_writer *out, void *handle, const dmi_stats *s, int width) {
         _dmi_writer_put(out, "    Lock contention %" PRIu64 "\n", s->lock_contention);
 }
 
-void _dmi_preload_summary(const char *why) {
+void _dmi_preload_write_summary(const char *why) {
     static void *handles[HEAPS];
     static dmi_writer out;
     _dmi_writer_begin_stderr(&out);
@@ -110,7 +110,7 @@ void _dmi_preload_summary(const char *why) {
 
 /* What programs look for in the text of glibc's malloc_stats, in its words. It also counts the most that was
  * mapped at a time, which nobody counted here. */
-void _dmi_preload_totals(void) {
+void _dmi_preload_write_totals(void) {
     static dmi_writer out;
     struct mallinfo2 info = mallinfo2();
     _dmi_writer_begin_stderr(&out);

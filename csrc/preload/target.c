@@ -62,7 +62,7 @@ void _dmi_target_complain(const char *what, const dmi_newfile *of) {
     const char *why = of->fault ? of->fault : strerror(errno);
     _dmi_writer_begin_stderr(&out);
     _dmi_writer_put(&out, "dmi: %s: ", what);
-    _dmi_writer_bytes(&out, of->whole, strlen(of->whole));
+    _dmi_writer_put_bytes(&out, of->whole, strlen(of->whole));
     _dmi_writer_put(&out, ": %s\n", why);
     _dmi_writer_flush(&out);
 }

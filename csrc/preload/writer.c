@@ -66,7 +66,7 @@ void _dmi_writer_flush(dmi_writer *out) {
     out->used = 0;
 }
 
-void _dmi_writer_bytes(dmi_writer *out, const void *bytes, size_t size) {
+void _dmi_writer_put_bytes(dmi_writer *out, const void *bytes, size_t size) {
     const char *from = bytes;
     while (size) {
         if (out->used == sizeof out->bytes) _dmi_writer_flush(out);
@@ -100,14 +100,14 @@ size_t _dmi_writer_character(const unsigned char *at, size_t left) {
     return size;
 }
 
-void _dmi_writer_json(dmi_writer *out, const char *text, size_t size) {
+void _dmi_writer_put_json(dmi_writer *out, const char *text, size_t size) {
     const unsigned char *at = (const unsigned char *)text;
     while (size) {
         size_t n = _dmi_writer_character(at, size);
         if (n == 0) _dmi_writer_put(out, "\\ufffd");
         else if (*at < ' ' || *at == 0x7f) _dmi_writer_put(out, "\\u%04x", *at);
         else if (*at == '"' || *at == '\\') _dmi_writer_put(out, "\\%c", *at);
-        else _dmi_writer_bytes(out, at, n);
+        else _dmi_writer_put_bytes(out, at, n);
         if (n == 0) n = 1;
         at += n;
         size -= n;

@@ -20,13 +20,13 @@ void _dmi_writer_begin(dmi_writer *out, int file);
  * most, and a signal that would end the program ends it meanwhile. */
 void _dmi_writer_begin_stderr(dmi_writer *out);
 void _dmi_writer_flush(dmi_writer *out);
-void _dmi_writer_bytes(dmi_writer *out, const void *bytes, size_t size);
+void _dmi_writer_put_bytes(dmi_writer *out, const void *bytes, size_t size);
 /* At most 255 bytes a call; no floating point, for which some C libraries allocate. */
 __attribute__((format(printf, 2, 3))) void _dmi_writer_put(dmi_writer *out, const char *format,
                                                            ...);
 /* Bytes of the UTF-8 character that begins here, of at most left; 0 when none does. */
 size_t _dmi_writer_character(const unsigned char *at, size_t left);
 /* The inside of a JSON string, without its quotes: what is no UTF-8 becomes U+FFFD. */
-void _dmi_writer_json(dmi_writer *out, const char *text, size_t size);
+void _dmi_writer_put_json(dmi_writer *out, const char *text, size_t size);
 
 #endif

@@ -105,7 +105,7 @@ static void numbers_end(numbers *n) {
 }
 
 static void put_frames(output *out, numbers *frames) {
-    uint32_t written = 0, end = _dmi_frames_end();
+    uint32_t written = 0, end = _dmi_frames_bound();
     put(out, "],\n\"frames\":[");
     for (uint32_t i = 0; i < end; i++) {
         uint64_t key;
@@ -127,7 +127,7 @@ static void put_frames(output *out, numbers *frames) {
 
 /* A stack that is being entered, or whose frames found no room, is none. */
 static void put_stacks(output *out, const numbers *frames, numbers *stacks) {
-    uint32_t written = 0, end = _dmi_stacks_end();
+    uint32_t written = 0, end = _dmi_stacks_bound();
     put(out, "],\n\"stacks\":[");
     for (uint32_t i = 1; i < end; i++) {
         const dmi_stack *stack = _dmi_stacks_get(i);
@@ -146,7 +146,7 @@ static void put_stacks(output *out, const numbers *frames, numbers *stacks) {
 }
 
 static void put_stack_number(output *out, const numbers *stacks, uint32_t stack) {
-    uint32_t number = stack < _dmi_stacks_end() ? stacks->of[stack] : UINT32_MAX;
+    uint32_t number = stack < _dmi_stacks_bound() ? stacks->of[stack] : UINT32_MAX;
     if (number == UINT32_MAX) put(out, "null");
     else put(out, "%" PRIu32, number);
 }
@@ -207,7 +207,7 @@ static void put_allocated(output *out, const numbers *stacks) {
     uint64_t none[3] = {0, 0, 0};
     const char *comma = "";
     put(out, "],\n\"allocated\":[");
-    for (uint32_t i = 1; i < _dmi_stacks_end(); i++) {
+    for (uint32_t i = 1; i < _dmi_stacks_bound(); i++) {
         const dmi_stack *stack = _dmi_stacks_get(i);
         if (!stack) continue;
         uint64_t bytes = atomic_load_explicit(&stack->bytes, memory_order_relaxed);
@@ -273,8 +273,8 @@ int dmi_profile_write(dmi_profile_output to, void *argument) {
     }
     _dmi_lock(&lock);
     error = _dmi_spots_begin(&spots);
-    if (!error &&
-        (!numbers_begin(&frames, _dmi_frames_end()) || !numbers_begin(&stacks, _dmi_stacks_end())))
+    if (!error && (!numbers_begin(&frames, _dmi_frames_bound()) ||
+                   !numbers_begin(&stacks, _dmi_stacks_bound())))
         error = ENOMEM;
     if (!error) {
         size_t count = dmi_heap_list(moment.handle, HEAPS);

@@ -72,11 +72,11 @@ static void charge(size_t frames) {
 static DMI_TLS bool taking;
 
 static void (*_Atomic when_python)(void);
-void _dmi_sampler_when_python(void (*call)(void)) {
+void _dmi_sampler_call_at_python(void (*call)(void)) {
     atomic_store_explicit(&when_python, call, memory_order_release);
 }
 
-static void met_python(void) {
+static void tell_of_python(void) {
     void (*call)(void) = atomic_exchange_explicit(&when_python, NULL, memory_order_acquire);
     if (call) call();
 }
@@ -89,7 +89,7 @@ static uint32_t take_stack(const void *frame) {
     size_t n = 0, at = 0;
     size_t natives = _dmi_os_frames(frame, native, DMI_STACK_FRAMES);
     size_t pythons = _dmi_python_frames(python, entry, DMI_STACK_FRAMES);
-    if (pythons && atomic_load_explicit(&when_python, memory_order_relaxed)) met_python();
+    if (pythons && atomic_load_explicit(&when_python, memory_order_relaxed)) tell_of_python();
     for (size_t i = 0; i < natives && n < DMI_STACK_FRAMES; i++) {
         if (!pythons || !_dmi_python_evaluates(native[i])) {
             frames[n++] = (dmi_frame){.key = native[i]};
@@ -189,7 +189,7 @@ const dmi_large *_dmi_sampler_large(size_t i) { return large ? &large[i] : NULL;
 
 /* ---- what the slow paths call -------------------------------------------------------------------------- */
 
-static void got(void *block, size_t size, const void *frame) {
+static void note_block(void *block, size_t size, const void *frame) {
     dmi_run *run = _dmi_pagemap_look(block);
     if (_dmi_run_is_shadow(run)) {
         dmi_watch *watch = (dmi_watch *)(void *)run;
@@ -200,9 +200,9 @@ static void got(void *block, size_t size, const void *frame) {
     }
 }
 
-static void gone(const void *block) { forget(block); }
+static void forget_block(const void *block) { forget(block); }
 
-static const dmi_observer observer = {got, gone};
+static const dmi_observer observer = {note_block, forget_block};
 
 /* ---- start and stop ------------------------------------------------------------------------------------ */
 

@@ -30,6 +30,6 @@ uint64_t _dmi_sampler_lost(void);
 uint32_t _dmi_sampler_one_in(void);
 size_t _dmi_sampler_metadata(void);
 /* Have it called once, from an allocation, when the first stack with a Python frame is taken. It may not allocate. */
-void _dmi_sampler_when_python(void (*call)(void));
+void _dmi_sampler_call_at_python(void (*call)(void));
 
 #endif

@@ -191,7 +191,7 @@ uint32_t _dmi_stacks_enter(const dmi_frame *from, size_t count) {
 
 /* ---- reading ------------------------------------------------------------------------------------------- */
 
-uint32_t _dmi_stacks_end(void) { return all ? STACKS + 1 : 0; }
+uint32_t _dmi_stacks_bound(void) { return all ? STACKS + 1 : 0; }
 
 dmi_stack *_dmi_stacks_get(uint32_t number) {
     if (!all || number == 0 || number > STACKS) return NULL;
@@ -203,7 +203,7 @@ uint32_t _dmi_stacks_frame(const dmi_stack *stack, size_t i) {
     return all->number[stack->first + i];
 }
 
-uint32_t _dmi_frames_end(void) { return all ? FRAMES : 0; }
+uint32_t _dmi_frames_bound(void) { return all ? FRAMES : 0; }
 
 static void text_of(uint32_t number, const char **at, uint32_t *length) {
     *at = "";

@@ -52,11 +52,11 @@ uint32_t _dmi_stacks_enter(const dmi_frame *frames, size_t count);
 /* The stack of that number; NULL: there is none. */
 dmi_stack *_dmi_stacks_get(uint32_t number);
 /* Numbers are below it. */
-uint32_t _dmi_stacks_end(void);
+uint32_t _dmi_stacks_bound(void);
 /* Frame i of the stack, as a number that _dmi_frames_get knows. */
 uint32_t _dmi_stacks_frame(const dmi_stack *stack, size_t i);
 /* Frames have numbers from 0. False: there is none. Then text->file is NULL for a native one, whose address is *key. */
-uint32_t _dmi_frames_end(void);
+uint32_t _dmi_frames_bound(void);
 bool _dmi_frames_get(uint32_t number, uint64_t *key, dmi_frame_text *text);
 /* Stacks that found no room. */
 uint64_t _dmi_stacks_lost(void);

@@ -23,7 +23,7 @@ void _dmi_units_advise(dmi_segment *s) {
     }
 }
 
-bool _dmi_unit_split(dmi_segment *s, size_t unit) {
+bool _dmi_segment_split_unit(dmi_segment *s, size_t unit) {
     if (!_dmi_segment_cut_unit(s, unit)) return false;
     _dmi_bits_put(s->opening, unit, 1, true);
     _dmi_bits_put(s->split, unit, 1, true);

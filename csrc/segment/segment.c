@@ -67,7 +67,7 @@ static void bin_remove(dmi_space *space, dmi_run *run) {
     if (!bins[bin]) space->bin_map[run->place][bin / 64] &= ~(UINT64_C(1) << (bin % 64));
 }
 
-void _dmi_run_cooled(dmi_space *space, dmi_run *run) {
+void _dmi_run_note_cold(dmi_space *space, dmi_run *run) {
     if (run->place == DMI_COLD || warmth(run) == DMI_WARM) return;
     bin_remove(space, run);
     bin_insert(space, run);

@@ -129,8 +129,8 @@ dmi_run *_dmi_run_alloc(dmi_space *space, size_t pages, size_t align_pages, dmi_
 bool _dmi_space_has_warm(dmi_space *space, size_t pages);
 /* Make the run free and coalesce it. Returns the free run it became part of. Cannot fail. */
 dmi_run *_dmi_run_free(dmi_space *space, dmi_run *run);
-/* Pages of a free run were given back: it may be cold by now. */
-void _dmi_run_cooled(dmi_space *space, dmi_run *run);
+/* Pages of a free run were given back: list it with the cold ones if its first page is gone. */
+void _dmi_run_note_cold(dmi_space *space, dmi_run *run);
 /* Grow a LARGE run in place to pages, or shrink it. False: nothing changed. */
 bool _dmi_run_resize(dmi_space *space, dmi_run *run, size_t pages);
 /* From here on to unguard no descriptor of any space goes away: for whoever follows what the page map says
@@ -200,7 +200,7 @@ static inline bool _dmi_page_deferred(const dmi_segment *s, size_t page) {
 /* Tell the OS which units may be backed by huge pages. */
 void _dmi_units_advise(dmi_segment *segment);
 /* Mark a whole unit split and opening. False: no mappings are left for it. Heap locked. */
-bool _dmi_unit_split(dmi_segment *segment, size_t unit);
+bool _dmi_segment_split_unit(dmi_segment *segment, size_t unit);
 /* Let the system know that a unit was split: afterwards its pages can go one by one. No lock, but the
  * segment must stay. */
 void _dmi_unit_break(dmi_segment *segment, size_t unit);

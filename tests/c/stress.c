@@ -498,7 +498,7 @@ int main(int argc, char **argv) {
         options.flags |= DMI_HEAP_HARDENED;
         dmi_heap_options main_options = options;
         main_options.name = NULL;
-        _dmi_default_options(&main_options);
+        _dmi_set_default_options(&main_options);
     }
     heaps[0] = dmi_heap_default();
     heaps[1] = dmi_heap_create(&options);

@@ -25,7 +25,7 @@ static dmi_policy good(const char *text) {
     char error[256];
     if (parse(text, &policy, error) != 0) {
         test_failed(__FILE__, __LINE__, "\"%s\" was refused: %s", text, error);
-        _dmi_policy_default(&policy, DMI_WHEN_NEVER);
+        _dmi_policy_set_default(&policy, DMI_WHEN_NEVER);
     }
     return policy;
 }
@@ -51,7 +51,7 @@ TEST(every_policy_has_its_defaults) {
         CHECK_EQ(dmi_policy_format(&policy, text, sizeof text), strlen(names[when]));
         CHECK(strcmp(text, names[when]) == 0);
         dmi_policy made;
-        _dmi_policy_default(&made, (dmi_when)when);
+        _dmi_policy_set_default(&made, (dmi_when)when);
         CHECK(same(&made, &policy));
     }
 }
@@ -186,7 +186,7 @@ TEST(sizes_of_structs_are_obeyed) {
     CHECK_EQ(_dmi_policy_check(&newer.policy, NULL, 0), 0);
     char error[256] = "";
     dmi_policy policy;
-    _dmi_policy_default(&policy, DMI_WHEN_LAZY);
+    _dmi_policy_set_default(&policy, DMI_WHEN_LAZY);
     policy.size = sizeof policy - 1;
     CHECK_EQ(dmi_policy_parse("lazy", &policy, error, sizeof error), -1);
     CHECK(strstr(error, "size"));
@@ -203,7 +203,7 @@ TEST(a_struct_is_checked_where_its_policy_uses_it) {
     dmi_policy policy;
 #define REFUSED(when_, field, value, word)                                                         \
     do {                                                                                           \
-        _dmi_policy_default(&policy, when_);                                                       \
+        _dmi_policy_set_default(&policy, when_);                                                   \
         policy.field = value;                                                                      \
         CHECK_EQ(_dmi_policy_check(&policy, error, sizeof error), EINVAL);                         \
         CHECK(strstr(error, word));                                                                \
@@ -223,7 +223,7 @@ TEST(a_struct_is_checked_where_its_policy_uses_it) {
     REFUSED(DMI_WHEN_PRESSURE, psi, 0, "percent");
     REFUSED(DMI_WHEN_PRESSURE, headroom, 1.5, "fraction");
 #undef REFUSED
-    _dmi_policy_default(&policy, DMI_WHEN_NEVER);
+    _dmi_policy_set_default(&policy, DMI_WHEN_NEVER);
     policy.delay = policy.ratio = (double)NAN; /* never has no use for them */
     policy.block = UINT64_MAX;
     policy.combine_or = 9;
@@ -233,7 +233,7 @@ TEST(a_struct_is_checked_where_its_policy_uses_it) {
 TEST(the_default_how_is_the_systems) {
     dmi_policy policy;
     _dmi_os_use(&_dmi_fake_backend);
-    _dmi_policy_default(&policy, DMI_WHEN_LAZY);
+    _dmi_policy_set_default(&policy, DMI_WHEN_LAZY);
     _dmi_fake_strict_set(false);
     CHECK_EQ(_dmi_policy_how(&policy), DMI_HOW_DISCARD);
     _dmi_fake_strict_set(true);
@@ -278,7 +278,7 @@ TEST(random_policies_read_back_as_they_were_written) {
     for (int round = 0; round < 5000; round++) {
         dmi_policy policy, back;
         char text[256], error[256];
-        _dmi_policy_default(&policy, (dmi_when)(test_random(&seed) % 7));
+        _dmi_policy_set_default(&policy, (dmi_when)(test_random(&seed) % 7));
         policy.how = (uint32_t)(test_random(&seed) % 4);
         double unit = (double)(test_random(&seed) >> 11) / 9007199254740992.0;
         double scale[] = {1, 1e-9, 1e9, 100};

@@ -24,8 +24,8 @@ static dmi_policy fresh(void) {
     if (!in_use) _dmi_os_use(&_dmi_fake_backend);
     in_use = true; /* heaps leave their tables behind */
     _dmi_fake_setup(_dmi_os_page_size(), 0);
-    _dmi_pressure_root(NULL);
-    _dmi_policy_default(&policy, DMI_WHEN_PRESSURE);
+    _dmi_pressure_set_root(NULL);
+    _dmi_policy_set_default(&policy, DMI_WHEN_PRESSURE);
     return policy;
 }
 
@@ -153,7 +153,7 @@ TEST(a_mount_of_a_part) {
     /* What is mounted there is somebody else's now: /docker/ab is not above /docker/abc. */
     _dmi_fake_file_set("/proc/self/mountinfo",
                        "32 31 0:29 /docker/ab " V1 " ro - cgroup cgroup rw,memory\n");
-    _dmi_pressure_root(NULL);
+    _dmi_pressure_set_root(NULL);
     CHECK(!high(&policy));
 }
 
@@ -273,7 +273,7 @@ TEST(once_a_second) {
 TEST(everything_below_the_root) {
     dmi_policy policy = fresh();
     psi("some avg10=99.00 avg60=0.00\n");
-    _dmi_pressure_root("/elsewhere");
+    _dmi_pressure_set_root("/elsewhere");
     CHECK(!high(&policy));
     _dmi_fake_file_set("/elsewhere/proc/pressure/memory", "some avg10=20.00 avg60=0.00\n");
     CHECK(high(&policy));

@@ -13,7 +13,7 @@ static dmi_run *any_block(dmi_space *space, size_t size, size_t align, bool *zer
     if (!run) run = _dmi_virtual_extend(space, size, align);
     if (run) return run;
     *zero = true;
-    return _dmi_virtual_fresh(space, size, align);
+    return _dmi_virtual_map(space, size, align);
 }
 
 typedef struct slot {
@@ -233,7 +233,7 @@ TEST_EACH_PAGE(the_shortest_kept_block_that_is_long_enough_serves) {
     _dmi_space_init(&space, DMI_OS_LAZY, false, NULL, 0);
     dmi_run *run[4];
     for (size_t i = 0; i < 4; i++)
-        ENSURE((run[i] = _dmi_virtual_fresh(&space, (i == 0 ? 60 : 20) * unit(), 16)));
+        ENSURE((run[i] = _dmi_virtual_map(&space, (i == 0 ? 60 : 20) * unit(), 16)));
     char *wanted = run[2]->segment->base;
     _dmi_virtual_keep(&space, run[0]);
     _dmi_virtual_keep(&space, run[2]); /* the busy ones lie between */
@@ -249,12 +249,12 @@ TEST_EACH_PAGE(no_block_passes_the_bound_of_its_heap) {
     dmi_space space;
     ENSURE_EQ(_dmi_space_setup(), 0);
     _dmi_space_init(&space, DMI_OS_LAZY, false, NULL, 50 * unit());
-    dmi_run *run = _dmi_virtual_fresh(&space, 40 * unit(), 16);
+    dmi_run *run = _dmi_virtual_map(&space, 40 * unit(), 16);
     ENSURE(run && space.max_reserved == 50 * unit());
-    ENSURE(!_dmi_virtual_fresh(&space, 11 * unit(), 16));
+    ENSURE(!_dmi_virtual_map(&space, 11 * unit(), 16));
     ENSURE(!_dmi_virtual_resize(&space, run, 51 * unit(), true));
     ENSURE_EQ(space.reserved, 40 * unit());
-    ENSURE(_dmi_virtual_fresh(&space, 10 * unit(), 16));
+    ENSURE(_dmi_virtual_map(&space, 10 * unit(), 16));
     ENSURE_EQ(space.reserved, 50 * unit());
     _dmi_virtual_release_all(&space);
 }
