@@ -127,6 +127,9 @@ class Layers:
     """What lies in physical memory by holder, each byte once: it adds up to layer 3."""
     cgroup: Cgroup | None = None
     """The account that it is killed by; None where there is none, or it may not be read."""
+    counted: int = 0
+    """Bytes that an allocator counts as its own without saying where they lie: they are among what
+    nobody is known to have."""
 
     @property
     def holder(self) -> tuple[str, int] | None:
@@ -167,11 +170,11 @@ class Layers:
         parts = self._allocators()
         most = max((part.retains or 0 for part in parts), default=0)
         open_ = [(part.weight, part) for part in parts if part.retains is None]
-        open_ += [
-            (leaf.holds or 0, Part(leaf.name, leaf.holds, None, leaf.resident))
-            for leaf in self.leaves
-            if leaf.what in ("rest", "shared memory", "anonymous")
-        ]
+        for leaf in self.leaves:
+            if leaf.what in ("rest", "shared memory", "anonymous"):
+                counted = self.counted if leaf.what == "rest" else 0
+                held = max(0, (leaf.holds or 0) - counted)
+                open_.append((held, Part(leaf.name, leaf.holds, None, leaf.resident)))
         larger = [each for each in open_ if each[0] > most]
         return max(larger, key=lambda each: each[0])[1] if larger else None
 
@@ -313,6 +316,7 @@ def own_layers(
         ),
         leaves=leaves,
         cgroup=cgroup_of(),
+        counted=(glibc_malloc() or {}).get("hblkhd", 0),
     )
 
 

@@ -44,6 +44,16 @@ def test_a_heap_stands_in_the_layer_of_custom_libraries() -> None:
         assert "hoard" in str(layers).splitlines()[-1]
 
 
+def test_what_malloc_counts_without_a_place_is_not_of_unknown_use() -> None:
+    kept = [bytearray(4 * MIB) for _ in range(30)]
+    with dmi.Heap("never", name="hoard") as heap:
+        for address in [heap.malloc(4000) for _ in range(20_000)]:
+            heap.free(address)
+        layers = dmi.layers()
+        assert layers.counted >= len(kept) * 4 * MIB
+        assert layers.stuck == part(layers, "1a", f"dmi heap {heap.handle:x}"), str(layers)
+
+
 def test_the_layers_close() -> None:
     layers = dmi.layers()
     assert [layer.number for layer in layers.layers] == ["1a", "1b", "1c", "2", "3"]
