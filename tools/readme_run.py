@@ -50,7 +50,8 @@ def runnable(command: str, names: dict[str, str]) -> str:
         command = command.partition("|")[0]
     command = command.replace("[", "").replace("]", "").replace("FILE…", "FILE")
     command = command.replace("--policies …", "--policies never,lazy")
-    kind = {"replay": "RECORDING", "sweep": "RECORDING", "report": "RECORDING"}.get(words, "SAVED")
+    kinds = {"replay": "RECORDING", "sweep": "RECORDING", "report": "RECORDING", "blame": "PROFILE"}
+    kind = kinds.get(words, "SAVED")
     if words in ("run", "snapshot"):
         kind = "NEW"
     return re.sub(
@@ -106,6 +107,7 @@ def main() -> int:
         "RECORDING": str(RECORDING),
         "SAVED": "saved.json",
         "NEW": "new.json",
+        "PROFILE": "some.profile",
         # Nothing on a bare machine writes a core file; the same command takes what dmi saved.
         "CORE": "saved.json",
         "COMMAND": "heap",
@@ -116,7 +118,10 @@ def main() -> int:
     }
     try:
         (folder / "kept.py").write_text(KEPT)
-        good = [run("python kept.py before.txt after.txt saved.json", folder)]
+        good = [
+            run("python kept.py before.txt after.txt saved.json", folder),
+            run(f"dmi run --profile some.profile -- {PROGRAM}", folder),
+        ]
         for code in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
             (folder / "shown.py").write_text(code)
             good.append(run("python shown.py", folder))
