@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator
 
-    from dmi.profile._model import MarkedPage, Profile
+    from dmi.profile._model import Profile
+    from dmi.profile._parts import MarkedPage
 
 __all__ = ["BY_ITSELF", "ENOUGH", "MEASURES", "Estimate", "Holder", "What", "estimates", "samples"]
 

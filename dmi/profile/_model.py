@@ -4,88 +4,25 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from dmi import _files
+from dmi.profile import _read
+from dmi.profile._parts import (
+    KIND,
+    VERSION,
+    Allocated,
+    Frame,
+    Large,
+    Mapped,
+    MarkedPage,
+)
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
 
-__all__ = ["Allocated", "Block", "Frame", "Large", "Mapped", "MarkedPage", "Profile"]
-
-KIND: Final = "dmi-profile"
-VERSION: Final = 1
-FATES: Final = ("pinned", "goes_back", "empty")
-
-
-class Mapped(NamedTuple):
-    """A file that the process executes, from ``start`` up to ``end``, as of ``offset`` of it."""
-
-    start: int
-    end: int
-    offset: int
-    path: str
-
-
-class Frame(NamedTuple):
-    """A frame of a stack: a return address of native code, or a line of Python (address None)."""
-
-    address: int | None
-    file: str = ""
-    function: str = ""
-    line: int = 0
-
-
-class Block(NamedTuple):
-    """A busy block on a marked page. stack is a place in Profile.stacks, None where it is not
-    known."""
-
-    address: int
-    size: int
-    stack: int | None
-    type: str | None = None
-
-
-class MarkedPage(NamedTuple):
-    """A page that was chosen at random, and every busy block on it. It stands for ``weight``
-    pages."""
-
-    heap: str
-    weight: float
-    bytes: int
-    free: int
-    fate: str
-    blocks: tuple[Block, ...]
-    page: int | None = None
-    """Where it begins, where that is told."""
-
-    def on_page(self, block: Block) -> int:
-        """The bytes of a block that lie on the page; all of them where the page's place is not
-        known."""
-        if self.page is None:
-            return min(block.size, self.bytes)
-        first = max(block.address, self.page)
-        return max(0, min(block.address + block.size, self.page + self.bytes) - first)
-
-
-class Large(NamedTuple):
-    """A block that is recorded by itself; it stands for ``weight`` blocks."""
-
-    address: int
-    size: int
-    retained: int
-    weight: float
-    stack: int | None
-
-
-class Allocated(NamedTuple):
-    """What one stack has allocated since the sampler began, already weighted."""
-
-    stack: int | None
-    bytes: float
-    number: float
-    samples: int
+__all__ = ["Profile"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,16 +47,12 @@ class Profile:
     def load(cls, path: str | os.PathLike[str]) -> Profile:
         """Read a profile, or that of a snapshot. ValueError, naming the file and the first fault,
         for anything else."""
-        from dmi.profile._read import read_profile
-
-        return read_profile(path)
+        return cls(**_read.read_profile(path))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Profile:
         """The inverse of as_dict(). ValueError names the first fault."""
-        from dmi.profile._read import checked
-
-        return checked(values)
+        return cls(**_read.checked(values))
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: docs/profile-format.md."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from dmi import _files
-from dmi.profile._model import (
+from dmi.profile._parts import (
     FATES,
     KIND,
     VERSION,
@@ -16,7 +16,6 @@ from dmi.profile._model import (
     Large,
     Mapped,
     MarkedPage,
-    Profile,
 )
 
 if TYPE_CHECKING:
@@ -45,8 +44,8 @@ def budget_of(path: str | os.PathLike[str]) -> int:
     return _files.JSON_BUDGET
 
 
-def read_profile(path: str | os.PathLike[str]) -> Profile:
-    """The profile of a file, or of a snapshot that carries one."""
+def read_profile(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The fields of a Profile: of a file, or of a snapshot that carries one."""
     values = _files.read_json(path, what="a profile of dmi", budget=budget_of(path))
     try:
         if isinstance(values, dict) and values.get("format") == _SNAPSHOT:
@@ -58,8 +57,9 @@ def read_profile(path: str | os.PathLike[str]) -> Profile:
         raise ValueError(f"{path}: {error}") from None
 
 
-def checked(values: object) -> Profile:
-    """The profile that the values of a JSON file are. ValueError says where they are none."""
+def checked(values: object) -> dict[str, Any]:
+    """The fields of the Profile that the values of a JSON file are. ValueError says where they are
+    none."""
     top = _Part(values, "a profile")
     if top.values.get("kind") != KIND:
         raise ValueError(f"not a profile of dmi: kind is {top.values.get('kind')!r:.60}")
@@ -71,21 +71,21 @@ def checked(values: object) -> Profile:
     stacks = top.each("stacks", lambda given, where: _stack(given, where, len(frames)))
     count = len(stacks)
     lost = _Part(top.values.get("lost") or {}, "lost")
-    return Profile(
-        one_in=top.whole("one_in", least=1),
-        pid=top.whole("pid", default=0),
-        time=top.real("time", 0.0, _MOST_WEIGHT, default=0.0),
-        page_bytes=top.whole("page_bytes", least=1, most=1 << 30),
-        program=top.text("program", default=""),
-        mappings=top.each("mappings", _mapped, default=()),
-        frames=frames,
-        stacks=stacks,
-        marks=top.each("marks", lambda given, where: _mark(given, where, count)),
-        large=top.each("large", lambda given, where: _large(given, where, count), default=()),
-        allocated=_allocated(top, count),
-        lost_stacks=lost.whole("stacks", default=0),
-        lost_marks=lost.whole("marks", default=0),
-    )
+    return {
+        "one_in": top.whole("one_in", least=1),
+        "pid": top.whole("pid", default=0),
+        "time": top.real("time", 0.0, _MOST_WEIGHT, default=0.0),
+        "page_bytes": top.whole("page_bytes", least=1, most=1 << 30),
+        "program": top.text("program", default=""),
+        "mappings": top.each("mappings", _mapped, default=()),
+        "frames": frames,
+        "stacks": stacks,
+        "marks": top.each("marks", lambda given, where: _mark(given, where, count)),
+        "large": top.each("large", lambda given, where: _large(given, where, count), default=()),
+        "allocated": _allocated(top, count),
+        "lost_stacks": lost.whole("stacks", default=0),
+        "lost_marks": lost.whole("marks", default=0),
+    }
 
 
 class _Part:

@@ -17,7 +17,8 @@ from dmi.profile._own import (
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from dmi.profile._model import Frame, Mapped, Profile
+    from dmi.profile._model import Profile
+    from dmi.profile._parts import Frame, Mapped
 
 __all__ = ["NO_STACK", "Place", "Resolver", "printable"]
 

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dmi.python import middleware
     from dmi.python._contexts import Usage, UsageTable, context_of, current, heap, usage
+    from dmi.python._free_lists import clear_free_lists
     from dmi.python._install import InstallError, install, is_installed
-    from dmi.python._survivors import clear_free_lists, copy_into
+    from dmi.python._survivors import copy_into
     from dmi.python._types import Holder, TypeRow, TypeTable, by_type, holders
 
 __all__ = [
@@ -52,7 +53,7 @@ _LATER = {
     "Usage": "_contexts",
     "UsageTable": "_contexts",
     "copy_into": "_survivors",
-    "clear_free_lists": "_survivors",
+    "clear_free_lists": "_free_lists",
     "middleware": "middleware",
     "by_type": "_types",
     "TypeRow": "_types",

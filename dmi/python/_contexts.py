@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 from dmi.heap import Heap, find
 from dmi.policy import Decommit
 from dmi.python import _checks
+from dmi.python._free_lists import clear_free_lists
 from dmi.python._install import InstallError, hook, is_installed, process_heap
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ class heap:  # noqa: N801 - used like a function: with dmi.python.heap("import")
         except RuntimeError as error:
             raise InstallError(str(error)) from None
         if self._fresh:
-            _clear_free_lists()
+            clear_free_lists()
         self._token = native.current.set(self._scope)
         native.sync()
         return self
@@ -175,13 +176,7 @@ class heap:  # noqa: N801 - used like a function: with dmi.python.heap("import")
         finally:
             native.sync()
         if self._fresh:
-            _clear_free_lists()
-
-
-def _clear_free_lists() -> None:
-    from dmi.python._survivors import clear_free_lists
-
-    clear_free_lists()
+            clear_free_lists()
 
 
 def usage() -> UsageTable:

@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-import gc
 import pickle
 from typing import TYPE_CHECKING, TypeVar
 
 from dmi.python._contexts import heap
+from dmi.python._free_lists import clear_free_lists
 
 if TYPE_CHECKING:
     from dmi.policy import Decommit
 
 T = TypeVar("T")
-
-
-def clear_free_lists() -> None:
-    """Give back the objects that CPython keeps for the next ones of their type.
-
-    CPython does so in a full garbage collection. Here the collector is given nothing to look at
-    meanwhile, so that it takes some 10 µs, whatever the program holds; afterwards everything it
-    tracks is in its oldest generation. Where gc.freeze() is in use it is a full collection.
-    """
-    if gc.get_freeze_count():
-        gc.collect()
-        return
-    gc.freeze()
-    try:
-        gc.collect()
-    finally:
-        gc.unfreeze()
 
 
 def copy_into(name: str, value: T, *, decommit: str | Decommit | None = None) -> T:
