@@ -19,16 +19,16 @@ cdef extern from *:
     #include "foreign/linked.h"
     #include "foreign/pools.h"
     """
-    ctypedef struct dmi_window:
+    ctypedef struct dmi_piece:
         const unsigned char *bytes
         uint64_t address
         size_t size
         uint64_t goes_on
     ctypedef struct dmi_view:
-        dmi_window window
+        dmi_piece piece
         uint64_t looks
         int error
-    ctypedef int (*dmi_look)(void *, uint64_t, size_t, dmi_window *) noexcept
+    ctypedef int (*dmi_look)(void *, uint64_t, size_t, dmi_piece *) noexcept
     size_t DMI_VIEW_MOST
     void _dmi_view_open(dmi_view *, dmi_look, void *, uint64_t) nogil
 
@@ -119,7 +119,7 @@ cdef size_t RESIDENT_PAGES = 1 << 16
 
 
 cdef class Eye:
-    """What stands between a walk and a reader: one window, and the kernel's word on which of its
+    """What stands between a walk and a reader: one piece, and the kernel's word on which of its
     pages are in memory. The reader has page, read_into(address, memoryview) and
     pagemap(address, pages)."""
     cdef object reader
@@ -164,7 +164,7 @@ cdef class Eye:
                 self.huge_bytes += min(high, end) - max(low, start)
         return 0
 
-    cdef int fill(self, uint64_t address, size_t wanted, dmi_window *window) except -1:
+    cdef int fill(self, uint64_t address, size_t wanted, dmi_piece *piece) except -1:
         cdef uint64_t start = address & ~(self.page - 1)
         cdef size_t size = (wanted + (address - start) + self.page - 1) & ~(self.page - 1)
         cdef size_t pages, i
@@ -183,16 +183,16 @@ cdef class Eye:
                 i = pages
             if i == 0:
                 self.skipped += 1
-                window.goes_on = self.next_present(start)
+                piece.goes_on = self.next_present(start)
                 return 0
             size = i * self.page
         size = self.reader.read_into(start, self.view[:size])
         if size < address - start + 16:
-            window.goes_on = max(start + self.page, self.reader.next_there(start + self.page))
+            piece.goes_on = max(start + self.page, self.reader.next_there(start + self.page))
             return 0
-        window.bytes = self.base
-        window.address = start
-        window.size = size
+        piece.bytes = self.base
+        piece.address = start
+        piece.size = size
         return 0
 
     cdef uint64_t next_present(self, uint64_t start) except 0:
@@ -238,12 +238,12 @@ cdef class Eye:
         return 0
 
 
-cdef int look(void *context, uint64_t address, size_t wanted, dmi_window *window) noexcept with gil:
+cdef int look(void *context, uint64_t address, size_t wanted, dmi_piece *piece) noexcept with gil:
     cdef Eye eye = <Eye>context
     if eye.error is not None:
         return EIO
     try:
-        eye.fill(address, wanted, window)
+        eye.fill(address, wanted, piece)
         return 0
     except BaseException as error:
         eye.error = error
@@ -263,7 +263,7 @@ cdef void pages(void *context, uint64_t address, uint64_t size) noexcept with gi
 
 
 cdef uint64_t looks_for(uint64_t size):
-    """How many windows a walk over so many bytes may ask for: each 16 KiB four times, and some;
+    """How many pieces a walk over so many bytes may ask for: each 16 KiB four times, and some;
     what takes more is no heap that makes sense."""
     return 1024 + min(size >> 12, <uint64_t>1 << 22)
 

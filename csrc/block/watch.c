@@ -1,4 +1,4 @@
-/* watch.c - watched pages: drawn as they are carved, found by their run, rested when they are hit too often. */
+/* watch.c - watched pages: drawn as they are carved, found by their run; a block of one that is hit too often rests. */
 #include "watch.h"
 
 #include "../os/lock.h"
@@ -6,8 +6,8 @@
 #include "lfh.h"
 
 #define CHAINS 1024
-/* So many hits of one page, while all others together had no more than so many times as many: then the last block
- * rests. A page that is hit no more than its share never does. */
+/* While one page had _dmi_watch_patience hits, all pages together had less than SHARE times as many: then the block
+ * that is freed rests. A block of a page that is hit no more than its share never does. */
 #define SHARE 4u
 uint32_t _dmi_watch_patience = 64;
 
@@ -31,7 +31,7 @@ void _dmi_watch_begin(uint32_t every, uint64_t seed) {
     atomic_store_explicit(&_dmi_watch_period, every, memory_order_release);
 }
 
-/* SplitMix64: each page its own draw, whatever was drawn before. */
+/* SplitMix64: one counter for all threads, so that each page has a draw of its own. */
 static uint64_t next_random(void) {
     uint64_t z =
         atomic_fetch_add_explicit(&state, UINT64_C(0x9e3779b97f4a7c15), memory_order_relaxed);
@@ -56,7 +56,7 @@ static char *address_of(const dmi_run *run, size_t page) {
     return _dmi_run_base(run) + page * DMI_WATCH_PAGE;
 }
 
-/* Frees of its blocks that are under way still look at it. */
+/* The descriptor stays: frees of its blocks that are under way still look at it. */
 static void give_up(dmi_watch *watch) {
     dmi_run *run = _dmi_watch_run(watch);
     if (!watch->given_up) _dmi_pagemap_set(address_of(run, watch->page), DMI_WATCH_PAGE, run);
@@ -113,7 +113,7 @@ void _dmi_watch_carve(dmi_run *run, size_t last) {
     for (size_t page = carved * size / DMI_WATCH_PAGE; page * DMI_WATCH_PAGE < last * size;
          page++) {
         size_t first = (page * DMI_WATCH_PAGE + size - 1) / size;
-        /* Of a page that was carved in part the draw was made then; on some no block begins. */
+        /* A page that was carved in part was drawn then; on some pages no block begins. */
         if (first < carved || first >= last || first * size >= (page + 1) * DMI_WATCH_PAGE)
             continue;
         bool drawn = draw();
@@ -121,7 +121,7 @@ void _dmi_watch_carve(dmi_run *run, size_t last) {
         if (!drawn && !was) continue;
         _dmi_lock(&lock);
         dmi_watch *old = was ? find(run, page) : NULL;
-        if (old) drop(old); /* nothing was left on it: a new place */
+        if (old) drop(old); /* none of its blocks was left: it is drawn afresh */
         if (drawn) begin(run, page, first, every);
         _dmi_unlock(&lock);
     }
@@ -173,9 +173,9 @@ bool _dmi_watch_note_free(dmi_run *shadow, const void *block) {
         atomic_store_explicit(&watch->hits, hits, memory_order_relaxed);
         return false;
     }
-    uint32_t since = all - atomic_load_explicit(&watch->window, memory_order_relaxed);
+    uint32_t since = all - atomic_load_explicit(&watch->before, memory_order_relaxed);
     atomic_store_explicit(&watch->hits, 0, memory_order_relaxed);
-    atomic_store_explicit(&watch->window, all, memory_order_relaxed);
+    atomic_store_explicit(&watch->before, all, memory_order_relaxed);
     uintptr_t owner = atomic_load_explicit(&_dmi_watch_run(watch)->owner, memory_order_relaxed);
     return since < _dmi_watch_patience * SHARE && owner != DMI_OWNER_NONE;
 }

@@ -36,8 +36,8 @@ struct dmi_watch {
     uint16_t first, blocks;  /* the blocks that begin on it */
     _Atomic uint32_t every;  /* one page in so many was drawn, and is watched still */
     bool given_up;           /* it is no longer watched, but a free may know it */
-    _Atomic uint32_t hits;   /* blocks freed since the window of hits began */
-    _Atomic uint32_t window; /* hits everywhere when it began */
+    _Atomic uint32_t hits;   /* blocks freed since it was last asked whether one should rest */
+    _Atomic uint32_t before; /* hits of all pages at that time */
     _Atomic uint32_t
         holder[DMI_WATCH_BLOCKS]; /* who has the block, as the profiler has it; 0: not known */
 };
@@ -51,12 +51,12 @@ static inline uint32_t _dmi_watch_every(void) {
 void _dmi_watch_begin(uint32_t every, uint64_t seed);
 /* Give up every second page that is watched, at random: what is left stands for twice as many. */
 void _dmi_watch_thin(void);
-/* Blocks [run->carved, last) are about to be carved: draw among the pages they begin on. The run's lists are the
- * caller's. */
+/* Blocks [run->carved, last) are about to be carved: draw among the pages that they begin on. The caller owns the run's
+ * lists. */
 void _dmi_watch_carve(dmi_run *run, size_t last);
-/* The run, which has no busy block, goes. Before the page map forgets it. */
+/* Forget the pages of a run that goes. It has no busy block, and the page map still knows it. */
 void _dmi_watch_release(dmi_run *run);
-/* All runs of the space go. */
+/* Forget the pages of all runs of the space: they go. */
 void _dmi_watch_forget(const dmi_space *space);
 /* The watched page that the block begins on; NULL: none. The block is busy, and the caller's. */
 static inline dmi_watch *_dmi_watch_of(const void *block) {
@@ -74,11 +74,13 @@ static inline void _dmi_watch_hold(dmi_watch *watch, const void *block, uint32_t
     atomic_store_explicit(&watch->holder[_dmi_watch_index(watch, block)], holder,
                           memory_order_relaxed);
 }
-/* After so many hits of a page it is asked whether a block should rest; the tests of places ask never. */
+/* After so many hits of a page it is asked whether a block should rest. Tests that compare places set it so high that
+ * it is never asked. */
 extern uint32_t _dmi_watch_patience;
-/* A block of a watched page is freed, which is about to be done. True: it had better rest, see above. */
+/* Note that a block of a watched page is about to be freed. True: let it rest, see above. */
 bool _dmi_watch_note_free(dmi_run *shadow, const void *block);
-/* Every watched page, locked: visit must take no lock. Stops at the first that is not 0. */
+/* Visit every watched page, with all of them locked: visit must take no lock. Stops at the first answer that is not 0,
+ * and returns it. */
 int _dmi_watch_each(int (*visit)(void *argument, dmi_watch *watch), void *argument);
 /* How many are watched. */
 size_t _dmi_watch_count(void);

@@ -12,7 +12,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* The policy with defaults in every field, those of other policies included. */
+/* Fill in a policy with defaults in every field, those of other policies included. */
 void _dmi_policy_set_default(dmi_policy *policy, dmi_when when);
 /* Whether a struct given by a caller is a policy: its size, the enums, and the fields that its `when`
  * uses (the others may hold anything). 0 or EINVAL; then error (may be NULL) says what is accepted. */

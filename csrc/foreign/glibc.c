@@ -64,7 +64,7 @@ static uint64_t resume(dmi_glibc_walk *w, uint64_t at, uint64_t from) {
     for (uint64_t q = from; q < last && !w->view->error;) {
         const uint64_t *pair = _dmi_view_pair(w->view, q);
         if (!pair) {
-            uint64_t on = w->view->window.goes_on;
+            uint64_t on = w->view->piece.goes_on;
             q = on > q ? (on + 15) & ~(uint64_t)15 : q + 16;
             continue;
         }
@@ -99,7 +99,7 @@ static bool read_head(dmi_glibc_walk *w, dmi_glibc_chunk *chunk) {
             const uint64_t *pair = _dmi_view_pair(w->view, w->at);
             if (!pair) {
                 if (w->view->error) return w->ended = true, false;
-                uint64_t on = w->view->window.goes_on;
+                uint64_t on = w->view->piece.goes_on;
                 skip_gap(w, chunk, on > w->at ? (on + 15) & ~(uint64_t)15 : w->at + 16);
                 return false;
             }

@@ -1,4 +1,4 @@
-/* view.c - the window on the memory of another process. */
+/* view.c - the view of the memory of another process. */
 #include "view.h"
 
 #include <errno.h>
@@ -13,22 +13,22 @@ void _dmi_view_open(dmi_view *view, dmi_look look, void *context, uint64_t most_
 }
 
 void _dmi_view_forget(dmi_view *view) {
-    view->window.bytes = NULL;
-    view->window.size = 0;
+    view->piece.bytes = NULL;
+    view->piece.size = 0;
 }
 
 const uint64_t *_dmi_view_move(dmi_view *view, uint64_t address) {
-    dmi_window *w = &view->window;
+    dmi_piece *w = &view->piece;
     if (view->error) return NULL;
     if (view->looks++ >= view->most_looks) {
         view->error = EFBIG;
         return NULL;
     }
-    /* A walk that goes on where the window ended will read much, one that jumps will read little. */
+    /* A walk that goes on where the piece ended will read much, one that jumps will read little. */
     bool onward = w->bytes && address - w->address <= w->size + 4096;
     if (!onward) view->wanted = DMI_VIEW_LEAST;
     else if (view->wanted < DMI_VIEW_MOST) view->wanted *= 2;
-    dmi_window found = {.bytes = NULL};
+    dmi_piece found = {.bytes = NULL};
     view->error = view->look(view->context, address, view->wanted, &found);
     if (!view->error && found.bytes &&
         (found.size < 16 || address < found.address || address - found.address > found.size - 16 ||

@@ -18,7 +18,7 @@ void *_dmi_heap_alloc(dmi_heap *heap, size_t size, size_t align, bool *zero);
 
 /* ---- who wants to know --------------------------------------------------------------------------------- */
 
-/* A profiler, of a higher floor. It changes no errno. */
+/* A profiler, of a higher floor. Its functions leave errno as it was. */
 typedef struct dmi_observer {
     /* A slow path hands out a block, no lock is held. frame: the stack frame of the slow path (see DMI_FRAME). */
     void (*note_block)(void *block, size_t size, const void *frame);
@@ -29,11 +29,13 @@ typedef struct dmi_observer {
 extern _Atomic(const dmi_observer *) _dmi_observer;
 
 #define DMI_FRAME __builtin_frame_address(0)
+/* Tell the profiler of a block that is handed out (NULL: of none). Returns the block. */
 static inline void *_dmi_observe_block(void *block, size_t size, const void *frame) {
     const dmi_observer *observer = atomic_load_explicit(&_dmi_observer, memory_order_acquire);
     if (__builtin_expect(observer && block, 0)) observer->note_block(block, size, frame);
     return block;
 }
+/* Tell it of a block of pages that is about to be freed. */
 static inline void _dmi_observe_free(const void *block) {
     const dmi_observer *observer = atomic_load_explicit(&_dmi_observer, memory_order_acquire);
     if (__builtin_expect(observer != NULL, 0)) observer->forget_block(block);

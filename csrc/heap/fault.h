@@ -9,8 +9,8 @@
 
 #include "../block/note.h"
 
-/* Tell of a fault that the caller found at that address. Returns if the handler does. call "access": a guard was touched,
- * and this is a signal handler. */
+/* Tell of a fault that the caller found at that address. Returns if the handler does. call "access": a guard was
+ * touched, and this is a signal handler. */
 void _dmi_fault_tell_found(int kind, const char *call, const void *address);
 /* Tell what was noted while locks were held. */
 void _dmi_fault_tell_noted(const char *call);

@@ -12,7 +12,7 @@
 
 /* Have the process call us at every fork. 0 or an errno. */
 int _dmi_fork_setup(void);
-/* One lock of a higher floor, whose holders take the core's: it is taken before all of them. */
+/* Add one lock of a higher floor, whose holders take the core's: a fork takes it before all of them. */
 void _dmi_fork_add_lock(void (*lock)(void), void (*unlock)(void));
 
 #endif

@@ -1,4 +1,4 @@
-/* guarded.c - slots between guards: which allocation gets one, and what happens to it. */
+/* guarded.c - guard slots: which allocation gets one, and what happens to it. */
 #include "guarded.h"
 
 #include "fault.h"
@@ -11,7 +11,7 @@ static dmi_pool pool = {
 
 /* ---- which one ------------------------------------------------------------------------------------------- */
 
-/* Places before the next one: evenly from 0 to 2 N - 2, so that no rhythm of the program's meets that of the samples. */
+/* Places before the next sample: evenly from 0 to 2 N - 2, so that the samples keep no step with the program. */
 static int64_t draw(dmi_guarded *g) {
     g->random ^= g->random << 13;
     g->random ^= g->random >> 7;
@@ -19,7 +19,7 @@ static int64_t draw(dmi_guarded *g) {
     return (int64_t)((g->random >> 11) % (2 * g->every - 1));
 }
 
-/* Somebody touched an address that is not accessible: from a signal handler, on his thread. */
+/* Called from a signal handler, on the thread that touched an address that is not accessible. */
 static void tell_of_touch(const void *address) {
     const dmi_run *run = _dmi_pagemap_find(address);
     if (run->kind != DMI_RUN_GUARDED) return;
@@ -79,7 +79,7 @@ static dmi_run *new_slot(dmi_heap *heap) {
     return NULL;
 }
 
-/* A new one as long as there may be more, then the one that was freed first. */
+/* A new slot while there may be more, then the one that was freed first. NULL: all are busy. */
 static dmi_run *take_slot(dmi_heap *heap) {
     dmi_guarded *g = heap->guarded;
     dmi_run *oldest = NULL;
@@ -123,7 +123,7 @@ void *_dmi_guarded_alloc(dmi_heap *heap, size_t size, size_t align) {
     size = size ? (size + 15) & ~(size_t)15 : 16;
     if (align < 16) align = 16;
     _dmi_lock(&heap->lock);
-    /* Another thread may have been faster. */
+    /* Another thread may have taken the sample. */
     if (atomic_load_explicit(&g->left, memory_order_relaxed) <= 0) {
         atomic_store_explicit(&g->left, draw(g), memory_order_relaxed);
         dmi_run *run = take_slot(heap);
@@ -136,9 +136,9 @@ void *_dmi_guarded_alloc(dmi_heap *heap, size_t size, size_t align) {
 void _dmi_guarded_free(dmi_heap *heap, dmi_run *run) {
     size_t first, count;
     pages_of(run, &first, &count);
-    /* Before a touch can fault, it is known what it is of. */
+    /* Set first, so that a touch that faults is told as one of a freed block. */
     run->flags |= DMI_RUN_KEPT;
-    /* First nobody can touch them, then they go. */
+    /* Guard the pages before they go: a touch in between could read zeroes. */
     (void)_dmi_os_guard(page_at(run, first), count << _dmi_page_shift, heap->space.mode);
     (void)_dmi_pages_decommit(run->segment, run->first + first, count);
     run->freed_at = ++heap->guarded->frees;

@@ -5,12 +5,12 @@
 
 #include <string.h>
 
-/* What was called otherwise. */
+/* Members that had another name once. */
 static const struct {
     const char *now, *once;
 } renamed[] = {{"segment.deferred", "segment.held"}, {"run.taken", "run.taken_head"}};
 
-/* Without these nothing can be told; what else is missing is taken for 0. */
+/* Without these no heap can be read; any other member that is missing is taken for 0. */
 static const char *const needed[] = {
     "heap.space",       "heap.policy",
     "heap.handle",      "heap.tail",

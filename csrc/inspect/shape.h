@@ -1,8 +1,8 @@
 /* shape.h - floor 6: the structs of another build, by the table of fields that it carries (layout.h).
  *
- * A build that has other structs than this one says where each member lies that the walker reads. From its bytes
- * our own struct is filled, member by member; what it has not is 0. What changed in meaning besides is told by
- * its version: how links are encoded, and whether a place in a list is an address or a number.
+ * A build with other structs than this one says where each member lies that the walker reads. Our own struct is filled
+ * from its bytes, member by member; a member that it lacks is 0. Two meanings changed besides: how links are encoded,
+ * and whether a place in a list is an address or a number. The version and the table tell which.
  */
 #ifndef DMI_SHAPE_H
 #define DMI_SHAPE_H
@@ -41,7 +41,7 @@ typedef struct dmi_shape {
     size_t move_count;
 } dmi_shape;
 
-/* Read of the table what this library needs. NULL: it will do; else the name of what is missing or makes no
+/* Learn from the table what this library needs. NULL: it suffices; else the name of what is missing or makes no
  * sense. */
 const char *_dmi_shape_learn(dmi_shape *shape);
 /* Fill our struct from the bytes of theirs. */

@@ -1,5 +1,5 @@
-/* window.c - a sorted table of the stretches that are taken. Neighbours are one entry, gaps included, so that it has
- * as many as there are holes. */
+/* window.c - a sorted table of the stretches that are taken. Neighbours share an entry, gaps included, so that the
+ * table has about as many entries as the window has holes. */
 #include "window.h"
 
 #include "lock.h"
@@ -37,7 +37,7 @@ void _dmi_window_open(uint64_t random, size_t granule) {
     _dmi_unlock(&lock);
 }
 
-/* Taken from place on, behind entry i - 1 and before entry i. */
+/* Take from..to, which lies behind entry i - 1 and before entry i. False: the table is full. */
 static bool take(size_t i, uintptr_t from, uintptr_t to) {
     bool left = i > 0 && taken[i - 1].to == from, right = i < count && taken[i].from == to;
     if (left && right) {

@@ -1,5 +1,5 @@
-/* window.h - one stretch of address space for what a process reserves in order, its segments: at a random place, and
- * lowest free place first. Where nobody can know it, and nobody else wants to be.
+/* window.h - one stretch of address space, at a random place, for the segments of a process: what it reserves in order,
+ * lowest free place first. The place is drawn so that nobody can guess it, from an area that nothing else asks for.
  *
  * The area that the window lies in is clear of
  * - the low 4 GiB (non-PIE programs and their brk, LuaJIT without GC64, compressed references), and of all below 32 TiB:
@@ -45,11 +45,12 @@
 uintptr_t _dmi_window_draw(uint64_t random, size_t granule);
 /* Has a window been drawn? */
 bool _dmi_window_is_open(void);
+/* Draw it, if no other thread did so meanwhile. */
 void _dmi_window_open(uint64_t random, size_t granule);
-/* The lowest free place for size bytes, aligned, and a gap behind them; it is taken then. NULL: there is none, or too
- * many holes to remember one more. */
+/* Take the lowest free place for size bytes, aligned, and a gap behind them. NULL: there is none, or there are too many
+ * holes to remember one more. */
 void *_dmi_window_claim(size_t size, size_t align);
-/* A range, or a part of one, is free again. Ranges outside the window are not its business. */
+/* Make a range, or a part of one, free again. Nothing happens to ranges outside the window. */
 void _dmi_window_yield(const void *address, size_t size);
 /* Tests only: forget all. */
 void _dmi_window_reset(void);

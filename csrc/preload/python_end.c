@@ -1,8 +1,8 @@
 /* python_end.c - the profile of a Python program, before Python takes its objects apart.
  *
- * An interpreter that ends frees what the program held, long before a destructor runs: a profile of then shows
- * nothing. So when the sampler first meets a Python frame, Python is asked to call back, and then to call once more
- * when it ends, as its module atexit does. Py_AddPendingCall may be called from anywhere and takes no memory.
+ * An interpreter that ends frees what the program held, long before a destructor of this library runs. A profile taken
+ * there would show nothing. So when the sampler first meets a Python frame it asks Python for a pending call, and that
+ * call registers a function with the module atexit. Py_AddPendingCall may be called from anywhere and takes no memory.
  */
 #include "preload.h"
 
@@ -12,7 +12,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
-/* Python's own declarations are not used: it is whichever the program brings. */
+/* Python's headers are not used: the program brings the interpreter, of any version. */
 typedef struct method {
     const char *name;
     void *(*function)(void *, void *);
@@ -56,8 +56,8 @@ static method end_method = {"dmi_profile", at_end, TAKES_NOTHING, NULL};
 
 static void ask_python(void);
 
-/* On the main thread, between two instructions of Python code. While the interpreter begins nothing can be imported
- * yet: then the next sample asks again. */
+/* Called on the main thread, between two instructions of Python code. While the interpreter starts nothing can be
+ * imported yet: then the next sample asks again. */
 static int ask_to_be_called(void *unused) {
     (void)unused;
     void *module = import("atexit");

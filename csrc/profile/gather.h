@@ -13,8 +13,9 @@ typedef struct dmi_spot {
     uint64_t address;
     uint32_t heap; /* as the caller numbers them */
     uint32_t every;
-    uint32_t free; /* bytes that its busy blocks pin; of a page without them what goes back */
-    uint8_t fate;  /* dmi_fate */
+    uint32_t
+        free; /* bytes that its busy blocks pin; without busy blocks, the bytes that can go back */
+    uint8_t fate; /* dmi_fate */
     uint16_t blocks;
 } dmi_spot;
 typedef struct dmi_spot_block {
@@ -25,12 +26,12 @@ typedef struct dmi_spot_block {
 typedef struct dmi_spots {
     char *bytes; /* pages of its own */
     size_t reserved, used;
-    uint64_t lost; /* pages without room, or that could not be looked at */
+    uint64_t lost; /* pages for which there was no room, or that could not be looked at */
 } dmi_spots;
 
 /* Room for every page that is watched now, and some more. 0 or ENOMEM. */
 int _dmi_spots_begin(dmi_spots *spots);
-/* Add those of a heap, whose threads stand still meanwhile. False: the handle is stale. */
+/* Add the watched pages of a heap. Its threads stand still meanwhile. False: the handle is stale. */
 bool _dmi_spots_add(dmi_spots *spots, void *handle, uint32_t number);
 /* The first, the next one; NULL: no more. */
 const dmi_spot *_dmi_spots_next(const dmi_spots *spots, const dmi_spot *spot);

@@ -25,28 +25,28 @@ static _Atomic bool runs;
 
 /* ---- what it costs ------------------------------------------------------------------------------------- */
 
-/* What a block costs that is handed out and taken back, and each frame of its stack, in ns: about a thousand
+/* What it costs, in ns, to hand out a sampled block and take it back, and each frame of its stack: about a thousand
  * instructions, and forty. */
 #define BLOCK_NS 300
 #define FRAME_NS 15
-#define COST_PPM 15000   /* of the time that passes, by default */
-#define WINDOW_NS 500000 /* costs are looked at whenever they came to so much more */
-#define FREE_NS 2000000  /* so much at first goes by */
+#define COST_PPM 15000  /* of the time that passes, by default */
+#define SPAN_NS 500000  /* a span ends when it has cost so much: then the share is judged */
+#define FREE_NS 2000000 /* so much is free at the start */
 
 static _Atomic uint32_t most_ppm, every;
-static _Atomic uint64_t spent, window_spent, window_began;
+static _Atomic uint64_t spent, span_spent, span_began;
 
-/* More than it may be in the window that ends: half of the pages are given up. Far less: new ones are drawn as at
- * first again. */
+/* The span that ends cost a larger share of the time than it may: give up half of the pages. It cost far less: draw new
+ * ones twice as often, up to the rate that was asked for. */
 static void settle_costs(uint64_t now_spent) {
-    uint64_t before = atomic_load_explicit(&window_spent, memory_order_relaxed);
+    uint64_t before = atomic_load_explicit(&span_spent, memory_order_relaxed);
     uint32_t most = atomic_load_explicit(&most_ppm, memory_order_relaxed);
-    if (now_spent - before < WINDOW_NS || most == UINT32_MAX) return;
-    if (!atomic_compare_exchange_strong_explicit(&window_spent, &before, now_spent,
+    if (now_spent - before < SPAN_NS || most == UINT32_MAX) return;
+    if (!atomic_compare_exchange_strong_explicit(&span_spent, &before, now_spent,
                                                  memory_order_relaxed, memory_order_relaxed))
         return;
     uint64_t now = _dmi_os_clock();
-    uint64_t passed = now - atomic_exchange_explicit(&window_began, now, memory_order_relaxed);
+    uint64_t passed = now - atomic_exchange_explicit(&span_began, now, memory_order_relaxed);
     uint32_t period = atomic_load_explicit(&every, memory_order_relaxed);
     double share = (double)(now_spent - before) / (double)(passed + 1) * 1e6;
     if (share > most && now_spent > FREE_NS && period < PERIOD_MOST) {
@@ -68,7 +68,7 @@ static void charge(size_t frames) {
 
 /* ---- stacks -------------------------------------------------------------------------------------------- */
 
-/* What a thread does while it takes a stack is not itself sampled: a signal handler may come in between. */
+/* A signal handler may allocate while its thread takes a stack: that allocation takes none. */
 static DMI_TLS bool taking;
 
 static void (*_Atomic when_python)(void);
@@ -81,7 +81,7 @@ static void tell_of_python(void) {
     if (call) call();
 }
 
-/* Native frames, with the Python ones in the place of the function that runs them. */
+/* The native frames, with the Python ones in the place of the function that runs Python. */
 static uint32_t take_stack(const void *frame) {
     dmi_frame frames[DMI_STACK_FRAMES], python[DMI_STACK_FRAMES];
     uintptr_t native[DMI_STACK_FRAMES];
@@ -101,7 +101,7 @@ static uint32_t take_stack(const void *frame) {
             if (entry[at++]) break;
         }
     }
-    /* Code without linked frames hides who runs them. */
+    /* Where native code links no frames, the function that runs Python is not seen: the rest follows. */
     while (at < pythons && n < DMI_STACK_FRAMES) frames[n++] = python[at++];
     charge(n);
     return _dmi_stacks_enter(frames, n);
@@ -244,8 +244,8 @@ int dmi_profile_start(const dmi_profile_options *options) {
         atomic_store_explicit(&most_ppm, given.most_ppm ? given.most_ppm : COST_PPM,
                               memory_order_relaxed);
         atomic_store_explicit(&spent, 0, memory_order_relaxed);
-        atomic_store_explicit(&window_spent, 0, memory_order_relaxed);
-        atomic_store_explicit(&window_began, _dmi_os_clock(), memory_order_relaxed);
+        atomic_store_explicit(&span_spent, 0, memory_order_relaxed);
+        atomic_store_explicit(&span_began, _dmi_os_clock(), memory_order_relaxed);
         atomic_store_explicit(&runs, true, memory_order_relaxed);
         atomic_store_explicit(&_dmi_observer, &observer, memory_order_release);
         _dmi_watch_begin(given.one_in, given.seed);

@@ -1,9 +1,9 @@
 /* stacks.h - every stack once, by number, in bounded memory.
  *
- * A stack is a list of frames, the innermost first; equal ones share a number. Tables are reserved once, of fixed
- * size, and touched as they fill; nothing in them is moved or taken away. Entries are entered without a lock, by one
- * exchange of their key, so that a signal handler, or a thread that a fork cut off, leaves nothing locked. What finds
- * no room is counted and has the number 0.
+ * A stack is a list of frames, the innermost first; equal ones share a number. Tables are reserved once, of fixed size,
+ * and touched as they fill; nothing in them is moved or taken away. An entry is made without a lock, by one exchange of
+ * its key, so that a signal handler, or a thread that a fork cut off, leaves nothing locked. A stack that finds no room
+ * is counted and has the number 0.
  *
  * Keys are hashes of 64 bits, and equal keys are taken to be equal stacks.
  */
@@ -51,12 +51,13 @@ void _dmi_stacks_reset(void);
 uint32_t _dmi_stacks_enter(const dmi_frame *frames, size_t count);
 /* The stack of that number; NULL: there is none. */
 dmi_stack *_dmi_stacks_get(uint32_t number);
-/* Numbers are below it. */
+/* All numbers of stacks are below it. */
 uint32_t _dmi_stacks_bound(void);
 /* Frame i of the stack, as a number that _dmi_frames_get knows. */
 uint32_t _dmi_stacks_frame(const dmi_stack *stack, size_t i);
-/* Frames have numbers from 0. False: there is none. Then text->file is NULL for a native one, whose address is *key. */
+/* All numbers of frames are below it; the first is 0. */
 uint32_t _dmi_frames_bound(void);
+/* What that frame says; text->file is NULL for a native one, whose address is *key. False: there is none. */
 bool _dmi_frames_get(uint32_t number, uint64_t *key, dmi_frame_text *text);
 /* Stacks that found no room. */
 uint64_t _dmi_stacks_lost(void);

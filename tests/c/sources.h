@@ -32,14 +32,14 @@ static inline void source_put(source *s, uint64_t address, uint64_t first, uint6
     s->pairs[i] = (source_pair){address, {first, second}};
 }
 
-static inline int source_look(void *context, uint64_t address, size_t wanted, dmi_window *window) {
+static inline int source_look(void *context, uint64_t address, size_t wanted, dmi_piece *piece) {
     static const uint64_t zeroes[2];
     source *s = context;
     ENSURE(wanted >= DMI_VIEW_LEAST && wanted <= DMI_VIEW_MOST);
     s->looks++;
     if (s->fail_at && s->looks >= s->fail_at) return s->error;
     if (address >= s->hole && address < s->hole_end) {
-        window->goes_on = s->hole_end;
+        piece->goes_on = s->hole_end;
         return 0;
     }
     const uint64_t *words = zeroes;
@@ -52,7 +52,7 @@ static inline int source_look(void *context, uint64_t address, size_t wanted, dm
     if (low < s->count && s->pairs[low].address == address) words = s->pairs[low].words;
     if (s->heals_at && s->looks >= s->heals_at && s->healed.address == address)
         words = s->healed.words;
-    *window = (dmi_window){(const unsigned char *)words, address, sizeof zeroes, 0};
+    *piece = (dmi_piece){(const unsigned char *)words, address, sizeof zeroes, 0};
     return 0;
 }
 #endif

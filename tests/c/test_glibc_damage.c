@@ -16,7 +16,7 @@ static uint64_t words[PAGES * PAGE / 8];
 static bool gone[PAGES];
 static uint64_t looks;
 
-static int look(void *context, uint64_t address, size_t wanted, dmi_window *window) {
+static int look(void *context, uint64_t address, size_t wanted, dmi_piece *piece) {
     (void)context;
     looks++;
     if (address < THERE || address >= END) {
@@ -27,11 +27,11 @@ static int look(void *context, uint64_t address, size_t wanted, dmi_window *wind
     while (end < PAGES && !gone[end] && (end - page) * PAGE < wanted + PAGE) end++;
     if (end == page) {
         while (end < PAGES && gone[end]) end++;
-        window->goes_on = THERE + end * PAGE;
+        piece->goes_on = THERE + end * PAGE;
         return 0;
     }
-    *window = (dmi_window){(const unsigned char *)words + page * PAGE, THERE + page * PAGE,
-                           (size_t)((end - page) * PAGE), 0};
+    *piece = (dmi_piece){(const unsigned char *)words + page * PAGE, THERE + page * PAGE,
+                         (size_t)((end - page) * PAGE), 0};
     return 0;
 }
 

@@ -1,4 +1,4 @@
-/* test_view.c - the window on the memory of others. */
+/* test_view.c - the view of the memory of others. */
 #include "test.h"
 
 #include "floors.h"
@@ -8,29 +8,29 @@
 
 #define BASE UINT64_C(0x7f0000000000)
 
-/* Memory from BASE on, given in windows no larger than asked. */
+/* Memory from BASE on, given in pieces no larger than asked. */
 typedef struct memory {
     const uint64_t *words;
     size_t size; /* bytes */
     size_t wanted[64];
     size_t looks;
-    dmi_window instead; /* given in place of what is there, when size is not 0 */
+    dmi_piece instead; /* given in place of what is there, when size is not 0 */
     int error;
 } memory;
 
-static int look(void *context, uint64_t address, size_t wanted, dmi_window *window) {
+static int look(void *context, uint64_t address, size_t wanted, dmi_piece *piece) {
     memory *m = context;
     if (m->looks < 64) m->wanted[m->looks] = wanted;
     m->looks++;
     if (m->error) return m->error;
     if (m->instead.size || m->instead.goes_on) {
-        *window = m->instead;
+        *piece = m->instead;
         return 0;
     }
     if (address < BASE || address - BASE >= m->size) return 0;
     size_t left = m->size - (size_t)(address - BASE);
-    *window = (dmi_window){(const unsigned char *)m->words + (address - BASE), address,
-                           left < wanted ? left : wanted, 0};
+    *piece = (dmi_piece){(const unsigned char *)m->words + (address - BASE), address,
+                         left < wanted ? left : wanted, 0};
     return 0;
 }
 
@@ -57,7 +57,7 @@ TEST(a_walk_along_memory_asks_for_more_each_time) {
     /* A jump is a new beginning. */
     CHECK(_dmi_view_pair(&view, BASE) != NULL);
     CHECK_EQ(m.wanted[m.looks - 1], DMI_VIEW_LEAST);
-    /* What is forgotten is read again, also where the window was. */
+    /* What is forgotten is read again, also where the piece was. */
     size_t before = m.looks;
     CHECK(_dmi_view_pair(&view, BASE + 16) != NULL);
     CHECK_EQ(m.looks, before);
@@ -72,19 +72,19 @@ TEST(where_nothing_is_the_view_says_where_to_go_on) {
     _dmi_view_open(&view, look, &m, 1000);
     CHECK_PTR(_dmi_view_pair(&view, BASE + 4096), NULL);
     CHECK_EQ(view.error, 0);
-    CHECK_EQ(view.window.goes_on, BASE + 4096 + 16);
+    CHECK_EQ(view.piece.goes_on, BASE + 4096 + 16);
     m.instead.goes_on = BASE + 65536;
     CHECK_PTR(_dmi_view_pair(&view, BASE + 4096), NULL);
-    CHECK_EQ(view.window.goes_on, BASE + 65536);
+    CHECK_EQ(view.piece.goes_on, BASE + 65536);
     /* A place that is not behind the asked one would be a circle. */
     m.instead.goes_on = BASE;
     CHECK_PTR(_dmi_view_pair(&view, BASE + 4096), NULL);
-    CHECK_EQ(view.window.goes_on, BASE + 4096 + 16);
+    CHECK_EQ(view.piece.goes_on, BASE + 4096 + 16);
 }
 
 TEST(a_window_that_cannot_be_is_no_window) {
     const unsigned char *bytes = (const unsigned char *)words;
-    const dmi_window bad[] = {
+    const dmi_piece bad[] = {
         {bytes, BASE, 8, 0},           /* too small */
         {bytes, BASE + 16, 4096, 0},   /* begins behind the address */
         {bytes, BASE - 4096, 4096, 0}, /* ends before it */
@@ -98,7 +98,7 @@ TEST(a_window_that_cannot_be_is_no_window) {
         _dmi_view_open(&view, look, &m, 1000);
         CHECK_PTR(_dmi_view_pair(&view, BASE), NULL);
         CHECK_EQ(view.error, 0);
-        CHECK_PTR(view.window.bytes, NULL);
+        CHECK_PTR(view.piece.bytes, NULL);
     }
 }
 
