@@ -1,4 +1,5 @@
-/* watch.c - watched pages: drawn as they are carved, found by their run; a block of one that is hit too often rests. */
+/* watch.c - watched pages: drawn as they are carved, found by their run; a block of one that is hit too often sits out.
+ * */
 #include "watch.h"
 
 #include "../os/lock.h"
@@ -7,7 +8,7 @@
 
 #define CHAINS 1024
 /* While one page had _dmi_watch_patience hits, all pages together had less than SHARE times as many: then the block
- * that is freed rests. A block of a page that is hit no more than its share never does. */
+ * that is freed sits out. A block of a page that is hit no more than its share never does. */
 #define SHARE 4u
 uint32_t _dmi_watch_patience = 64;
 

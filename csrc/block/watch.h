@@ -11,7 +11,7 @@
  * Watched are the blocks that begin on the page. Pages are those of the page map, 4 KiB, whatever the system's are.
  *
  * A page that is hit very often for a while would cost too much: a tight pair of malloc and free uses one block
- * over and over. Then the block that is freed rests: it goes to the list of remote frees, from where it comes back
+ * over and over. Then the block that is freed sits out: it goes to the list of remote frees, from where it comes back
  * when the run's own list is empty. The page stays watched, and nothing about its other blocks changes.
  *
  * What all pages together cost is for the profiler to bound: it thins them out (_dmi_watch_thin), which is fair for the
@@ -36,7 +36,7 @@ struct dmi_watch {
     uint16_t first, blocks;  /* the blocks that begin on it */
     _Atomic uint32_t every;  /* one page in so many was drawn, and is watched still */
     bool given_up;           /* it is no longer watched, but a free may know it */
-    _Atomic uint32_t hits;   /* blocks freed since it was last asked whether one should rest */
+    _Atomic uint32_t hits;   /* blocks freed since it was last asked whether one should sit out */
     _Atomic uint32_t before; /* hits of all pages at that time */
     _Atomic uint32_t
         holder[DMI_WATCH_BLOCKS]; /* who has the block, as the profiler has it; 0: not known */
@@ -74,10 +74,10 @@ static inline void _dmi_watch_hold(dmi_watch *watch, const void *block, uint32_t
     atomic_store_explicit(&watch->holder[_dmi_watch_index(watch, block)], holder,
                           memory_order_relaxed);
 }
-/* After so many hits of a page it is asked whether a block should rest. Tests that compare places set it so high that
- * it is never asked. */
+/* After so many hits of a page it is asked whether a block should sit out. Tests that compare places set it so high
+ * that it is never asked. */
 extern uint32_t _dmi_watch_patience;
-/* Note that a block of a watched page is about to be freed. True: let it rest, see above. */
+/* Note that a block of a watched page is about to be freed. True: let it sit out, see above. */
 bool _dmi_watch_note_free(dmi_run *shadow, const void *block);
 /* Visit every watched page, with all of them locked: visit must take no lock. Stops at the first answer that is not 0,
  * and returns it. */

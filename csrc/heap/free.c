@@ -175,7 +175,7 @@ static __attribute__((noinline, cold)) void free_watched(void *block, dmi_run *s
     if (fault) {
         _dmi_fault_tell_found(fault, "free", block);
     } else if (_dmi_watch_note_free(shadow, block)) {
-        /* It rests on the list that remote frees use, which is looked at when there is nothing else. */
+        /* It sits out on the list of remote frees, which is looked at when there is nothing else. */
         if (_dmi_lfh_push_remote(run, block, DMI_MARK_WATCHED)) _dmi_cache_pend(run);
     } else {
         bool own = _dmi_owner_is(run, _dmi_self_get());

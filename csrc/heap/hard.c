@@ -15,7 +15,7 @@
 /* Places of all bins. */
 #define QUARANTINE_BLOCKS (8 * 64 + 8 * 32 + 24 * 16 + 32 * 8)
 
-/* What a run has depends on how many blocks it has. */
+/* The more blocks a run has, the larger the item that holds their states. */
 #define STATES(bytes, number)                                                                      \
     { .name = "dmi-states", .item = (bytes), .chunk = (number) }
 static dmi_lock pools;
@@ -76,7 +76,7 @@ void _dmi_hard_shuffle(dmi_cache *cache, dmi_run *run) {
     for (void *b = _dmi_lfh_head(run); b && count < DMI_RUN_BLOCKS_MAX; b = _dmi_link_get(run, b))
         block[count++] = b;
     for (uint32_t i = count; i > 1; i--) {
-        uint32_t j = _dmi_hard_random(&cache->quarantine->random, i);
+        uint32_t j = _dmi_hard_draw_number(&cache->quarantine->random, i);
         void *kept = block[i - 1];
         block[i - 1] = block[j];
         block[j] = kept;
@@ -156,20 +156,20 @@ static void release(dmi_cache *cache, dmi_waiting one) {
     _dmi_cache_free(cache, _dmi_pagemap_get(one.block), one.block);
 }
 
-/* What a pool is brought to that is empty or full. */
+/* To how many blocks a pool is filled when it is empty, and emptied when it is full. */
 static uint32_t middle(const dmi_bin *bin) { return bin->room / 2u; }
 
 static void let_out(dmi_cache *cache, dmi_bin *bin, uint32_t to) {
     while (bin->count > to) release(cache, _dmi_hard_take(cache->quarantine, bin, bin->count));
 }
 
-/* What may be in a bin, bytes. */
-static uint64_t held(const dmi_bin *bin) {
+/* Bytes that may wait in a bin. */
+static uint64_t capacity(const dmi_bin *bin) {
     return bin->room ? (uint64_t)(bin->mask + 1u + bin->room) * bin->size : 0;
 }
 
 static void close_bin(dmi_cache *cache, dmi_bin *bin) {
-    uint64_t bytes = held(bin);
+    uint64_t bytes = capacity(bin);
     let_out(cache, bin, 0);
     while (bin->young) release(cache, bin->ring[--bin->young]);
     bin->room = bin->turn = 0;
@@ -185,32 +185,33 @@ void _dmi_hard_flush(dmi_cache *cache) {
     q->any = false;
 }
 
-/* More room, if the heap's quarantines may hold that much: a third of the pool with the ring, then all of it. */
+/* Give a bin more room, if all quarantines of the heap stay within their bound: first the ring and a third of the pool,
+ * then all of it. */
 static bool widen(dmi_cache *cache, dmi_bin *bin) {
     dmi_heap *heap = cache->heap;
     if (bin->room == bin->most) return false;
-    uint64_t had = held(bin);
+    uint64_t had = capacity(bin);
     uint16_t room = bin->room;
     bin->room = bin->room ? bin->most : bin->most / 3;
-    uint64_t bytes = held(bin) - had;
+    uint64_t bytes = capacity(bin) - had;
     if (atomic_fetch_add_explicit(&heap->waiting, bytes, memory_order_relaxed) + bytes >
         QUARANTINE_BYTES) {
         atomic_fetch_sub_explicit(&heap->waiting, bytes, memory_order_relaxed);
         bin->room = room;
         return false;
     }
-    /* What is to be cleared whole is drawn by the slow path. */
+    /* The fast path clears two words only; where blocks are cleared whole, the slow path draws them. */
     bin->low = heap->flags & DMI_HEAP_ZERO ? UINT32_MAX : 0;
     bin->limit = bin->young > bin->mask ? bin->room : 0;
     cache->quarantine->any = true;
     return true;
 }
 
-/* The bin that may hold the most, NULL: none may hold anything. */
+/* The bin in which the most bytes may wait; NULL: none has room. */
 static dmi_bin *widest(dmi_quarantine *q) {
     dmi_bin *found = NULL;
     for (size_t b = 0; b < DMI_BUCKETS; b++)
-        if (held(&q->bin[b]) > (found ? held(found) : 0)) found = &q->bin[b];
+        if (capacity(&q->bin[b]) > (found ? capacity(found) : 0)) found = &q->bin[b];
     return found;
 }
 
@@ -232,7 +233,7 @@ static bool wait(dmi_cache *cache, dmi_bin *bin, void *block, uint8_t *state) {
     return true;
 }
 
-/* Let some more wait that are on the list at hand: one exchange with it for several blocks. */
+/* Let some blocks of the current run's list wait, so that the next allocations find them in the pool. */
 static void fill(dmi_cache *cache, dmi_bin *bin, unsigned bucket) {
     dmi_quarantine *q = cache->quarantine;
     dmi_run *run = cache->current[bucket];
@@ -269,7 +270,7 @@ void *_dmi_hard_alloc(dmi_cache *cache, unsigned bucket) {
 
 /* ---- taking back --------------------------------------------------------------------------------------------- */
 
-/* The run is the cache's that is locked. */
+/* What is wrong with freeing that block: a fault, or DMI_OK. The cache that owns the run is locked. */
 static int judge(const dmi_run *run, const void *block, size_t *index) {
     if (!_dmi_hard_index(run, run->states, block, index)) return DMI_FAULT_INTERIOR;
     if (run->states->of[*index] != DMI_HARD_BUSY) return DMI_FAULT_FREE;

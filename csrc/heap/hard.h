@@ -1,40 +1,47 @@
 /* hard.h - what is different about the small blocks of a hardened heap.
  *
- * They come from subsegments as everybody's, and each thread has its own. But no fast path sees these: whoever hands
- * out a block, or takes one back, holds the lock of the cache that owns its run, that thread's or any other. So no
- * operation is ever in flight, no run is ever taken, and each operation can be checked whole. What each block is stands
- * out of line, in metadata of its own: whatever somebody writes into a free block, and whatever he read there, no block
- * is handed out that is busy or none. Behind each block stands a canary. A freed block waits in the quarantine of its
- * run's cache, one bin for each bucket: first in a ring, until so many others were freed, then in a pool, from which an
- * allocation draws one at random, and which gives some back to the runs when it is full. What waits counts as busy in its run. When it leaves, it must be as it was left.
- * What is carved is linked in random order.
- * Everything here wants the cache's lock held, except where it says otherwise.
+ * They come from subsegments as in every heap, and each thread has its own. But the usual fast paths do not see these:
+ * to hand out a block, or to take one back, means to hold the lock of the cache that owns its run. So no operation is
+ * ever in flight, no run is ever taken, and each operation can be checked whole.
+ *
+ * Whether a block is free, busy or waiting stands out of line, in metadata of its own. So no block is handed out that
+ * is busy, and no address that is no block, whatever a program writes into a free one. A canary stands behind each
+ * block.
+ *
+ * A freed block waits in the quarantine of its run's cache, which has one bin for each bucket. At first it is in the
+ * bin's ring, until so many others were freed; then in its pool. An allocation draws one from the pool at random. A
+ * pool that is full gives some back to their runs. A block that waits counts as busy in its run. When it leaves the
+ * quarantine its first two words must be as they were left.
+ *
+ * Blocks that are carved are linked in random order.
+ *
+ * The cache's lock is held, except where a function says otherwise.
  */
 #ifndef DMI_HARD_H
 #define DMI_HARD_H
 
 #include "heap.h"
 
-/* Give a fresh run its states. False: no memory. */
+/* Give a fresh run its states. False: out of memory. */
 bool _dmi_hard_attach(dmi_run *run);
-/* It goes back: take them away. */
+/* Take them away: the run goes back. */
 void _dmi_hard_detach(dmi_run *run);
-/* The first block of the run's list, busy from now on, but neither cleared nor closed by a canary. NULL: there is none,
- * or it is not what it must be. */
+/* Take the first block of the run's list: it is busy from now on, but not cleared, and has no canary yet. NULL: there
+ * is none, or it is damaged. */
 void *_dmi_hard_pop(dmi_quarantine *quarantine, dmi_run *run);
 /* Link what was carved last in random order. */
 void _dmi_hard_shuffle(dmi_cache *cache, dmi_run *run);
-/* Give the cache its quarantine. False: no memory. No lock is needed. */
+/* Give the cache its quarantine. False: out of memory. No lock is needed. */
 bool _dmi_hard_setup(dmi_cache *cache);
-/* The cache goes: so does its quarantine, if it has one. */
+/* Drop the cache's quarantine, if it has one: the cache goes. */
 void _dmi_hard_drop(dmi_cache *cache);
-/* The heap goes, with what its runs have. No lock is needed. */
+/* Drop the states of all runs and the shared cache's quarantine: the heap goes. No lock is needed. */
 void _dmi_hard_drop_all(dmi_heap *heap);
-/* Let everything out of the quarantine, if there is one: its memory is asked for, or looked at. */
+/* Let everything out of the quarantine, if there is one: its memory is wanted, or somebody looks at it. */
 void _dmi_hard_flush(dmi_cache *cache);
-/* Hand out a block, one that waited or another. NULL: no memory. */
+/* Hand out a block, one that waited or another. NULL: out of memory. */
 void *_dmi_hard_alloc(dmi_cache *cache, unsigned bucket);
-/* Free with every check. Takes the lock. Returns a fault kind. */
+/* Check a block and free it. Takes the lock. Returns the kind of a fault, in which case nothing is freed, or DMI_OK. */
 int _dmi_hard_free_slow(dmi_run *run, void *block);
 /* Only the check. Takes the lock. */
 int _dmi_hard_check(dmi_run *run, const void *block);

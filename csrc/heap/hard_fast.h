@@ -1,4 +1,4 @@
-/* hard_fast.h - hardened heaps: what most allocations and frees come to, inlined into every door. See hard.h. */
+/* hard_fast.h - hardened heaps: the paths of most allocations and frees, inlined into every door. See hard.h. */
 #ifndef DMI_HARD_FAST_H
 #define DMI_HARD_FAST_H
 
@@ -8,7 +8,7 @@
 /* What a block is. FREE: in the run's list, parked, or never carved. */
 enum { DMI_HARD_FREE = 0, DMI_HARD_BUSY = 1, DMI_HARD_WAITING = 2 };
 
-/* What the blocks of a run are; one more than it has, for an address behind the last of them. */
+/* What the blocks of a run are. There is one state more than blocks, for an address behind the last of them. */
 typedef struct dmi_states {
     uintptr_t base; /* of the run */
     uint8_t of[];
@@ -19,8 +19,8 @@ typedef struct dmi_waiting {
     uint8_t *state;
 } dmi_waiting;
 
-/* One bucket's part of a quarantine. A freed block takes the place of the one that is longest in the ring, and that one
- * joins the pool, from which blocks are drawn at random. */
+/* One bucket's part of a quarantine. A freed block takes the place of the one that was in the ring longest, and that
+ * one joins the pool, from which blocks are drawn at random. */
 typedef struct dmi_bin {
     dmi_waiting *pool, *ring;
     uint32_t count,
@@ -49,7 +49,7 @@ static inline uint64_t _dmi_hard_canary(const uint64_t *end) {
     return _dmi_secret.canary ^ (uintptr_t)end;
 }
 
-/* Both first words of a block that waits. */
+/* Each of the first two words of a block that waits. */
 static inline uintptr_t _dmi_hard_word(const void *block) {
     return (uintptr_t)_dmi_secret.freed ^ (uintptr_t)block;
 }
@@ -59,14 +59,14 @@ static inline bool _dmi_hard_intact(const void *block) {
     return ((word[0] ^ expected) | (word[1] ^ expected)) == 0;
 }
 
-static inline uint32_t _dmi_hard_random(uint32_t *state, uint32_t below) {
+static inline uint32_t _dmi_hard_draw_number(uint32_t *state, uint32_t below) {
     *state = *state * UINT32_C(1664525) + UINT32_C(1013904223);
     return (uint32_t)((uint64_t)*state * below >> 32);
 }
 
-/* What follows calls nothing but last, so that it needs no stack frame. */
+/* The functions below call others only as their last act, so that they need no stack frame. */
 
-/* Somebody sleeps on the lock that was let go: wake him. Returns the block. */
+/* Wake the thread that sleeps on the lock, which was let go. Returns the block. */
 void *_dmi_hard_wake(void *block, dmi_lock *lock);
 static inline __attribute__((always_inline)) void *_dmi_hard_unlock(void *block, dmi_lock *lock) {
     if (__builtin_expect(atomic_exchange_explicit(&lock->state, 0, memory_order_release) == 2, 0))
@@ -75,19 +75,20 @@ static inline __attribute__((always_inline)) void *_dmi_hard_unlock(void *block,
     return block;
 }
 
-/* Let go of the lock, and go the whole way. damaged: it was written to while it waited, so it waits for ever. */
+/* Let the lock go and take the slow path. damaged: a block that was written to while it waited, which is never handed
+ * out again; or NULL. */
 void *_dmi_hard_go(void *damaged, dmi_lock *lock, size_t size, void *(*slow)(size_t));
 void _dmi_hard_go_free(void *block, dmi_run *run, dmi_lock *lock, void (*slow)(void *, dmi_run *));
 
-/* Take one of the pool, where there are so many. */
+/* Take one at random from the pool, which has count of them. */
 static inline dmi_waiting _dmi_hard_take(dmi_quarantine *q, dmi_bin *bin, uint32_t count) {
-    dmi_waiting *pool = bin->pool, *at = &pool[_dmi_hard_random(&q->random, count)], one = *at;
+    dmi_waiting *pool = bin->pool, *at = &pool[_dmi_hard_draw_number(&q->random, count)], one = *at;
     bin->count = --count;
     *at = pool[count];
     return one;
 }
 
-/* One that waited, from that cache of this thread's. */
+/* Hand out a block that waited in that cache of this thread's. */
 static inline __attribute__((always_inline)) void *
 _dmi_hard_draw(dmi_thread *self, dmi_cache *cache, size_t size, void *(*slow)(size_t)) {
     dmi_quarantine *q = cache->quarantine;
@@ -106,7 +107,7 @@ _dmi_hard_draw(dmi_thread *self, dmi_cache *cache, size_t size, void *(*slow)(si
     return _dmi_hard_unlock(one.block, &self->lock);
 }
 
-/* From the default heap, if it is hardened. */
+/* Allocate from the default heap, if it is hardened. */
 static inline __attribute__((always_inline)) void *_dmi_hard_malloc_or(size_t size,
                                                                        void *(*slow)(size_t)) {
     dmi_thread *self = __atomic_load_n(&_dmi_self, __ATOMIC_RELAXED);
@@ -115,7 +116,7 @@ static inline __attribute__((always_inline)) void *_dmi_hard_malloc_or(size_t si
     return _dmi_hard_draw(self, cache, size, slow);
 }
 
-/* The number of the block that begins there, if one of that run does. The product is exact: run->inverse is a little
+/* Does a block of that run begin there? *index is its number. The product is exact: run->inverse is a little
  * more than 2^64 / size, by less than what a run is long. */
 static inline bool _dmi_hard_index(const dmi_run *run, const dmi_states *states, const void *block,
                                    size_t *index) {
@@ -134,7 +135,7 @@ static inline void _dmi_hard_wait(dmi_waiting *at, void *block, uint8_t *state) 
     *state = DMI_HARD_WAITING;
 }
 
-/* The ring is full, and there is room for count + 1 in the pool. */
+/* Let a busy block wait in the ring, which is full: the oldest one there joins the pool, which has room for it. */
 static inline void _dmi_hard_rotate(dmi_bin *bin, uint32_t count, void *block, uint8_t *state) {
     uint32_t turn = bin->turn;
     dmi_waiting *at = &bin->ring[turn];
@@ -144,8 +145,8 @@ static inline void _dmi_hard_rotate(dmi_bin *bin, uint32_t count, void *block, u
     _dmi_hard_wait(at, block, state);
 }
 
-/* A busy block of a run, whoever's that is, to the quarantine of the run's cache. slow: it is none, or there is no
- * room. */
+/* Let a busy block of a run of any thread wait in the quarantine of the run's cache. Where it is no such block, or
+ * there is no room, slow is called. */
 static inline __attribute__((always_inline)) void
 _dmi_hard_free_or(void *block, dmi_run *run, void (*slow)(void *, dmi_run *)) {
     dmi_cache *cache = atomic_load_explicit(&run->cache, memory_order_acquire);

@@ -4,13 +4,13 @@
 
 #include <string.h>
 
-/* So few are withheld however large they are. */
+/* So many runs are withheld, however large they are; more only up to so many bytes together. */
 #define FEW 4
 #define BYTES ((uint64_t)32 << 20)
 
-/* Which of count, in the order in which they came, is to go. */
-static uint32_t one_of(dmi_heap *heap, uint32_t count) {
-    return _dmi_hard_random(&heap->withheld.random, (count + 1) / 2);
+/* Draw which of count is to go, of the older half; the oldest is 0. */
+static uint32_t draw(dmi_heap *heap, uint32_t count) {
+    return _dmi_hard_draw_number(&heap->withheld.random, (count + 1) / 2);
 }
 
 static void let_run_go(dmi_heap *heap, uint32_t i) {
@@ -20,7 +20,7 @@ static void let_run_go(dmi_heap *heap, uint32_t i) {
             (--heap->withheld.runs - i) * sizeof(dmi_run *));
     if (run->flags & DMI_RUN_CLOSED &&
         _dmi_os_unguard(_dmi_run_base(run), _dmi_run_size(run), heap->space.mode))
-        return; /* nobody could use it: it stays what it is for ever */
+        return; /* it cannot be used: it stays as it is for ever */
     run->flags = 0;
     _dmi_engine_give_freed_run(&heap->engine, _dmi_run_free(&heap->space, run));
 }
@@ -37,11 +37,11 @@ void _dmi_hard_withhold_run(dmi_heap *heap, dmi_run *run) {
     run->freed_at = _dmi_space_clock(&heap->space);
     if (_dmi_os_guard(_dmi_run_base(run), _dmi_run_size(run), heap->space.mode) == 0)
         run->flags |= DMI_RUN_CLOSED;
-    if (heap->withheld.runs == DMI_WITHHELD_RUNS) let_run_go(heap, one_of(heap, DMI_WITHHELD_RUNS));
+    if (heap->withheld.runs == DMI_WITHHELD_RUNS) let_run_go(heap, draw(heap, DMI_WITHHELD_RUNS));
     heap->withheld.run[heap->withheld.runs++] = run;
     heap->withheld.bytes += _dmi_run_size(run);
     while (heap->withheld.runs > FEW && heap->withheld.bytes > BYTES)
-        let_run_go(heap, one_of(heap, heap->withheld.runs));
+        let_run_go(heap, draw(heap, heap->withheld.runs));
 }
 
 static void let_map_go(dmi_heap *heap, uint32_t i) {
@@ -54,7 +54,7 @@ static void let_map_go(dmi_heap *heap, uint32_t i) {
 void _dmi_hard_withhold_map(dmi_heap *heap, dmi_run *run) {
     dmi_os_range range;
     if (!_dmi_virtual_close(&heap->space, run, &range)) return;
-    if (heap->withheld.maps == DMI_WITHHELD_MAPS) let_map_go(heap, one_of(heap, DMI_WITHHELD_MAPS));
+    if (heap->withheld.maps == DMI_WITHHELD_MAPS) let_map_go(heap, draw(heap, DMI_WITHHELD_MAPS));
     heap->withheld.map[heap->withheld.maps++] = range;
 }
 

@@ -64,7 +64,7 @@ TEST_EACH_PAGE(blocks_are_handed_out_at_the_places_where_they_would_be_without) 
             play(plain, 77 + p, places);
             ENSURE_EQ(dmi_heap_destroy(plain), 0);
             _dmi_watch_begin(every, 5);
-            _dmi_watch_patience = UINT32_MAX; /* what rests is not where it would be */
+            _dmi_watch_patience = UINT32_MAX; /* what sits out is not where it would be */
             void *heap = heaps_create(policies[p], 0);
             play(heap, 77 + p, watched);
             _dmi_watch_begin(0, 0);
@@ -117,7 +117,7 @@ TEST_EACH_PAGE(a_page_that_is_hit_alone_lets_its_block_rest) {
     void *heap = heaps_create("never", 0);
     _dmi_watch_begin(1, 5);
     for (int i = 0; i < 440; i++) ENSURE(dmi_heap_malloc(heap, 48));
-    /* As many blocks are free as a page has, and a few more: some rest, and serve again when the others are gone. */
+    /* As many blocks are free as a page has, and a few more: some sit out, and serve again when the others are gone. */
     void *last = NULL;
     size_t changes = 0;
     for (int i = 0; i < 20000; i++) {
