@@ -168,16 +168,43 @@ def parse_json(data: bytes, *, budget: int = JSON_BUDGET) -> Any:
     return _parsed(_text(data, budget))
 
 
-def _text(data: bytes, budget: int) -> str:
-    """Decoded, once it is known that the text and its values fit."""
+def _weight(data: bytes) -> int:
+    """What the values in a piece of JSON may take of memory, without its letters."""
     # Upper bounds: an empty list or dict, a place in either, a string, a number, each as CPython
     # has it. Letters that only look like structure stand in strings, which are counted besides.
     weight = 96 * data.count(b"[") + 240 * data.count(b"{") + 104 * data.count(b":")
-    weight += 44 * data.count(b",") + 28 * data.count(b'"')
-    # The text, and its strings once more; a character outside Latin-1 widens the whole string.
-    wide = b"\\u" in data or not data.isascii()
-    weight += (8 if wide else 2) * len(data)
-    if weight > budget:
+    return weight + 44 * data.count(b",") + 28 * data.count(b'"')
+
+
+def _width(data: bytes) -> int:
+    """What a byte of the text takes: the text, and its strings once more; a character outside
+    Latin-1 widens the whole string."""
+    return 8 if b"\\u" in data or not data.isascii() else 2
+
+
+def weight_of_text(text: str) -> int:
+    """What JSON text and its values take of memory, at most."""
+    data = text.encode("utf-8", "surrogatepass")
+    return _weight(data) + _width(data) * len(data)
+
+
+def weight_of_json(file: IO[bytes], most: int, mark: bytes) -> tuple[int, bool]:
+    """What the text and the values of a JSON file would take of memory, and whether ``mark``
+    stands in it. Reads no further than ``most`` bytes of memory."""
+    weight, size, width, marked, kept = 0, 0, 2, False, b""
+    while weight + width * size <= most and (piece := file.read(_PIECE)):
+        joined = kept + piece  # a mark, or an escape, may lie across two pieces
+        marked = marked or mark in joined
+        width = max(width, _width(joined))
+        kept = piece[-len(mark) :]
+        weight += _weight(piece)
+        size += len(piece)
+    return weight + width * size, marked
+
+
+def _text(data: bytes, budget: int) -> str:
+    """Decoded, once it is known that the text and its values fit."""
+    if (weight := _weight(data) + _width(data) * len(data)) > budget:
         needed, given = weight >> 20, budget >> 20
         raise TooLargeError(
             f"its values would take about {needed} MiB of memory; up to {given} are taken"
@@ -205,9 +232,14 @@ def _refused(name: str) -> Any:
     raise ValueError(f"{name} is no number")
 
 
+def json_decoder() -> json.JSONDecoder:
+    """A decoder that refuses the numbers that parse_json() refuses."""
+    return json.JSONDecoder(parse_float=_finite, parse_int=_whole, parse_constant=_refused)
+
+
 def _parsed(text: str) -> Any:
     try:
-        return json.loads(text, parse_float=_finite, parse_int=_whole, parse_constant=_refused)
+        return json_decoder().decode(text)
     except json.JSONDecodeError as error:
         raise ValueError(
             f"no JSON: {error.msg}, line {error.lineno} column {error.colno}"
@@ -245,8 +277,10 @@ def _look(target: Path) -> None:
 
 
 @contextmanager
-def replacing(path: Name) -> Iterator[IO[bytes]]:
-    """A new file to write to, mode 0600, that takes the name ``path`` when the block ends well.
+def replacing(path: Name, *, mode: int = 0o600) -> Iterator[IO[bytes]]:
+    """A new file to write to that takes the name ``path`` when the block ends well.
+
+    Nobody else may open it before, and with mode 0600 nobody else may read it afterwards.
 
     The file appears whole or not at all. OSError, naming ``path``, where something else than a
     regular file has that name already, and as open() does.
@@ -264,6 +298,8 @@ def replacing(path: Name) -> Iterator[IO[bytes]]:
     try:
         with os.fdopen(number, "wb") as file:
             yield file
+        if mode != 0o600:
+            partial.chmod(mode)
         _look(target)
         partial.replace(target)
     except BaseException:
@@ -278,6 +314,7 @@ def write_bytes(path: Name, data: bytes) -> None:
         file.write(data)
 
 
-def write_text(path: Name, text: str) -> None:
+def write_text(path: Name, text: str, *, mode: int = 0o600) -> None:
     """``text``, in UTF-8, as the whole of a file, as ``replacing`` makes it."""
-    write_bytes(path, text.encode("utf-8", "surrogateescape"))
+    with replacing(path, mode=mode) as file:
+        file.write(text.encode("utf-8", "surrogateescape"))

@@ -14,14 +14,12 @@ from __future__ import annotations
 import errno
 import json
 import operator
-import os
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from dmi import _inspect
+from dmi import _files, _inspect
 
 if TYPE_CHECKING:
+    import os
     from types import TracebackType
 
 __all__ = ["ONE_IN", "Profiler", "profile"]
@@ -119,22 +117,9 @@ class Profiler:
         return found
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it to a file, which takes its name when it is whole."""
-        target = Path(path)
-        text = self.text()
-        if target.is_symlink():
-            target = target.resolve()
-        handle, part = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(text)
-            umask = os.umask(0)
-            os.umask(umask)
-            Path(part).chmod(0o666 & ~umask)
-            Path(part).replace(target)
-        except BaseException:
-            Path(part).unlink(missing_ok=True)
-            raise
+        """Write it to a new file, mode 0600, which takes its name when it is whole. OSError where
+        something else than a regular file has the name."""
+        _files.write_bytes(path, self.text())
 
     def __repr__(self) -> str:
         state = "running" if self._runs else "new" if self._text is None else "ended"

@@ -24,7 +24,7 @@ from dmi._moment import cgroup, memory_by_usage, scope
 from dmi._tables import frame, html_table
 from dmi.address import NotSupportedError, address_summary, pymalloc_usage, summarise
 from dmi.errors import HeapError
-from dmi.profile._read import budget_of, checked
+from dmi.profile._read import checked, read_values
 from dmi.stats import HeapStats
 from dmi.walk import HistogramRow, Ranges, Segment
 
@@ -195,18 +195,26 @@ class Snapshot:
         more than _files.JSON_BUDGET of memory, or, with a profile, more than one may take.
         """
         source = Path(path)
-        values = _files.read_json(source, what="a snapshot of dmi", budget=budget_of(source))
+        values = read_values(source, "a snapshot of dmi", lambda rest: cls._beside(source, rest))
         try:
-            if not isinstance(values, dict):
-                raise ValueError("no JSON object")
-            beside = source.with_name(source.name + SUFFIX)
+            return cls._beside(source, values)
+        except ValueError as error:
+            raise ValueError(f"{source}: not a snapshot of dmi: {error}") from None
+
+    @classmethod
+    def _beside(cls, source: Path, values: Any) -> Snapshot:
+        """With the blocks that lie beside the file. ValueError for everything that is wrong."""
+        if not isinstance(values, dict):
+            raise ValueError("no JSON object")
+        beside = source.with_name(source.name + SUFFIX)
+        try:
             counts = [_count(entry) for entry in _list(values, "heaps")]
             walks: list[Ranges | None] = [None] * len(counts)
             if any(counts) and beside.is_file():
                 walks = _read_blocks(beside, counts)
             return cls._from_dict(values, walks)
-        except (ValueError, TypeError, OverflowError, RecursionError) as error:
-            raise ValueError(f"{source}: not a snapshot of dmi: {error}") from None
+        except (TypeError, OverflowError, RecursionError) as error:
+            raise ValueError(str(error)) from None
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Snapshot:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from dmi import windbg
-from dmi._files import PACKED, load_json, open_regular, seekable
+from dmi._files import PACKED, TooLargeError, load_json, open_regular, seekable
 
 from ._judge import THRESHOLDS, DifferentProcessError, Thresholds, judge
 from ._moments import in_order, join, joined, of_one_process, states_of_log
@@ -123,7 +123,7 @@ def states_of_file(path: str | os.PathLike[str]) -> list[State]:
     try:
         with _opened(name) as file:
             if _is_json(file):
-                given = load_json(file)
+                given = _values(file)
                 states = [_state(part) for part in (given if isinstance(given, list) else [given])]
             else:
                 states = states_of_log(_log(windbg.text_of(file)), name)
@@ -175,6 +175,17 @@ def _is_json(file: IO[bytes]) -> bool:
     head = file.read(_HEAD)
     file.seek(0)
     return _JSON.match(head) is not None
+
+
+def _values(file: IO[bytes]) -> Any:
+    try:
+        return load_json(file)
+    except TooLargeError:
+        # With a profile it may be larger. It loads the native part, which others can do without.
+        from dmi.profile._read import load_values
+
+        file.seek(0)
+        return load_values(file, _state)
 
 
 def _log(text: str | windbg.LongText) -> windbg.Log:

@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 __all__ = [
     "FATES",
     "KIND",
+    "SNAPSHOT",
     "VERSION",
     "Allocated",
     "Block",
@@ -17,6 +18,8 @@ __all__ = [
 ]
 
 KIND: Final = "dmi-profile"
+SNAPSHOT: Final = "dmi-snapshot"
+"""The format of a file that may carry one."""
 VERSION: Final = 1
 FATES: Final = ("pinned", "goes_back", "empty")
 

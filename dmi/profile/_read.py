@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from dmi import _files
+from dmi.profile._large import look_through
 from dmi.profile._parts import (
     FATES,
     KIND,
+    SNAPSHOT,
     VERSION,
     Allocated,
     Block,
@@ -21,34 +23,61 @@ from dmi.profile._parts import (
 if TYPE_CHECKING:
     import os
 
-__all__ = ["budget_of", "checked", "read_profile"]
+__all__ = ["checked", "load_values", "may_be_large", "read_profile", "read_values"]
 
 BUDGET: Final = 256 << 20
 """Bytes of memory that a profile's text and values may take."""
-_PIECE: Final = 1 << 16
+_MARK: Final = f'"{KIND}"'.encode()
 _MOST: Final = (1 << 64) - 1
 _MOST_WEIGHT: Final = float(1 << 40)
 _MOST_TEXT: Final = 4096
 _MOST_DEPTH: Final = 1024
-_SNAPSHOT: Final = "dmi-snapshot"
 
 
-def budget_of(path: str | os.PathLike[str]) -> int:
-    """What reading a file may take of memory: a profile, or what carries one, more than others."""
-    mark, kept = f'"{KIND}"'.encode(), b""
+def read_values(
+    path: str | os.PathLike[str], what: str, check: Callable[[dict[str, Any]], object]
+) -> Any:
+    """The values of a JSON file that is a profile or may carry one.
+
+    A file that takes more memory than other JSON files may is read whole once it was looked through
+    for faults, so that one that is refused takes little. ``check`` refuses what such a file holds
+    besides the profile.
+    """
     with _files.open_regular(path) as file:
-        while piece := file.read(_PIECE):
-            if mark in kept + piece:
-                return BUDGET
-            kept = piece[-len(mark) :]
-    return _files.JSON_BUDGET
+        try:
+            return load_values(file, check)
+        except _files.TooLargeError as error:
+            raise _files.TooLargeError(f"{path}: {error}") from None
+        except ValueError as error:
+            raise ValueError(f"{path}: not {what}: {error}") from None
+
+
+def load_values(file: IO[bytes], check: Callable[[dict[str, Any]], object]) -> Any:
+    """The same from a file that is open and can be read twice; messages name no file."""
+    weight, marked = _files.weight_of_json(file, BUDGET, _MARK)
+    budget = BUDGET if marked and weight > _files.JSON_BUDGET else _files.JSON_BUDGET
+    if weight > budget:
+        raise _files.TooLargeError(
+            f"its values would take {weight >> 20} MiB of memory or more; "
+            f"up to {budget >> 20} are taken"
+        )
+    if budget == BUDGET:
+        check(look_through(file, _LISTS, checked))
+    file.seek(0)
+    return _files.load_json(file, budget=budget)
+
+
+def may_be_large(file: IO[bytes]) -> bool:
+    """Whether it takes more memory than a JSON file without a profile may."""
+    weight, marked = _files.weight_of_json(file, BUDGET, _MARK)
+    return marked and weight > _files.JSON_BUDGET
 
 
 def read_profile(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The fields of a Profile: of a file, or of a snapshot that carries one."""
-    values = _files.read_json(path, what="a profile of dmi", budget=budget_of(path))
+    values = read_values(path, "a profile of dmi", lambda _: None)
     try:
-        if isinstance(values, dict) and values.get("format") == _SNAPSHOT:
+        if isinstance(values, dict) and values.get("format") == SNAPSHOT:
             values = values.get("profile")
             if values is None:
                 raise ValueError("a snapshot without a profile: it was taken without a sampler")
@@ -71,8 +100,9 @@ def checked(values: object) -> dict[str, Any]:
     stacks = top.each("stacks", lambda given, where: _stack(given, where, len(frames)))
     count = len(stacks)
     lost = _Part(top.values.get("lost") or {}, "lost")
+    one_in = top.whole("one_in", least=1)
     return {
-        "one_in": top.whole("one_in", least=1),
+        "one_in": one_in,
         "pid": top.whole("pid", default=0),
         "time": top.real("time", 0.0, _MOST_WEIGHT, default=0.0),
         "page_bytes": top.whole("page_bytes", least=1, most=1 << 30),
@@ -82,7 +112,11 @@ def checked(values: object) -> dict[str, Any]:
         "stacks": stacks,
         "marks": top.each("marks", lambda given, where: _mark(given, where, count)),
         "large": top.each("large", lambda given, where: _large(given, where, count), default=()),
-        "allocated": _allocated(top, count),
+        "allocated": top.each(
+            "allocated",
+            lambda given, where: _allocated(given, where, count, one_in),
+            default=(),
+        ),
         "lost_stacks": lost.whole("stacks", default=0),
         "lost_marks": lost.whole("marks", default=0),
     }
@@ -238,19 +272,22 @@ def _large(given: object, where: str, stacks: int) -> Large:
     )
 
 
-def _allocated(top: _Part, stacks: int) -> tuple[Allocated, ...]:
-    one_in = top.whole("one_in", least=1)
+def _allocated(given: object, where: str, stacks: int, one_in: int) -> Allocated:
+    if not isinstance(given, (list, tuple)) or len(given) not in (3, 4):
+        raise ValueError(f"{where} must be [stack, bytes, count], not {_what(given)}")
+    most = float(1 << 80)
+    count = _real(given[2], f"{where}: count", 0.0, most)
+    # Where the number of samples is not told: each stands for one_in blocks.
+    samples = _whole(given[3], f"{where}: samples") if len(given) == 4 else round(count / one_in)
+    size = _real(given[1], f"{where}: bytes", 0.0, most)
+    return Allocated(_number(given[0], where, stacks), size, count, samples)
 
-    def made(given: object, where: str) -> Allocated:
-        if not isinstance(given, (list, tuple)) or len(given) not in (3, 4):
-            raise ValueError(f"{where} must be [stack, bytes, count], not {_what(given)}")
-        most = float(1 << 80)
-        count = _real(given[2], f"{where}: count", 0.0, most)
-        # Where the number of samples is not told: each stands for one_in blocks.
-        samples = (
-            _whole(given[3], f"{where}: samples") if len(given) == 4 else round(count / one_in)
-        )
-        size = _real(given[1], f"{where}: bytes", 0.0, most)
-        return Allocated(_number(given[0], where, stacks), size, count, samples)
 
-    return top.each("allocated", made, default=())
+_LISTS: Final[dict[str, Callable[[object, str, int, int], object]]] = {
+    "mappings": lambda given, where, _frames, _stacks: _mapped(given, where),
+    "frames": lambda given, where, _frames, _stacks: _frame(given, where),
+    "stacks": lambda given, where, frames, _stacks: _stack(given, where, frames),
+    "marks": lambda given, where, _frames, stacks: _mark(given, where, stacks),
+    "large": lambda given, where, _frames, stacks: _large(given, where, stacks),
+    "allocated": lambda given, where, _frames, stacks: _allocated(given, where, stacks, 1),
+}

@@ -7,6 +7,7 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
+from dmi import _files
 from dmi.python import _checks
 from dmi.python._install import InstallError, hook
 
@@ -72,9 +73,9 @@ def enable() -> Startup:
     if reason := _checks.refusal(hook(), ("mem", "obj")):
         raise InstallError(reason)
     file = startup_file()
-    fresh = file.with_suffix(".new")
-    fresh.write_text(_LINE.format(path=str(Path(__file__).with_name("_start.py").resolve())))
-    fresh.replace(file)
+    code = Path(__file__).with_name("_start.py").resolve()
+    # Whoever may read the code may read the line that leads to it.
+    _files.write_text(file, _LINE.format(path=str(code)), mode=code.stat().st_mode & 0o644)
     return status()
 
 

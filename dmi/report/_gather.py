@@ -13,6 +13,7 @@ from dmi._snapshot import FORMAT, Snapshot
 from dmi.address import process_heaps
 from dmi.diagnose import diagnose, from_replay
 from dmi.process import layers
+from dmi.profile._read import may_be_large
 from dmi.report._content import (
     Chart,
     Content,
@@ -89,8 +90,10 @@ def _kind(path: Path) -> tuple[str, Any]:
     """What a file is: JSON of ours is small and begins with a brace, all else is a recording."""
     with _files.open_regular(path) as file:
         first = file.read(1)
-    if first != b"{":
-        return "recording", None
+        if first != b"{":
+            return "recording", None
+        if may_be_large(file):
+            return "snapshot", None  # nothing else of ours is; loading it tells what is wrong
     values = _files.read_json(path)
     if isinstance(values, dict) and values.get("format") == FORMAT:
         return "snapshot", None

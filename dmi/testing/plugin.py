@@ -98,6 +98,13 @@ class _Judge:
                 Limits.of(self.suite)
             except (TypeError, ValueError) as error:
                 raise pytest.UsageError(f"--dmi: {error}") from None
+        if self.write is not None and not hasattr(config, "workerinput"):
+            from dmi import _files
+
+            try:
+                _files.check_target(self.write)
+            except OSError as error:
+                raise pytest.UsageError(f"--dmi-baseline-write: {error}") from None
         if (path := config.getoption("dmi_baseline")) is not None:
             from dmi.testing._baseline import Baseline
 

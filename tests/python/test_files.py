@@ -17,9 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from profiles import page, profile
 
 import dmi
 from dmi import _files, windbg
+from dmi.profile import FORMATS, Profile, write
+from dmi.python import startup
+from dmi.testing._baseline import Baseline
 from dmi.windbg import _clothes
 
 if TYPE_CHECKING:
@@ -63,7 +67,36 @@ def save_trace(path: Path) -> None:
     dmi.trace.save(dmi.trace.check(b"", objects=0), path)
 
 
-WRITERS = [lambda path: _files.write_text(path, "text"), save_snapshot, save_trace]
+def save_profile(path: Path) -> None:
+    with dmi.profile() as sampler:
+        pass
+    sampler.save(path)
+
+
+def save_blamed(kind: str) -> Callable[[Path], None]:
+    def save(path: Path) -> None:
+        write(profile([page([[48, 1]])]), path, kind)
+
+    return save
+
+
+def save_profile_again(path: Path) -> None:
+    Profile.from_dict(profile([page([[48, 1]])])).save(path)
+
+
+def save_baseline(path: Path) -> None:
+    _files.write_text(path, Baseline({}).text())
+
+
+WRITERS = [
+    lambda path: _files.write_text(path, "text"),
+    save_snapshot,
+    save_trace,
+    save_profile,
+    save_profile_again,
+    save_baseline,
+    *map(save_blamed, FORMATS),
+]
 
 
 @pytest.mark.parametrize("writer", WRITERS)
@@ -107,6 +140,27 @@ def test_a_file_is_replaced_whole_and_for_its_owner_alone(
     assert held.read() == "old"  # another file
     held.close()
     assert {path.name for path in tmp_path.iterdir()} <= {"target", "target.blocks"}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_the_startup_file_of_an_environment_is_no_exception(
+    tmp_path: Path, odd: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be read by whoever may read the code, which nobody else may write."""
+    target = tmp_path / startup.FILE
+    monkeypatch.setattr(startup, "startup_file", lambda: target)
+    monkeypatch.setattr(startup, "is_environment", lambda: True)
+    monkeypatch.setattr("dmi.python._checks.refusal", lambda *_: None)
+    odd(target)
+    before = target.lstat()
+    with pytest.raises(OSError, match="it is "):
+        startup.enable()
+    assert target.lstat() == before
+    target.rmdir() if odd is folder else target.unlink()
+    assert startup.enable().enabled
+    code = Path(startup.__file__).with_name("_start.py")
+    assert stat.S_IMODE(target.stat().st_mode) == code.stat().st_mode & 0o644
+    assert {path.name for path in tmp_path.iterdir()} <= {startup.FILE, "victim"}
 
 
 def test_what_fails_half_way_leaves_what_was_there(tmp_path: Path) -> None:

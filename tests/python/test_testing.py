@@ -224,6 +224,12 @@ def test_options_without_sense_are_refused(run: Run, tmp_path: Path) -> None:
     done = run(text, "--dmi", "--dmi-returns=most")
     assert done.returncode == 4
     assert "returns must be a share" in done.stderr
+    (tmp_path / "link.json").symlink_to("elsewhere")
+    for name, why in (("link.json", "a symbolic link"), ("none/x", "no directory")):
+        done = run(text, f"--dmi-baseline-write={name}")
+        assert done.returncode == 4
+        assert "--dmi-baseline-write: " in done.stderr
+        assert why in done.stderr
     (tmp_path / "no.json").write_text('{"format": "dmi-test-baseline", "tests": {"a": [1]}}')
     done = run(text, "--dmi-baseline=no.json")
     assert done.returncode == 4
