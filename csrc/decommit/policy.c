@@ -18,18 +18,18 @@ static bool accepts(const dmi_policy_row *which, size_t k) { return which->keys 
 /* ---- fields -------------------------------------------------------------------------------------- */
 
 static void *at(dmi_policy *policy, const dmi_policy_key *k) { return (char *)policy + k->field; }
-static const void *seen(const dmi_policy *policy, const dmi_policy_key *k) {
+static const void *const_at(const dmi_policy *policy, const dmi_policy_key *k) {
     return (const char *)policy + k->field;
 }
 
 static double number_of(const dmi_policy *policy, const dmi_policy_key *k) {
-    return *(const double *)seen(policy, k);
+    return *(const double *)const_at(policy, k);
 }
 static uint64_t bytes_of(const dmi_policy *policy, const dmi_policy_key *k) {
-    return *(const uint64_t *)seen(policy, k);
+    return *(const uint64_t *)const_at(policy, k);
 }
 static uint32_t word_of(const dmi_policy *policy, const dmi_policy_key *k) {
-    return *(const uint32_t *)seen(policy, k);
+    return *(const uint32_t *)const_at(policy, k);
 }
 
 static void set_usual(dmi_policy *policy, const dmi_policy_key *k) {

@@ -23,7 +23,7 @@ _Atomic(const dmi_observer *) _dmi_observer;
 
 /* ---- the ways ---------------------------------------------------------------------------------------- */
 
-static void *from_cache(dmi_heap *heap, unsigned bucket) {
+static void *alloc_from_cache(dmi_heap *heap, unsigned bucket) {
     dmi_cache *cache = _dmi_thread_lock_cache(heap);
     void *block =
         cache->quarantine ? _dmi_hard_alloc(cache, bucket) : _dmi_cache_alloc(cache, bucket);
@@ -40,7 +40,7 @@ static void activate(dmi_heap *heap, unsigned bucket, const void *block) {
     atomic_store_explicit(&heap->lfh_active, true, memory_order_relaxed);
 }
 
-static void *from_list(dmi_heap *heap, size_t size, size_t align, unsigned bucket) {
+static void *alloc_from_list(dmi_heap *heap, size_t size, size_t align, unsigned bucket) {
     _dmi_lock(&heap->lock);
     void *block = _dmi_freelist_alloc(&heap->list, size + heap->tail, align);
     _dmi_guarded_note_places(heap, 1);
@@ -53,15 +53,16 @@ static void *from_list(dmi_heap *heap, size_t size, size_t align, unsigned bucke
 
 /* Kept room; NULL: what fits is not there. What must read as zeroes comes fresh: to clear it would make all of it
  * resident. */
-static dmi_run *from_kept(dmi_heap *heap, size_t total, size_t align, bool wanted) {
+static dmi_run *alloc_from_kept(dmi_heap *heap, size_t total, size_t align, bool wanted) {
     if (wanted || !heap->space.kept) return NULL;
     dmi_run *run = _dmi_virtual_reuse(&heap->space, total, align);
     if (run) _dmi_level_note_served(&heap->engine, total);
     return run;
 }
 
-static dmi_run *from_mapping(dmi_heap *heap, size_t total, size_t align, bool *zero, bool wanted) {
-    dmi_run *run = from_kept(heap, total, align, wanted);
+static dmi_run *alloc_from_mapping(dmi_heap *heap, size_t total, size_t align, bool *zero,
+                                   bool wanted) {
+    dmi_run *run = alloc_from_kept(heap, total, align, wanted);
     if (run) return run;
     if (!wanted) run = _dmi_virtual_extend(&heap->space, total, align);
     if (!run) {
@@ -88,18 +89,19 @@ void *_dmi_alloc_to_grow(dmi_heap *heap, size_t size) {
     _dmi_lock(&heap->lock);
     dmi_run *run = NULL;
     if (!_dmi_space_has_warm(space, _dmi_pages(total)))
-        run = from_mapping(heap, total, 1, &zero, false);
+        run = alloc_from_mapping(heap, total, 1, &zero, false);
     void *block = run ? _dmi_run_base(run) : NULL;
     if (run) _dmi_canary_set(heap, block, _dmi_run_size(run));
     _dmi_heap_unlock(heap);
     return block;
 }
 
-static void *from_pages(dmi_heap *heap, size_t size, size_t align, bool *zero, bool wanted) {
+static void *alloc_from_pages(dmi_heap *heap, size_t size, size_t align, bool *zero, bool wanted) {
     size_t total = size + heap->tail;
     dmi_run *run = NULL;
     _dmi_lock(&heap->lock);
-    if (is_mapped(&heap->space, total, align)) run = from_mapping(heap, total, align, zero, wanted);
+    if (is_mapped(&heap->space, total, align))
+        run = alloc_from_mapping(heap, total, align, zero, wanted);
     if (!run && total < DMI_VIRTUAL_MIN && align <= DMI_VIRTUAL_MIN) {
         size_t align_pages = align > _dmi_page ? align >> _dmi_page_shift : 1;
         run = _dmi_run_alloc(&heap->space, _dmi_pages(total ? total : 1), align_pages,
@@ -131,10 +133,10 @@ static inline void *allocate(dmi_heap *heap, size_t size, size_t align, bool *ze
         *zero = block != NULL;
         if (block) return block;
     }
-    if (bucket == DMI_BUCKETS) return from_pages(heap, size, align, zero, wanted);
+    if (bucket == DMI_BUCKETS) return alloc_from_pages(heap, size, align, zero, wanted);
     if (atomic_load_explicit(&heap->active[bucket], memory_order_acquire))
-        return from_cache(heap, bucket);
-    return from_list(heap, size, align < 16 ? 16 : align, bucket);
+        return alloc_from_cache(heap, bucket);
+    return alloc_from_list(heap, size, align < 16 ? 16 : align, bucket);
 }
 
 /* The system or the heap's own limit refused. */
@@ -169,7 +171,7 @@ void *_dmi_heap_alloc(dmi_heap *heap, size_t size, size_t align, bool *zero) {
 
 /* What most calls come to: this thread's cache of that heap is there, and its slot was empty. NULL: somebody has
  * to go the whole way. */
-static inline void *from_own(dmi_thread *self, dmi_cache *cache, size_t size) {
+static inline void *alloc_from_own(dmi_thread *self, dmi_cache *cache, size_t size) {
     dmi_heap *heap = cache->heap;
     if (!heap || size > DMI_BUCKET_MAX ||
         atomic_load_explicit(&heap->shared_only, memory_order_relaxed))
@@ -189,18 +191,19 @@ static inline void *from_own(dmi_thread *self, dmi_cache *cache, size_t size) {
 }
 
 void *_dmi_alloc_own(dmi_thread *self, dmi_cache *cache, size_t size) {
-    return from_own(self, cache, size);
+    return alloc_from_own(self, cache, size);
 }
 
-static void *nothing(size_t size) {
+/* The slow path of a caller that has another way of its own. */
+static void *give_none(size_t size) {
     (void)size;
     return NULL;
 }
 
-/* The same of a hardened heap, whose cache no fast path sees. */
-static void *from_own_hard(dmi_thread *self, dmi_cache *cache, size_t size) {
+/* As alloc_from_own, for a hardened heap, whose cache no usual fast path sees. */
+static void *alloc_from_own_hard(dmi_thread *self, dmi_cache *cache, size_t size) {
     if (size > DMI_BUCKET_MAX - sizeof(uint64_t)) return NULL; /* the sum may wrap around */
-    void *block = _dmi_hard_draw(self, cache, size, nothing);
+    void *block = _dmi_hard_draw(self, cache, size, give_none);
     if (__builtin_expect(block != NULL, 1)) return block;
     dmi_heap *heap = cache->heap;
     unsigned bucket = _dmi_bucket(size + heap->tail);
@@ -219,10 +222,10 @@ static void *from_own_hard(dmi_thread *self, dmi_cache *cache, size_t size) {
 static void *malloc_slow(size_t size) {
     dmi_thread *self = _dmi_self_get();
     if (self->hard) {
-        void *hard = from_own_hard(self, self->hard, size);
+        void *hard = alloc_from_own_hard(self, self->hard, size);
         if (__builtin_expect(hard != NULL, 1)) return hard;
     }
-    void *block = from_own(self, &self->cache, size);
+    void *block = alloc_from_own(self, &self->cache, size);
     if (__builtin_expect(block != NULL, 1)) return block;
     dmi_heap *heap = _dmi_default_heap();
     if (!heap) {
@@ -239,11 +242,11 @@ void *_dmi_malloc_slow(size_t size) {
 static void *heap_malloc_slow(void *handle, size_t size) {
     dmi_thread *self = _dmi_self_get();
     if (self->memo_heap == handle) {
-        void *block = from_own(self, self->memo, size);
+        void *block = alloc_from_own(self, self->memo, size);
         if (__builtin_expect(block != NULL, 1)) return block;
     }
     if (self->hard_memo && self->hard_memo->heap->handle == handle) {
-        void *hard = from_own_hard(self, self->hard_memo, size);
+        void *hard = alloc_from_own_hard(self, self->hard_memo, size);
         if (__builtin_expect(hard != NULL, 1)) return hard;
     }
     dmi_heap *heap = _dmi_heap_resolve(handle);
@@ -259,7 +262,7 @@ void *_dmi_heap_malloc_slow(void *handle, size_t size) {
 void *dmi_malloc(size_t size) { return _dmi_fast_malloc(size); }
 void *dmi_heap_malloc(void *handle, size_t size) { return _dmi_fast_heap_malloc(handle, size); }
 
-static void *cleared(dmi_heap *heap, size_t count, size_t size) {
+static void *alloc_cleared(dmi_heap *heap, size_t count, size_t size) {
     size_t total;
     bool zero;
     if (__builtin_mul_overflow(count, size, &total)) {
@@ -278,7 +281,7 @@ void *dmi_calloc(size_t count, size_t size) {
         return block ? memset(block, 0, total) : NULL;
     }
     dmi_heap *heap = _dmi_default_heap();
-    return heap ? cleared(heap, count, size) : NULL;
+    return heap ? alloc_cleared(heap, count, size) : NULL;
 }
 
 void *dmi_heap_calloc(void *handle, size_t count, size_t size) {
@@ -288,10 +291,10 @@ void *dmi_heap_calloc(void *handle, size_t count, size_t size) {
         return block ? memset(block, 0, total) : NULL;
     }
     dmi_heap *heap = _dmi_heap_resolve(handle);
-    return heap ? cleared(heap, count, size) : NULL;
+    return heap ? alloc_cleared(heap, count, size) : NULL;
 }
 
-static void *aligned(dmi_heap *heap, size_t align, size_t size) {
+static void *alloc_aligned(dmi_heap *heap, size_t align, size_t size) {
     if (align == 0 || align & (align - 1)) {
         errno = EINVAL;
         return NULL;
@@ -301,10 +304,10 @@ static void *aligned(dmi_heap *heap, size_t align, size_t size) {
 
 void *dmi_aligned_alloc(size_t align, size_t size) {
     dmi_heap *heap = _dmi_default_heap();
-    return heap ? aligned(heap, align, size) : NULL;
+    return heap ? alloc_aligned(heap, align, size) : NULL;
 }
 
 void *dmi_heap_aligned_alloc(void *handle, size_t align, size_t size) {
     dmi_heap *heap = _dmi_heap_resolve(handle);
-    return heap ? aligned(heap, align, size) : NULL;
+    return heap ? alloc_aligned(heap, align, size) : NULL;
 }

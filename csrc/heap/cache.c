@@ -342,7 +342,8 @@ static dmi_run *steal(dmi_cache *cache, unsigned bucket) {
     return run;
 }
 
-static dmi_run *fresh(dmi_cache *cache, unsigned bucket) {
+/* A new run for the bucket. NULL: out of memory. */
+static dmi_run *make_run(dmi_cache *cache, unsigned bucket) {
     dmi_heap *heap = cache->heap;
     _dmi_lock(&heap->lock);
     size_t bytes = _dmi_bucket_run(bucket, heap->bucket_pages[bucket] << _dmi_page_shift);
@@ -415,7 +416,7 @@ static bool refill(dmi_cache *cache, unsigned bucket) {
         retire(cache, run);
         if (error) return false;
     }
-    run = fresh(cache, bucket);
+    run = make_run(cache, bucket);
     if (!run) return false;
     if (!grow(cache, run, &error)) {
         release(cache, run);

@@ -1,9 +1,9 @@
-/* heap.h - floor 5: the one floor that knows the whole path of a request. Here are its structs; each job that is
- * done with them has a header of its own, which says what always holds and which locks it takes.
+/* heap.h - floor 5: the one floor that knows the whole path of a request. Here are its structs; each job that is done
+ * with them has a header of its own, which says what always holds and which locks it takes.
  *
  * The order in which locks may be taken: the registry of heaps, heap->pass, the records of threads, thread->lock or
- * heap->shared_lock, heap->unmapping, heap->lock, then the small locks below (page map, pools). Whoever holds the lock of one record
- * takes that of another by trying only; so does whoever holds heap->lock and wants a cache's.
+ * heap->shared_lock, heap->unmapping, heap->lock, then the small locks below (page map, pools). Whoever holds the lock
+ * of one record takes that of another by trying only; so does whoever holds heap->lock and wants a cache's.
  */
 #ifndef DMI_HEAP_H
 #define DMI_HEAP_H
@@ -63,7 +63,8 @@ struct dmi_thread {
     void *memo_heap; /* handle and cache of the last other heap used */
     dmi_cache *memo;
     dmi_cache *door; /* what door.c allocates from; never NULL */
-    /* Caches that no fast path sees: of the default heap, if it is hardened, and of the last other hardened heap used. */
+    /* Caches that no fast path sees: of the default heap, if it is hardened, and of the last other hardened heap used.
+     * */
     dmi_cache *hard, *hard_memo;
     dmi_lock lock;
     dmi_thread_state state;

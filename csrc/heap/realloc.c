@@ -11,8 +11,8 @@
 #include <errno.h>
 #include <string.h>
 
-/* In place? The block stays where it is, at least size bytes usable. */
-static bool in_place(dmi_heap *heap, dmi_run *run, void *block, size_t size) {
+/* Resize the block where it stands, to at least size usable bytes. False: it cannot be done, and nothing changed. */
+static bool resize_in_place(dmi_heap *heap, dmi_run *run, void *block, size_t size) {
     size_t total = size + heap->tail, pages = _dmi_pages(total);
     bool done = false;
     switch (run->kind) {
@@ -84,7 +84,7 @@ static void *resize(dmi_heap *heap, void *block, size_t size) {
         errno = ENOMEM;
         return NULL;
     }
-    if (in_place(owner, run, block, size)) {
+    if (resize_in_place(owner, run, block, size)) {
         /* What was cut off is free, and nothing else may happen to this heap. */
         if (run->kind != DMI_RUN_LFH) _dmi_heap_tick(owner);
         return block;

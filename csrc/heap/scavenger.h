@@ -1,7 +1,7 @@
 /* scavenger.h - one thread for all heaps of the process, there only while a pass is due.
  *
- * It has a lock of its own, held only to start, to ring, to end and across a fork. It runs passes with that heap's pass lock
- * held and nothing else; a heap whose pass lock is taken is passed over and looked at again.
+ * It has a lock of its own, held only to start, to ring, to end and across a fork. It runs passes with that heap's pass
+ * lock held and nothing else; a heap whose pass lock is taken is passed over and looked at again.
  */
 #ifndef DMI_SCAVENGER_H
 #define DMI_SCAVENGER_H

@@ -44,8 +44,8 @@ static void end_thread(void *value) {
     _dmi_lock_leave();
 }
 
-/* Does any thread guard the segments? One that began before the barrier is seen here; one that begins after it reads a page map that no longer
- * names the segment. */
+/* Does any thread guard the segments? One that began before the barrier is seen here; one that begins after it reads a
+ * page map that no longer names the segment. */
 static bool find_guards(void) {
     if (!_dmi_have_barrier) return false; /* then nobody guards like that */
     if (_dmi_os_barrier()) return true;

@@ -27,14 +27,14 @@
 /* ---- slow paths --------------------------------------------------------------------------------------- */
 
 /* Every way that may make the default heap passes here first. */
-static inline void ready(void) {
+static inline void prepare(void) {
     if (!LIKELY(__atomic_load_n(&_dmi_default, __ATOMIC_ACQUIRE))) _dmi_preload_read_options();
     if (!LIKELY(!atomic_load_explicit(&_dmi_preload_asked, memory_order_relaxed)))
         _dmi_preload_answer();
 }
 
 static COLD void *malloc_rest(size_t size) {
-    ready();
+    prepare();
     return _dmi_malloc_slow(size);
 }
 
@@ -62,18 +62,18 @@ COLD void _dmi_preload_free_settle(dmi_run *run) {
 }
 
 static COLD void *calloc_slow(size_t count, size_t size) {
-    ready();
+    prepare();
     return dmi_calloc(count, size);
 }
 
 static COLD void *realloc_slow(void *block, size_t size) {
-    ready();
+    prepare();
     return dmi_realloc(block, size);
 }
 
-static void *aligned(size_t align, size_t size) {
+static void *alloc_aligned(size_t align, size_t size) {
     if (align <= 16) return _dmi_fast_malloc_or(size, _dmi_preload_malloc_slow);
-    ready();
+    prepare();
     return dmi_aligned_alloc(align, size);
 }
 
@@ -123,7 +123,7 @@ DMI_DOOR void *aligned_alloc(size_t align, size_t size) {
         errno = EINVAL;
         return NULL;
     }
-    return aligned(align, size);
+    return alloc_aligned(align, size);
 }
 
 /* C23: the size says nothing that the page map does not know better. */
@@ -144,7 +144,7 @@ DMI_DOOR void free_aligned_sized(void *block, size_t align, size_t size) {
 DMI_DOOR int posix_memalign(void **out, size_t align, size_t size) {
     if (align == 0 || align & (align - 1) || align % sizeof(void *)) return EINVAL;
     int saved = errno;
-    void *block = aligned(align, size);
+    void *block = alloc_aligned(align, size);
     errno = saved;
     if (!block) return ENOMEM;
     *out = block;
@@ -167,10 +167,10 @@ DMI_DOOR void *memalign(size_t align, size_t size) {
     }
     size_t power = 16;
     while (power < align) power <<= 1;
-    return aligned(power, size);
+    return alloc_aligned(power, size);
 }
 
-DMI_DOOR void *valloc(size_t size) { return aligned(_dmi_os_page_size(), size); }
+DMI_DOOR void *valloc(size_t size) { return alloc_aligned(_dmi_os_page_size(), size); }
 
 DMI_DOOR void *pvalloc(size_t size) {
     size_t page = _dmi_os_page_size(), rounded;
@@ -179,7 +179,7 @@ DMI_DOOR void *pvalloc(size_t size) {
         return NULL;
     }
     rounded &= ~(page - 1);
-    return aligned(page, rounded ? rounded : page);
+    return alloc_aligned(page, rounded ? rounded : page);
 }
 
 DMI_DOOR void cfree(void *block);
@@ -208,7 +208,7 @@ DMI_DOOR size_t malloc_usable_size(void *block) { return dmi_usable_size(block);
 /* 1 when memory went back, 0 when there was nothing to give. pad is glibc's heap top; there is none. */
 DMI_DOOR int malloc_trim(size_t pad) {
     (void)pad;
-    ready();
+    prepare();
     int saved = errno;
     dmi_trim_report report = {.size = sizeof report};
     int error = dmi_heap_trim(dmi_heap_default(), &report);
@@ -221,7 +221,7 @@ DMI_DOOR int malloc_trim(size_t pad) {
 DMI_DOOR struct mallinfo2 mallinfo2(void) {
     struct mallinfo2 info;
     memset(&info, 0, sizeof info);
-    ready();
+    prepare();
     int saved = errno;
     dmi_heap *heap = _dmi_default_heap();
     dmi_stats stats = {.size = sizeof stats};

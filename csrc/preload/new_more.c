@@ -7,8 +7,8 @@
 
 /* Only C++ can catch what a throwing operator throws: when ours has no memory, or the program has its
  * own, the C++ runtime's function does it all. */
-static void *theirs(const char *name, void *(**plain)(size_t, nothrow_ref),
-                    void *(**aligned)(size_t, align_val, nothrow_ref)) {
+static void *find_theirs(const char *name, void *(**plain)(size_t, nothrow_ref),
+                         void *(**aligned)(size_t, align_val, nothrow_ref)) {
     void *found = _dmi_preload_runtime(name);
     if (plain) *(void **)plain = found;
     else *(void **)aligned = found;
@@ -19,7 +19,7 @@ static void *plain_nothrow(const char *name, bool ours, size_t size, nothrow_ref
     void *block = ours ? _dmi_preload_new_try(size) : NULL;
     if (block) return block;
     void *(*function)(size_t, nothrow_ref);
-    return theirs(name, &function, NULL) ? function(size, tag) : NULL;
+    return find_theirs(name, &function, NULL) ? function(size, tag) : NULL;
 }
 
 static void *aligned_nothrow(const char *name, bool ours, size_t size, align_val align,
@@ -27,7 +27,7 @@ static void *aligned_nothrow(const char *name, bool ours, size_t size, align_val
     void *block = ours ? _dmi_preload_new_aligned_try(size, align) : NULL;
     if (block) return block;
     void *(*function)(size_t, align_val, nothrow_ref);
-    return theirs(name, NULL, &function) ? function(size, align, tag) : NULL;
+    return find_theirs(name, NULL, &function) ? function(size, align, tag) : NULL;
 }
 
 void *_ZnwmRKSt9nothrow_t(size_t size, nothrow_ref tag) {

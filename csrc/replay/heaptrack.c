@@ -198,7 +198,8 @@ static int refuse(dmi_heaptrack *import, const char *fault) {
 
 /* Read up to `wanted` hexadecimal numbers, each behind one space; the line must end behind the last.
  * Returns how many there were, or -1 for anything else on the line. */
-static int numbers(const unsigned char *at, const unsigned char *end, uint64_t *out, int wanted) {
+static int read_numbers(const unsigned char *at, const unsigned char *end, uint64_t *out,
+                        int wanted) {
     int found = 0;
     while (at < end) {
         if (*at++ != ' ' || found == wanted || at == end) return -1;
@@ -273,7 +274,7 @@ static int on_line(dmi_heaptrack *import, const unsigned char *line, size_t size
     if (size && line[size - 1] == '\r') size--;
     const unsigned char *rest = line + 1, *end = line + size;
     if (!import->versioned) {
-        int found = size && line[0] == 'v' ? numbers(rest, end, value, 2) : -1;
+        int found = size && line[0] == 'v' ? read_numbers(rest, end, value, 2) : -1;
         if (found < 1) return refuse(import, "not a heaptrack recording: no version line");
         if (found == 2 && value[1] > NEWEST_FILE_VERSION)
             return refuse(import, "a newer heaptrack file version than 3");
@@ -283,32 +284,32 @@ static int on_line(dmi_heaptrack *import, const unsigned char *line, size_t size
     if (size == 0) return 0;
     switch (line[0]) {
     case '+':
-        if (numbers(rest, end, value, 3) != 3)
+        if (read_numbers(rest, end, value, 3) != 3)
             return refuse(import, "not `+ SIZE TRACE POINTER`; record with `heaptrack -r`");
         return on_block(import, value[0], value[1], value[2]);
     case '-':
-        if (numbers(rest, end, value, 1) != 1) return refuse(import, "not `- POINTER`");
+        if (read_numbers(rest, end, value, 1) != 1) return refuse(import, "not `- POINTER`");
         return on_free(import, value[0]);
     case 't':
-        if (numbers(rest, end, value, 2) != 2 || value[1] >= import->traces)
+        if (read_numbers(rest, end, value, 2) != 2 || value[1] >= import->traces)
             return refuse(import, "not `t ADDRESS PARENT`");
         if (import->traces >= NO_OBJECT) return refuse(import, "more traces than can be numbered");
         return add_trace(import, value[0]);
     case 'c':
         import->after_free = false;
-        if (numbers(rest, end, value, 1) != 1 || value[0] > DMI_TRACE_MAX_TIME / 1000)
+        if (read_numbers(rest, end, value, 1) != 1 || value[0] > DMI_TRACE_MAX_TIME / 1000)
             return refuse(import, "not `c MILLISECONDS`");
         if (value[0] <= import->clock_ms) return 0; /* no news, or a clock that was set back */
         import->clock_ms = value[0];
         return put(import, (dmi_record){.op = DMI_OP_TIME, .size = value[0] * 1000});
     case 'R':
         import->after_free = false;
-        if (numbers(rest, end, value, 1) != 1 || value[0] > DMI_TRACE_MAX_SIZE / 65536)
+        if (read_numbers(rest, end, value, 1) != 1 || value[0] > DMI_TRACE_MAX_SIZE / 65536)
             return refuse(import, "not `R PAGES`");
         if (!import->page_size) return 0;
         return put(import, (dmi_record){.op = DMI_OP_RSS, .size = value[0] * import->page_size});
     case 'I':
-        if (numbers(rest, end, value, 2) != 2 || value[0] < 256 || value[0] > 65536 * 16 ||
+        if (read_numbers(rest, end, value, 2) != 2 || value[0] < 256 || value[0] > 65536 * 16 ||
             (value[0] & (value[0] - 1)) != 0)
             return refuse(import, "not `I PAGESIZE PAGES`");
         import->page_size = value[0];

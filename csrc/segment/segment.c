@@ -122,7 +122,7 @@ static int commit_meta(dmi_segment *segment, size_t end) {
     return error;
 }
 
-static dmi_run *descriptor(dmi_segment *segment) {
+static dmi_run *descriptor_alloc(dmi_segment *segment) {
     dmi_run *run = segment->spare_runs;
     if (run) {
         segment->spare_runs = run->next;
@@ -229,7 +229,7 @@ static dmi_segment *segment_create(dmi_space *space, size_t pages) {
     segment->given_at =
         (uint32_t *)(void *)((char *)segment->page_busy - align_up(pages * 4, _dmi_page));
     segment->runs = (dmi_run *)(void *)(reservation + runs_at);
-    dmi_run *run = descriptor(segment); /* its page is committed: cannot fail */
+    dmi_run *run = descriptor_alloc(segment); /* its page is committed: cannot fail */
     run->kind = DMI_RUN_FREE;
     run->pages = (uint32_t)pages;
     map_free(run);
@@ -370,8 +370,8 @@ dmi_run *_dmi_run_alloc(dmi_space *space, size_t pages, size_t align_pages, dmi_
     dmi_segment *segment = run->segment;
     size_t skip = skip_for(run, align_pages), rest = run->pages - skip - pages;
     /* Everything that can fail comes first. */
-    dmi_run *before = skip ? descriptor(segment) : NULL;
-    dmi_run *after = rest ? descriptor(segment) : NULL;
+    dmi_run *before = skip ? descriptor_alloc(segment) : NULL;
+    dmi_run *after = rest ? descriptor_alloc(segment) : NULL;
     if ((skip && !before) || (rest && !after)) goto fail;
     size_t had = _dmi_bits_count(segment->committed, run->first + skip, pages);
     if (zero) *zero = had == 0; /* pages that were given back come back as zeroes */
@@ -446,7 +446,7 @@ bool _dmi_run_resize(dmi_space *space, dmi_run *run, size_t pages) {
     dmi_segment *segment = run->segment;
     size_t end = run->first + run->pages;
     if (pages < run->pages) {
-        dmi_run *tail = descriptor(segment);
+        dmi_run *tail = descriptor_alloc(segment);
         if (!tail) return false;
         tail->kind = run->kind;
         tail->first = (uint32_t)(run->first + pages);
