@@ -136,17 +136,20 @@ def test_another_program_in_the_same_process_begins_anew() -> None:
             text=True,
         ) as watcher,
     ):
-        assert process.stdin is not None
-        assert watcher.stdout is not None
-        watcher.stdout.readline()
-        process.stdin.write(b"go\n")
-        process.stdin.flush()
-        while "another program" not in (line := watcher.stdout.readline()):
-            assert line
-        watcher.stdout.readline()
-        watcher.send_signal(signal.SIGINT)
-        rest, _ = watcher.communicate(timeout=60)
-        process.kill()
+        try:
+            assert process.stdin is not None
+            assert watcher.stdout is not None
+            watcher.stdout.readline()
+            process.stdin.write(b"go\n")
+            process.stdin.flush()
+            while "another program" not in (line := watcher.stdout.readline()):
+                assert line
+            watcher.stdout.readline()
+            watcher.send_signal(signal.SIGINT)
+            rest, _ = watcher.communicate(timeout=60)
+        finally:
+            watcher.kill()
+            process.kill()
     report = rest.split("\n\n", 1)[1]
     assert "exec" in report
 
