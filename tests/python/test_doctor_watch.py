@@ -44,6 +44,16 @@ def start(code: str, *words: str) -> subprocess.Popen[bytes]:
     return process
 
 
+def watch(pid: int, every: str) -> subprocess.Popen[str]:
+    """One that can be interrupted, also where a shell started the tests in the background."""
+    code = (
+        "import signal, sys; from dmi.cli import main; "
+        "signal.signal(signal.SIGINT, signal.default_int_handler); sys.exit(main())"
+    )
+    words = ["doctor", "--pid", str(pid), "--every", every]
+    return subprocess.Popen([sys.executable, "-c", code, *words], stdout=subprocess.PIPE, text=True)
+
+
 def doctor(pid: int, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "dmi", "doctor", "--pid", str(pid), *words],
@@ -104,11 +114,7 @@ def test_the_end_of_the_process_ends_the_watch_with_a_report() -> None:
 
 def test_ctrl_c_ends_it_with_a_report() -> None:
     process = start(GROWS, "60")
-    watcher = subprocess.Popen(
-        [sys.executable, "-m", "dmi", "doctor", "--pid", str(process.pid), "--every", "1"],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    watcher = watch(process.pid, "1")
     try:
         assert watcher.stdout is not None
         watcher.stdout.readline()
@@ -130,11 +136,7 @@ def test_another_program_in_the_same_process_begins_anew() -> None:
         subprocess.Popen(
             [sys.executable, "-c", BECOMES], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         ) as process,
-        subprocess.Popen(
-            [sys.executable, "-m", "dmi", "doctor", "--pid", str(process.pid), "--every", "0.3"],
-            stdout=subprocess.PIPE,
-            text=True,
-        ) as watcher,
+        watch(process.pid, "0.3") as watcher,
     ):
         try:
             assert process.stdin is not None
