@@ -5,10 +5,11 @@
  * its pages go and stay unreadable, until all slots were used and this one was freed first. Code that touches what is
  * no block's faults at that instruction, and the handler of such faults says what was touched and where.
  *
- * The free blocks that come into the lists from which the fast path allocates are counted. After about N of them the
- * next allocation that finds its list empty is moved to a slot. So the fast paths have no instruction more. A
- * bias is left. A program that frees and allocates the same few blocks in turn never finds a list empty, and is never
- * sampled there. Blocks of sizes that are seldom allocated go through slow paths more often than others.
+ * The free blocks that come into the lists from which the fast path allocates are counted, and so is each block of the
+ * free list. After about N of them the next allocation that finds its list empty is moved to a slot. So the fast paths
+ * have no instruction more. A bias is left. A program that frees and allocates the same few blocks in turn never finds a
+ * list empty, and is never sampled there. Blocks of sizes that are seldom allocated go through slow paths more often than
+ * others.
  *
  * heap->lock is held, except where a function says otherwise.
  */
