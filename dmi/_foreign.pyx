@@ -14,6 +14,10 @@ from libc.string cimport memcpy
 
 cdef extern from *:
     """
+    #ifndef _WIN32 /* as in cdmi.pxd, which this module has no other use for */
+    #undef PyVarObject_HEAD_INIT
+    #define PyVarObject_HEAD_INIT(type, size) {PyObject_HEAD_INIT(&PyType_Type) (size)},
+    #endif
     #include "foreign/view.h"
     #include "foreign/glibc.h"
     #include "foreign/linked.h"

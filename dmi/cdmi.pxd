@@ -5,6 +5,17 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 
+cdef extern from *:
+    """
+    #if defined(DMI_CAPI_LINKED) && !defined(_WIN32)
+    /* For dmi's own modules. With CYTHON_USE_MODULE_STATE the collector visits a type that is not
+       ready yet, when it runs while the module is imported; such a type must have a type itself. */
+    #undef PyVarObject_HEAD_INIT
+    #define PyVarObject_HEAD_INIT(type, size) {PyObject_HEAD_INIT(&PyType_Type) (size)},
+    #endif
+    """
+
+
 cdef extern from "dmi/capi.h":
     # ImportError when the installed dmi is older than the headers.
     int dmi_import() except -1

@@ -49,6 +49,18 @@ def test_one_copy_of_the_library_is_loaded() -> None:
         assert dmi.lib.dmi_heap_valid(dmi.ffi.cast("void *", heap.handle)) == 1
 
 
+@pytest.mark.parametrize("module", ["_foreign", "_inspect", "pool"])
+def test_the_collector_may_run_while_a_module_is_imported(module: str) -> None:
+    """Types that are not ready yet must not be visited as if they were."""
+    code = (
+        "import gc, importlib, sys, dmi; gc.collect(); gc.set_threshold(*map(int, sys.argv[2:])); "
+        "importlib.import_module(sys.argv[1])"
+    )
+    for young, old in ((1, 1), *((young, 1000) for young in range(1, 40, 3))):
+        numbers = [str(each) for each in (young, old, old)]
+        subprocess.run([sys.executable, "-c", code, f"dmi.{module}", *numbers], check=True)
+
+
 def test_cffi_knows_the_whole_api() -> None:
     header = (Path(dmi.get_include()) / "dmi" / "dmi.h").read_text()
     text = re.sub(r"/\*.*?\*/", "", header, flags=re.DOTALL)
