@@ -49,10 +49,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Take it, and write it."""
+    from dmi._files import check_target
     from dmi._names import escaped
     from dmi.process import open_source
 
     core, output = _places(args)
+    if output:
+        check_target(output)
     with open_source(core, args.pid, swap_in=args.swap_in, stop=args.stop) as source:
         taken = source.snapshot(args.label)
         notes = source.notes

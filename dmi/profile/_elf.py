@@ -26,6 +26,9 @@ _SYMBOL: Final = struct.Struct("<IBBHQQ")
 _STT_FUNC: Final = (2, 10)
 _MOST_SECTION: Final = 1 << 30
 _MOST_SYMBOLS: Final = 4 << 20
+_MOST_NAMES: Final = 256 << 20
+_MOST_NAME: Final = 1 << 16
+_MOST_NOTES: Final = 1 << 20
 _DEBUG_FILES: Final = Path("/usr/lib/debug/.build-id")
 
 
@@ -168,6 +171,8 @@ class ElfCode:
 def _build_id(elf: Any) -> str:
     try:
         for segment in elf.iter_segments("PT_NOTE"):
+            if segment["p_filesz"] > _MOST_NOTES:
+                continue
             for note in segment.iter_notes():
                 if note["n_type"] == "NT_GNU_BUILD_ID":
                     return str(note["n_desc"])
@@ -182,16 +187,26 @@ def _functions(elf: Any) -> Iterator[tuple[int, int, str]]:
         table = elf.get_section_by_name(name)
         if table is None or table["sh_size"] > _MOST_SYMBOLS * _SYMBOL.size:
             continue
+        # What it claims may be a hole of a sparse file.
+        strings = elf.get_section(table["sh_link"])
+        if strings.data_size > _MOST_NAMES:
+            continue
         if elf.elfclass != 64 or not elf.little_endian:
             for symbol in table.iter_symbols():
                 if symbol["st_info"]["type"] == "STT_FUNC" and symbol["st_shndx"] != "SHN_UNDEF":
                     yield symbol["st_value"], symbol["st_size"], symbol.name
             continue
         # The same without an object for each of what may be 100,000.
-        names = elf.get_section(table["sh_link"]).data()
+        names = strings.data()
         data = table.data()
+        left = 4 * len(names) + _MOST_NAME  # many symbols may share one long name
         whole = len(data) - len(data) % _SYMBOL.size
         for at, info, _other, section, value, size in _SYMBOL.iter_unpack(data[:whole]):
             if info & 15 in _STT_FUNC and section and value:
-                end = names.find(b"\0", at)
+                end = names.find(b"\0", at, at + _MOST_NAME)
+                left -= max(end - at, 0)
+                if end < 0:
+                    continue  # it has no end where one can be expected
+                if left < 0:
+                    break
                 yield value, size, names[at:end].decode("utf-8", "replace")

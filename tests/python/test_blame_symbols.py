@@ -172,3 +172,26 @@ def test_names_of_cpp() -> None:
     assert demangled("main") == "main"
     assert demangled("_Z" + "P" * 3000) == "_Z" + "P" * 3000
     assert demangled("_ZN1AclEv") == "A::operator()"
+
+
+def test_what_a_file_claims_takes_no_memory(tmp_path: Path) -> None:
+    """A table of names that is a hole of 8 GiB, in a file that is long enough."""
+    import struct
+
+    elffile = pytest.importorskip("elftools.elf.elffile")
+    program = built(tmp_path)
+    with program.open("rb") as file:
+        elf = elffile.ELFFile(file)
+        places = [
+            elf["e_shoff"] + number * elf["e_shentsize"]
+            for number, section in enumerate(elf.iter_sections())
+            if section.name in (".strtab", ".dynstr")
+        ]
+    with program.open("r+b") as file:
+        for place in places:
+            file.seek(place + 32)
+            file.write(struct.pack("<Q", 8 << 30))
+        file.truncate(16 << 30)
+    code = ElfCode(str(program))
+    code.close()
+    assert code._symbols == []
