@@ -34,6 +34,7 @@ _NT_PRSTATUS: Final = 1
 _NT_PRPSINFO: Final = 3
 _NT_AUXV: Final = 6
 _NT_FILE: Final = 0x46494C45
+_READ: Final = (_NT_PRSTATUS, _NT_PRPSINFO, _NT_AUXV, _NT_FILE)
 _AT_PAGESZ: Final = 6
 _AT_ENTRY: Final = 9
 _AT_RANDOM: Final = 25
@@ -46,7 +47,10 @@ _MACHINES: Final = {62: "x86-64", 183: "aarch64"}
 # Where the stack pointer stands in the registers of NT_PRSTATUS.
 _STACK_POINTER: Final = {62: 112 + 19 * 8, 183: 112 + 31 * 8}
 _MAX_HEADERS: Final = 1 << 20
-_MAX_NOTES: Final = 256 << 20
+_MAX_NOTES: Final = 1 << 20
+"""How many notes are looked at; each thread has up to seven."""
+_MAX_NOTE: Final = 16 << 20
+_MAX_SMALL_NOTE: Final = 1 << 16
 
 
 class CoreError(DmiError, ValueError):
@@ -103,6 +107,7 @@ class CoreReader:
         self.program = ""
         self.denied = ""
         self.notes: list[str] = []
+        self._notes_left = _MAX_NOTES
         self.threads: list[tuple[int, int]] = []
         self._file = -1
         self._segments: list[Segment] = []
@@ -174,9 +179,7 @@ class CoreReader:
                 promised.setdefault(start, min(filled, length))
                 self._segments.append(Segment(start, start + length, offset, have, flags))
             elif kind == _PT_NOTE and offset < size:
-                self._read_notes(
-                    os.pread(self._file, min(filled, size - offset, _MAX_NOTES), offset)
-                )
+                self._read_notes(offset, min(offset + filled, size))
         self._segments.sort()
         # Of two that claim the same address the first holds.
         kept: list[Segment] = []
@@ -252,17 +255,23 @@ class CoreReader:
         index = bisect_right(self._starts, address) - 1
         return self._names.get(self._segments[index].start, "") if index >= 0 else ""
 
-    def _read_notes(self, data: bytes) -> None:
-        at = 0
-        while at + 12 <= len(data):
-            name_size, size, kind = struct.unpack_from("<III", data, at)
+    def _read_notes(self, at: int, limit: int) -> None:
+        """One after the other, for most are of no use here, and what they claim may be a hole."""
+        while at + 12 <= limit and self._notes_left:
+            self._notes_left -= 1
+            head = os.pread(self._file, 12 + 16, at)
+            if len(head) < 12:
+                return
+            name_size, size, kind = struct.unpack_from("<III", head)
             start = at + 12 + (name_size + 3 & ~3)
             end = start + size
-            if end > len(data):
+            if end > limit or not (name_size or size):
                 return
-            name = data[at + 12 : at + 12 + min(name_size, 16)].rstrip(b"\0")
-            if name == b"CORE":
-                self._read_note(kind, data[start:end])
+            name = head[12 : 12 + min(name_size, 16)].rstrip(b"\0")
+            most = _MAX_NOTE if kind == _NT_FILE else _MAX_SMALL_NOTE
+            again = (kind == _NT_FILE and self._files) or (kind == _NT_AUXV and self._auxv)
+            if name == b"CORE" and kind in _READ and size <= most and not again:
+                self._read_note(kind, os.pread(self._file, size, start))
             at = start + (size + 3 & ~3)
 
     def _read_note(self, kind: int, data: bytes) -> None:

@@ -520,6 +520,19 @@ def test_a_log_that_is_not_in_memory_reads_the_same(
     assert whole.heaps
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="core files are read on Linux")
+def test_notes_of_a_core_file_that_are_a_hole_take_little(tmp_path: Path) -> None:
+    path = tmp_path / "core"
+    claim = 8 << 30
+    head = b"\x7fELF\2\1\1" + bytes(9)
+    head += struct.pack("<HHIQQQIHHHHHH", 4, 62, 1, 0, 64, 0, 0, 64, 56, 1, 64, 0, 0)
+    path.write_bytes(head + struct.pack("<IIQQQQQQ", 4, 0, 0x1000, 0, 0, claim, claim, 4))
+    os.truncate(path, 2 * claim)
+    code = "\nwith dmi.open_core(path) as core: core.snapshot()\nraise ValueError('read')"
+    taken, _ = refused(code, path)
+    assert taken < MOST
+
+
 def test_the_yardstick_sees_what_is_taken(tmp_path: Path) -> None:
     taken, _ = refused("x = bytes(b'1' * (80 << 20)); raise ValueError(path)", tmp_path)
     assert taken > MOST
