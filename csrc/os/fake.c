@@ -244,6 +244,11 @@ static int release_pages(reservation *r, size_t first, size_t count) {
 static size_t fake_page_size(void) { return page_size; }
 static bool fake_strict_default(void) { return strict; }
 
+/* The host's addresses are used, so that its own step counts too. */
+static size_t fake_granularity(void) {
+    return page_size > HOST->granularity() ? page_size : HOST->granularity();
+}
+
 static void *fake_reserve(size_t size, size_t align, dmi_os_mode mode, bool huge,
                           const char *name) {
     (void)mode;
@@ -529,7 +534,7 @@ static int64_t fake_process_resident(void) { return (int64_t)_dmi_fake_committed
 const dmi_os_backend _dmi_fake_backend = {
     .name = "fake",
     .page_size = fake_page_size,
-    .granularity = fake_page_size,
+    .granularity = fake_granularity,
     .can_trim = true,
     .strict_default = fake_strict_default,
     .reserve = fake_reserve,
