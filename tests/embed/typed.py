@@ -83,6 +83,10 @@ def process(files: list[str | Path]) -> None:
     before.save(Path("a.json"))
     layers: dmi.Layers = dmi.layers(pid=None)
     print(layers, dmi.address_summary(pid=None), dmi.diagnose(before, before, before))
+    with dmi.profile(one_in=64, cost=None) as sampler:
+        held: dmi.Profiler = sampler
+    rate: int = held.one_in
+    print(rate)
     blamed: dmi.Blame = dmi.blame(dmi.Profile.load(files[0]), by="stack", what="busy")
     print([(row.name, row.bytes, row.error) for row in blamed.named])
     try:
