@@ -44,6 +44,7 @@ def test_a_heap_stands_in_the_layer_of_custom_libraries() -> None:
         assert "hoard" in str(layers).splitlines()[-1]
 
 
+@pytest.mark.keeps
 def test_what_malloc_counts_without_a_place_is_not_of_unknown_use() -> None:
     kept = [bytearray(4 * MIB) for _ in range(30)]
     with dmi.Heap("never", name="hoard") as heap:
