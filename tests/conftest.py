@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import gc
+import signal
 from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
 
 import dmi
+
+# A shell that runs the tests in the background has them ignore an interrupt, and with them all that
+# they start: CPython's own tests then wait for one for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
