@@ -139,7 +139,8 @@ void _dmi_watch_release(dmi_run *run) {
 }
 
 void _dmi_watch_forget(const dmi_space *space) {
-    if (pool.used == 0) return;
+    /* Whoever watched a page of this space has done so before; others' pages do not matter here. */
+    if (__atomic_load_n(&pool.used, __ATOMIC_RELAXED) == 0) return;
     _dmi_lock(&lock);
     for (size_t i = 0; i < CHAINS; i++)
         for (dmi_watch *watch = chains[i], *next; watch; watch = next) {
