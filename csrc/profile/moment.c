@@ -280,10 +280,13 @@ int dmi_profile_write(dmi_profile_output to, void *argument) {
         size_t count = dmi_heap_list(moment.handle, HEAPS);
         if (count > HEAPS) count = HEAPS;
         for (size_t i = 0; i < count; i++) {
+            _dmi_heaps_lock(); /* meanwhile nobody destroys it */
             const dmi_heap *heap = _dmi_heap_resolve(moment.handle[i]);
-            if (!heap) continue;
-            memcpy(moment.name[i], heap->name, sizeof moment.name[i]);
-            (void)_dmi_spots_add(&spots, moment.handle[i], (uint32_t)i);
+            if (heap) {
+                memcpy(moment.name[i], heap->name, sizeof moment.name[i]);
+                (void)_dmi_spots_add(&spots, moment.handle[i], (uint32_t)i);
+            }
+            _dmi_heaps_unlock();
         }
         moment.out.to = to;
         moment.out.argument = argument;
