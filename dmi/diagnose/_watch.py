@@ -128,7 +128,11 @@ def watch(
     number = 0
     why = ""
     while not why and (duration is None or clock() - begun <= duration + every):
-        now = _run(pid)
+        try:
+            now = _run(pid)
+        except KeyboardInterrupt:
+            why = f"it was interrupted at {_since(clock() - begun)}"
+            break
         if before is not None and now is not None:
             happened = now.other_than(before)
             if happened == "exec":
