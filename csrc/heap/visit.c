@@ -58,14 +58,15 @@ static void visit_lfh(dmi_heap *heap, dmi_visitor *visitor, const visit_group *g
     let_go(visitor, locked);
 }
 
-/* Take in the remote frees of all caches first. Those of threads that ended wait for nobody else, and may set whole
- * runs free; and of a heap at rest no run should change while it is visited. */
-static void drain_all(dmi_heap *heap) {
+/* Take in what the caches have not settled yet: remote frees, and what waits in quarantines. Both may set whole runs
+ * free, and of a heap at rest no run should change while it is visited. */
+static void drain_all(dmi_heap *heap, bool take) {
     dmi_cache *waiting[GROUP];
     size_t n = 0;
     _dmi_lock(&heap->lock);
+    if (heap->shared.quarantine) waiting[n++] = &heap->shared;
     for (dmi_cache *cache = heap->caches; cache && n < GROUP; cache = cache->next_of_heap)
-        if (_dmi_cache_waits(cache) || cache->quarantine) waiting[n++] = cache;
+        if (cache->quarantine || (take && _dmi_cache_waits(cache))) waiting[n++] = cache;
     _dmi_unlock(&heap->lock);
     while (n--) {
         /* Caches of this heap go with it only, and heap->pass is held. */
@@ -96,7 +97,8 @@ static size_t skip_changed(dmi_visitor *visitor, dmi_segment *segment, size_t pa
 
 void _dmi_heap_visit(dmi_heap *heap, dmi_visitor *visitor) {
     visit_group group;
-    if (visitor->lock == DMI_VISIT_TAKE) drain_all(heap);
+    bool take = visitor->lock == DMI_VISIT_TAKE;
+    if (take || _dmi_heap_is_hard(heap)) drain_all(heap, take);
     _dmi_lock(&heap->lock);
     heap->space.visitors++;
     dmi_segment *segment = heap->space.segments;

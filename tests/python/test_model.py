@@ -183,9 +183,6 @@ class Model(RuleBasedStateMachine):
         self.walk_agrees()
 
     def numbers_agree(self) -> None:
-        if self.options.get("hardened"):
-            # What waits in a quarantine is let out by the first look, and may go back behind it.
-            self.heap.stats(detail=True).check()
         stats = self.heap.stats(detail=True)
         stats.check()
         usable = {address: self.heap.usable_size(address) for address in self.live}

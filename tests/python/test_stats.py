@@ -280,3 +280,18 @@ def test_counters_of_calls_go_up() -> None:
 
 def test_metadata_of_the_process_is_counted() -> None:
     assert dmi.metadata_committed() > 0
+
+
+@pytest.mark.parametrize("first", ["never", "eager", "lazy"])
+@pytest.mark.parametrize("detail", [False, True])
+def test_a_quarantine_is_let_out_before_pages_are_counted(first: str, detail: bool) -> None:
+    """What is let out meanwhile may take pages along that were counted before."""
+    for size in (300, 1569, 5000):
+        with dmi.Heap(first, hardened=True, clock="manual") as heap:
+            blocks = [heap.malloc(size) for _ in range(34)]
+            heap.decommit = dmi.Decommit.parse("threshold")
+            for address in blocks:
+                heap.free(address)
+            counted = heap.stats(detail=detail).committed
+            assert heap.stats(detail=not detail).committed == counted
+            assert counted - heap.trim().decommitted == heap.stats().committed
