@@ -81,6 +81,9 @@ class Blame:
     rows: tuple[Row, ...] = field(repr=False)
     lost: int = 0
     """Stacks and marks for which the sampler had no room."""
+    cut: int = 0
+    """Bytes, of the last moment, of which no more than the caller of malloc is known: code without
+    frame pointers does not tell who called it."""
 
     @property
     def named(self) -> tuple[Row, ...]:
@@ -146,6 +149,7 @@ class Blame:
             "error": self.error,
             "samples": self.samples,
             "lost": self.lost,
+            "cut": self.cut,
             "sentence": self.sentence,
             "rows": [row.as_dict() for row in self.rows],
         }
@@ -234,7 +238,19 @@ def blame(
     total, error, count = _total(pair, what)
     rows = _rows(merged, places, by, total, len(pair))
     lost = sum(each.lost_stacks + each.lost_marks for each in pair)
-    return Blame(what, by, len(pair), last.one_in, total, error, count, rows, lost)
+    return Blame(
+        what, by, len(pair), last.one_in, total, error, count, rows, lost, _cut(last, what)
+    )
+
+
+def _cut(profile: Profile, what: str) -> int:
+    def is_cut(holder: Holder) -> bool:
+        if holder.stack is None:
+            return False
+        frames = profile.stacks[holder.stack]
+        return len(frames) == 1 and profile.frames[frames[0]].address is not None
+
+    return round(estimates(profile, what, is_cut).get(True, Estimate(0.0, 0.0, 0)).bytes)
 
 
 def pair_of(source: Source, by: str, what: str, *, across: bool) -> list[Profile]:

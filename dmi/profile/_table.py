@@ -56,9 +56,17 @@ def _title(blame: Blame) -> str:
 
 
 def _notes(blame: Blame) -> list[str]:
-    if not blame.lost:
-        return []
-    return [f"{blame.lost:,} stacks or marks had no room in the profile: the sums are too small."]
+    notes = []
+    if blame.lost:
+        notes.append(
+            f"{blame.lost:,} stacks or marks had no room in the profile: the sums are too small."
+        )
+    if blame.cut:
+        notes.append(
+            f"Of {show_size(blame.cut)} only the caller of malloc is known, often a wrapper of it: "
+            "its code was built without frame pointers (-fno-omit-frame-pointer)."
+        )
+    return notes
 
 
 _HEAD: Final = ("bytes", "±", "%", "samples", "by")

@@ -357,3 +357,15 @@ def test_a_stack_without_a_line_of_the_program_is_named_by_none() -> None:
     assert [row.name for row in found.rows] == ["(no line of the program: scan)"]
     assert found.top is None
     assert found.sentence == "No line is known of what is pinned."
+
+
+def test_what_only_the_caller_of_malloc_is_known_of_is_told() -> None:
+    """Named first it would look like the line to mend; it may be a wrapper."""
+    marks = [page([[48, 5]] if n % 4 else [[48, 1]], number=n) for n in range(400)]
+    found = dmi.blame(profile(marks, stacks=[*STACKS, [4]]), what="pinned")
+    assert found.cut == 300 * 64 * (4096 - 48)
+    assert found.as_dict()["cut"] == found.cut
+    assert "only the caller of malloc is known" in str(found)
+    whole = dmi.blame(profile(marks, stacks=[*STACKS, [4, 1]]), what="pinned")
+    assert whole.cut == 0
+    assert "caller of malloc" not in str(whole)
