@@ -226,9 +226,11 @@ class Layers:
             yield f"Most of what no program uses is held by {stuck.name}: {_kib(stuck.retains)} KB."
         unknown = self.unknown
         if unknown is not None:
+            # Of a core file it is space that could be written; nobody knows what was in memory.
+            held = ("" if self.holder else "at most ") + _kib(unknown.holds)
             yield (
-                f"{unknown.name} holds {_kib(unknown.holds)} KB, and how much of it is used is not "
-                "known: who retains most cannot be said."
+                f"{unknown.name} holds {held} KB, and how much of it is used is not known: who "
+                "retains most cannot be said."
             )
         for note in self.notes:
             yield f"({note})"

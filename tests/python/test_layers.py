@@ -7,12 +7,15 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 import pytest
 
 import dmi
 from dmi import _inspect, _layers
+from dmi._layers import Layer, Part
+from dmi._leaves import Leaf
 from dmi.address import own_ranges, process_heaps, pymalloc_usage
 from dmi.address._maps import parse_maps
 from dmi.address._outside import outside_heaps
@@ -53,6 +56,15 @@ def test_what_malloc_counts_without_a_place_is_not_of_unknown_use() -> None:
         layers = dmi.layers()
         assert layers.counted >= len(kept) * 4 * MIB
         assert layers.stuck == part(layers, "1a", f"dmi heap {heap.handle:x}"), str(layers)
+
+
+def test_what_nobody_saw_in_memory_is_held_at_most() -> None:
+    leaf = Leaf("heap", "V8", 500 * MIB, 40 * MIB, 0, allocator="V8")
+    v8 = Layer("1a", "custom libraries", (Part("V8", 500 * MIB, None),))
+    live = dmi.Layers(1, (v8,), leaves=(leaf,))
+    core = dmi.Layers(1, (v8,), leaves=(replace(leaf, resident=None, swapped=None),))
+    assert "V8 holds 512,000 KB, and" in str(live)
+    assert "V8 holds at most 512,000 KB, and" in str(core)
 
 
 def test_the_layers_close() -> None:
