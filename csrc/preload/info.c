@@ -1,5 +1,7 @@
 /* info.c - malloc_info: every heap with every counter, as XML. */
 #include "preload.h"
+
+#include "../os/utf8.h"
 #include "writer.h"
 
 #include <dmi/dmi.h>
@@ -17,7 +19,7 @@
 static void put_text(FILE *out, const char *text) {
     const unsigned char *at = (const unsigned char *)text;
     for (size_t left = strlen(text), n; left; at += n, left -= n) {
-        n = _dmi_writer_character(at, left);
+        n = _dmi_utf8_character(at, left);
         /* U+FFFE and U+FFFF are UTF-8 and still not allowed. */
         bool odd = n == 3 && at[0] == 0xef && at[1] == 0xbf && at[2] >= 0xbe;
         if (n == 0 || odd || *at < ' ') {

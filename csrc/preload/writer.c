@@ -4,6 +4,8 @@
 
 #include "preload.h"
 
+#include "../os/utf8.h"
+
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
@@ -88,22 +90,10 @@ void _dmi_writer_put(dmi_writer *out, const char *format, ...) {
     if (n > 0) out->used += n < LONGEST ? (size_t)n : LONGEST - 1;
 }
 
-size_t _dmi_writer_character(const unsigned char *at, size_t left) {
-    if (at[0] < 0x80) return 1;
-    size_t size = at[0] >= 0xf0 ? 4 : at[0] >= 0xe0 ? 3 : 2;
-    if (at[0] < 0xc2 || at[0] > 0xf4 || size > left) return 0;
-    for (size_t i = 1; i < size; i++)
-        if ((at[i] & 0xc0) != 0x80) return 0;
-    /* Too long a form, surrogates, beyond the last character. */
-    if ((at[0] == 0xe0 && at[1] < 0xa0) || (at[0] == 0xed && at[1] > 0x9f)) return 0;
-    if ((at[0] == 0xf0 && at[1] < 0x90) || (at[0] == 0xf4 && at[1] > 0x8f)) return 0;
-    return size;
-}
-
 void _dmi_writer_put_json(dmi_writer *out, const char *text, size_t size) {
     const unsigned char *at = (const unsigned char *)text;
     while (size) {
-        size_t n = _dmi_writer_character(at, size);
+        size_t n = _dmi_utf8_character(at, size);
         if (n == 0) _dmi_writer_put(out, "\\ufffd");
         else if (*at < ' ' || *at == 0x7f) _dmi_writer_put(out, "\\u%04x", *at);
         else if (*at == '"' || *at == '\\') _dmi_writer_put(out, "\\%c", *at);

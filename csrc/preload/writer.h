@@ -24,8 +24,6 @@ void _dmi_writer_put_bytes(dmi_writer *out, const void *bytes, size_t size);
 /* At most 255 bytes a call; no floating point, for which some C libraries allocate. */
 __attribute__((format(printf, 2, 3))) void _dmi_writer_put(dmi_writer *out, const char *format,
                                                            ...);
-/* Bytes of the UTF-8 character that begins here, of at most left; 0 when none does. */
-size_t _dmi_writer_character(const unsigned char *at, size_t left);
 /* The inside of a JSON string, without its quotes: what is no UTF-8 becomes U+FFFD. */
 void _dmi_writer_put_json(dmi_writer *out, const char *text, size_t size);
 

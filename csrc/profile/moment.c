@@ -6,6 +6,7 @@
 #include "../block/watch.h"
 #include "../heap/registry.h"
 #include "../os/frames.h"
+#include "../os/utf8.h"
 
 #include <dmi/dmi.h>
 #include <errno.h>
@@ -40,23 +41,11 @@ __attribute__((format(printf, 2, 3))) static void put(output *out, const char *f
     if (n > 0) out->used += n < 256 ? (size_t)n : 255;
 }
 
-/* Bytes of the character of UTF-8 that begins here; 0: none does. */
-static size_t character(const unsigned char *at, size_t left) {
-    if (at[0] < 0x80) return 1;
-    size_t size = at[0] >= 0xf0 ? 4 : at[0] >= 0xe0 ? 3 : 2;
-    if (at[0] < 0xc2 || at[0] > 0xf4 || size > left) return 0;
-    for (size_t i = 1; i < size; i++)
-        if ((at[i] & 0xc0) != 0x80) return 0;
-    if ((at[0] == 0xe0 && at[1] < 0xa0) || (at[0] == 0xed && at[1] > 0x9f)) return 0;
-    if ((at[0] == 0xf0 && at[1] < 0x90) || (at[0] == 0xf4 && at[1] > 0x8f)) return 0;
-    return size;
-}
-
 static void put_text(output *out, const char *text, size_t length) {
     put(out, "\"");
     for (size_t i = 0, n; i < length; i += n ? n : 1) {
         const unsigned char *at = (const unsigned char *)text + i;
-        n = character(at, length - i);
+        n = _dmi_utf8_character(at, length - i);
         if (n == 0) put(out, "\\ufffd");
         else if (*at < ' ' || *at == '"' || *at == '\\' || *at == 0x7f) put(out, "\\u%04x", *at);
         else put(out, "%.*s", (int)n, (const char *)at);
