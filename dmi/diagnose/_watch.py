@@ -127,54 +127,51 @@ def watch(
     before = _run(pid)
     number = 0
     why = ""
-    while not why and (duration is None or clock() - begun <= duration + every):
-        try:
+    try:
+        while not why and (duration is None or clock() - begun <= duration + every):
             now = _run(pid)
-        except KeyboardInterrupt:
-            why = f"it was interrupted at {_since(clock() - begun)}"
-            break
-        if before is not None and now is not None:
-            happened = now.other_than(before)
-            if happened == "exec":
-                at = _since(clock() - begun)
-                say(f"{at}  it runs another program now; what was seen before it does not count")
-                notes.append(
-                    f"at {at} the process began another program (exec): the {len(states)} moments "
-                    "before it are left out"
-                )
-                states.clear()
-        if before is not None and (now is None or now.other_than(before) == "ended"):
-            why = f"the process ended before {_since(clock() - begun)}"
-            break
-        before = now
-        try:
-            label = _since(clock() - begun)
-            state = replace(state_of_pid(pid), label=label)
-            after = _run(pid)
-            if after is None or (now is not None and after.other_than(now)):
-                # What was read belongs to two programs, or to none: the next turn tells which.
-                if after is None:
-                    why = f"the process ended at {label}, while it was read"
-                continue
-            states.append(state)
-            states[:] = _thinned(states)
-            verdict = judge(states, thresholds, page_size)
-            say(_line(state, verdict))
-            number += 1
-            left = None if duration is None else duration - (clock() - begun)
-            if left is not None and left < every * 0.5:
+            if before is not None and now is not None:
+                happened = now.other_than(before)
+                if happened == "exec":
+                    at = _since(clock() - begun)
+                    say(f"{at}  it runs another program now; what was before it does not count")
+                    notes.append(
+                        f"at {at} the process began another program (exec): the {len(states)} "
+                        "moments before it are left out"
+                    )
+                    states.clear()
+            if before is not None and (now is None or now.other_than(before) == "ended"):
+                why = f"the process ended before {_since(clock() - begun)}"
                 break
-            sleep(max(0.0, min(number * every - (clock() - begun), left or every)))
-        except KeyboardInterrupt:
-            why = f"it was interrupted at {_since(clock() - begun)}"
-        except ProcessLookupError:
-            if not states and not notes:
-                raise
-            why = f"the process ended before {_since(clock() - begun)}"
-        except DmiError as error:
-            if not states and not notes:
-                raise
-            why = f"it could not be read any more at {_since(clock() - begun)}: {error}"
+            before = now
+            try:
+                label = _since(clock() - begun)
+                state = replace(state_of_pid(pid), label=label)
+                after = _run(pid)
+                if after is None or (now is not None and after.other_than(now)):
+                    # What was read belongs to two programs, or to none: the next turn tells which.
+                    if after is None:
+                        why = f"the process ended at {label}, while it was read"
+                    continue
+                states.append(state)
+                states[:] = _thinned(states)
+                verdict = judge(states, thresholds, page_size)
+                say(_line(state, verdict))
+                number += 1
+                left = None if duration is None else duration - (clock() - begun)
+                if left is not None and left < every * 0.5:
+                    break
+                sleep(max(0.0, min(number * every - (clock() - begun), left or every)))
+            except ProcessLookupError:
+                if not states and not notes:
+                    raise
+                why = f"the process ended before {_since(clock() - begun)}"
+            except DmiError as error:
+                if not states and not notes:
+                    raise
+                why = f"it could not be read any more at {_since(clock() - begun)}: {error}"
+    except KeyboardInterrupt:
+        why = f"it was interrupted at {_since(clock() - begun)}"
     if why:
         say(f"({why})")
         notes.append(f"{why}; the verdict is on what was seen until then")

@@ -45,13 +45,8 @@ def start(code: str, *words: str) -> subprocess.Popen[bytes]:
 
 
 def watch(pid: int, every: str) -> subprocess.Popen[str]:
-    """One that can be interrupted, also where a shell started the tests in the background."""
-    code = (
-        "import signal, sys; from dmi.cli import main; "
-        "signal.signal(signal.SIGINT, signal.default_int_handler); sys.exit(main())"
-    )
-    words = ["doctor", "--pid", str(pid), "--every", every]
-    return subprocess.Popen([sys.executable, "-c", code, *words], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "dmi", "doctor", "--pid", str(pid), "--every", every]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
 def doctor(pid: int, *words: str) -> subprocess.CompletedProcess[str]:
