@@ -397,7 +397,7 @@ def _missing(
                 "row is missing"
             )
             if n in ends and not total_settles:
-                open_ends.append(f"{known.name} is not shown {names[n]}")
+                open_ends.append(f"{known.name} is not shown in {names[n]}")
     for n, state in enumerate(states):
         asked = {each.handle for each in state.sizes} | {each.handle for each in state.blocks}
         shown = {heap.handle for each in states for heap in each.heaps.values()}
@@ -432,7 +432,8 @@ def _not_known(states: Sequence[State], keys: dict[str, None], open_ends: Sequen
     key = next((key for key in keys if not _shown(key, states)), next(iter(keys), None))
     heaps = [None if key is None else _at(states[n], key, states) for n in chosen]
     seen = [k for k in keys if _shown(k, states)]
-    tail = f" Nothing grew in {len(seen)} heaps that are." if seen else ""
+    are = "1 heap that is" if len(seen) == 1 else f"{len(seen)} heaps that are"
+    tail = f" Nothing grew in {are}." if seen else ""
     return Verdict(
         "unknown", subject, None, None, None, None,
         tuple(_moment(n, chosen, states) for n in chosen),
