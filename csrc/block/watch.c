@@ -3,6 +3,7 @@
 #include "watch.h"
 
 #include "../os/lock.h"
+#include "../os/probes.h"
 #include "../segment/pool.h"
 #include "lfh.h"
 
@@ -57,9 +58,21 @@ static char *address_of(const dmi_run *run, size_t page) {
     return _dmi_run_base(run) + page * DMI_WATCH_PAGE;
 }
 
+/* An agent that was told of blocks of the page will hear of no free: as far as it knows they go now. */
+static void tell_gone(dmi_watch *watch) {
+    for (size_t k = 0; k < watch->blocks; k++) {
+        uint32_t told =
+            atomic_fetch_and_explicit(&watch->holder[k], ~DMI_HOLDER_TOLD, memory_order_relaxed);
+        if (told & DMI_HOLDER_TOLD)
+            _dmi_os_probe_free(_dmi_run_base(_dmi_watch_run(watch)) +
+                               (watch->first + k) * _dmi_watch_run(watch)->block_size);
+    }
+}
+
 /* The descriptor stays: frees of its blocks that are under way still look at it. */
 static void give_up(dmi_watch *watch) {
     dmi_run *run = _dmi_watch_run(watch);
+    if (!watch->given_up && _dmi_os_probes_wanted()) tell_gone(watch);
     if (!watch->given_up) _dmi_pagemap_set(address_of(run, watch->page), DMI_WATCH_PAGE, run);
     count -= !watch->given_up;
     watch->given_up = true;
@@ -168,7 +181,9 @@ void _dmi_watch_thin(void) {
 
 bool _dmi_watch_note_free(dmi_run *shadow, const void *block) {
     dmi_watch *watch = (dmi_watch *)(void *)shadow;
-    _dmi_watch_hold(watch, block, 0);
+    uint32_t held = atomic_exchange_explicit(&watch->holder[_dmi_watch_index(watch, block)], 0,
+                                             memory_order_relaxed);
+    if (held & DMI_HOLDER_TOLD) _dmi_os_probe_free(block);
     uint32_t all = atomic_fetch_add_explicit(&all_hits, 1, memory_order_relaxed) + 1;
     uint32_t hits = atomic_load_explicit(&watch->hits, memory_order_relaxed) + 1;
     if (hits < _dmi_watch_patience) {

@@ -27,6 +27,8 @@
 
 #define DMI_WATCH_PAGE ((size_t)1 << DMI_UNIT_SHIFT)
 #define DMI_WATCH_BLOCKS (DMI_WATCH_PAGE / 16)
+#define DMI_HOLDER_TOLD                                                                            \
+    (UINT32_C(1) << 31) /* of a holder: an agent was told of the block (os/probes.h) */
 
 typedef struct dmi_watch dmi_watch;
 struct dmi_watch {

@@ -20,6 +20,16 @@
 #include <string.h>
 
 _Atomic(const dmi_observer *) _dmi_observer;
+_Atomic(const dmi_observer *) _dmi_observer_for_agents;
+
+__attribute__((noinline, cold)) void _dmi_observe_for_agent(void) {
+    const dmi_observer *nobody = NULL;
+    const dmi_observer *then =
+        atomic_load_explicit(&_dmi_observer_for_agents, memory_order_acquire);
+    if (then)
+        (void)atomic_compare_exchange_strong_explicit(&_dmi_observer, &nobody, then,
+                                                      memory_order_release, memory_order_relaxed);
+}
 
 /* ---- the ways ---------------------------------------------------------------------------------------- */
 
@@ -158,6 +168,7 @@ void *_dmi_heap_alloc(dmi_heap *heap, size_t size, size_t align, bool *zero) {
     bool unused, wanted = zero != NULL;
     if (!zero) zero = &unused;
     *zero = false;
+    _dmi_observe_agent();
     _dmi_heap_tick(heap);
     if (size <= (size_t)PTRDIFF_MAX - DMI_VIRTUAL_MIN) {
         void *block = allocate(heap, size, align, zero, wanted);

@@ -6,6 +6,7 @@
 #ifndef DMI_ALLOC_H
 #define DMI_ALLOC_H
 
+#include "../os/probes.h"
 #include "heap.h"
 
 void *_dmi_malloc_slow(size_t size);
@@ -27,6 +28,14 @@ typedef struct dmi_observer {
 } dmi_observer;
 /* NULL: nobody. */
 extern _Atomic(const dmi_observer *) _dmi_observer;
+/* Who is put there when an agent attaches and nobody is; NULL: none. */
+extern _Atomic(const dmi_observer *) _dmi_observer_for_agents;
+void _dmi_observe_for_agent(void);
+/* Has an agent attached (os/probes.h)? Looked at where lists are filled, and when blocks come from elsewhere. Locks may
+ * be held: it is acted upon when the slow path ends. */
+static inline void _dmi_observe_agent(void) {
+    if (__builtin_expect(_dmi_os_probes_wanted(), 0)) _dmi_observe_for_agent();
+}
 
 #define DMI_FRAME __builtin_frame_address(0)
 /* Tell the profiler of a block that is handed out (NULL: of none). Returns the block. */

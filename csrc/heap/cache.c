@@ -385,6 +385,7 @@ static bool grow(dmi_cache *cache, dmi_run *run, int *error) {
 static bool refill(dmi_cache *cache, unsigned bucket) {
     dmi_run *old = cache->current[bucket], *run;
     int error = 0;
+    _dmi_observe_agent();
     /* What others freed is taken in only when there is nothing else at hand, and of this bucket alone: the
      * later, the more blocks come with each exchange of the cache lines; and a list that is empty takes
      * theirs as it is, where another would be followed to its end first. */

@@ -104,7 +104,8 @@ static int add(void *argument, dmi_watch *watch) {
         pinned += part_of(at, run, i);
         blocks[n].address = (uintptr_t)_dmi_lfh_block(run, i);
         blocks[n].size = run->block_size;
-        blocks[n++].stack = atomic_load_explicit(&watch->holder[k], memory_order_relaxed);
+        blocks[n++].stack =
+            atomic_load_explicit(&watch->holder[k], memory_order_relaxed) & ~DMI_HOLDER_TOLD;
     }
     bool usable = _dmi_page_usable(run->segment, run->first + page);
     spot->address = (uintptr_t)_dmi_run_base(run) + watch->page * DMI_WATCH_PAGE;

@@ -174,7 +174,8 @@ static void put_large(output *out, const numbers *stacks) {
         if (address <= 2) continue;
         uint64_t size = atomic_load_explicit(&entry->size, memory_order_acquire);
         double weight = atomic_load_explicit(&entry->weight, memory_order_acquire);
-        uint32_t stack = atomic_load_explicit(&entry->stack, memory_order_acquire);
+        uint32_t stack =
+            atomic_load_explicit(&entry->stack, memory_order_acquire) & ~DMI_HOLDER_TOLD;
         if (atomic_load_explicit(&entry->address, memory_order_relaxed) != address) continue;
         dmi_found found = {.size = sizeof found};
         if (dmi_find((const void *)(uintptr_t)address, &found) || found.range.address != address ||

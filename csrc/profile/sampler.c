@@ -6,6 +6,7 @@
 #include "../heap/registry.h"
 #include "../os/frames.h"
 #include "../os/os.h"
+#include "agent.h"
 #include "pyframes.h"
 #include "stacks.h"
 
@@ -19,9 +20,11 @@
 
 static dmi_large *large; /* DMI_SAMPLER_LARGE */
 static _Atomic uint64_t state, lost;
-static _Atomic uint32_t one_in;
-static dmi_lock lock; /* starting and stopping */
+static _Atomic uint32_t one_in; /* as dmi_profile_start was asked; 0: it never was */
+static dmi_lock lock;           /* starting and stopping */
 static _Atomic bool runs;
+static _Atomic bool for_agent;      /* it runs because an agent is attached, and takes no stacks */
+static _Atomic double large_period; /* bytes for which a larger block is recorded once, about */
 
 /* ---- what it costs ------------------------------------------------------------------------------------- */
 
@@ -108,6 +111,7 @@ static uint32_t take_stack(const void *frame) {
 }
 
 static uint32_t stack_of(const void *frame, double weight, size_t size) {
+    if (atomic_load_explicit(&for_agent, memory_order_relaxed)) return 0;
     int saved = errno;
     uint32_t number = 0;
     if (!taking) {
@@ -139,13 +143,7 @@ static uint64_t draw(void) {
     return z ^ (z >> 31);
 }
 
-/* exp(-x) for x >= 0, to a millionth: no function of the mathematics library is called here. */
-static double exp_minus(double x) {
-    if (x > 20) return 0;
-    double y = x / 1024, e = 1 - y * (1 - y / 2 * (1 - y / 3));
-    for (int i = 0; i < 10; i++) e *= e;
-    return e;
-}
+static double draw_part(void) { return (double)(draw() >> 11) * 0x1p-53; }
 
 static size_t place_of(uint64_t address) {
     return (size_t)(address * UINT64_C(0x9e3779b97f4a7c15) >> 40) % DMI_SAMPLER_LARGE;
@@ -157,17 +155,20 @@ static void forget(const void *block) {
         uint64_t now = atomic_load_explicit(&large[i].address, memory_order_relaxed);
         if (now == 0) return;
         if (now != address) continue;
+        if (atomic_load_explicit(&large[i].stack, memory_order_relaxed) & DMI_HOLDER_TOLD)
+            _dmi_os_probe_free(block);
         atomic_store_explicit(&large[i].address, 1, memory_order_release);
         return;
     }
 }
 
 static void note_large(void *block, size_t size, const void *frame) {
-    double period = (double)atomic_load_explicit(&one_in, memory_order_relaxed) * 4096;
-    double chance = 1 - exp_minus((double)size / period);
+    double chance =
+        _dmi_agent_chance((double)size / atomic_load_explicit(&large_period, memory_order_relaxed));
     forget(block);
-    if ((double)(draw() >> 11) * 0x1p-53 >= chance) return;
+    if (draw_part() >= chance) return;
     uint32_t stack = stack_of(frame, 1 / chance, size);
+    stack |= _dmi_agent_tell(block, size, chance, draw_part());
     uint64_t address = (uintptr_t)block;
     for (size_t i = place_of(address), n = 0; n < PROBES; i = (i + 1) % DMI_SAMPLER_LARGE, n++) {
         dmi_large *entry = &large[i];
@@ -182,6 +183,7 @@ static void note_large(void *block, size_t size, const void *frame) {
         atomic_store_explicit(&entry->address, address, memory_order_release);
         return;
     }
+    if (stack & DMI_HOLDER_TOLD) _dmi_os_probe_free(block);
     atomic_fetch_add_explicit(&lost, 1, memory_order_relaxed);
 }
 
@@ -189,12 +191,19 @@ const dmi_large *_dmi_sampler_large(size_t i) { return large ? &large[i] : NULL;
 
 /* ---- what the slow paths call -------------------------------------------------------------------------- */
 
+static void attend(void);
+
 static void note_block(void *block, size_t size, const void *frame) {
+    if (atomic_load_explicit(&for_agent, memory_order_relaxed) && !_dmi_os_probes_wanted())
+        attend();
     dmi_run *run = _dmi_pagemap_look(block);
     if (_dmi_run_is_shadow(run)) {
         dmi_watch *watch = (dmi_watch *)(void *)run;
-        size_t bytes = _dmi_watch_run(watch)->block_size;
-        _dmi_watch_hold(watch, block, stack_of(frame, watch->every, bytes));
+        uint32_t every = atomic_load_explicit(&watch->every, memory_order_relaxed);
+        uint32_t stack = stack_of(frame, every, _dmi_watch_run(watch)->block_size);
+        if (_dmi_os_probes_wanted())
+            stack |= _dmi_agent_tell(block, size, 1.0 / every, draw_part());
+        _dmi_watch_hold(watch, block, stack);
     } else if (run->kind == DMI_RUN_LARGE || run->kind == DMI_RUN_VIRTUAL) {
         note_large(block, size, frame);
     }
@@ -216,6 +225,28 @@ static int setup(void) {
     return 0;
 }
 
+/* Locked. ppm: of the time, as in dmi_profile_options. */
+static void begin(uint32_t one, uint64_t seed, uint32_t ppm) {
+    atomic_store_explicit(&state, ~seed, memory_order_relaxed);
+    atomic_store_explicit(&large_period, (double)one * DMI_WATCH_PAGE, memory_order_relaxed);
+    atomic_store_explicit(&every, one, memory_order_relaxed);
+    atomic_store_explicit(&most_ppm, ppm, memory_order_relaxed);
+    atomic_store_explicit(&spent, 0, memory_order_relaxed);
+    atomic_store_explicit(&span_spent, 0, memory_order_relaxed);
+    atomic_store_explicit(&span_began, _dmi_os_clock(), memory_order_relaxed);
+    atomic_store_explicit(&runs, true, memory_order_relaxed);
+    atomic_store_explicit(&_dmi_observer, &observer, memory_order_release);
+    _dmi_watch_begin(one, seed);
+}
+
+/* Locked. */
+static void end(void) {
+    atomic_store_explicit(&runs, false, memory_order_relaxed);
+    atomic_store_explicit(&for_agent, false, memory_order_relaxed);
+    _dmi_watch_begin(0, 0);
+    atomic_store_explicit(&_dmi_observer, NULL, memory_order_release);
+}
+
 int dmi_profile_start(const dmi_profile_options *options) {
     dmi_profile_options given = {.size = sizeof given};
     if (options && options->size < sizeof given) {
@@ -232,23 +263,16 @@ int dmi_profile_start(const dmi_profile_options *options) {
     _dmi_python_find();
     _dmi_os_frames_refresh();
     _dmi_lock(&lock);
-    int error = atomic_load_explicit(&runs, memory_order_relaxed) ? EBUSY : 0;
-    if (!error) error = setup();
+    bool taken = atomic_load_explicit(&runs, memory_order_relaxed) &&
+                 !atomic_load_explicit(&for_agent, memory_order_relaxed);
+    int error = taken ? EBUSY : setup();
     if (!error) error = _dmi_stacks_setup();
     if (!error) {
         _dmi_stacks_reset();
         atomic_store_explicit(&lost, 0, memory_order_relaxed);
-        atomic_store_explicit(&state, ~given.seed, memory_order_relaxed);
         atomic_store_explicit(&one_in, given.one_in, memory_order_relaxed);
-        atomic_store_explicit(&every, given.one_in, memory_order_relaxed);
-        atomic_store_explicit(&most_ppm, given.most_ppm ? given.most_ppm : COST_PPM,
-                              memory_order_relaxed);
-        atomic_store_explicit(&spent, 0, memory_order_relaxed);
-        atomic_store_explicit(&span_spent, 0, memory_order_relaxed);
-        atomic_store_explicit(&span_began, _dmi_os_clock(), memory_order_relaxed);
-        atomic_store_explicit(&runs, true, memory_order_relaxed);
-        atomic_store_explicit(&_dmi_observer, &observer, memory_order_release);
-        _dmi_watch_begin(given.one_in, given.seed);
+        atomic_store_explicit(&for_agent, false, memory_order_relaxed);
+        begin(given.one_in, given.seed, given.most_ppm ? given.most_ppm : COST_PPM);
     }
     _dmi_unlock(&lock);
     if (!error) return 0;
@@ -256,12 +280,54 @@ int dmi_profile_start(const dmi_profile_options *options) {
     return -1;
 }
 
+/* ---- agents: probes.h ---------------------------------------------------------------------------------- */
+
+static void note_for_agent(void *block, size_t size, const void *frame) {
+    attend();
+    const dmi_observer *now = atomic_load_explicit(&_dmi_observer, memory_order_acquire);
+    if (now == &observer) note_block(block, size, frame);
+}
+static void forget_nothing(const void *block) { (void)block; }
+/* There from the moment an agent was seen until the sampler starts for it. */
+static const dmi_observer waiting = {note_for_agent, forget_nothing};
+
+__attribute__((constructor)) static void expect_agents(void) {
+    atomic_store_explicit(&_dmi_observer_for_agents, &waiting, memory_order_release);
+}
+
+/* Locked, while nothing runs. No stacks are taken, so nothing is thinned: an agent would not hear of frees. */
+static void begin_for_agent(void) {
+    uint64_t seed = 0;
+    int error = setup();
+    if (!error && _dmi_os_random(&seed, sizeof seed)) error = EAGAIN;
+    if (error) { /* it is not tried again */
+        atomic_store_explicit(&_dmi_observer_for_agents, NULL, memory_order_release);
+        end();
+        return;
+    }
+    atomic_store_explicit(&for_agent, true, memory_order_relaxed);
+    begin(PERIOD_DEFAULT, seed | 1, UINT32_MAX);
+}
+
+/* An agent came or went. Whoever holds the lock is about to change all that, or was interrupted by a signal, or did not
+ * come along when the process forked: the next slow path asks again. */
+static void attend(void) {
+    int saved = errno;
+    if (!_dmi_lock_try(&lock)) return;
+    bool running = atomic_load_explicit(&runs, memory_order_relaxed);
+    bool wanted = _dmi_os_probes_wanted();
+    if (!running && wanted) begin_for_agent();
+    else if (!wanted && (!running || atomic_load_explicit(&for_agent, memory_order_relaxed))) end();
+    _dmi_unlock(&lock);
+    errno = saved;
+}
+
 int dmi_profile_stop(void) {
     _dmi_lock(&lock);
-    bool ran = atomic_load_explicit(&runs, memory_order_relaxed);
-    atomic_store_explicit(&runs, false, memory_order_relaxed);
-    _dmi_watch_begin(0, 0);
-    atomic_store_explicit(&_dmi_observer, NULL, memory_order_release);
+    bool ran = atomic_load_explicit(&runs, memory_order_relaxed) &&
+               !atomic_load_explicit(&for_agent, memory_order_relaxed);
+    if (ran) end();
+    if (ran && _dmi_os_probes_wanted()) begin_for_agent();
     _dmi_unlock(&lock);
     if (ran) return 0;
     errno = ENOENT;
