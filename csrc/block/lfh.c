@@ -43,20 +43,6 @@ static void list_set(dmi_run *run, void *head) {
     else _dmi_lfh_set_head(run, head);
 }
 
-/* Pages of the run that block i overlaps: [*first, *last]. */
-static void pages_of(const dmi_run *run, size_t i, size_t *first, size_t *last) {
-    *first = i * run->block_size >> _dmi_page_shift;
-    *last = ((i + 1) * run->block_size - 1) >> _dmi_page_shift;
-}
-
-static bool usable(const dmi_run *run, size_t block) {
-    size_t first, last;
-    pages_of(run, block, &first, &last);
-    for (size_t p = first; p <= last; p++)
-        if (!_dmi_page_usable(run->segment, run->first + p)) return false;
-    return true;
-}
-
 bool _dmi_lfh_all_marked(const dmi_run *run) {
     const uint32_t half = (uint32_t)(uintptr_t)run;
     /* The uppermost bit tells a watched page. */
@@ -70,7 +56,7 @@ bool _dmi_lfh_all_marked(const dmi_run *run) {
         return (differ & counts) == 0;
     }
     for (size_t i = 0; i < run->carved; i++, block += run->block_size)
-        if (usable(run, i)) differ |= ((const dmi_half *)(const void *)block)[3] ^ half;
+        if (_dmi_lfh_usable(run, i)) differ |= ((const dmi_half *)(const void *)block)[3] ^ half;
     return (differ & counts) == 0;
 }
 
@@ -118,9 +104,9 @@ void _dmi_lfh_relink(dmi_run *run, const uint64_t pages[2]) {
     for (size_t i = run->carved; i-- > 0;) {
         size_t first, last;
         bool back = false;
-        pages_of(run, i, &first, &last);
+        _dmi_lfh_pages_of(run, i, &first, &last);
         for (size_t p = first; p <= last; p++) back |= (pages[p / 64] >> (p % 64)) & 1;
-        if (!back || !usable(run, i)) continue;
+        if (!back || !_dmi_lfh_usable(run, i)) continue;
         char *block = _dmi_lfh_block(run, i);
         _dmi_link_set(run, block, head);
         head = block;
@@ -136,7 +122,7 @@ bool _dmi_lfh_unpark(dmi_run *run, int *error) {
     size_t page = 0;
     while (page < pages && _dmi_page_usable(run->segment, run->first + page)) page++;
     size_t block = (page << _dmi_page_shift) / run->block_size, first, last;
-    pages_of(run, block, &first, &last);
+    _dmi_lfh_pages_of(run, block, &first, &last);
     /* The first and the last page of that block may be in use. Commit only from the first page that is not to the last
      * one that is not. */
     size_t from = first;
@@ -154,10 +140,10 @@ bool _dmi_lfh_unpark(dmi_run *run, int *error) {
     void *head = list_get(run);
     for (size_t i = high; i-- > low;) {
         bool was_parked = false;
-        pages_of(run, i, &first, &last);
+        _dmi_lfh_pages_of(run, i, &first, &last);
         for (size_t p = first; p <= last; p++)
             if (p >= from && p < to && !_dmi_bits_get(before, p)) was_parked = true;
-        if (!was_parked || !usable(run, i)) continue;
+        if (!was_parked || !_dmi_lfh_usable(run, i)) continue;
         char *b = _dmi_lfh_block(run, i);
         _dmi_link_set(run, b, head);
         head = b;
@@ -276,7 +262,7 @@ __attribute__((no_sanitize("thread"), noinline)) static void read_links(const dm
     for (size_t i = 0; i < count; i++, at += size) {
         __builtin_prefetch(at + AHEAD * size);
         next[i] =
-            !links->whole && !usable(links->run, i)
+            !links->whole && !_dmi_lfh_usable(links->run, i)
                 ? LINK_BAD
                 : behind(links, i * size, *(const volatile uint64_t *)(const volatile void *)at);
     }
@@ -290,7 +276,7 @@ static bool mark_list(const dmi_links *links, void *head, const uint16_t *next, 
     uint16_t i = head ? number_of(links, (uintptr_t)head) : LINK_END;
     while (i != LINK_END) {
         if (i == LINK_BAD || *left == 0 || _dmi_map_get(map, i) ||
-            (!links->whole && !next && !usable(run, i))) {
+            (!links->whole && !next && !_dmi_lfh_usable(run, i))) {
             if (bad) *bad = holder;
             return false;
         }
@@ -373,7 +359,7 @@ __attribute__((no_sanitize("thread"))) bool _dmi_lfh_may_free(const dmi_run *run
         if (end > left) end = left;
         __builtin_prefetch(links.memory + (p + PAGES_AHEAD) * _dmi_page);
         for (; i < end; i++) {
-            if (!links.whole && !usable(run, i)) continue;
+            if (!links.whole && !_dmi_lfh_usable(run, i)) continue;
             const volatile void *block = links.memory + i * size;
             if (behind(&links, i * size, *(const volatile uint64_t *)block) == LINK_BAD) break;
         }
@@ -404,7 +390,7 @@ static bool page_in(const uint64_t pages[2], size_t p) { return (pages[p / 64] >
 /* Must block i stay off the list, because it overlaps a page that goes or is gone? */
 static bool stays_off(const dmi_run *run, size_t i, const uint64_t pages[2]) {
     size_t first, last;
-    pages_of(run, i, &first, &last);
+    _dmi_lfh_pages_of(run, i, &first, &last);
     for (size_t p = first; p <= last; p++)
         if (page_in(pages, p) || !_dmi_page_usable(run->segment, run->first + p)) return true;
     return false;
@@ -424,7 +410,7 @@ void _dmi_lfh_park(dmi_run *run, const dmi_blockmap *map, size_t pinned, const u
         for (size_t i = run->carved; i-- > 0;) {
             if (!_dmi_map_get(map, i) || i == pinned) continue;
             size_t first, last;
-            pages_of(run, i, &first, &last);
+            _dmi_lfh_pages_of(run, i, &first, &last);
             bool on_empty = page_in(empty, first) && page_in(empty, last);
             if (on_empty != (half == 0)) continue;
             if (stays_off(run, i, pages)) {

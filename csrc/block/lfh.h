@@ -120,6 +120,19 @@ static inline bool _dmi_lfh_is_block(const dmi_run *run, const void *p) {
 static inline char *_dmi_lfh_block(const dmi_run *run, size_t index) {
     return _dmi_run_base(run) + index * run->block_size;
 }
+/* Pages of the run that block i overlaps: [*first, *last]. */
+static inline void _dmi_lfh_pages_of(const dmi_run *run, size_t i, size_t *first, size_t *last) {
+    *first = i * run->block_size >> _dmi_page_shift;
+    *last = ((i + 1) * run->block_size - 1) >> _dmi_page_shift;
+}
+/* May all of block i be touched? */
+static inline bool _dmi_lfh_usable(const dmi_run *run, size_t i) {
+    size_t first, last;
+    _dmi_lfh_pages_of(run, i, &first, &last);
+    for (size_t p = first; p <= last; p++)
+        if (!_dmi_page_usable(run->segment, run->first + p)) return false;
+    return true;
+}
 /* The block with an index plus 1, and back; 0 stands for NULL. */
 static inline void *_dmi_lfh_numbered(const dmi_run *run, uint16_t number) {
     return number ? _dmi_lfh_block(run, number - 1u) : NULL;

@@ -141,6 +141,35 @@ void _dmi_watch_carve(dmi_run *run, size_t last) {
     }
 }
 
+/* Its free blocks that stand on lists turn away the fast path. What an operation in flight, or a thread that frees a
+ * block this moment, puts back is marked as usual, and missed once. */
+static void turn_away(const dmi_run *run, size_t first, size_t end, const dmi_blockmap *map,
+                      size_t in_flight) {
+    for (size_t i = first; i < end; i++) {
+        dmi_word *block = (dmi_word *)(void *)_dmi_lfh_block(run, i);
+        if (i == in_flight || !_dmi_map_get(map, i) || !_dmi_lfh_usable(run, i)) continue;
+        if (_dmi_lfh_marked(run, block))
+            __atomic_store_n(block + 1, _dmi_lfh_mark(run, block) ^ DMI_MARK_WATCHED,
+                             __ATOMIC_RELAXED);
+    }
+}
+
+void _dmi_watch_carved(dmi_run *run, const dmi_blockmap *map, size_t in_flight) {
+    const size_t size = run->block_size, carved = run->carved;
+    const uint32_t every = _dmi_watch_every();
+    if (_dmi_run_is_hard(run) || !every) return;
+    for (size_t page = 0; page * DMI_WATCH_PAGE < carved * size; page++) {
+        size_t first = (page * DMI_WATCH_PAGE + size - 1) / size;
+        size_t end = ((page + 1) * DMI_WATCH_PAGE + size - 1) / size;
+        if (end > carved) end = carved;
+        if (first >= end || (run->flags & DMI_RUN_WATCHED && find(run, page)) || !draw()) continue;
+        _dmi_lock(&lock);
+        begin(run, page, first, every);
+        _dmi_unlock(&lock);
+        if (find(run, page)) turn_away(run, first, end, map, in_flight);
+    }
+}
+
 void _dmi_watch_release(dmi_run *run) {
     _dmi_lock(&lock);
     for (dmi_watch *watch = *chain_of(run), *next; watch; watch = next) {

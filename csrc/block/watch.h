@@ -24,6 +24,7 @@
 #define DMI_WATCH_H
 
 #include "../segment/segment.h"
+#include "lfh.h"
 
 #define DMI_WATCH_PAGE ((size_t)1 << DMI_UNIT_SHIFT)
 #define DMI_WATCH_BLOCKS (DMI_WATCH_PAGE / 16)
@@ -56,6 +57,9 @@ void _dmi_watch_thin(void);
 /* Blocks [run->carved, last) are about to be carved: draw among the pages that they begin on. The caller owns the run's
  * lists. */
 void _dmi_watch_carve(dmi_run *run, size_t last);
+/* Draw among the pages of a run that were carved before, and are not watched. Its lists are at rest and the caller's;
+ * map: its free blocks; in_flight: one of them that an operation may hold (SIZE_MAX: none), which is left alone. */
+void _dmi_watch_carved(dmi_run *run, const dmi_blockmap *map, size_t in_flight);
 /* Forget the pages of a run that goes. It has no busy block, and the page map still knows it. */
 void _dmi_watch_release(dmi_run *run);
 /* Forget the pages of all runs of the space: they go. */

@@ -3,6 +3,7 @@
 
 #include "../block/watch.h"
 #include "../heap/alloc.h"
+#include "../heap/draw.h"
 #include "../heap/registry.h"
 #include "../os/frames.h"
 #include "../os/os.h"
@@ -275,6 +276,7 @@ int dmi_profile_start(const dmi_profile_options *options) {
         begin(given.one_in, given.seed, given.most_ppm ? given.most_ppm : COST_PPM);
     }
     _dmi_unlock(&lock);
+    if (!error) _dmi_draw_carved_pages();
     if (!error) return 0;
     errno = error;
     return -1;
@@ -309,16 +311,18 @@ static void begin_for_agent(void) {
     begin(PERIOD_DEFAULT, seed | 1, UINT32_MAX);
 }
 
-/* An agent came or went. Whoever holds the lock is about to change all that, or was interrupted by a signal, or did not
- * come along when the process forked: the next slow path asks again. */
+/* An agent came or went. This may be a signal handler that interrupted a thread with locks; and whoever holds this one is
+ * about to change all that, or did not come along when the process forked: the next slow path asks again. */
 static void attend(void) {
     int saved = errno;
-    if (!_dmi_lock_try(&lock)) return;
+    if (_dmi_locks_held || !_dmi_lock_try(&lock)) return;
     bool running = atomic_load_explicit(&runs, memory_order_relaxed);
     bool wanted = _dmi_os_probes_wanted();
-    if (!running && wanted) begin_for_agent();
+    bool begins = !running && wanted;
+    if (begins) begin_for_agent();
     else if (!wanted && (!running || atomic_load_explicit(&for_agent, memory_order_relaxed))) end();
     _dmi_unlock(&lock);
+    if (begins) _dmi_draw_carved_pages();
     errno = saved;
 }
 
