@@ -4,9 +4,10 @@
         serve()
     p.save("service.profile")       # what was held at the end; `dmi blame service.profile`
 
-What is sampled are places: one page in ``one_in`` of those that are used for the first time, and
-every block on it leaves its stack. So what is said of these pages holds, times ``one_in``, of all,
-however long or short blocks live. Blocks that were there before are not known.
+What is sampled are places: one page in ``one_in``, of those in use and of those that come to be,
+and every block that is handed out on it leaves its stack. So what is said of these pages holds,
+times ``one_in``, of all, however long or short blocks live. Who has blocks from before is not
+known.
 """
 
 from __future__ import annotations

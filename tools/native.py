@@ -42,7 +42,7 @@ COMPILE_PRELOAD = ["-fcf-protection=none"]
 # Stacks are read through the doors and their slow paths: these link their frames, but for what
 # calls nothing. malloc.c of the preload library does so by hand: its slow malloc would cost more.
 FRAMES = ["-fno-omit-frame-pointer", "-momit-leaf-frame-pointer"]
-FRAMED = ("realloc.c", "door.c", "new.c", "new_more.c")
+FRAMED = ("realloc.c", "door.c", "new.c", "new_more.c", "sampler.c", "agent.c")
 # Never taken from the environment either: the first breaks interposition, and the second lets the
 # compiler move what the order of the objects fixes.
 REFUSED = ("-Wl,-Bsymbolic", "-flto")

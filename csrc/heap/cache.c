@@ -6,6 +6,7 @@
 #include "fast.h"
 #include "guarded.h"
 #include "hard.h"
+#include "observe.h"
 #include "registry.h"
 
 #include <errno.h>

@@ -2,8 +2,8 @@
 #include "sampler.h"
 
 #include "../block/watch.h"
-#include "../heap/alloc.h"
 #include "../heap/draw.h"
+#include "../heap/observe.h"
 #include "../heap/registry.h"
 #include "../os/frames.h"
 #include "../os/os.h"
@@ -200,10 +200,9 @@ static void note_block(void *block, size_t size, const void *frame) {
     dmi_run *run = _dmi_pagemap_look(block);
     if (_dmi_run_is_shadow(run)) {
         dmi_watch *watch = (dmi_watch *)(void *)run;
-        uint32_t every = atomic_load_explicit(&watch->every, memory_order_relaxed);
-        uint32_t stack = stack_of(frame, every, _dmi_watch_run(watch)->block_size);
-        if (_dmi_os_probes_wanted())
-            stack |= _dmi_agent_tell(block, size, 1.0 / every, draw_part());
+        uint32_t one = atomic_load_explicit(&watch->every, memory_order_relaxed);
+        uint32_t stack = stack_of(frame, one, _dmi_watch_run(watch)->block_size);
+        if (_dmi_os_probes_wanted()) stack |= _dmi_agent_tell(block, size, 1.0 / one, draw_part());
         _dmi_watch_hold(watch, block, stack);
     } else if (run->kind == DMI_RUN_LARGE || run->kind == DMI_RUN_VIRTUAL) {
         note_large(block, size, frame);

@@ -4,6 +4,8 @@
 
 #include "block/watch.h"
 #include "heap/alloc.h"
+#include "heap/draw.h"
+#include "os/probes.h"
 
 #include <string.h>
 
@@ -12,6 +14,7 @@
 
 static void *slots[SLOTS];
 static uintptr_t places[STEPS];
+static uint32_t draw_late; /* in the midst of a run one page in so many is drawn; 0: none */
 
 static uint64_t next(uint64_t *seed) {
     *seed ^= *seed << 13;
@@ -37,6 +40,11 @@ static void play(void *handle, uint64_t seed, uintptr_t *out) {
         uint64_t r = next(&seed);
         size_t i = (r >> 32) % SLOTS;
         out[step] = 0;
+        if (draw_late && step % 12000 == 10000) {
+            _dmi_watch_begin(draw_late, 5);
+            _dmi_draw_carved_pages();
+            (void)heaps_check(handle);
+        }
         bool shrinking = step / 7000 % 2;
         if (slots[i]) {
             dmi_heap_free(handle, slots[i]);
@@ -73,6 +81,97 @@ TEST_EACH_PAGE(blocks_are_handed_out_at_the_places_where_they_would_be_without) 
         }
     }
     ENSURE_EQ(_dmi_watch_count(), 0);
+}
+
+TEST_EACH_PAGE(pages_that_are_drawn_later_change_no_place_either) {
+    static uintptr_t watched[STEPS];
+    static const char *const policies[] = {"never", "lazy", "eager"};
+    for (size_t p = 0; p < sizeof policies / sizeof *policies; p++) {
+        void *plain = heaps_create(policies[p], 0);
+        play(plain, 33 + p, places);
+        ENSURE_EQ(dmi_heap_destroy(plain), 0);
+        _dmi_watch_patience = UINT32_MAX;
+        draw_late = 1 + (uint32_t)p % 2;
+        void *heap = heaps_create(policies[p], 0);
+        play(heap, 33 + p, watched);
+        draw_late = 0;
+        _dmi_watch_begin(0, 0);
+        ENSURE_EQ(dmi_heap_destroy(heap), 0);
+        for (size_t i = 0; i < STEPS; i++) ENSURE_EQ(watched[i], places[i]);
+    }
+    ENSURE_EQ(_dmi_watch_count(), 0);
+}
+
+static void hold(void *block, size_t size, const void *frame) {
+    dmi_watch *watch = _dmi_watch_of(block);
+    (void)size, (void)frame;
+    if (watch) _dmi_watch_hold(watch, block, 7);
+}
+static void forget(const void *block) { (void)block; }
+
+TEST_EACH_PAGE(of_a_page_that_is_drawn_later_every_free_block_is_seen_when_it_is_handed_out) {
+    void *heap = heaps_create("never", 0), *kept[4000];
+    for (size_t i = 0; i < 4000; i++) ENSURE((kept[i] = dmi_heap_malloc(heap, 64)) != NULL);
+    for (size_t i = 0; i < 4000; i += 2) dmi_heap_free(heap, kept[i]);
+    _dmi_watch_begin(1, 5);
+    _dmi_draw_carved_pages();
+    ENSURE(_dmi_watch_count() >= 4000 * 64 / 4096 - 1);
+    (void)heaps_check(heap);
+    static const dmi_observer observer = {hold, forget};
+    atomic_store(&_dmi_observer, &observer);
+    for (size_t i = 0; i < 4000; i += 2) ENSURE((kept[i] = dmi_heap_malloc(heap, 64)) != NULL);
+    atomic_store(&_dmi_observer, NULL);
+    for (size_t i = 0; i < 4000; i++) {
+        dmi_watch *watch = _dmi_watch_of(kept[i]);
+        if (!watch) continue; /* the free list's */
+        uint32_t held = atomic_load(&watch->holder[_dmi_watch_index(watch, kept[i])]);
+        ENSURE_EQ(held, i % 2 ? 0 : 7);
+        dmi_heap_free(heap, kept[i]);
+        kept[i] = NULL;
+    }
+    for (size_t i = 0; i < 4000; i++) dmi_heap_free(heap, kept[i]);
+    _dmi_watch_begin(0, 0);
+    ENSURE_EQ(heaps_check(heap).busy, 0);
+    ENSURE_EQ(dmi_heap_destroy(heap), 0);
+}
+
+static void fill_lists(void *heap, void **kept, size_t n) {
+    for (size_t i = 0; i < n; i++) ENSURE((kept[i] = dmi_heap_malloc(heap, 64)) != NULL);
+    for (size_t i = 0; i < n; i++) dmi_heap_free(heap, kept[i]);
+}
+
+TEST_EACH_PAGE(an_agent_that_attaches_starts_the_sampler_and_one_that_leaves_stops_it) {
+    void *heap = heaps_create("never", 0), *kept[3000];
+    fill_lists(heap, kept, 3000);
+    ENSURE(atomic_load(&_dmi_observer) == NULL);
+    ENSURE_EQ(_dmi_watch_every(), 0);
+    _dmi_os_probe_alloc_semaphore++; /* as the kernel does it */
+    dmi_heap_free(heap, dmi_heap_malloc(heap, 64));
+    ENSURE_EQ(_dmi_watch_every(), 0); /* a fast path does not look */
+    ENSURE(dmi_heap_malloc(heap, 100000) != NULL);
+    ENSURE(atomic_load(&_dmi_observer) != NULL);
+    ENSURE(_dmi_watch_every() > 0);
+    ENSURE(_dmi_watch_count() > 0 || PAGE > 4096);
+    (void)heaps_check(heap);
+    ENSURE_EQ(dmi_profile_write(NULL, NULL), -1); /* it is nobody's profile */
+    ENSURE_EQ(dmi_profile_stop(), -1);
+    /* A profile takes it over, and leaves it to the agent. */
+    ENSURE_EQ(dmi_profile_start(NULL), 0);
+    ENSURE_EQ(dmi_profile_start(NULL), -1);
+    ENSURE_EQ(dmi_profile_stop(), 0);
+    ENSURE(_dmi_watch_every() > 0);
+    _dmi_os_probe_alloc_semaphore--;
+    ENSURE(dmi_heap_malloc(heap, 100000) != NULL);
+    ENSURE(atomic_load(&_dmi_observer) == NULL);
+    ENSURE_EQ(_dmi_watch_every(), 0);
+    _dmi_os_probe_free_semaphore = 1; /* either of them */
+    fill_lists(heap, kept, 3000);
+    ENSURE(dmi_heap_malloc(heap, 100000) != NULL);
+    ENSURE(_dmi_watch_every() > 0);
+    _dmi_os_probe_free_semaphore = 0;
+    ENSURE(dmi_heap_malloc(heap, 100000) != NULL);
+    ENSURE_EQ(_dmi_watch_every(), 0);
+    ENSURE_EQ(dmi_heap_destroy_force(heap), 0);
 }
 
 static int count_blocks(void *argument, dmi_watch *watch) {
