@@ -8,6 +8,7 @@ policy would have kept for good is read before the trim.
 from __future__ import annotations
 
 import gc
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,7 +16,7 @@ from dmi.errors import DmiError, HeapError
 from dmi.heap import Heap, find, heaps
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Generator, Iterable
 
     from dmi.stats import HeapStats
     from dmi.walk import Pin
@@ -71,6 +72,7 @@ class HeapFound:
     kept_by_policy: int
     after: HeapStats = field(repr=False)
     pins: tuple[Pin, ...] = ()
+    handle: int = field(default=0, repr=False)
 
     @property
     def retained_growth(self) -> int:
@@ -91,9 +93,17 @@ class HeapFound:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """All watched heaps across the work."""
+    """All watched heaps across the work.
+
+    left_out   bytes that stay allocated and are none of the work's: what Watch.apart() saw
+    """
 
     heaps: tuple[HeapFound, ...]
+    left_out: int = 0
+
+    def by_handle(self) -> dict[int, HeapFound]:
+        """The heaps by their handles."""
+        return {each.handle: each for each in self.heaps}
 
     def _sum(self, name: str) -> int:
         return sum(int(getattr(each, name)) for each in self.heaps)
@@ -154,6 +164,18 @@ def _kept(stats: HeapStats) -> int:
     return sum((stats.reasons or {}).get(name, 0) for name in FOR_GOOD)
 
 
+def _look(start: _Start) -> _Start | None:
+    """The heap as it is, without what a trim would take; None when it went."""
+    try:
+        stats = start.heap.stats(detail=True)
+    except HeapError:
+        if not start.heap.closed:
+            raise
+        return None
+    bound = stats.committed if stats.page_bound is None else stats.page_bound
+    return _Start(start.heap, stats.busy, bound, _committed_so_far(stats), _kept(stats))
+
+
 def _committed_so_far(stats: HeapStats) -> int:
     return stats.commit_bytes + stats.recommit_bytes
 
@@ -167,6 +189,7 @@ class Watch:
     def __init__(self, which: Iterable[Heap] = (), *, every: bool = False) -> None:
         self._every = every
         self._starts: dict[int, _Start] = {}
+        self._apart = 0
         gc.collect()
         for heap in heaps() if every else which:
             self.add(heap)
@@ -179,6 +202,7 @@ class Watch:
     def again(self) -> None:
         """Begin anew: this moment is the start of the heaps that are watched."""
         gc.collect()
+        self._apart = 0
         for start in list(self._starts.values()):
             if not start.heap.closed:
                 self.add(start.heap)
@@ -201,6 +225,33 @@ class Watch:
         )
         return heap
 
+    @contextmanager
+    def apart(self) -> Generator[None]:
+        """What happens inside is none of the work: the start is moved by what it changes.
+
+        Nothing is trimmed, because that would also give back what the work left behind.
+        """
+        gc.collect()
+        before = {handle: _look(start) for handle, start in self._starts.items()}
+        try:
+            yield
+        finally:
+            gc.collect()
+            if self._every:
+                # Those that came inside are watched from here on.
+                for heap in heaps():
+                    if heap.handle not in self._starts:
+                        self.add(heap)
+            for handle, was in before.items():
+                start = self._starts[handle]
+                now = _look(start)
+                if was is not None and now is not None:
+                    start.busy += now.busy - was.busy
+                    start.committed += now.committed - was.committed
+                    start.commit_bytes += now.commit_bytes - was.commit_bytes
+                    start.kept += now.kept - was.kept
+                    self._apart += now.busy - was.busy
+
     def found(self, *, pins: int = 0) -> Found:
         """What changed since, after a collection and a trim of each heap.
 
@@ -214,7 +265,7 @@ class Watch:
                 "no heap is watched: nothing can be said of the memory of this test"
             )
         rows = [self._row(start, pins) for start in self._starts.values()]
-        return Found(tuple(row for row in rows if row is not None))
+        return Found(tuple(row for row in rows if row is not None), self._apart)
 
     @staticmethod
     def _row(start: _Start, pins: int) -> HeapFound | None:
@@ -232,6 +283,7 @@ class Watch:
                 max(0, kept - start.kept),
                 stats,
                 tuple(heap.pins(pins)) if pins else (),
+                heap.handle,
             )
         except HeapError:
             if not heap.closed:

@@ -13,21 +13,22 @@ to the fixture ``dmi_watch``. Where the memory is not on dmi the test is an erro
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping
+    from collections.abc import Callable, Generator
 
     from dmi.heap import Heap
-    from dmi.testing import Found, Limits, Watch
     from dmi.testing._baseline import Baseline
+    from dmi.testing._case import Case
 
 NAME: Final = "dmi"
+JUDGE: Final = "dmi-judge"
 PROPERTY: Final = "dmi"
-PINS: Final = 5
 SHOWN: Final = 10
 
 _OPTIONS: Final = (
@@ -68,7 +69,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "dmi(max_retained, max_growth, returns, no_second_order_leak, tolerance, loops, heap): the "
         "memory of the test must come back, in dmi's own counts",
     )
-    config.pluginmanager.register(_Judge(config), "dmi-judge")
+    config.pluginmanager.register(_Judge(config), JUDGE)
 
 
 def _suite_values(config: pytest.Config) -> dict[str, Any]:
@@ -87,6 +88,8 @@ class _Judge:
         self.suite = _suite_values(config)
         self.rows: dict[str, dict[str, int]] = {}
         self.baseline: Baseline | None = None
+        self.case: Case | None = None
+        """The test that runs, when it is judged."""
         self.write = config.getoption("dmi_baseline_write")
         if self.suite and not self.all:
             given = ", ".join(f"--dmi-{name.replace('_', '-')}" for name in self.suite)
@@ -115,6 +118,10 @@ class _Judge:
 
     # ---- one test ----------------------------------------------------------------------------
 
+    def judges(self, item: pytest.Item) -> bool:
+        """Whether the test is judged at all."""
+        return self.all or item.get_closest_marker(NAME) is not None
+
     def marked(self, item: pytest.Item) -> dict[str, Any] | None:
         """The arguments of the test's marks, the closest first; None when it is not judged."""
         marks = list(item.iter_markers(NAME))
@@ -129,25 +136,77 @@ class _Judge:
             values.update(mark.kwargs)
         return values
 
-    @pytest.hookimpl(trylast=True)
-    def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        """Here and not in the call, so that a test which cannot be judged is an error."""
+    def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> object:
+        """A judged test is told of when its fixtures are gone: only then it is known."""
+        if not self.judges(item) or _others_run(item):
+            return None
+        from _pytest.runner import runtestprotocol
+
+        item.stash[_TOLD_LATE] = True
+        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        for report in runtestprotocol(item, nextitem=nextitem, log=False):
+            told = report
+            if report.when == "call" and (made := item.stash.get(_FAILED, None)) is not None:
+                made.sections = report.sections
+                made.start, made.stop = report.start, report.stop
+                made.duration = report.duration
+                told = made
+            item.ihook.pytest_runtest_logreport(report=told)
+        item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+        return True
+
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        """A test which cannot be judged fails here, so that it is an error."""
+        self.case = None
+        # What an earlier run of the same test left.
+        if _CASE in item.stash:
+            del item.stash[_CASE]
+        if _FAILED in item.stash:
+            del item.stash[_FAILED]
         values = self.marked(item)
-        if values is not None:
-            item.stash[_CASE] = case = _Case(item, values, self.baseline)
+        if values is None:
+            return (yield)
+        from dmi.testing._case import Case
+
+        self.case = item.stash[_CASE] = case = Case(item, values, self.baseline)
+        result = yield
+        with _said_short():
             case.check()
+        self._begin(case)
+        return result
+
+    def _begin(self, case: Case) -> None:
+        """Once: growth begins, and ends when what is made from here on is gone."""
+        if not case.begun:
+            case.begin()
+            case.item.addfinalizer(lambda: self._end(case))
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_fixture_setup(
+        self, fixturedef: pytest.FixtureDef[Any]
+    ) -> Generator[None, object, object]:
+        """Before the first fixture of the test's own; later ones of wider scope are kept apart."""
+        case = self.case
+        if case is None:
+            return (yield)
+        if fixturedef.scope == "function":
+            self._begin(case)
+            return (yield)
+        if not case.begun:
+            return (yield)
+        with case.apart():
+            return (yield)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
         case = item.stash.get(_CASE, None)
         if case is None:
             return (yield)
-        case.begin()
+        case.begin_call()
         result = yield
-        found, said = case.end()
-        item.user_properties.append((PROPERTY, json.dumps(found.as_dict())))
-        if said:
-            pytest.fail(_failure(found, said), pytrace=False)
+        with _said_short():
+            case.end_call()
         return result
 
     @pytest.hookimpl(tryfirst=True)
@@ -162,14 +221,38 @@ class _Judge:
             if hasattr(result, "__await__") or hasattr(result, "__aiter__"):
                 pytest.fail("loops needs a plugin that makes async tests plain calls", False)
             if loop == 0:
-                case.begin()
+                case.begin_call()
         case.looped = True
         return True
+
+    def _end(self, case: Case) -> None:
+        """The last finalizer of the test: what its fixtures made is gone."""
+        _let_go(case.item)
+        case.judge()
+        if case.found is None:
+            return
+        item = case.item
+        item.user_properties.append((PROPERTY, json.dumps(case.found.as_dict())))
+        if case.said and _TOLD_LATE in item.stash:
+            item.stash[_FAILED] = _failed(item, case)
+        elif case.said:
+            # Another plugin runs the tests and has told already that this one passed.
+            pytest.fail(_text(case), pytrace=False)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        """Also where the setup failed, imports are as they were."""
+        try:
+            return (yield)
+        finally:
+            if (case := item.stash.get(_CASE, None)) is not None:
+                case.stop()
+            self.case = None
 
     # ---- the whole run -----------------------------------------------------------------------
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.when == "call":
+        if report.when in ("call", "teardown"):
             for name, value in report.user_properties:
                 if name == PROPERTY:
                     self.rows[report.nodeid] = json.loads(str(value))
@@ -202,91 +285,64 @@ class _Judge:
                 )
 
 
-class _Case:
-    """One judged test."""
-
-    def __init__(
-        self, item: pytest.Item, values: Mapping[str, Any], baseline: Baseline | None
-    ) -> None:
-        from dmi.testing import Limits
-
-        self.item = item
-        self.baseline = baseline
-        self.names = _names(item, values.get("heap"))
-        limits = {name: value for name, value in values.items() if name != "heap"}
-        try:
-            self.limits: Limits = Limits.of(limits)
-        except (TypeError, ValueError) as error:
-            raise pytest.UsageError(f"{item.nodeid}: mark dmi: {error}") from None
-        self.own: Watch | None = item.stash.get(_WATCH, None)
-        self.watch: Watch | None = None
-        self.looped = False
-        if not self.limits.any and baseline is None and not item.config.getoption("dmi"):
-            raise pytest.UsageError(f"{item.nodeid}: the mark dmi names no limit")
-        if self.limits.loops > 1 and not isinstance(item, pytest.Function):
-            raise pytest.UsageError(f"{item.nodeid}: loops needs a test that is a plain function")
-
-    def check(self) -> None:
-        """NotOnDmiError where nothing could be said of the test's memory."""
-        from dmi.testing import heaps_of_process
-
-        if not self.names and self.own is None:
-            heaps_of_process()
-
-    def begin(self) -> None:
-        """This moment is where growth begins."""
-        from dmi.testing import Watch
-
-        if self.names:
-            self.watch = Watch(_named(self.names))
-        elif self.own is not None:
-            self.own.again()
-        else:
-            self.watch = Watch(every=True)
-
-    def end(self) -> tuple[Found, list[str]]:
-        """What was found, and which limits are broken."""
-        if self.limits.loops > 1 and not self.looped:
-            raise pytest.UsageError(f"{self.item.nodeid}: loops: another plugin ran the test")
-        watch = self.own if self.watch is None else self.watch
-        assert watch is not None
-        if self.names:
-            present = {heap.name: heap for heap in _named(self.names)}
-            missing = [name for name in self.names if name not in present]
-            if missing and not watch.count:
-                from dmi.testing import NotOnDmiError
-
-                raise NotOnDmiError(f"no heap is named {missing[0]!r}: nothing was measured")
-            watch.add_new(present.values())
-        found = watch.found(pins=PINS)
-        said = self.limits.broken(found)
-        if self.baseline is not None:
-            said += self.baseline.broken(self.item.nodeid, found)
-        return found, said
+_CASE: Final = pytest.StashKey["Case"]()
+_TOLD_LATE: Final = pytest.StashKey[bool]()
+"""Set when the test's reports wait until its fixtures are gone."""
+_FAILED: Final = pytest.StashKey[pytest.TestReport]()
+"""The report to tell instead of the call's."""
 
 
-_CASE: Final = pytest.StashKey[_Case]()
-_WATCH: Final = pytest.StashKey["Watch"]()
+@contextmanager
+def _said_short() -> Generator[None]:
+    """That a test cannot be judged is told without our own lines of code."""
+    from dmi.testing import NotOnDmiError
+
+    try:
+        yield
+    except NotOnDmiError as error:
+        pytest.fail(str(error), pytrace=False)
 
 
-def _names(item: pytest.Item, value: object) -> tuple[str, ...]:
-    if value is None:
-        return ()
-    names: tuple[Any, ...] = ()
-    if isinstance(value, (str, list, tuple)):
-        names = (value,) if isinstance(value, str) else tuple(value)
-    if not names or not all(isinstance(name, str) for name in names):
-        raise pytest.UsageError(
-            f"{item.nodeid}: mark dmi: heap must be a heap's name or a list of names, "
-            f"not {value!r:.60}"
-        )
-    return tuple(names)
+def _others_run(item: pytest.Item) -> bool:
+    """Whether another plugin than pytest's own runs the tests, as those that run them again do."""
+    return any(
+        not (each.wrapper or each.hookwrapper) and each.plugin_name not in ("runner", JUDGE)
+        for each in item.ihook.pytest_runtest_protocol.get_hookimpls()
+    )
 
 
-def _named(names: tuple[str, ...]) -> list[Heap]:
-    import dmi
+def _text(case: Case) -> str:
+    from dmi.testing._text import failure_text
 
-    return [heap for heap in dmi.heaps() if heap.name in names]
+    assert case.found is not None
+    return failure_text(case.found, case.said)
+
+
+def _failed(item: pytest.Item, case: Case) -> pytest.TestReport:
+    """As if the test had failed itself, so that xfail and other plugins have their say."""
+    failed: pytest.CallInfo[None] = pytest.CallInfo.from_call(
+        lambda: pytest.fail(_text(case), pytrace=False), "call"
+    )
+    made: pytest.TestReport = item.ihook.pytest_runtest_makereport(item=item, call=failed)
+    return made
+
+
+def _let_go(item: pytest.Item) -> None:
+    """What pytest itself would hold of the test until its teardown has ended, or for good."""
+    values = getattr(item, "funcargs", None)
+    info = getattr(item, "_fixtureinfo", None)
+    if isinstance(values, dict) and info is not None:
+        for name, found in info.name2fixturedefs.items():
+            if found and found[-1].scope == "function":
+                values.pop(name, None)
+    if getattr(item, "_instance", None) is not None:
+        # The instance of a test class, with what the test set in it. It is made again on demand.
+        item._instance = item._obj = None  # type: ignore[attr-defined]
+    try:
+        from _pytest.logging import caplog_records_key
+    except ImportError:
+        return
+    item.stash.get(caplog_records_key, {}).clear()
 
 
 @pytest.fixture
@@ -296,49 +352,10 @@ def dmi_watch(request: pytest.FixtureRequest) -> Callable[[Heap], Heap]:
     The limits are those of the test's mark, and hold for the heaps that were handed over.
     """
     from dmi.testing import Watch
+    from dmi.testing._case import WATCH
 
     if not request.node.get_closest_marker(NAME) and not request.config.getoption("dmi"):
         raise pytest.UsageError(f"{request.node.nodeid}: dmi_watch needs the mark dmi with limits")
     watch = Watch()
-    request.node.stash[_WATCH] = watch
+    request.node.stash[WATCH] = watch
     return watch.add
-
-
-def _failure(found: Found, said: list[str]) -> str:
-    from dmi._sizes import show_size
-
-    lines = ["memory did not come back:", *(f"  {text}" for text in said), ""]
-    lines.append(f"  {'heap':<24}{'allocated':>14}{'committed':>14}{'retained':>14}")
-    for each in found.heaps:
-        if not (each.busy_growth or each.committed_growth or each.kept_by_policy):
-            continue
-        growth = (each.busy_growth, each.committed_growth, each.retained_growth)
-        lines.append(f"  {each.name[:24]:<24}" + "".join(f"{show_size(n):>14}" for n in growth))
-        reasons = {k: v for k, v in (each.after.reasons or {}).items() if v}
-        if reasons:
-            top = sorted(reasons.items(), key=lambda row: -row[1])[:4]
-            lines.append("    retained: " + ", ".join(f"{k} {show_size(v)}" for k, v in top))
-        lines += [
-            f"    block {pin.address:#x} of {pin.size} B pins {show_size(pin.pinned)}"
-            for pin in each.pins
-            if pin.pinned
-        ]
-    return "\n".join(lines + _lines_of_code())
-
-
-def _lines_of_code() -> list[str]:
-    """Which lines pin and hold the memory now, where the process is sampled."""
-    from dmi.heap import current_profile
-
-    values = current_profile()
-    if values is None:
-        return []
-    from dmi.profile import blame
-
-    said = []
-    for what in ("pinned", "busy"):
-        try:
-            said.append(f"  {blame(values, 'line', what).sentence}")
-        except (ImportError, ValueError) as error:
-            said.append(f"  the lines are not known: {error}")
-    return ["", *said]
