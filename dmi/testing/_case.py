@@ -8,11 +8,13 @@ is handed to dmi_watch, is measured around the test alone: afterwards it is gone
 
 from __future__ import annotations
 
+import sys
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from dmi.heap import find, heaps
 from dmi.testing import Found, Limits, NotOnDmiError, Watch, heaps_of_process
 from dmi.testing._imports import imports_apart
 
@@ -59,6 +61,8 @@ class Case:
         self.said: list[str] = []
         self._while = ExitStack()
         self._aside = False
+        self._objects: Heap | None = None
+        """Where Python's objects are."""
 
     @property
     def own(self) -> Watch | None:
@@ -75,6 +79,8 @@ class Case:
     def begin(self) -> None:
         """Before the fixtures of the test itself. Those of wider scope are there."""
         self.begun = True
+        if (block := find(id(bytes(203)))) is not None:
+            self._objects = block.heap
         if self.names:
             self.outer = Watch(_named(self.names))
         elif "dmi_watch" not in getattr(self.item, "fixturenames", ()):
@@ -96,6 +102,25 @@ class Case:
                 yield
         finally:
             self._aside = False
+
+    @contextmanager
+    def kept_by_pytest(self) -> Generator[None]:
+        """What stays of what happens inside is pytest's: the reports of subtests, to the end."""
+        heap = self._objects
+        if heap is None or self._aside or self.found is not None:
+            yield
+            return
+        before = heap.stats().busy
+        try:
+            yield
+        finally:
+            # Less than before: a collection took garbage of the test meanwhile.
+            self._leave_out(max(0, heap.stats().busy - before))
+
+    def _leave_out(self, size: int) -> None:
+        for watch in (self.outer, self.inner):
+            if watch is not None and self._objects is not None:
+                watch.leave_out(self._objects.handle, size)
 
     def begin_call(self) -> None:
         """The test begins, or its first loop has ended."""
@@ -130,6 +155,9 @@ class Case:
         self.stop()
         if self.called is None:
             return
+        # What the test printed stays in its report.
+        printed = getattr(self.item, "_report_sections", ())
+        self._leave_out(sum(sys.getsizeof(text) for *_, text in printed))
         looked = self._looked()
         self.found, self.said = looked[0], self._broken(looked[0])
         # What all is back of after the fixtures is no leak, whatever it was before.
@@ -176,6 +204,4 @@ def _names(item: pytest.Item, value: object) -> tuple[str, ...]:
 
 
 def _named(names: tuple[str, ...]) -> list[Heap]:
-    from dmi.heap import heaps
-
     return [heap for heap in heaps() if heap.name in names]

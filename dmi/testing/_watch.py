@@ -95,7 +95,8 @@ class HeapFound:
 class Found:
     """All watched heaps across the work.
 
-    left_out   bytes that stay allocated and are none of the work's: what Watch.apart() saw
+    left_out   bytes that stay allocated and are none of the work's: what Watch.apart() saw,
+               or leave_out() was told
     """
 
     heaps: tuple[HeapFound, ...]
@@ -251,6 +252,13 @@ class Watch:
                     start.commit_bytes += now.commit_bytes - was.commit_bytes
                     start.kept += now.kept - was.kept
                     self._apart += now.busy - was.busy
+
+    def leave_out(self, handle: int, size: int) -> None:
+        """Bytes on a heap that stay and are none of the work's. Nothing for a heap not watched."""
+        if (start := self._starts.get(handle)) is not None:
+            start.busy += size
+            start.committed += size
+            self._apart += size
 
     def found(self, *, pins: int = 0) -> Found:
         """What changed since, after a collection and a trim of each heap.

@@ -41,7 +41,7 @@ def outcomes(folder: Path, text: str, *options: str, **files: str) -> tuple[dict
 
 
 FIXTURES = """
-    import importlib, logging, sys
+    import importlib, logging, sys, unittest
     import pytest
 
     grows = pytest.mark.dmi(max_growth="1 MiB")
@@ -144,6 +144,17 @@ FIXTURES = """
         for values in [much(), much()]:
             logging.getLogger("it").debug("%s", values)
 
+    @grows
+    class TestMany(unittest.TestCase):
+        def test_subtests(self):
+            for n in range(3000):
+                with self.subTest(n=n):
+                    pass
+
+    @grows
+    def test_prints():
+        print("x" * (3 << 20))
+
     class TestOfAClass:
         @grows
         def test_sets(self): self.values = much()
@@ -174,6 +185,8 @@ WELL = {
     "test_an_import_statement",
     "test_an_import_that_raises",
     "test_log_records",
+    "test_prints",
+    "TestMany::test_subtests",
     "TestOfAClass::test_sets",
 }
 BROKEN = {

@@ -1,0 +1,116 @@
+"""How often the pytest plugin fails a test that does nothing wrong, by runs of whole suites.
+
+    python tools/false_alarms.py FOLDER [--runs toolz=34,more-itertools=33,dmi=33]
+
+FOLDER gets a virtual environment with this tree and pytest in it, and the suites of two public
+packages, as they are published. Each test of a suite is judged for second-order leaks and for
+growth. Every run is a line of FOLDER/runs.jsonl; a run that is there is not made again, so that
+what was interrupted goes on. The status is 1 when there was an alarm, or a run that ended badly.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+LIMITS = ("--dmi", "--dmi-no-second-order-leak", "--dmi-max-growth=8M")
+# Of this project what needs no other program, and what is quick.
+OWN = """ages block cli_words files heap kernel large_blocks layers metrics pins policy
+pressure replay snapshot stats sweep top trace trace_heaptrack walk windbg"""
+PUBLIC = ("toolz", "more-itertools")
+# What the chosen tests of this project import.
+NEEDS = ("hypothesis", "jsonschema", "pytest-timeout")
+ALARM = re.compile(r"^(?:FAILED|ERROR) (\S+) - (?:Failed: )?memory did not")
+ENDED = re.compile(r"(?:(\d+) failed, )?(\d+) passed")
+
+
+def make_environment(folder: Path) -> None:
+    if (folder / "env" / "made").exists():
+        return
+    subprocess.run([sys.executable, "-m", "venv", folder / "env"], check=True)
+    pip = [folder / "env/bin/pip", "install", "-q"]
+    subprocess.run([*pip, f"{ROOT}[metrics,numpy,top,trace]", "pytest", *NEEDS], check=True)
+    (folder / "env" / "made").touch()
+
+
+def suite(name: str, folder: Path) -> tuple[Path, list[str]]:
+    """Where to run pytest, and on what."""
+    if name == "dmi":
+        return ROOT, [f"tests/python/test_{word}.py" for word in OWN.split()]
+    source = folder / "source" / name
+    if not source.exists():
+        download = [folder / "env/bin/pip", "download", "-q", "--no-deps", "--no-binary=:all:"]
+        subprocess.run([*download, "-d", folder, name], check=True)
+        archive = next(folder.glob(f"{name.replace('-', '_')}-*.tar.gz"))
+        with tarfile.open(archive) as packed:
+            packed.extractall(source, filter="data")
+    tests = {"toolz": "toolz", "more-itertools": "tests"}[name]
+    return next(source.iterdir()), [tests]
+
+
+def run(name: str, folder: Path) -> dict[str, Any]:
+    """One run of a suite."""
+    where, tests = suite(name, folder)
+    pytest = [folder / "env/bin/dmi", "run", "--", folder / "env/bin/pytest", "-q", "-rfE"]
+    options = ["-p", "no:cacheprovider", "--color=no", *LIMITS]
+    if name == "dmi":
+        options += ["-m", "not long and not alone"]
+    done = subprocess.run(
+        [*pytest, *options, *tests],
+        cwd=where,
+        env={"PATH": f"{folder}/env/bin:/usr/local/bin:/usr/bin:/bin", "PYTHONPATH": str(where)}
+        if name != "dmi"
+        else {"PATH": f"{folder}/env/bin:/usr/local/bin:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=3600,
+    )
+    lines = done.stdout.splitlines()
+    ended = ENDED.search(lines[-1]) if lines else None
+    (folder / f"{name}.log").write_text(done.stdout + done.stderr)
+    return {
+        "suite": name,
+        "status": done.returncode,
+        "passed": int(ended[2]) if ended else None,
+        "failed": int(ended[1] or 0) if ended else None,
+        "alarms": [found[1] for line in lines if (found := ALARM.match(line))],
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--runs", default="toolz=34,more-itertools=33,dmi=33")
+    given = parser.parse_args()
+    folder = given.folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = {name: int(n) for name, n in (each.split("=") for each in given.runs.split(","))}
+    make_environment(folder)
+    log = folder / "runs.jsonl"
+    rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    for turn in range(max(wanted.values())):
+        for name, times in wanted.items():
+            if turn >= times or sum(row["suite"] == name for row in rows) > turn:
+                continue
+            rows.append(run(name, folder))
+            with log.open("a") as out:
+                out.write(json.dumps(rows[-1]) + "\n")
+            print(rows[-1], flush=True)
+    wrong = [row for row in rows if row["alarms"] or row["passed"] is None]
+    for name in wanted:
+        mine = [row for row in rows if row["suite"] == name]
+        tests = sum(row["passed"] or 0 for row in mine)
+        alarms = sum(len(row["alarms"]) for row in mine)
+        print(f"{name}: {len(mine)} runs, {tests} tests passed, {alarms} alarms")
+    return int(bool(wrong))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
