@@ -2,7 +2,8 @@
 
 enable writes a start-up file into this environment, disable takes it away, status (the default)
 shows how things stand. The system's own Python is never touched. DMI_PYTHON=0 in a program's
-environment leaves that run as it would be without. For one program: `python -m dmi.python SCRIPT`,
+environment leaves that run as it would be without, and so does PYTHONMALLOC where it names an
+allocator (malloc, pymalloc, mimalloc); beneath the debug hooks of PYTHONMALLOC=debug it works. For one program: `python -m dmi.python SCRIPT`,
 or dmi.python.install() in it.
 """
 
@@ -37,6 +38,7 @@ def run(args: argparse.Namespace) -> None:
             "environment": str(found.environment),
             "file": str(found.file),
             "enabled": found.enabled,
+            "asked_for": found.asked_for,
         }
         print(json.dumps(values, indent=2))
     else:

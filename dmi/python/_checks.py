@@ -28,6 +28,16 @@ def threads() -> int:
     return sum(1 for _ in os.scandir("/proc/self/task"))
 
 
+# What PYTHONMALLOC may say without naming an allocator: CPython's default, with or without hooks.
+_NAMES_NONE = ("", "default", "debug")
+
+
+def asked_for() -> str | None:
+    """The allocator that PYTHONMALLOC asks this process to use, in its words; None without one."""
+    named = os.environ.get("PYTHONMALLOC", "")
+    return None if sys.flags.ignore_environment or named in _NAMES_NONE else named
+
+
 def not_here() -> str | None:
     """Why no interpreter of this kind can be served, before anything native is loaded."""
     if sys.implementation.name != "cpython":

@@ -104,14 +104,35 @@ static void *dmi_scoped_realloc(void *door, void *block, size_t size) {
     return dmi_scoped(size) ? dmi_door_realloc(door, block, size) : NULL;
 }
 
+/* Heaps of scopes without a name that went; the GIL guards them. One that there is no memory to note is lost. */
+static void **dmi_gone;
+static size_t dmi_gone_count, dmi_gone_room;
+
+static void dmi_gone_add(void *heap) {
+    if (dmi_gone_count == dmi_gone_room) {
+        size_t room = dmi_gone_room ? 2 * dmi_gone_room : 16;
+        void **more = PyMem_RawRealloc(dmi_gone, room * sizeof *more);
+        if (!more) return;
+        dmi_gone = more;
+        dmi_gone_room = room;
+    }
+    dmi_gone[dmi_gone_count++] = heap;
+}
+static void *dmi_gone_take(void) {
+    return dmi_gone_count ? dmi_gone[--dmi_gone_count] : NULL;
+}
+
 /* ---- the places ------------------------------------------------------------------------------------------- */
 
 #define DMI_DOMAINS 3
 typedef struct dmi_place {
     dmi_door door;
     int there;
+    void *(*other_malloc)(void *other, size_t size);
 } dmi_place;
 static dmi_place dmi_places[DMI_DOMAINS];
+static void *dmi_process_heap;            /* of threads that are in no context */
+static PyObject *dmi_told_by_cpython;     /* sys._debugmallocstats, CPython's own; owned */
 
 static PyMemAllocatorEx dmi_door_functions(dmi_place *place, int scoped) {
     PyMemAllocatorEx made = {&place->door, dmi_door_malloc, dmi_door_calloc, dmi_door_realloc,
@@ -198,8 +219,24 @@ static void dmi_install(int domain, const PyMemAllocatorEx *before, PyMemAllocat
     place->door.other = before->ctx;
     place->door.other_realloc = before->realloc;
     place->door.other_free = before->free;
+    place->other_malloc = before->malloc;
     place->there = 1;
     dmi_put(domain, inside, 0);
+}
+
+/* CPython says what its own allocator holds only while that allocator's malloc stands in the domain. So it is put there
+ * for that time, and nothing else of the door is taken away: what is allocated meanwhile, by an interpreter with a GIL
+ * of its own too, comes from the allocator of before, which has no context that it would look at, and is freed through
+ * the door as every old block. */
+static void dmi_put_malloc(int domain, PyMemAllocatorEx *inside, void *(*function)(void *, size_t)) {
+    PyMemAllocatorEx all;
+    if (inside) {
+        inside->malloc = function;
+        return;
+    }
+    PyMem_GetAllocator((PyMemAllocatorDomain)domain, &all);
+    all.malloc = function;
+    PyMem_SetAllocator((PyMemAllocatorDomain)domain, &all);
 }
 
 /* Is a library preloaded that serves malloc itself? Then what malloc gives is a heap's block. */

@@ -7,6 +7,7 @@ Imports nothing of the package, so that a start-up file can load it alone.
 
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.stdint cimport INT64_MAX, int64_t, uint64_t, uintptr_t
+from libc.stdio cimport fflush, fprintf, stderr
 from libc.string cimport memset
 
 from dmi cimport cdmi
@@ -39,6 +40,7 @@ cdef extern from "_hook.h":
 
     ctypedef struct PyMemAllocatorEx:
         void *ctx
+        void *(*malloc)(void *ctx, size_t size) noexcept
 
     ctypedef struct dmi_scope:
         void *heap
@@ -50,11 +52,16 @@ cdef extern from "_hook.h":
 
     ctypedef struct dmi_place:
         int there
+        void *(*other_malloc)(void *other, size_t size) noexcept
 
     ctypedef struct PyThreadState:
         pass
 
     dmi_place *dmi_places
+    void *dmi_process_heap
+    PyObject *dmi_told_by_cpython
+    void dmi_gone_add(void *heap)
+    void *dmi_gone_take()
     dmi_scope *(*dmi_scope_of)(PyObject *value) noexcept
     int (*dmi_scope_tell)(void *owner) noexcept
     PyObject *dmi_scope_var
@@ -65,15 +72,13 @@ cdef extern from "_hook.h":
     const char *dmi_whose(PyMemAllocatorEx *)
     void dmi_install(int domain, PyMemAllocatorEx *before, PyMemAllocatorEx *inside)
     void dmi_put(int domain, PyMemAllocatorEx *inside, int scoped)
+    void dmi_put_malloc(int domain, PyMemAllocatorEx *inside,
+                        void *(*function)(void *, size_t) noexcept)
     int dmi_is_malloc()
 
 cdef extern from "dmi/door.h" nogil:
     int dmi_door_set(void *heap)
     void *dmi_door_heap()
-
-cdef void *the_heap = NULL
-# Of scopes without a name that went: handles, for _contexts.
-cdef list gone = []
 
 # As CPython numbers them.
 DOMAINS = {"raw": 0, "mem": 1, "obj": 2}
@@ -120,7 +125,7 @@ def installed():
 
 def process_heap():
     """The handle of the heap of threads that are in no context."""
-    return <uintptr_t>the_heap
+    return <uintptr_t>dmi_process_heap
 
 
 def destroy(handle):
@@ -151,16 +156,75 @@ def put(domains, heap, bint traced):
     cdef PyMemAllocatorEx outer, found
     cdef PyMemAllocatorEx *inside
     cdef int debug, domain
-    global the_heap
+    global dmi_process_heap
     if dmi_door_set(<void *><uintptr_t>heap):
         raise ValueError("the heap was destroyed")
-    the_heap = <void *><uintptr_t>heap
+    dmi_process_heap = <void *><uintptr_t>heap
     for name in domains:
         domain = DOMAINS[name]
         if dmi_descend(domain, traced, &dmi_places[domain], &outer, &found, &inside, &debug):
             raise RuntimeError(f"{name} has another tool's allocator")
         if found.ctx != <void *>&dmi_places[domain]:
             dmi_install(domain, &found, inside)
+    tell_of_both()
+
+
+# ---- what CPython tells --------------------------------------------------------------------------
+
+cdef tell_of_both():
+    """Have sys._debugmallocstats() show what lies with CPython, as without dmi, and what with dmi."""
+    global dmi_told_by_cpython
+    found = getattr(sys, "_debugmallocstats", None)
+    if dmi_places[2].there and found is not None and dmi_told_by_cpython == NULL:
+        Py_INCREF(found)
+        dmi_told_by_cpython = <PyObject *>found
+        sys._debugmallocstats = _debugmallocstats
+
+
+def _debugmallocstats():
+    """Print debug info to stderr about the state of CPython's and dmi's allocators."""
+    cdef PyMemAllocatorEx outer, found
+    cdef PyMemAllocatorEx *inside = NULL
+    cdef int debug = 0
+    cdef dmi_place *place = &dmi_places[2]
+    if dmi_told_by_cpython == NULL:
+        raise RuntimeError("objects are not on dmi: sys._debugmallocstats() is CPython's own")
+    told_by_cpython = <object>dmi_told_by_cpython
+    # Beneath tracemalloc CPython tells of its allocator no more than without dmi.
+    if dmi_descend(2, False, place, &outer, &found, &inside, &debug) == DMI_FOUND and (
+            found.ctx == <void *>place):
+        dmi_put_malloc(2, inside, place.other_malloc)
+        try:
+            told_by_cpython()
+        finally:
+            dmi_put_malloc(2, inside, found.malloc)
+    else:
+        told_by_cpython()
+    tell_of_heaps()
+
+
+cdef tell_of_heaps():
+    """A row for each of dmi's heaps, where CPython's own lines go."""
+    cdef void *handles[64]
+    cdef cdmi.dmi_heap_info info
+    cdef cdmi.dmi_stats stats
+    cdef size_t there = cdmi.dmi_heap_list(handles, 64)
+    fprintf(stderr, "\nHeaps of dmi, bytes:\n%-32s%14s%14s%14s%14s\n", b"name", b"blocks", b"busy",
+            b"retained", b"committed")
+    for index in range(min(there, <size_t>64)):
+        info.size = sizeof(info)
+        stats.size = sizeof(stats)
+        # A heap may go meanwhile.
+        if (cdmi.dmi_heap_get_info(handles[index], &info) or
+                cdmi.dmi_heap_stats(handles[index], &stats, 0)):
+            continue
+        fprintf(stderr, "%-32s%14llu%14llu%14llu%14llu\n", info.name,
+                <unsigned long long>stats.busy_blocks, <unsigned long long>stats.busy,
+                <unsigned long long>(stats.committed - stats.busy),
+                <unsigned long long>stats.committed)
+    if there > 64:
+        fprintf(stderr, "and %zu more\n", there - 64)
+    fflush(stderr)
 
 
 # ---- contexts ------------------------------------------------------------------------------------
@@ -182,7 +246,7 @@ cdef class Scope:
 
     def __dealloc__(self):
         if self.name is None and self.scope.heap != NULL:
-            gone.append(<uintptr_t>self.scope.heap)
+            dmi_gone_add(self.scope.heap)
 
     def set_limit(self, limit, bint hard):
         """Bytes busy; 0 for none. hard: MemoryError beyond it."""
@@ -220,8 +284,9 @@ cdef int tell(void *owner) noexcept:
 
 def left_heaps():
     """The heaps of scopes that went since the last call; nothing can enter them any more."""
-    found = gone[:]
-    del gone[:len(found)]
+    found = []
+    while (heap := <uintptr_t>dmi_gone_take()) != 0:
+        found.append(heap)
     return found
 
 

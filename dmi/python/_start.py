@@ -1,7 +1,8 @@
 """Run by the start-up file of a virtual environment (`dmi python enable`): Python's objects on dmi.
 
 The file runs this by its path, and what it needs is loaded by path as well: a program that never
-imports dmi does not pay for the import. DMI_PYTHON=0 leaves a run as it would be without.
+imports dmi does not pay for the import. DMI_PYTHON=0 leaves a run as it would be without, and so
+does PYTHONMALLOC where it names an allocator: whoever set it wants that one.
 """
 
 from __future__ import annotations
@@ -36,6 +37,10 @@ def start() -> str | None:
         return str(reason)
     hook: object = _load("_hook")
     if hook.installed():  # type: ignore[attr-defined]
+        return None
+    # Of a preloaded dmi malloc is dmi's.
+    asked = checks.asked_for()  # type: ignore[attr-defined]
+    if asked and not (asked == "malloc" and hook.is_preloaded()):  # type: ignore[attr-defined]
         return None
     domains = ("mem", "obj")
     if reason := checks.refusal(hook, domains):  # type: ignore[attr-defined]

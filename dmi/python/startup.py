@@ -31,10 +31,18 @@ class Startup:
     enabled: bool
     installed: bool
     """In this very process."""
+    asked_for: str | None
+    """What PYTHONMALLOC names here: a program that is started so is left with that allocator."""
 
     def __str__(self) -> str:
         state = "enabled" if self.enabled else "disabled"
-        return f"{state} for {self.environment} ({self.file})"
+        said = f"{state} for {self.environment} ({self.file})"
+        if self.enabled and self.asked_for:
+            said += (
+                f"\nbut PYTHONMALLOC={self.asked_for} is set here and asks for another allocator: "
+                "programs that are started with it keep that one"
+            )
+        return said
 
 
 def is_environment() -> bool:
@@ -55,6 +63,7 @@ def status() -> Startup:
         file,
         file.is_file(),
         _checks.not_here() is None and bool(hook().installed()),
+        _checks.asked_for(),
     )
 
 

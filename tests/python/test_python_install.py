@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -280,6 +281,54 @@ def test_another_tools_hooks_are_refused_by_name() -> None:
     said = python(script).splitlines()
     assert len(said) == 2
     assert all("memray" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [((), True), (("-X", "dev"), True), (("-X", "tracemalloc"), False)],
+    ids=["plain", "debug hooks", "tracemalloc"],
+)
+def test_debugmallocstats_tells_of_both_allocators(options: tuple[str, ...], told: bool) -> None:
+    """CPython's lines as it prints them without dmi, which is none beneath tracemalloc."""
+    script = """
+        import sys
+        if {on}:
+            import dmi
+            kept = [str(n) for n in range(20_000)]
+            dmi.python.install()
+            first = sys._debugmallocstats
+            dmi.python.install(domains=["obj"])
+            assert sys._debugmallocstats is first
+            with dmi.python.heap("import"):
+                more = [str(n) for n in range(20_000)]
+        assert sys._debugmallocstats() is None
+        try: sys._debugmallocstats(True)
+        except TypeError: pass
+        else: raise SystemExit("takes an argument")
+        if {on}:
+            # Old and new blocks go where they came from, and what comes now is dmi's.
+            del kept, more
+            new = [str(n) for n in range(20_000)]
+            assert dmi.find(id(new[7])) is not None
+            next(h for h in dmi.heaps() if h.name == "python").validate()
+        sys.exit(7)
+    """
+    without, beside = (python(script.format(on=on), *options, status=7) for on in (False, True))
+
+    def labels(text: str) -> list[str]:
+        lines = (re.sub(r"[\d,]+", "", line) for line in text.splitlines())
+        return [" ".join(line.split()) for line in lines if re.search("[a-z]", line)]
+
+    assert ("Small block threshold" in without) == told
+    assert [line for line in labels(beside) if line in labels(without)] == labels(without)
+    rows = {row[0]: row[1:] for row in re.findall(r"^(\w+) +(\d+) +(\d+)", beside, re.MULTILINE)}
+    assert {"python", "import"} <= set(rows)
+    assert int(rows["import"][0]) >= 20_000
+    if told and not options:
+        # What lay with pymalloc before is there still: the first 20,000 strings, 64 bytes each.
+        held = re.search(r"# bytes in allocated blocks += +([\d,]+)", beside)
+        assert held is not None
+        assert int(held[1].replace(",", "")) > 20_000 * 56
 
 
 class Hook:

@@ -119,6 +119,16 @@ def test_a_virtual_environment_starts_with_its_objects_on_dmi(tmp_path: Path) ->
     use = "h = dmi.python.heap('x'); h.__enter__(); print(dmi.python.usage()[0].count > 1000)"
     assert run("-c", both + use) == "True"
     assert "enabled" in run("-m", "dmi", "python")
+    for value, there in (
+        *(("malloc", False), ("malloc_debug", False), ("pymalloc", False), ("", True)),
+        *(("debug", True), ("default", True)),
+    ):
+        assert run("-c", ask, PYTHONMALLOC=value) == str(there), value
+        # Which Python ignores, so that nobody gets what it names.
+        assert run("-I", "-c", ask, PYTHONMALLOC=value) == "True"
+    assert run("-c", ask, PYTHONMALLOC="malloc", LD_PRELOAD=dmi.get_preload_path()) == "True"
+    assert run("-c", ask, PYTHONMALLOC="pymalloc", LD_PRELOAD=dmi.get_preload_path()) == "False"
+    assert "PYTHONMALLOC=malloc is set here" in run("-m", "dmi", "python", PYTHONMALLOC="malloc")
     # Without dmi the line says nothing.
     text = (site / startup.FILE).read_text()
     (site / startup.FILE).write_text(text.replace("_start.py", "gone.py"))

@@ -1,0 +1,246 @@
+"""CPython's own tests with Python's objects on dmi, and what fails only there.
+
+    python tools/cpython_tests.py FOLDER [--python PATH] [--jobs N] [--timeout S] [--only NAME,...]
+        [--use RESOURCES] [--again]
+
+FOLDER gets a virtual environment of PATH with dmi in it, its start-up file in place (`dmi python
+enable`), so that every Python that a test starts is on dmi as well. Each file of tests runs by
+itself, for S seconds at most. A file that fails runs once more without dmi (DMI_PYTHON=0), and what
+fails there too is not dmi's; what is left runs with dmi a second time, for some tests fail one time
+in ten. Whatever was judged is kept in FOLDER/results.json, so that an interrupted run goes on where
+it stopped; --again judges anew what had failed. It takes the lowest priority.
+
+The status is 1 when something fails only with dmi. Needs the tests of that Python: where they are a
+package of their own (Debian's libpython3.X-testsuite) that must be installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RAN_OUT = "(ran out of time)"
+CRASHED = "(ended by a signal)"
+NO_NAME = "(failed, no test named)"
+# Of `python -m test`: all well; a test left something changed; no tests ran.
+PASSED = (0, 3, 4)
+_RAN = re.compile(r"^Ran (\d+) tests? in ", re.MULTILINE)
+_FAILED = re.compile(r"^(?:FAIL|ERROR): (\S+ \(\S+?\))", re.MULTILINE)
+# Of these the environment of the test runs must know nothing.
+DROPPED = ("PYTHON", "LD_PRELOAD", "DMI_", "VIRTUAL_ENV", "MAKE", "MFLAGS")
+BUILT = (".git", ".venv", "build", "*.so", "*.egg-info", "__pycache__")
+
+
+@dataclass
+class Judged:
+    """What became of one file of tests."""
+
+    name: str
+    tests: int = 0
+    failed: list[str] = field(default_factory=list)
+    """With dmi, the first time."""
+    without: list[str] | None = None
+    """Without dmi; None where that run was not needed."""
+    only: list[str] = field(default_factory=list)
+    """What fails with dmi, twice, and not without."""
+
+
+def quiet() -> None:
+    """In the child: the last to get a processor. Nice counts within a session only, where Linux
+    groups processes by session."""
+    os.setsid()
+    os.nice(19)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/autogroup").write_text("19")
+    # A shell that starts this in the background lets it ignore what tests send themselves.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def environment(dmi: bool) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(DROPPED)}
+    return kept if dmi else kept | {"DMI_PYTHON": "0"}
+
+
+def prepare(folder: Path, python: str) -> Path:
+    """The environment's Python, dmi installed and enabled."""
+    home = folder / "venv"
+    made = home / "bin" / "python"
+    if not (home / "ready").exists():
+        with tempfile.TemporaryDirectory() as scratch:
+            # A copy, so that this tree keeps what it has built for its own Python.
+            tree = Path(scratch, "dmi")
+            shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(*BUILT), symlinks=True)
+            for command in (
+                [python, "-m", "venv", "--clear", home],
+                [made, "-m", "pip", "-q", "--disable-pip-version-check", "install", tree],
+                [made, "-m", "dmi", "python", "enable"],
+            ):
+                subprocess.run(command, check=True, env=environment(True), cwd=folder)
+        (home / "ready").touch()
+    asked = "import sys; print('dmi.python._hook' in sys.modules)"
+    for dmi in (True, False):
+        done = subprocess.run(
+            [made, "-c", asked], check=True, env=environment(dmi), capture_output=True, text=True
+        )
+        if done.stdout.strip() != str(dmi):
+            raise SystemExit(f"{made}: dmi is{' not' if dmi else ''} there: {done.stderr}")
+    return made
+
+
+def files(python: Path) -> list[str]:
+    """The names of its files of tests."""
+    done = subprocess.run(
+        [python, "-m", "test", "--list-tests"],
+        env=environment(False),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise SystemExit(f"{python} has no tests of its own: {done.stderr.strip()[-300:]}")
+    return done.stdout.split()
+
+
+def read(log: str, status: int | None) -> tuple[int, list[str]]:
+    """How many tests a log tells of, and which failed; how the whole file failed where none is named.
+
+    status None: it ran out of time.
+    """
+    tests = sum(int(number) for number in _RAN.findall(log))
+    failed = sorted({each for each in _FAILED.findall(log)})
+    if status is None:
+        failed.append(RAN_OUT)
+    elif status < 0:
+        failed.append(CRASHED)
+    elif status in PASSED:
+        failed = []
+    elif not failed:
+        failed = [NO_NAME]
+    return tests, failed
+
+
+class Runner:
+    """Runs files of tests, each in a process group of its own."""
+
+    def __init__(self, python: Path, folder: Path, seconds: int, use: str) -> None:
+        self.python = python
+        self.logs = folder / "logs"
+        self.seconds = seconds
+        self.use = use
+        self.logs.mkdir(exist_ok=True)
+
+    def run(self, name: str, dmi: bool) -> tuple[int, list[str]]:
+        """How many tests there were, and the names of those that failed."""
+        command = [str(self.python), "-m", "test", "-v", *(["-u", self.use] if self.use else [])]
+        path = self.logs / f"{name}.{'with' if dmi else 'without'}.log"
+        with (
+            tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch,
+            path.open("w") as log,
+        ):
+            child = subprocess.Popen(
+                [*command, name],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=scratch,
+                env=environment(dmi) | {"TMPDIR": scratch},
+                preexec_fn=quiet,
+            )
+            try:
+                status = child.wait(self.seconds)
+            except subprocess.TimeoutExpired:
+                status = None
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(child.pid, signal.SIGKILL)
+                child.wait()
+        return read(path.read_text(errors="replace"), status)
+
+    def judge(self, name: str) -> Judged:
+        """Once with dmi; where that fails without; and what is left with dmi again."""
+        found = Judged(name)
+        found.tests, found.failed = self.run(name, True)
+        if not found.failed:
+            return found
+        _, found.without = self.run(name, False)
+        if left := set(found.failed) - set(found.without):
+            _, again = self.run(name, True)
+            # A whole file that crashed or hung stands for every test in it.
+            whole = {RAN_OUT, CRASHED, NO_NAME}
+            both = left & set(again)
+            if not both and (left & whole or set(again) & whole):
+                both = set(again) - set(found.without)
+            found.only = sorted(both)
+        return found
+
+
+def told(results: dict[str, dict[str, Any]]) -> int:
+    """Print the sum; the status."""
+    judged = [Judged(**each) for each in results.values()]
+    only = [(each.name, test) for each in judged for test in each.only]
+    print(
+        f"{len(judged)} files, {sum(each.tests for each in judged):,} tests; "
+        f"{sum(1 for each in judged if each.failed)} files failed, "
+        f"{sum(1 for each in judged if each.only)} of them only with dmi"
+    )
+    for name, test in only:
+        print(f"  only with dmi: {name} {test}")
+    for each in judged:
+        if each.failed and not each.only:
+            came = "also without" if set(each.failed) <= set(each.without or ()) else "not again"
+            print(f"  {came}: {each.name} {', '.join(each.failed)[:200]}")
+    return 1 if only else 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="CPython's own tests with its objects on dmi.")
+    parser.add_argument("folder", type=Path, metavar="FOLDER")
+    parser.add_argument("--python", default=sys.executable, metavar="PATH")
+    parser.add_argument("--jobs", type=int, default=2, metavar="N")
+    parser.add_argument("--timeout", type=int, default=900, metavar="S", help="of one file")
+    parser.add_argument("--only", metavar="NAME,...", help="these files instead of all")
+    parser.add_argument("--use", default="", metavar="RESOURCES", help="as -u of CPython's own")
+    parser.add_argument("--again", action="store_true", help="judge anew what had failed")
+    options = parser.parse_args()
+    folder: Path = options.folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    python = prepare(folder, options.python)
+    wanted = options.only.split(",") if options.only else files(python)
+    kept = folder / "results.json"
+    results: dict[str, dict[str, Any]] = json.loads(kept.read_text()) if kept.exists() else {}
+    if options.again:
+        results = {name: each for name, each in results.items() if not each["failed"]}
+    left = [name for name in wanted if name not in results]
+    runner = Runner(python, folder, options.timeout, options.use)
+    lock = threading.Lock()
+
+    def one(name: str) -> None:
+        judged = runner.judge(name)
+        with lock:
+            results[name] = asdict(judged)
+            kept.with_suffix(".new").write_text(json.dumps(results, indent=1))
+            kept.with_suffix(".new").replace(kept)
+            if judged.failed:
+                print(f"{name}: {', '.join(judged.only or ['nothing only with dmi'])}", flush=True)
+
+    with ThreadPoolExecutor(options.jobs) as pool:
+        list(pool.map(one, left))
+    return told(results)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
