@@ -116,12 +116,12 @@ def files(python: Path) -> list[str]:
 
 
 def read(log: str, status: int | None) -> tuple[int, list[str]]:
-    """How many tests a log tells of, and which failed; how the whole file failed where none is named.
+    """How many tests a log tells of, and which failed.
 
-    status None: it ran out of time.
+    Where none is named: how the whole file failed. status None: it ran out of time.
     """
     tests = sum(int(number) for number in _RAN.findall(log))
-    failed = sorted({each for each in _FAILED.findall(log)})
+    failed = sorted(set(_FAILED.findall(log)))
     if status is None:
         failed.append(RAN_OUT)
     elif status < 0:
