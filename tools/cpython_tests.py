@@ -84,11 +84,12 @@ def prepare(folder: Path, python: str) -> Path:
             # A copy, so that this tree keeps what it has built for its own Python.
             tree = Path(scratch, "dmi")
             shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(*BUILT), symlinks=True)
-            for command in (
+            commands: list[list[str | Path]] = [
                 [python, "-m", "venv", "--clear", home],
                 [made, "-m", "pip", "-q", "--disable-pip-version-check", "install", tree],
                 [made, "-m", "dmi", "python", "enable"],
-            ):
+            ]
+            for command in commands:
                 subprocess.run(command, check=True, env=environment(True), cwd=folder)
         (home / "ready").touch()
     asked = "import sys; print('dmi.python._hook' in sys.modules)"

@@ -172,7 +172,7 @@ def put(domains, heap, bint traced):
 # ---- what CPython tells --------------------------------------------------------------------------
 
 cdef tell_of_both():
-    """Have sys._debugmallocstats() show what lies with CPython, as without dmi, and what with dmi."""
+    """Have sys._debugmallocstats() show what lies with CPython, and what with dmi."""
     global dmi_told_by_cpython
     found = getattr(sys, "_debugmallocstats", None)
     if dmi_places[2].there and found is not None and dmi_told_by_cpython == NULL:
