@@ -27,6 +27,7 @@ help:
 	@echo "make test-windows  the C tests as Windows programs, under Wine"
 	@echo "make lint          ruff, mypy, cython-lint, the floors, no circles, the import order"
 	@echo "make coverage      how much of the C and the Python the tests run; fails below the bounds"
+	@echo "make test-cpython  CPython's own tests with its objects on dmi (an hour and more)"
 	@echo "make mutate        small faults put into the core: each must be noticed by its tests"
 	@echo "make docs          the pages of docs/ and the references as a site, every link checked"
 	@echo "make nightly       what takes too long for every change"
@@ -101,6 +102,11 @@ test-python-hard:
 	git ls-files -z | xargs -0 cp --parents -t $(HARD)
 	CFLAGS="$(CFLAGS) -DDMI_HARD_PURGE" $(MAKE) -C $(HARD) VENV=.venv build
 	cd $(HARD) && $(PYTEST) -n $(JOBS) -m "not long and not keeps"
+
+# A copy of the tree is installed there; what was judged is kept, so that it can be interrupted.
+.PHONY: test-cpython
+test-cpython: build
+	$(BIN)/python tools/cpython_tests.py build/cpython --jobs $(JOBS)
 
 test-windows: test-c-windows
 
