@@ -1,0 +1,1 @@
+"""Programs of other runtimes and allocators, and whose memory theirs is."""
