@@ -137,9 +137,9 @@ class Layers:
         where that is unknown, as for a core file."""
         sums: dict[str, int] = {}
         for leaf in self.leaves:
-            if leaf.holds is None:
+            # Clean pages of files are no cost: who has most is open where nobody tells of them.
+            if leaf.holds is None or (leaf.what == "file" and leaf.clean is None):
                 return None
-            # Clean pages of files are no cost.
             cost = leaf.holds - (leaf.clean or 0)
             name = leaf.allocator if leaf.what == HEAP and leaf.allocator else leaf.name
             sums[name] = sums.get(name, 0) + cost
@@ -381,10 +381,10 @@ def virtual(summary: AddressSummary) -> Layer:
 _TYPES: Final = ("MEM_IMAGE", "MEM_MAPPED", "MEM_PRIVATE")
 
 
-def physical(pid: int | None, mappings: Sequence[Mapping]) -> Layer:
+def physical(pid: int | None, mappings: Sequence[Mapping] | None) -> Layer:
     """What is in memory, in swap, or lazily freed: the sum over the mappings; where the kernel does
-    not tell it of each, what it says of the process as a whole."""
-    if all(mapping.resident is not None for mapping in mappings):
+    not tell it of each, or of none (None), what it says of the process as a whole."""
+    if mappings is not None and all(mapping.resident is not None for mapping in mappings):
         found = {
             name: sum(getattr(mapping, key) or 0 for mapping in mappings)
             for name, key in _SUMS.items()

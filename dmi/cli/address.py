@@ -11,12 +11,15 @@ a whole; what its heap counts as committed is told by dmi layers and dmi heap.
 from __future__ import annotations
 
 import json
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 from dmi._names import escaped
 from dmi.address import address_summary
 from dmi.cli._fold import say
 from dmi.cli._numbers import whole_pid
+from dmi.cli._source import add_live, refuse_live
 from dmi.windbg import format_address_summary
 
 if TYPE_CHECKING:
@@ -46,31 +49,37 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default="old",
         help="layout of the tables: old (default), or new with region counts and protections",
     )
+    add_live(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the summary, or the regions."""
-    if args.file is not None:
-        from dmi.process import open_core
-
-        if args.pid is not None:
-            raise ValueError("either a FILE or --pid N, not both")
-        with open_core(args.file) as process:
-            summary = process.address_summary()
-    else:
+    if args.file is not None and args.pid is not None:
+        raise ValueError("either a FILE or --pid N, not both")
+    notes: tuple[str, ...] = ()
+    if args.file is None and (sys.platform == "win32" or args.pid in (None, os.getpid())):
+        refuse_live(args)
         summary = address_summary(args.pid)
+    else:
+        from dmi.process import open_source
+
+        with open_source(args.file, args.pid, swap_in=args.swap_in, stop=args.stop) as process:
+            summary = process.address_summary()
+            process.resume()
+            notes = process.notes
+    notes = (*summary.notes, *notes)
     if args.json:
-        values = summary.as_dict()
+        values = {**summary.as_dict(), "notes": list(notes)}
         if not args.summary:
             values["regions"] = [_region(region) for region in summary.regions]
         print(json.dumps(values, indent=2))
     elif args.summary:
         say(format_address_summary(summary, args.style), end="")
-        for note in summary.notes:
-            say(f"\nNote: {note}.")
+        for note in notes:
+            say(f"\nNote: {escaped(note)}.")
     else:
-        say("\n".join(_list(summary)))
+        say("\n".join([*_list(summary), *(f"({escaped(note)})" for note in notes)]))
     return 0
 
 

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from dmi import _files
 from dmi.cli._fold import say
+from dmi.cli._source import add_live, refuse_live
 from dmi.diagnose import from_files, from_replay
 from dmi.diagnose._files import read_text, what_was_read
 
@@ -63,6 +64,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="TIME",
         help="with --every: for so long; without it until the process ends, or Ctrl-C",
     )
+    add_live(parser)
     parser.add_argument(
         "--page-size",
         type=int,
@@ -89,11 +91,16 @@ def run(args: argparse.Namespace) -> int:
         return _what_was_read(args)
     if not args.files and args.pid is None:
         raise ValueError("name a FILE, or a process with --pid N")
+    if args.pid is None:
+        refuse_live(args)
     if args.every is not None or args.duration is not None:
         return _watch(args)
     replay = _replay(args.files)
     if replay is None:
-        verdict = from_files(args.files, page_size=args.page_size, across=args.across, pid=args.pid)
+        verdict = from_files(
+            args.files, page_size=args.page_size, across=args.across, pid=args.pid,
+            swap_in=args.swap_in, stop=args.stop,
+        )  # fmt: skip
         _show(verdict.as_dict() if args.json else verdict)
         return _status(verdict)
     verdicts = from_replay(replay, page_size=args.page_size)
@@ -129,7 +136,15 @@ def _watch(args: argparse.Namespace) -> int:
     def say(line: str) -> None:
         print(line, file=stream, flush=True)
 
-    verdict = watch(args.pid, every, duration, say=say, page_size=args.page_size)
+    verdict = watch(
+        args.pid,
+        every,
+        duration,
+        say=say,
+        page_size=args.page_size,
+        swap_in=args.swap_in,
+        stop=args.stop,
+    )
     print(json.dumps(verdict.as_dict(), indent=2) if args.json else f"\n{verdict}")
     return _status(verdict)
 

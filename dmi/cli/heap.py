@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from dmi import windbg
 from dmi.cli._fold import say
 from dmi.cli._numbers import whole_pid
+from dmi.cli._source import add_live
 
 if TYPE_CHECKING:
     import argparse
@@ -38,14 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "later", nargs="?", metavar="LATER", help="a later snapshot: which sizes grew"
     )
     parser.add_argument("--pid", type=whole_pid, metavar="N", help="the process")
-    parser.add_argument(
-        "--swap-in", action="store_true", help="read also what is in swap, which brings it back"
-    )
-    parser.add_argument(
-        "--stop",
-        action="store_true",
-        help="stop it while it is read: 50 ms at most for each 128 MiB, 200 ms in all",
-    )
+    add_live(parser)
     which = parser.add_mutually_exclusive_group()
     which.add_argument("-s", action="store_true", help="a row for each heap (default)")
     which.add_argument("-v", action="store_true", help="the rows, then each heap's figures")

@@ -8,10 +8,12 @@ or of a core file. Without --pid and FILE it is this command itself.
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING
 
 from dmi.cli._fold import say
 from dmi.cli._numbers import whole_pid
+from dmi.cli._source import add_live, refuse_live
 
 if TYPE_CHECKING:
     import argparse
@@ -26,20 +28,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pid", type=whole_pid, metavar="N", help="the process (default: this one)"
     )
+    add_live(parser)
     parser.add_argument("--json", action="store_true", help="print JSON, sizes in bytes")
 
 
 def run(args: argparse.Namespace) -> None:
     """Print the layers."""
-    from dmi.process import layers, open_core
+    from dmi.process import layers, open_source
 
-    if args.file is not None:
-        if args.pid is not None:
-            raise ValueError("either a FILE or --pid N, not both")
-        with open_core(args.file) as process:
-            found = process.layers()
-    else:
+    if args.file is not None and args.pid is not None:
+        raise ValueError("either a FILE or --pid N, not both")
+    if args.file is None and args.pid in (None, os.getpid()):
+        refuse_live(args)
         found = layers(args.pid)
+    else:
+        with open_source(args.file, args.pid, swap_in=args.swap_in, stop=args.stop) as process:
+            found = process.layers()
     if args.json:
         print(json.dumps(found.as_dict(), indent=2))
     else:

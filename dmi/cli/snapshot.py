@@ -15,6 +15,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from dmi.cli._source import add_live
+
 if TYPE_CHECKING:
     import argparse
 
@@ -24,7 +26,9 @@ HELP = "keep a moment of a process for the doctor"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
-    parser.usage = "dmi snapshot (--pid N | CORE) (-o FILE | --json) [--label TEXT] [--stop]"
+    parser.usage = (
+        "dmi snapshot (--pid N | CORE) (-o FILE | --json) [--label TEXT] [--swap-in] [--stop]"
+    )
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--pid", type=int, metavar="N", help="a running process")
     source.add_argument("--core", metavar="FILE", help="a core file")
@@ -35,14 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="a core file; beside --pid or --core where it is written to",
     )
     parser.add_argument("-o", "--output", metavar="FILE", help="where it is written to")
-    parser.add_argument(
-        "--swap-in", action="store_true", help="read also what is in swap, which brings it back"
-    )
-    parser.add_argument(
-        "--stop",
-        action="store_true",
-        help="stop it while it is read: 50 ms at most for each 128 MiB, 200 ms in all",
-    )
+    add_live(parser)
     parser.add_argument("--label", default="", help="a title for the moment")
     parser.add_argument("--json", action="store_true", help="print JSON instead of writing a file")
 

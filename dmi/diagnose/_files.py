@@ -40,11 +40,14 @@ def from_files(
     page_size: int = 4096,
     across: bool = False,
     pid: int | None = None,
+    swap_in: bool = False,
+    stop: bool = False,
 ) -> Verdict:
     """The verdict on files: WinDbg logs with one or more moments, and JSON snapshots; ``-`` is
     standard input, ``heap.txt+addr.txt`` are two files of one moment. The moments are in the order
     given, unless time stamps, or titles and names that all say before, during or after, say
-    otherwise; of one moment there is a report. ``pid`` is a running process, the last moment.
+    otherwise; of one moment there is a report. ``pid`` is a running process, the last moment, read
+    as ``dmi.open_process`` reads it with swap_in and stop.
 
     Raises OSError, or ValueError (naming the file) for what cannot be read; UnclearError where it
     is open which files belong together; DifferentProcessError for moments of different processes,
@@ -52,18 +55,20 @@ def from_files(
     """
     if page_size <= 0 or page_size & (page_size - 1):
         raise ValueError(f"page_size must be a power of two, not {page_size}")
-    states, notes = read_moments(paths, across=across, pid=pid)
+    now = None if pid is None else state_of_pid(pid, swap_in=swap_in, stop=stop)
+    states, notes = read_moments(paths, across=across, now=now)
     verdict = judge(states, thresholds, page_size, across=across)
     return replace(verdict, notes=(*verdict.notes, *notes))
 
 
 def read_moments(
-    paths: Iterable[str | os.PathLike[str]], *, across: bool = False, pid: int | None = None
+    paths: Iterable[str | os.PathLike[str]], *, across: bool = False, now: State | None = None
 ) -> tuple[list[State], list[str]]:
-    """The moments of files, put together and in order, and what is to be said about that."""
+    """The moments of files, and of a process now, put together and in order, and what is to be said
+    about that."""
     files = [_file(str(path)) for path in paths]
-    if pid is not None:
-        files.append((f"process {pid}", [state_of_pid(pid)]))
+    if now is not None:
+        files.append((now.source, [now]))
     if not files:
         raise ValueError("no file: a verdict needs at least one")
     notes: list[str] = []
@@ -73,7 +78,9 @@ def read_moments(
         states, more = _one_process(files, states)
         notes += more
     states, more = in_order(states)
-    return states, notes + more
+    # Of one moment the report says it by itself.
+    remarks = [n.text for n in now.notices] if now is not None and len(states) > 1 else []
+    return states, notes + more + remarks
 
 
 def _file(name: str) -> tuple[str, list[State]]:
@@ -146,17 +153,18 @@ def _is_core(name: str) -> bool:
     return head[:4] == b"\x7fELF" or any(head.startswith(each[0]) for each in PACKED)
 
 
-def state_of_pid(pid: int) -> State:
+def state_of_pid(pid: int, *, swap_in: bool = False, stop: bool = False) -> State:
     """A running process as a moment. Raises what ``dmi.open_process`` raises."""
     from dmi.process import open_process
 
-    with open_process(pid) as source:
+    with open_process(pid, swap_in=swap_in, stop=stop) as source:
         return replace(_state_of_process(source), source=f"process {pid}")
 
 
 def _state_of_process(source: Process) -> State:
     state = state_of(source.snapshot())
-    return replace(state, unread=(*state.unread, *source.notes))
+    remarks = (windbg.Notice("note", text) for text in source.remarks)
+    return replace(state, unread=(*state.unread, *source.gaps), notices=(*state.notices, *remarks))
 
 
 @contextmanager

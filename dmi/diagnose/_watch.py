@@ -112,6 +112,8 @@ def watch(
     say: Callable[[str], None],
     thresholds: Thresholds = THRESHOLDS,
     page_size: int = 4096,
+    swap_in: bool = False,
+    stop: bool = False,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Verdict:
@@ -146,7 +148,7 @@ def watch(
             before = now
             try:
                 label = _since(clock() - begun)
-                state = replace(state_of_pid(pid), label=label)
+                state = replace(state_of_pid(pid, swap_in=swap_in, stop=stop), label=label)
                 after = _run(pid)
                 if after is None or (now is not None and after.other_than(now)):
                     # What was read belongs to two programs, or to none: the next turn tells which.
@@ -177,5 +179,7 @@ def watch(
         notes.append(f"{why}; the verdict is on what was seen until then")
     if not states:
         raise ProcessLookupError(f"process {pid}: {why or 'no moment could be taken'}")
+    if len(states) > 1:
+        notes += [notice.text for notice in states[-1].notices]
     verdict = judge(states, thresholds, page_size)
     return replace(verdict, notes=(*verdict.notes, *notes))

@@ -16,8 +16,7 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from dmi._moment import cgroup
-from dmi.address import NotSupportedError, address_summary, summarise
+from dmi.address import NotSupportedError, summarise
 from dmi.address._maps import parse_maps
 
 from . import _text as text
@@ -32,8 +31,6 @@ from ._python import pymalloc_heaps
 from ._rights import (
     ShapeHeap,
     is_narrow,
-    known_to_all,
-    missing_right,
     run_of,
     shape_heaps,
     status,
@@ -90,6 +87,7 @@ class Process:
         self._stopped: Stop | None = None
         self._heaps: tuple[ForeignHeap, ...] | None = None
         self._notes: list[str] = []
+        self._remarks: list[str] = []
         self._moment: Moment | None = None
 
     def __enter__(self) -> Self:
@@ -113,7 +111,7 @@ class Process:
         stopped, self._stopped = self._stopped, None
         if stopped is not None:
             stopped.resume()
-            self._notes.append(stopped.note)
+            self._remarks.append(stopped.note)
 
     def _stop(self) -> None:
         if self._may_stop and self.live:
@@ -138,13 +136,24 @@ class Process:
         return not self.reader.stands_still
 
     @property
-    def notes(self) -> tuple[str, ...]:
+    def gaps(self) -> tuple[str, ...]:
         """What could not be told, and why."""
-        own = list(getattr(self.reader, "notes", ()))
+        return (*self.reader.notes, *self._notes)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What else is to be said: its other number, for how long it stood still."""
         inner = self.reader.namespace_pid
         if self.live and inner != self.pid:
-            own.append(f"process {self.pid} is process {inner} in its own namespace")
-        return (*own, *self._notes)
+            return (
+                f"process {self.pid} is process {inner} in its own namespace", *self._remarks
+            )  # fmt: skip
+        return tuple(self._remarks)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Both: what could not be told, and what else is to be said."""
+        return (*self.gaps, *self.remarks)
 
     def space(self) -> Space:
         """Its mappings now."""
@@ -187,19 +196,16 @@ class Process:
 
     def _without_rights(self) -> list[ShapeHeap]:
         """What can be told of heaps where the memory may not be read; notes say what is missing."""
-        self._notes += missing_right(self.pid)
-        if known := known_to_all(self.pid):
-            self._notes.append(known)
-        with suppress(OSError, ValueError):
-            group = cgroup(self.pid)
-            if group and group["current"] is not None:
-                limit = "no limit" if group["limit"] is None else f"of {group['limit'] >> 10:,} KB"
-                self._notes.append(
-                    f"its cgroup holds {group['current'] >> 10:,} KB ({limit}), files included"
-                )
+        self._say_which_right()
         with suppress(OSError):
             return shape_heaps(self.moment().summary)
         return []
+
+    def _say_which_right(self) -> None:
+        """Note, once, which right to its memory is missing, and what everybody may know."""
+        for line in without_rights(self.pid):
+            if line not in self._notes:
+                self._notes.append(line)
 
     def trim(self) -> TrimEstimate | None:
         """What malloc_trim would give back, and the command that does it; None without glibc."""
@@ -219,7 +225,8 @@ class Process:
         return None
 
     def layers(self) -> Layers:
-        """Who holds its memory, layer by layer."""
+        """Who holds its memory, layer by layer. Where not even its mappings may be read, what
+        everybody may know. One that was stopped to be looked at goes on."""
         from ._layers import layers_of
 
         return layers_of(self)
@@ -232,11 +239,9 @@ class Process:
 
     def address_summary(self) -> AddressSummary:
         """What its address space is used for."""
-        if isinstance(self.reader, LiveReader):
-            try:
-                return address_summary(self.reader.pid)
-            except PermissionError:
-                raise PermissionError(without_rights(self.pid)) from None
+        self._stop()
+        if self.reader.denied:
+            self._say_which_right()
         return summarise(self.reader)
 
 

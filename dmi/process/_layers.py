@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Final
 
 from dmi._cgroup import cgroup_of
 from dmi._layers import Layer, Layers, Part, os_heap, own_layers, physical, virtual
+from dmi._leaves import Leaf
 from dmi.address import own_ranges, summarise
 from dmi.address._maps import ProcSource, parse_maps
 
 from ._leaves import leaves_of
+from ._rights import status
 from ._spans import Claims
 from ._text import escaped
 
@@ -39,7 +41,10 @@ def layers_of_self() -> Layers:
 def layers_of(process: Process) -> Layers:
     """Who holds the memory; see ``dmi.layers``."""
     heaps = process.heaps()
-    moment = process.moment()
+    try:
+        moment = process.moment()
+    except PermissionError:
+        return _known_to_all(process)
     custom = [part_of(each) for each in heaps if each.kind not in _RUNTIME]
     runtime = [part_of(each) for each in heaps if each.kind in _RUNTIME]
     found = [
@@ -61,6 +66,7 @@ def layers_of(process: Process) -> Layers:
         note = "a core file does not say what was in physical memory"
         found.append(Layer("3", "physical memory", (Part("resident", None, None),), note=note))
     claims, owners = claims_of(heaps)
+    process.resume()
     leaves = leaves_of(process.reader, moment.mappings, moment.summary.regions, claims, owners)
     return Layers(
         process.pid,
@@ -68,6 +74,32 @@ def layers_of(process: Process) -> Layers:
         tuple(map(escaped, process.notes)),
         leaves,
         cgroup_of(process.pid) if process.live else None,
+    )
+
+
+_KINDS: Final = (
+    ("RssAnon", "anonymous", "anonymous, of whom is not known"),
+    ("RssFile", "file", "files"),
+    ("RssShmem", "shared memory", "shared memory"),
+)
+
+
+def _known_to_all(process: Process) -> Layers:
+    """Of a process whose mappings may not be read: what is in physical memory, by kind."""
+    known = status(process.pid)
+    swapped = known.get("VmSwap")
+    leaves = [
+        Leaf(what, name, known[key], known[key], 0) for key, what, name in _KINDS if known.get(key)
+    ]
+    if swapped:
+        leaves.append(Leaf("anonymous", "in swap", swapped, 0, swapped))
+    size = Part("address space", known.get("VmSize"), None)
+    return Layers(
+        process.pid,
+        (Layer("2", "virtual memory", (size,)), physical(process.pid, None)),
+        tuple(map(escaped, process.notes)),
+        tuple(sorted(leaves, key=lambda leaf: -(leaf.holds or 0))),
+        cgroup_of(process.pid),
     )
 
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dmi import _names
 from dmi.address._maps import ProcSource
 
-from ._rights import without_rights
+from ._rights import refused, status
 
 __all__ = ["LiveReader"]
 
@@ -24,6 +24,8 @@ class LiveReader(ProcSource):
     def __init__(self, pid: int | None = None, *, swap_in: bool = False) -> None:
         super().__init__(pid)
         self.swap_in = swap_in
+        self._left = False
+        self.notes: list[str] = []
         self._denied = ""
         self.what = f"process {self.pid}"
 
@@ -34,6 +36,8 @@ class LiveReader(ProcSource):
         if self._memory < 0 or not self._may_read():
             self._denied = "its memory may not be read"
         _names.note(self.program)
+        # Where nothing is in swap there is no need to ask of each page.
+        self._left = not self.swap_in and status(self.pid).get("VmSwap", 1) > 0
         return self
 
     def close(self) -> None:
@@ -75,7 +79,18 @@ class LiveReader(ProcSource):
         try:
             return super().maps(details=details)
         except PermissionError:
-            raise PermissionError(without_rights(self.pid)) from None
+            raise PermissionError(refused(self.pid)) from None
+
+    def read(self, address: int, size: int) -> bytes | None:
+        """As ProcSource; nothing of what is in swap, unless that was asked for."""
+        if self._left and self._in_swap(address, size):
+            return None
+        return super().read(address, size)
+
+    def _in_swap(self, address: int, size: int) -> bool:
+        first = address // self.page * self.page
+        gone = self.gone_from_memory(first, -(-(address + size - first) // self.page))
+        return bool(gone)
 
     def read_into(self, address: int, room: memoryview) -> int:
         """Fill room from address on; how many bytes were there, from the first one on."""

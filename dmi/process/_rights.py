@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from dmi._cgroup import cgroup_of
 from dmi.walk import Segment
 
 from ._heaps import ForeignRow, ForeignStats
@@ -23,9 +24,8 @@ if TYPE_CHECKING:
 __all__ = [
     "ShapeHeap",
     "is_narrow",
-    "known_to_all",
-    "missing_right",
     "run_of",
+    "refused",
     "shape_heaps",
     "status",
     "without_rights",
@@ -58,21 +58,28 @@ def has_ptrace() -> bool:
     return bool(found) and bool(int(found[0], 16) >> _CAP_SYS_PTRACE & 1)
 
 
-def missing_right(pid: int) -> list[str]:
+def _missing_right(pid: int) -> list[str]:
     """Why, in one line; then a line for each way to the right."""
     owner, yama = _field(pid, "Uid"), ""
     with suppress(OSError):
         yama = Path("/proc/sys/kernel/yama/ptrace_scope").read_text().strip()
     if not _field(pid, "VmSize"):
         return ["it has no memory of its own: a kernel thread, or a process that has ended"]
+    if yama == "3":
+        # Not even the capability helps.
+        why = "kernel.yama.ptrace_scope is 3, which forbids it to everybody until the next boot"
+        return [f"its memory may not be read: {why}"]
     if has_ptrace():
         why = "something else forbids it, as another user namespace or a security module"
     elif owner and str(os.geteuid()) not in owner[:3]:
         why = f"it belongs to user {owner[1]}; that needs the capability SYS_PTRACE"
     elif yama not in ("", "0"):
-        why = (
-            f"kernel.yama.ptrace_scope is {yama}, so only a parent or the capability SYS_PTRACE may"
+        who = (
+            ""
+            if yama == "2"
+            else "a process that started it, one that it allows (PR_SET_PTRACER), or "
         )
+        why = f"kernel.yama.ptrace_scope is {yama}: that needs {who}the capability SYS_PTRACE"
     else:
         why = (
             "it has capabilities that this process has not, or is marked as not dumpable; that "
@@ -91,14 +98,27 @@ def status(pid: int) -> dict[str, int]:
     }
 
 
-def without_rights(pid: int) -> str:
-    """Why nothing can be told of its mappings, the ways to the right, and what everybody may
-    know."""
-    lines = [*missing_right(pid), known_to_all(pid)]
-    return f"process {pid}: " + "; ".join(line for line in lines if line)
+def without_rights(pid: int) -> list[str]:
+    """Why its memory may not be read, the ways to the right, and what everybody may know: sizes,
+    and what its cgroup holds."""
+    lines = [*_missing_right(pid), _known_to_all(pid), _known_of_cgroup(pid)]
+    return [line for line in lines if line]
 
 
-def known_to_all(pid: int) -> str:
+def refused(pid: int) -> str:
+    """The same in one text, where not even its mappings may be read."""
+    return f"process {pid}: " + "; ".join(without_rights(pid))
+
+
+def _known_of_cgroup(pid: int) -> str:
+    found = cgroup_of(pid)
+    if found is None or found.current is None:
+        return ""
+    limit = "no limit" if found.limit is None else f"of {found.limit >> 10:,} KB"
+    return f"its cgroup holds {found.current >> 10:,} KB ({limit}), files included"
+
+
+def _known_to_all(pid: int) -> str:
     """Sizes that everybody may know, in words."""
     sizes = ", ".join(f"{name} {size >> 10:,} KB" for name, size in status(pid).items())
     return f"what everybody may know of it: {sizes}" if sizes else ""
