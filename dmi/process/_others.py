@@ -9,6 +9,7 @@ that the files contain, where there are such; else it is unknown.
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -51,6 +52,9 @@ _NAMES: Final = tuple(
         (r"\[anon: ?[Rr]uby", "Ruby"),
     )
 )
+# What they reserve begins and ends at such addresses. Google's tcmalloc takes whole GiB; Go takes
+# places at random from 1.26 on, 64 MiB at least.
+_UNITS: Final = {"tcmalloc": 1 << 30, "Go": 64 << 20}
 _NO_PLACE: Final = ("jemalloc",)
 """Those whose every range is found by other means than by what is left."""
 
@@ -187,12 +191,38 @@ def _proven(
         return list(found.values())
     for tree in trees(memory, space, spans, _images(summary)):
         add("jemalloc", f"in {tree.file.rpartition('/')[2]}", tree.spans(spans))
+    for kind, unit in _UNITS.items():
+        files = dict.fromkeys(each.file for each in there if each.kind == kind)
+        stretches = _whole_units(space, unit) if files else []
+        shaped = [span for span in spans if _inside(stretches, span)]
+        if shaped:
+            add(kind, f"in {', '.join(files)}", shaped)
+            spans = [span for span in spans if span not in shaped]
     for kind, (low, high) in _PLACES.items():
         files = dict.fromkeys(each.file for each in there if each.kind == kind)
         placed = [(start, end) for start, end in spans if low <= start < high]
         if files and placed:
             add(kind, f"in {', '.join(_pointing(memory, summary, files, placed))}", placed)
     return list(found.values())
+
+
+def _whole_units(space: Space, unit: int) -> list[tuple[int, int]]:
+    """Where memory without a file or a name begins and ends at a multiple of the unit, what nobody
+    can read included."""
+    found: list[tuple[int, int]] = []
+    for mapping in space.mappings:
+        if mapping.has_file or mapping.name or mapping.shared:
+            continue
+        if found and found[-1][1] == mapping.start:
+            found[-1] = (found[-1][0], mapping.end)
+        else:
+            found.append((mapping.start, mapping.end))
+    return [(start, end) for start, end in found if not (start % unit or end % unit)]
+
+
+def _inside(stretches: Sequence[tuple[int, int]], span: tuple[int, int]) -> bool:
+    index = bisect_right(stretches, (span[0], 1 << 64)) - 1
+    return index >= 0 and span[1] <= stretches[index][1]
 
 
 _MOST_GROUPS: Final = 64
@@ -218,8 +248,13 @@ def _remaining(there: Sequence[Contained], owners: Sequence[_Found]) -> list[Con
         each
         for each in there
         if each.kind not in _NO_PLACE or (each.by_name and each.kind not in found)
-        if each.kind not in _PLACES or each.kind in found or each.by_name
+        # A program in Go has nobody else; a library in Go leaves to others what is elsewhere.
+        if each.kind not in _PLACES or each.kind in found or each.by_name or _is_program(each)
     ]
+
+
+def _is_program(each: Contained) -> bool:
+    return each.kind == "Go" and ".so" not in each.file
 
 
 def _images(summary: AddressSummary) -> list[tuple[int, int, str]]:

@@ -60,11 +60,15 @@ _STRINGS: Final = (
     ("jemalloc", b"<jemalloc>: "),
     ("mimalloc", b"mimalloc: "),
     ("tcmalloc", b"tcmalloc: large alloc"),
+    # Google's own and that of gperftools.
+    ("tcmalloc", b"tcmalloc.pageheap_unmapped_bytes"),
     ("scudo", b"Scudo ERROR: "),
     ("snmalloc", b"snmalloc: "),
     ("Boehm GC", b"GC Warning: "),
     ("V8", b"Cannot create a handle without a HandleScope"),
     ("Go", b"\xff Go buildinf:"),
+    # A build may leave out what it was built from.
+    ("Go", b"runtime: out of memory: cannot allocate "),
     ("Zend", b"zend_mm_heap corrupted"),
     ("GHC", b"GHCRTS"),
     ("LuaJIT", b"LuaJIT 2."),

@@ -4,8 +4,8 @@ CPython keeps a table of 32 lists, one for each size class, of pools that have b
 begins a page and its header names its class, and the head of an empty list leads to itself: so the
 table is known by what stands in it, in the data of the program or libpython. The vector of arenas
 follows the table from 3.12 on; in 3.11 it is the pointer whose element holds a pool that is known.
-Interpreters with an allocator of their own are found from 3.13 on, where Python tells debuggers
-how its structs lie; free-threaded builds have no pymalloc.
+Interpreters with an allocator of their own are found by ``_interpreters``; free-threaded builds
+have no pymalloc.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from dmi.walk import HistogramRow, Segment
 
 from ._glibc_find import Space, data_of_files, pieces
 from ._heaps import ForeignPin, ForeignRange, ForeignRow, ForeignStats, histogram
+from ._interpreters import COOKIE, tables_behind, words_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,9 +35,6 @@ _OBJECT: Final = 48
 _POOLS: Final = (4 << 10, 16 << 10, 32 << 10, 64 << 10)
 _MAX_ARENAS: Final = 1 << 22
 _MAX_POOLS: Final = 1 << 12
-_COOKIE: Final = b"xdebugpy"
-_MAX_INTERPRETERS: Final = 1 << 12
-_MAX_INTERPRETER: Final = 8 << 20
 _FEW: Final = 4
 
 
@@ -231,15 +229,20 @@ def pymalloc_heaps(memory: Memory, space: Space) -> tuple[list[PymallocHeap], li
         for at, data in pieces(memory, start, end):
             for first, last, _ in _foreign.linked_pages(data, at, _TABLE // 8):
                 _look_for_table(memory, space, data, at, first, last, tables)
-            where = data.find(_COOKIE)
+            where = data.find(COOKIE)
             while where >= 0:
                 cookies.append(at + where)
-                where = data.find(_COOKIE, where + 1)
+                where = data.find(COOKIE, where + 1)
     for cookie in cookies:
-        for table in _tables_of_interpreters(memory, space, cookie):
-            raw = memory.read(table, _TABLE)
-            if raw is not None:
-                tables.setdefault(table, raw)
+        for word in words_of(memory, space, cookie):
+            raw = memory.read(word, _TABLE)
+            if raw and _is_table(space, raw, word):
+                tables.setdefault(word, raw)
+    for table in () if cookies else list(tables):
+        for other in tables_behind(memory, space, table):
+            raw = memory.read(other, _TABLE)
+            if raw and _is_table(space, raw, other):
+                tables.setdefault(other, raw)
     for table, raw in tables.items():
         number = len(heaps)
         name = "main interpreter" if not number else f"interpreter {number}"
@@ -261,6 +264,10 @@ def _is_pair(space: Space, raw: bytes, offset: int, address: int) -> bool:
     )
 
 
+def _is_table(space: Space, raw: bytes, address: int) -> bool:
+    return all(_is_pair(space, raw, 16 * i, address + 16 * i) for i in range(_CLASSES))
+
+
 def _look_for_table(
     memory: Memory,
     space: Space,
@@ -276,9 +283,7 @@ def _look_for_table(
         return  # empty lists alone, as glibc's bins are
     for start in range(first, last + 8 - _TABLE + 1, 8):
         raw = data[start - at : start - at + _TABLE]
-        if all(
-            _is_pair(space, raw, 16 * i, start + 16 * i) for i in range(_CLASSES)
-        ) and _known_pool(memory, start, raw):
+        if _is_table(space, raw, start) and _known_pool(memory, start, raw):
             found.setdefault(start, raw)
             return
 
@@ -383,30 +388,3 @@ def _search_vector(
                 size = struct.unpack("<Q", head)[0] & ~7 if head else 0
                 return word, max(index + 1, (size - 8) // _OBJECT)
     return 0, 0
-
-
-def _tables_of_interpreters(memory: Memory, space: Space, runtime: int) -> Iterator[int]:
-    """Tables of interpreters that have an allocator of their own, by the offsets that Python tells
-    debuggers at the beginning of its runtime."""
-    raw = memory.read(runtime, 72)
-    if raw is None:
-        return
-    _, free_threaded, _, _, head, size, _, following = struct.unpack_from("<8Q", raw, 8)
-    if free_threaded or max(head, size, following) > _MAX_INTERPRETER or following >= size:
-        return
-    first = memory.read(runtime + head, 8)
-    at = struct.unpack("<Q", first)[0] if first else 0
-    seen: set[int] = set()
-    while at and at not in seen and len(seen) < _MAX_INTERPRETERS:
-        seen.add(at)
-        data = memory.read(at, size & ~7)
-        if data is None:
-            return
-        own = at + size
-        for (word,) in struct.iter_unpack("<Q", data):
-            if word & 7 or at <= word < own or not space.writable(word):
-                continue
-            raw = memory.read(word, _TABLE)
-            if raw and all(_is_pair(space, raw, 16 * i, word + 16 * i) for i in range(_CLASSES)):
-                yield word
-        (at,) = struct.unpack_from("<Q", data, following)

@@ -85,9 +85,10 @@ def try_program(program: Program, base: Path, places: dict[str, str]) -> list[st
     """Build it, start it, look at it. None: it is not here."""
     folder = base / program.name
     folder.mkdir()
-    try:
-        text = program.command.format_map({**places, "tmp": str(folder)})
-    except KeyError:
+    text = program.command
+    for name, place in {**places, "tmp": str(folder)}.items():
+        text = text.replace("{" + name + "}", place)
+    if text.startswith("{"):
         return None
     words = shlex.split(text)
     for name, content in program.files.items():
@@ -107,6 +108,10 @@ def try_program(program: Program, base: Path, places: dict[str, str]) -> list[st
     )
     below: list[int] = []
     try:
+        assert started.stdin is not None
+        if program.feed:
+            started.stdin.write(program.feed.encode())
+            started.stdin.flush()
         rest(started.pid, program.wait)
         below = descendants(started.pid)
         named = [pid for pid in below[1:] if program.child and program.child in title(pid)]
@@ -144,6 +149,7 @@ def main() -> int:
     places = dict(each.split("=", 1) for each in args.at)
     print(f"{'':<22}{'most live':<26}{'most in the core file':<26}")
     base = Path(tempfile.mkdtemp(prefix="dmi-holders-"))
+    base.chmod(0o755)
     seen = wrong = 0
     try:
         for program in PROGRAMS:

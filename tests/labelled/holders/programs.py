@@ -10,6 +10,7 @@ caller gives.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -30,6 +31,8 @@ class Program:
     use: bool = False
     heaps: int | None = None
     files: Mapping[str, str] = field(default_factory=dict)
+    feed: str = ""
+    """What goes to its standard input, which stays open."""
     build: str = ""
     """A shell command that runs first, in its folder."""
     child: str = ""
@@ -174,7 +177,9 @@ _RACKET: Final = (
     "(define kept (for/list ([i 900]) (make-bytes 70000 1))) (displayln 'ready) (flush-output) "
     "(sleep 600) (display (length kept))"
 )
-_R: Final = "kept <- lapply(1:900, function(i) as.numeric(1:9000)); cat('ready\\n'); Sys.sleep(600); length(kept)"
+_R: Final = (
+    "kept <- lapply(1:900, function(i) runif(9000)); cat('ready\\n'); Sys.sleep(600); length(kept)"
+)
 _HASKELL: Final = """
 import qualified Data.Map.Strict as M
 import Control.Concurrent
@@ -188,6 +193,23 @@ main = do
   print (M.size kept)
 """
 _VARNISH: Final = "vcl 4.1; backend b none; sub vcl_recv { return (synth(200)); }"
+
+
+def _said(**values: object) -> str:
+    text = json.dumps({"jsonrpc": "2.0", **values})
+    return f"Content-Length: {len(text)}\r\n\r\n{text}"
+
+
+# An editor opens a file of 80,000 lines.
+_EDITOR: Final = (
+    _said(id=1, method="initialize", params={"capabilities": {}})
+    + _said(method="initialized", params={})
+    + _said(
+        method="textDocument/didOpen",
+        params={"textDocument": {"uri": "file:///tmp/a.py", "languageId": "python", "version": 1,
+                                 "text": "".join(f"x{n} = [{n}, 'a' * {n}]\n" for n in range(80000))}},
+    )
+)  # fmt: skip
 
 
 def _java(name: str, switch: str) -> Program:
@@ -229,7 +251,7 @@ PROGRAMS: Final = (
         files={"envoy.yaml": _ENVOY, "many.py": _MANY_CLUSTERS}, build="python3 many.py", wait=5,
     ),
     # Written in Rust, with jemalloc linked statically.
-    Program("ruff", "{venv}/bin/ruff server", "jemalloc", 1),
+    Program("ruff", "{venv}/bin/ruff server", "jemalloc", 1, feed=_EDITOR, wait=5),
     Program("polars", "{venv}/bin/python {tmp}/work.py", "jemalloc", 100, files={"work.py": _POLARS}, wait=4),
     Program("python-free-threaded", "{python3.13t} {tmp}/work.py", "mimalloc", 30, files={"work.py": _OBJECTS}, wait=5),
     _interpreters("python3.12"),
