@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 _CAP_SYS_PTRACE: Final = 19
+_YAMA: Final = Path("/proc/sys/kernel/yama/ptrace_scope")
 _KUBERNETES: Final = (
     "in Kubernetes: kubectl debug -it POD --image=IMAGE --target=CONTAINER --profile=general -- "
     "dmi ... --pid 1"
@@ -62,7 +63,7 @@ def _missing_right(pid: int) -> list[str]:
     """Why, in one line; then a line for each way to the right."""
     owner, yama = _field(pid, "Uid"), ""
     with suppress(OSError):
-        yama = Path("/proc/sys/kernel/yama/ptrace_scope").read_text().strip()
+        yama = _YAMA.read_text().strip()
     if not _field(pid, "VmSize"):
         return ["it has no memory of its own: a kernel thread, or a process that has ended"]
     if yama == "3":

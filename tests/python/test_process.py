@@ -350,3 +350,58 @@ def test_without_rights_it_says_what_everybody_may_know(target: Target) -> None:
     assert "VmRSS" in found
     # Nothing is made up: what is not known is a dash.
     assert " glibc" not in found or " - " in found
+
+
+def _shapes(maps: str, file: bytes) -> list[tuple[str, int | None]]:
+    """Kind and committed bytes of what is found in these mappings, of which the first is a program
+    with that text in it."""
+
+    class Memory(_Unreadable):
+        def read_into(self, address: int, room: memoryview) -> int:
+            size = min(len(file), len(room)) if address == 0x1000 else 0
+            room[:size] = file[:size]
+            return size
+
+    mappings = parse_maps(maps)
+    regions = [
+        Region(m.start, m.size, "Other", "MEM_PRIVATE", "PAGE_READWRITE", m.size, "", m.size)
+        for m in mappings
+        if m.perms == "rw-p" and not m.has_file
+    ]
+    memory: Any = Memory()
+    summary: Any = _Summary(*regions)
+    found, _ = other_heaps(memory, Space(mappings), summary, [])
+    return [(each.kind, each.stats().committed) for each in found]
+
+
+PROGRAM = "1000-2000 r-xp 0 00:01 7 /nonexistent/server\n"
+
+
+def test_googles_tcmalloc_has_whole_gib_and_what_the_program_carries_along_has_not() -> None:
+    carried = b"tcmalloc.pageheap_unmapped_bytes\0Cannot create a handle without a HandleScope\0"
+    region = (
+        "e6ec0000000-e6effe00000 ---p 00000000 00:00 0\n"
+        "e6effe00000-e6f00000000 rw-p 00000000 00:00 0\n"
+    )
+    assert _shapes(PROGRAM + region, carried) == [("tcmalloc", 2 << 20)]
+    # Without the allocator in a file, the same place says nothing.
+    assert _shapes(PROGRAM + region, b"nothing") == [("unknown", 2 << 20)]
+    # A range that ends elsewhere may be anybody's.
+    elsewhere = region.replace("e6f00000000", "e6f00100000")
+    assert _shapes(PROGRAM + elsewhere, carried) == [("tcmalloc or V8", 3 << 20)]
+
+
+@pytest.mark.parametrize(
+    "mark", [b"\xff Go buildinf:", b"runtime: out of memory: cannot allocate "]
+)
+def test_go_is_found_where_it_takes_places_at_random(mark: bytes) -> None:
+    arena = (
+        "3dbd9c000000-3dbd9c800000 ---p 00000000 00:00 0\n"
+        "3dbd9c800000-3dbd9d000000 rw-p 00000000 00:00 0\n"
+        "3dbd9d000000-3dbda0000000 ---p 00000000 00:00 0\n"
+    )
+    small = "7fae59b20000-7fae5be00000 rw-p 00000000 00:00 0\n"
+    assert _shapes(PROGRAM + arena + small, mark) == [("Go", (8 << 20) + 0x22E0000)]
+    # A library in Go that has no arena has nothing.
+    library = PROGRAM.replace("server", "plugin.so")
+    assert _shapes(library + small, mark) == [("unknown", 0x22E0000)]

@@ -267,3 +267,31 @@ def test_a_process_that_somebody_stopped_stays_stopped(
     assert states(process.pid) == {"T"}
     process.send_signal(signal.SIGCONT)
     assert goes_on(process.pid, said)
+
+
+@pytest.mark.parametrize("words", [["layers"], ["address", "-summary"], ["doctor"]], ids=" ".join)
+def test_every_command_stops_it_within_the_limit_and_says_for_how_long(
+    target: tuple[subprocess.Popen[bytes], Path], words: list[str]
+) -> None:
+    process, said = target
+    if not may_trace(process.pid):
+        pytest.skip("no right to trace")
+    done = subprocess.run(
+        [sys.executable, "-m", "dmi", *words, "--stop", "--swap-in", "--pid", str(process.pid)],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode in (0, 1), done.stderr
+    # On a busy machine its threads may not stand still within the time.
+    assert "it was stopped for" in done.stdout or "it was not stopped" in done.stdout
+    assert goes_on(process.pid, said)
+
+
+@pytest.mark.parametrize("words", [["layers"], ["address"], ["doctor", "x.txt"]], ids=" ".join)
+@pytest.mark.parametrize("option", ["--stop", "--swap-in"])
+def test_what_does_not_run_is_not_stopped(words: list[str], option: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "dmi", *words, option],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert f"{option} is for a process that runs" in done.stderr
