@@ -2,6 +2,7 @@
 
     python -m tests.labelled.outside                   every program
     python -m tests.labelled.outside --set fresh       the second set (fresh.py)
+    python -m tests.labelled.outside --set third       the third set (third.py)
     python -m tests.labelled.outside NAME...           these, with the report of each
     python -m tests.labelled.outside --markdown        the tables as docs/diagnosis.md has them
 
@@ -28,21 +29,17 @@ import dmi
 from dmi.diagnose import diagnose
 
 from .fresh import FRESH
+from .languages import COMMANDS, build
 from .programs import PROGRAMS, Program
+from .third import THIRD
 
 if TYPE_CHECKING:
     from dmi._snapshot import Snapshot
     from dmi.diagnose import Verdict
 
 KINDS = ("none", "first-order leak", "second-order leak", "growth", "unknown")
-_WAIT = {
-    "python": "print('{0}', flush=True); input()",
-    "node": "console.log('{0}'); require('fs').readSync(0, Buffer.alloc(1));",
-    "perl": '$| = 1; print "{0}\\n"; my $l{0} = <STDIN>;',
-    "php": 'echo "{0}\\n"; fgets(STDIN);',
-    "lua": "io.stdout:write('{0}\\n'); io.stdout:flush(); io.read()",
-    "ruby": "STDOUT.sync = true; puts '{0}'; gets",
-}
+_SETS = {"first": PROGRAMS, "fresh": FRESH, "third": THIRD}
+_END_SECONDS = 15
 
 
 class MissingError(Exception):
@@ -68,21 +65,14 @@ def interpreter(folder: Path, programs: list[Program]) -> Path:
     return python
 
 
-def source(each: Program) -> str:
-    """The text of the program, which stops after each phase."""
-    language = each.on if each.on in _WAIT else "python"
-    wait = _WAIT[language]
-    before = "<?php\n" if language == "php" else ""
-    parts = (before + each.setup, wait.format("before"), each.peak, wait.format("peak"), each.rest,
-             wait.format("after"))  # fmt: skip
-    return "\n".join(parts) + "\n"
-
-
 def moments(each: Program, python: Path, folder: Path) -> list[Snapshot]:
     """Runs it, and looks at it from outside after each phase."""
     environment = {**os.environ, "NODE_PATH": str(folder / "node_modules"), "PYTHONHASHSEED": "0",
                    "OPENBLAS_NUM_THREADS": "1"}  # fmt: skip
     environment.pop("PYTHONMALLOC", None)
+    # Debian keeps the programs of a server of PostgreSQL beside its version.
+    servers = sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin")))
+    environment["PATH"] = os.pathsep.join([environment["PATH"], *servers])
     if each.on in ("malloc", "dmi"):
         environment["PYTHONMALLOC"] = "malloc"
     if each.on == "dmi":
@@ -92,35 +82,36 @@ def moments(each: Program, python: Path, folder: Path) -> list[Snapshot]:
         there = {
             "": (folder / "venv" / f".{need}").exists(),
             "npm": (folder / "node_modules" / name).exists(),
-            "program": shutil.which(name) is not None,
+            "program": shutil.which(name, path=environment["PATH"]) is not None,
         }[kind]
         if not there:
             raise MissingError(need)
-    command = {"node": "node", "perl": "perl", "ruby": "ruby", "php": "php", "lua": "lua5.4"}.get(
-        each.on, str(python)
-    )
-    if shutil.which(command) is None:
-        raise MissingError(command)
+    kind, *options = each.on.split()
+    program = COMMANDS.get(kind, str(python))
+    if shutil.which(program) is None:
+        raise MissingError(program)
     found = []
     with tempfile.TemporaryDirectory() as place:
-        script = Path(place) / "program"
-        script.write_text(source(each), encoding="utf-8")
+        command = [program, *options, *build(each, Path(place), folder)]
         with subprocess.Popen(
-            [command, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            env=environment, cwd=place,
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, cwd=place,
         ) as child:  # fmt: skip
             assert child.stdout is not None
             assert child.stdin is not None
             try:
                 for label in ("before", "peak", "after"):
-                    if child.stdout.readline().decode().strip() != label:
+                    said = child.stdout.readline().decode().split()
+                    if said[:1] != [label]:
                         raise MissingError(f"it ended before {label}")
                     time.sleep(each.wait)
-                    with dmi.open_process(child.pid) as process:
+                    with dmi.open_process(int(said[1]) if said[1:] else child.pid) as process:
                         found.append(process.snapshot(label))
                     with suppress(BrokenPipeError):
                         child.stdin.write(b"\n")
                         child.stdin.flush()
+                # One that started a server ends it.
+                with suppress(subprocess.TimeoutExpired):
+                    child.wait(_END_SECONDS)
             finally:
                 child.kill()
     return found
@@ -147,11 +138,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--folder", type=Path, default=Path("build/outside"))
-    parser.add_argument("--set", choices=("first", "fresh"), default="first")
+    parser.add_argument("--set", choices=tuple(_SETS), default="first")
     parser.add_argument("--markdown", action="store_true")
     args = parser.parse_args()
-    programs = FRESH if args.set == "fresh" else PROGRAMS
-    chosen = [each for each in programs if not args.names or each.name in args.names]
+    chosen = [each for each in _SETS[args.set] if not args.names or each.name in args.names]
     folder = args.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     python = interpreter(folder, chosen)
@@ -162,7 +152,7 @@ def main() -> int:
         label = f"{each.kind}{', ' + each.subject if each.subject else ''}"
         try:
             verdict = diagnose(*moments(each, python, folder))
-        except MissingError as error:
+        except (MissingError, OSError, subprocess.CalledProcessError) as error:
             rows.append([each.name, each.on, label, "-", "-", "-", f"not here: {error}"])
             continue
         ran += 1
