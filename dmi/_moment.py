@@ -3,6 +3,7 @@ the limits that it lives under. Unknown is None, never 0."""
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -17,34 +18,57 @@ if TYPE_CHECKING:
 
 __all__ = ["cgroup", "memory_by_usage", "scope"]
 
+_POOL: Final = "/anon_hugepage"
 _GUARD_MAX: Final = 1 << 20
 _START_TIME: Final = 19
 """The field of /proc/PID/stat, counted behind the name in brackets."""
 
 
-def memory_by_usage(regions: Iterable[Region]) -> tuple[dict[str, int] | None, dict[str, int]]:
+def memory_by_usage(
+    regions: Iterable[Region], pid: int | str | None = None
+) -> tuple[dict[str, int] | None, dict[str, int]]:
     """Memory by usage, of the usages of which all is known (None when of none), and what is
     committed. Writable mappings right behind a guard count as stacks: what is reserved for a thread
-    is not used by it. Files that lie in memory count as the program's own mappings."""
+    is not used by it. Shared memory, and files that lie in memory, are a usage of their own: of
+    process ``pid`` ("self" for this one) what they hold, whoever wrote it, so that a process that
+    looks at more of them does not seem to grow; where that is not told, what it has touched."""
     memory: dict[str, int] = {}
     commit: dict[str, int] = {}
     unknown: set[str] = set()
+    seen: set[tuple[int, int]] = set()
     guard = -1
     for region in regions:
-        usage = region.usage
+        usage, held = region.usage, region.memory
         if usage == "MappedFile" and region.name.startswith(NO_DISK):
-            usage = "Other"
+            usage = "Other" if region.name.startswith(_POOL) else "Shared"
+            if usage == "Shared" and held is not None and pid is not None:
+                held = _allocated(pid, region, held, seen)
         elif usage == "Other" and region.start == guard and region.protect == "PAGE_READWRITE":
             usage = "Stack"
-        if region.memory is None:
+        if held is None:
             unknown.add(usage)
         else:
-            memory[usage] = memory.get(usage, 0) + region.memory
+            memory[usage] = memory.get(usage, 0) + held
         commit[usage] = commit.get(usage, 0) + region.committed
         bare = region.protect == "PAGE_NOACCESS" and region.size <= _GUARD_MAX
         guard = region.start + region.size if bare else -1
     known = {usage: size for usage, size in memory.items() if usage not in unknown}
     return (known or None), commit
+
+
+def _allocated(pid: int | str, region: Region, touched: int, seen: set[tuple[int, int]]) -> int:
+    """What a piece of shared memory holds, each piece once; what was touched where the kernel does
+    not tell, which it tells to root alone."""
+    place = f"/proc/{pid}/map_files/{region.start:x}-{region.start + region.size:x}"
+    try:
+        known = os.stat(place)
+    except OSError:
+        return touched
+    which = (known.st_dev, known.st_ino)
+    if which in seen:
+        return 0
+    seen.add(which)
+    return max(touched, known.st_blocks * 512)
 
 
 def scope(pid: int | None = None) -> dict[str, Any]:

@@ -322,7 +322,7 @@ def snapshot(blocks: bool = False, *, label: str = "") -> Snapshot:
             "lazily_freed": physical.get("LazyFree"),
             "metadata": heap.metadata_committed(),
         }
-        memory, commit = memory_by_usage(summary.regions)
+        memory, commit = memory_by_usage(summary.regions, "self")
         arenas = [(r.start, r.size) for r in summary.regions if r.usage == "HeapPymalloc"]
         if arenas:
             outside.append(_pymalloc(arenas))

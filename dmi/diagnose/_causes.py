@@ -171,7 +171,9 @@ def _busy_unknown(before: Observation, after: Observation) -> Cause:
     gained = None
     if before.committed is not None and after.committed is not None:
         gained = after.committed - before.committed
-    what = "a segment heap's row" if after.kind == "segment" else "the text"
+    what = {"segment": "a segment heap's row", "nt": "the text", "": "the text"}.get(
+        after.kind, "what is seen from outside"
+    )
     return Cause(
         "busy unknown",
         f"commit grew, and {what} does not tell what of it is busy: the program may hold it, or "

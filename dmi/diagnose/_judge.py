@@ -16,14 +16,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from dmi.windbg import SMALLEST_VIRTUAL_BLOCK
 
-from . import _causes, _process
+from . import _allocators, _causes, _process
 from ._causes import Cause, Cure, kib
 from ._lines import with_lines
-from ._observe import Observation
+from ._observe import Observation, known_sum
 from ._scope import difference
 from ._single import one_moment
 from ._verdict import Kind, Verdict
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 __all__ = ["THRESHOLDS", "DifferentProcessError", "Thresholds", "judge"]
 
 _MOST_OTHERS: Final = 4
+_LESSER: Final = 0.1
+"""From this share of the larger on, the lesser order of a heap is a finding of its own."""
 
 
 class DifferentProcessError(ValueError):
@@ -101,12 +103,14 @@ def judge(
 
 
 def _compared(states: Sequence[State], thresholds: Thresholds, page_size: int) -> Verdict:
+    states = _joined(states)
     keys = dict.fromkeys(key for state in states for key in state.heaps)
-    every = [_judge_heap([_at(s, key, states) for s in states], states, thresholds, page_size)
-             for key in keys]  # fmt: skip
-    found = [v for v in every if v.finding]
+    judged = [_judge_heap([_at(s, key, states) for s in states], states, thresholds, page_size)
+              for key in keys]  # fmt: skip
+    every = [first for first, *_ in judged]
+    found = [v for both in judged for v in both if v.finding]
     if not found and len(keys) > 1 and all(_shown(key, states) for key in keys):
-        together = _judge_heap([s.total() for s in states], states, thresholds, page_size)
+        together = _judge_heap([s.total() for s in states], states, thresholds, page_size)[0]
         found = [together] if together.finding else []
     found += [v for key in keys if (v := _virtual_blocks(key, states, thresholds)) is not None]
     found += _process.findings(states, found, thresholds)
@@ -125,6 +129,27 @@ def _compared(states: Sequence[State], thresholds: Thresholds, page_size: int) -
     evidence = first.evidence + _process.evidence(states, first)
     others = tuple(found[1 : 1 + _MOST_OTHERS])
     return replace(first, evidence=evidence, others=others, missing=missing)
+
+
+def _joined(states: Sequence[State]) -> list[State]:
+    """Allocators that are not walked, under one name where moments differ in whose they are: what
+    is called by one name now and by another later did not go and come."""
+    names = [{key for key, heap in state.heaps.items() if not heap.is_walked} for state in states]
+    part = set().union(*names) - set.intersection(*names)
+    if len(part) < 2 or not all(state.lists_all for state in states):
+        return list(states)
+    known = [h for s in states for key, h in s.heaps.items() if key in part]
+    kinds = dict.fromkeys(kind for h in known for kind in h.kind.split(" or ") if kind != "unknown")
+    kind = " or ".join(kinds) or "unknown"
+    out = []
+    for state in states:
+        some = [heap for key, heap in state.heaps.items() if key in part]
+        heaps = {key: heap for key, heap in state.heaps.items() if key not in part}
+        if some:
+            committed = known_sum(heap.committed for heap in some)
+            heaps["others"] = Observation("others", kind, None, committed, outside=True, kind=kind)
+        out.append(replace(state, heaps=heaps))
+    return out
 
 
 def _named(state: State, states: Sequence[State]) -> str:
@@ -198,14 +223,30 @@ def _judge_heap(
     states: Sequence[State],
     thresholds: Thresholds,
     page_size: int,
-) -> Verdict:
+) -> list[Verdict]:
+    """What is to be said of one heap. Where both orders count, the larger comes first, and the other
+    is a finding too."""
     chosen = _pick(heaps)
+    fit = _fitting(states, thresholds)
+    return [
+        _verdict_of(each, heaps, chosen, states, thresholds, page_size)
+        for each in _kinds([heaps[n] for n in chosen], fit)
+    ]
+
+
+def _verdict_of(
+    one: _Kinded,
+    heaps: Sequence[Observation | None],
+    chosen: Sequence[int],
+    states: Sequence[State],
+    thresholds: Thresholds,
+    page_size: int,
+) -> Verdict:
+    kind, size, how, first, second = one
     picked = [heaps[n] for n in chosen]
     before, after = picked[0], picked[-1]
     peak = picked[1] if len(picked) == 3 else None
     moments = tuple(_moment(n, chosen, states) for n in chosen)
-    fit = _fitting(states, thresholds)
-    kind, size, how, first, second = _kind(before, peak, after, fit)
     known = after or before or next(heap for heap in heaps if heap is not None)
     found: tuple[Cause, ...] = ()
     if before is not None and after is not None:
@@ -227,9 +268,12 @@ def _judge_heap(
     level = None
     if before is not None:
         level = before.busy if how == "busy" else before.committed
+    advice = _causes.cures(kind, found, after)
+    if kind == "growth" and not known.is_walked:
+        advice = _allocators.cures_of_runtimes(known)
     return Verdict(
         kind,
-        known.name,
+        _allocators.subject_of(known),
         0 if kind == "none" else size,
         100 * size / level if size is not None and level else None,
         first,
@@ -241,7 +285,7 @@ def _judge_heap(
         tuple(None if heap is None else heap.list_length for heap in picked),
         tuple(None if heap is None else heap.mean_free_block for heap in picked),
         found,
-        _causes.cures(kind, found, after),
+        advice,
         evidence,
         known.handle,
         how="at most" if before is None and kind == "growth" else "measured",
@@ -251,7 +295,7 @@ def _judge_heap(
 def _fitting(states: Sequence[State], thresholds: Thresholds) -> Thresholds:
     """The thresholds for a process of this size."""
     state = states[0]
-    process = sum(state.memory.values()) if state.memory else state.resident
+    process = state.own_memory if state.memory else state.resident
     if process is None:
         process = state.process_committed
     if process is None:
@@ -260,40 +304,52 @@ def _fitting(states: Sequence[State], thresholds: Thresholds) -> Thresholds:
     return replace(thresholds, min_bytes=max(thresholds.min_bytes, floor))
 
 
-def _kind(
-    before: Observation | None,
-    peak: Observation | None,
-    after: Observation | None,
-    thresholds: Thresholds,
-) -> tuple[Kind, int | None, str, int | None, int | None]:
-    """Kind, bytes, what they are of, first and second order."""
+class _Kinded(NamedTuple):
+    """A kind of leak of one heap: its bytes and what they are of, and what each order comes to."""
+
+    kind: Kind
+    size: int | None
+    how: str
+    first: int | None
+    second: int | None
+
+
+def _kinds(picked: Sequence[Observation | None], thresholds: Thresholds) -> list[_Kinded]:
+    """What is so of one heap, the larger first."""
+    before, after = picked[0], picked[-1]
+    peak = picked[1] if len(picked) == 3 else None
+    unknown = _Kinded("unknown", None, "commit", None, None)
     if after is None or after.committed is None:
-        return "unknown", None, "commit", None, None
+        return [unknown]
     if before is None:
         # Made since, or not shown: what it holds now is the most that it can have gained.
         if after.committed > thresholds.tolerance(0, None):
-            return "growth", after.committed, "commit", None, None
-        return "unknown", None, "commit", None, None
+            return [_Kinded("growth", after.committed, "commit", None, None)]
+        return [unknown]
     if before.committed is None:
-        return "unknown", None, "commit", None, None
+        return [unknown]
     grown = after.committed - before.committed
     slack = thresholds.tolerance(before.committed, peak.committed if peak is not None else None)
     if before.busy is None or after.busy is None:
         if grown > slack:
-            return "growth", grown, "commit", None, None
-        return "none", 0, "commit", None, None
+            return [_Kinded("growth", grown, "commit", None, None)]
+        return [_Kinded("none", 0, "commit", None, None)]
     first = max(0, after.busy - before.busy)
     second = max(0, grown - first)
     # What the policy gives back by itself when its delay is over is not leaked.
     kept = max(0, second - _causes.due_later(before, after))
     busy_peak = None if peak is None else peak.busy
-    busy_counts = first > thresholds.tolerance(before.busy, busy_peak)
-    if kept > slack and not (busy_counts and first >= kept):
-        return "second-order leak", kept, "commit", first, second
-    if busy_counts:
+    found: list[_Kinded] = []
+    if kept > slack:
+        found.append(_Kinded("second-order leak", kept, "commit", first, second))
+    if first > thresholds.tolerance(before.busy, busy_peak):
         rises = busy_peak is None or _rises(before.busy, busy_peak, after.busy, thresholds)
-        return "growth" if rises else "first-order leak", first, "busy", first, second
-    return "none", 0, "commit", first, second
+        kind: Kind = "growth" if rises else "first-order leak"
+        found.append(_Kinded(kind, first, "busy", first, second))
+        found = sorted(reversed(found), key=lambda one: -(one.size or 0))
+        if len(found) == 2 and (found[1].size or 0) < _LESSER * (found[0].size or 0):
+            found.pop()
+    return found or [_Kinded("none", 0, "commit", first, second)]
 
 
 def _moment(number: int, chosen: Sequence[int], states: Sequence[State]) -> str:

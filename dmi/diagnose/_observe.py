@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 from dmi.windbg import (
     FREE_USAGE,
@@ -33,6 +33,11 @@ from dmi.windbg import (
 from ._scope import Scope
 
 __all__ = ["Observation", "State", "known_sum", "observation_of_facts", "state_of"]
+
+
+WALKED: Final = frozenset({"", "dmi", "glibc", "pymalloc", "nt", "segment"})
+"""Kinds of heaps whose blocks are known, where they could be read. Of the others only the memory
+is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,11 @@ class Observation:
     """Busy blocks: size -> count; empty where they were not counted."""
     threads: Mapping[str, int] = field(default_factory=dict)
     """Bytes in flight or in caches by thread, where the source tells."""
+
+    @property
+    def is_walked(self) -> bool:
+        """Whether its blocks are known, so that it is a heap of its own and no mere memory."""
+        return self.kind in WALKED or self.busy is not None
 
     @property
     def retained(self) -> int | None:
@@ -135,6 +145,13 @@ class State:
     """Of the debugger, in front of the commands that showed it."""
     profile: Any = None
     """Which code holds what, as a dmi.Profile, where a sampler ran."""
+
+    @property
+    def own_memory(self) -> int | None:
+        """All of its memory that it shares with nobody; None where the source does not say."""
+        if not self.memory:
+            return None
+        return sum(size for usage, size in self.memory.items() if usage != "Shared")
 
     @property
     def outside_heaps(self) -> int | None:
@@ -362,7 +379,8 @@ def _heap(entry: Any, fallback: str, *, outside: bool) -> Observation:
     handle = _optional(entry, "handle")
     given = entry.get("name")
     name = given if isinstance(given, str) and given else ""
-    key = name if handle is None else f"{handle:08x}"
+    kind = entry.get("kind")
+    kind = kind if isinstance(kind, str) else ""
     title = f"heap {handle:08x}" if handle is not None else (name or fallback)
     if name and outside:
         title = name
@@ -371,7 +389,10 @@ def _heap(entry: Any, fallback: str, *, outside: bool) -> Observation:
     busy, committed = _figure(numbers, "busy"), _figure(numbers, "committed")
     if committed is None and busy is None:
         raise ValueError("a heap needs busy or committed in bytes, and both are null")
-    kind = entry.get("kind")
+    key = name if handle is None else f"{handle:08x}"
+    if outside and name and kind not in WALKED and busy is None:
+        # Told by its mappings: the first of them is another at another moment.
+        key = name
     free = _optional(numbers, "free")
     if free is None:
         parts = [_optional(numbers, k) for k in ("free_lfh", "free_list", "free_pages", "offered")]
@@ -396,7 +417,7 @@ def _heap(entry: Any, fallback: str, *, outside: bool) -> Observation:
         _reasons(numbers),
         outside,
         _optional(numbers, "metadata_committed"),
-        kind if isinstance(kind, str) else "",
+        kind,
         _optional(numbers, "resident"),
         mapped=_optional(numbers, "mapped"),
         trim=_optional(numbers, "trim"),

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from ._allocators import pools
 from ._causes import ADVICE, Cause, Cure, cures, kib
 from ._observe import Observation, known_sum
 from ._verdict import Verdict, columns, steps
@@ -36,6 +37,7 @@ _PLAIN: Final[Mapping[str, str]] = {
     "Image": "programs and libraries",
     "MappedFile": "mapped files",
     "Other": "mappings of the program's own",
+    "Shared": "shared memory",
 }
 
 
@@ -71,7 +73,7 @@ def _tolerance(thresholds: Thresholds, levels: Sequence[int], process: int | Non
 
 def _by_memory(states: Sequence[State], thresholds: Thresholds) -> list[Verdict]:
     covered = _covered(states)
-    process = sum(states[0].memory.values())
+    process = states[0].own_memory or 0
     # A usage that is not known at every moment is compared at none.
     known = set.intersection(*(set(state.memory) for state in states))
     out = []
@@ -407,34 +409,6 @@ def commit_did_not_grow(states: Sequence[State], thresholds: Thresholds) -> bool
     return last - first <= thresholds.tolerance(0, None)
 
 
-_POOLS: Final[Mapping[str, str]] = {
-    "postgres": "PostgreSQL's memory contexts",
-    "nginx": "nginx's pools",
-    "ruby": "Ruby's pages of objects",
-    "php": "PHP's own heap",
-    "node": "V8's heap, which maps its memory itself",
-    "java": "the JVM's heap, which maps its memory itself",
-    "perl": "Perl's arenas",
-    "mysqld": "MySQL's buffer pool",
-    "mariadbd": "MariaDB's buffer pool",
-    "apache2": "Apache's pools",
-    "httpd": "Apache's pools",
-}
-
-
-def _pool(states: Sequence[State]) -> list[str]:
-    """What a pool above malloc holds is busy to malloc, used or not."""
-    program = states[-1].scope.program or ""
-    name = next((name for name in _POOLS if program.startswith(name)), None)
-    if name is None:
-        return []
-    said = (
-        f"The program is {program}: what {_POOLS[name]} hold free is busy to the allocator below, "
-        "and is not told apart here. Its own figures tell it."
-    )
-    return [said]
-
-
 def evidence(states: Sequence[State], verdict: Verdict) -> tuple[str, ...]:
     """What the process says beside the heap: its commit, its resident size, its heap ranges."""
     lines: list[str] = []
@@ -461,7 +435,7 @@ def evidence(states: Sequence[State], verdict: Verdict) -> tuple[str, ...]:
             f"The address space reserved for heaps is {kib(heap[0])} throughout: what changed "
             "is how much of it is committed."
         )
-    lines += _pool(states)
+    lines += pools(states)
     lines += [
         f"Printed and worked out differ: {each}." for s in states for each in s.disagreements[:3]
     ]

@@ -24,7 +24,7 @@ def snapshot_of(source: Process, *, label: str = "") -> Snapshot:
     summary = source.address_summary()
     outside = [_foreign(each) for each in source.heaps()]
     source.resume()
-    memory, commit = memory_by_usage(summary.regions)
+    memory, commit = memory_by_usage(summary.regions, source.pid if source.live else None)
     physical: dict[str, int] = {}
     if source.live:
         with suppress(OSError):

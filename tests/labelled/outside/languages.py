@@ -30,7 +30,7 @@ _AROUND: Final = {
     "php": ("<?php\n", ""),
     "java": (
         "public class Program { public static void main(String[] a) throws Exception {\n",
-        "\nSystem.out.println(x()); } static String x() { return \"end\"; } }",
+        '\nSystem.out.println(x()); } static String x() { return "end"; } }',
     ),
     "go": (
         'package main\nimport ("bufio"; "fmt"; "os"; "runtime/debug")\nvar x [][]byte\n'

@@ -15,9 +15,7 @@ from .programs import FIRST, GROWTH, NONE, SECOND, _p
 
 __all__ = ["THIRD"]
 
-_BSON: Final = (
-    "import bson; doc = bson.encode({f'k{i}': {'n': i, 's': 'text %d' % i} for i in range(30)}); bson.decode(doc)"
-)
+_BSON: Final = "import bson; doc = bson.encode({f'k{i}': {'n': i, 's': 'text %d' % i} for i in range(30)}); bson.decode(doc)"
 _XML: Final = (
     "import xmltodict; from concurrent.futures import ThreadPoolExecutor as T\n"
     "doc = '<r>' + ''.join(f'<a k=\"{i}\"><b>text {i}</b></a>' for i in range(100)) + '</r>'; xmltodict.parse(doc)\n"
@@ -80,9 +78,7 @@ _POSTGRES: Final = (
     "    except psycopg.OperationalError: time.sleep(0.1)\n"
     "b = connect(); look = b.execute('select pg_backend_pid()').fetchone()[0]\n"
 )
-_GO_MORE: Final = (
-    "more := func(n int) { for i := 0; i < n; i++ { b := make([]byte, 1<<20); for j := range b { b[j] = 1 }; x = append(x, b) } }; more(1)"
-)
+_GO_MORE: Final = "more := func(n int) { for i := 0; i < n; i++ { b := make([]byte, 1<<20); for j := range b { b[j] = 1 }; x = append(x, b) } }; more(1)"
 
 THIRD: Final = (
     # Pictures, figures, numbers.
