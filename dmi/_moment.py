@@ -3,7 +3,6 @@ the limits that it lives under. Unknown is None, never 0."""
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -59,9 +58,9 @@ def memory_by_usage(
 def _allocated(pid: int | str, region: Region, touched: int, seen: set[tuple[int, int]]) -> int:
     """What a piece of shared memory holds, each piece once; what was touched where the kernel does
     not tell, which it tells to root alone."""
-    place = f"/proc/{pid}/map_files/{region.start:x}-{region.start + region.size:x}"
+    place = Path(f"/proc/{pid}/map_files/{region.start:x}-{region.start + region.size:x}")
     try:
-        known = os.stat(place)
+        known = place.stat()
     except OSError:
         return touched
     which = (known.st_dev, known.st_ino)

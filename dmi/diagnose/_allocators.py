@@ -107,8 +107,7 @@ def cures_of_runtimes(heap: Observation) -> tuple[Cure, ...]:
 _POOLS: Final[Mapping[str, tuple[str, str]]] = {
     "postgres": (
         "PostgreSQL's memory contexts",
-        "select * from pg_backend_memory_contexts (of another session "
-        "pg_log_backend_memory_contexts(PID)), and DISCARD ALL gives back what a session prepared",
+        "select * from pg_backend_memory_contexts; DISCARD ALL gives back what a session prepared",
     ),
     "nginx": ("nginx's pools", "a pool goes when its request or connection ends: count those"),
     "ruby": ("Ruby's pages of objects", "GC.stat"),
@@ -136,14 +135,16 @@ def pools(states: Sequence[State]) -> list[str]:
     program = states[-1].scope.program or ""
     for name, (pool, figures) in _POOLS.items():
         if program.startswith(name):
-            return [
+            said = (
                 f"The program is {program}: what {pool} hold free is busy to the allocator below, "
                 f"and is not told apart here. Its own figures tell it: {figures}."
-            ]
+            )
+            return [said]
     for name, heap in _OWN_MAPPINGS.items():
         if program.startswith(name):
-            return [
+            said = (
                 f"The program is {program}: {heap} maps its memory itself, and what of it is in "
                 "use is not told apart here. Its own figures tell it."
-            ]
+            )
+            return [said]
     return []

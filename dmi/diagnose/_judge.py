@@ -224,8 +224,8 @@ def _judge_heap(
     thresholds: Thresholds,
     page_size: int,
 ) -> list[Verdict]:
-    """What is to be said of one heap. Where both orders count, the larger comes first, and the other
-    is a finding too."""
+    """What is to be said of one heap. Where both orders count, the larger comes first, and the
+    other is a finding too."""
     chosen = _pick(heaps)
     fit = _fitting(states, thresholds)
     return [
@@ -340,13 +340,13 @@ def _kinds(picked: Sequence[Observation | None], thresholds: Thresholds) -> list
     kept = max(0, second - _causes.due_later(before, after))
     busy_peak = None if peak is None else peak.busy
     found: list[_Kinded] = []
-    if kept > slack:
-        found.append(_Kinded("second-order leak", kept, "commit", first, second))
     if first > thresholds.tolerance(before.busy, busy_peak):
         rises = busy_peak is None or _rises(before.busy, busy_peak, after.busy, thresholds)
         kind: Kind = "growth" if rises else "first-order leak"
         found.append(_Kinded(kind, first, "busy", first, second))
-        found = sorted(reversed(found), key=lambda one: -(one.size or 0))
+    if kept > slack:
+        found.append(_Kinded("second-order leak", kept, "commit", first, second))
+        found.sort(key=lambda one: -(one.size or 0))
         if len(found) == 2 and (found[1].size or 0) < _LESSER * (found[0].size or 0):
             found.pop()
     return found or [_Kinded("none", 0, "commit", first, second)]

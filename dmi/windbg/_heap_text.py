@@ -94,7 +94,11 @@ def handle_in(text: str) -> int | None:
 
 def is_header(found: Sequence[str]) -> bool:
     """The first line of a table's header, or as much of it as stands before a wrap."""
-    return len(found) > 3 and list(found[: len(HEADER)]) == HEADER[: len(found)]
+    if not 3 < len(found) <= len(HEADER):
+        return list(found[: len(HEADER)]) == HEADER
+    # A wrap may cut the last word.
+    whole, last = list(found[:-1]), found[-1]
+    return whole == HEADER[: len(whole)] and HEADER[len(whole)].startswith(last)
 
 
 def is_rest_of_header(found: Sequence[str]) -> bool:

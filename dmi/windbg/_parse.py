@@ -33,6 +33,8 @@ _MAX_LABEL: Final = 80
 _AHEAD: Final = 5
 """Lines behind a row that may belong to it."""
 
+_NO_ROW: Final = "the row of the heap that this belongs to is not there"
+_EMPTY: Final = "a table of heaps without a row"
 _ELISIONS: Final = frozenset({"[...]", "[\u2026]", "...", "\u2026", "(...)", "<snip>", "[snip]"})
 _DASHES: Final = frozenset("-\u2013\u2014=+|:")
 
@@ -46,6 +48,7 @@ _COMMENT: Final = re.compile(r"(?:\.echo\s+|\*+\s*|\$\$\s*)(\S.*)")
 _GOES_ON: Final = re.compile(
     r"(?:g[chnu]?|p[aht]?|t[ab]?|~\*?g|\.restart|sx[edin]?\s.*;\s*g)(?:\s.*)?$"
 )
+_KEY_DIGITS: Final = (8, 16)
 _LFH_KEY: Final = re.compile(r"[\s\W]*LFH Key\s*:\s*(?:0x)?([0-9a-fA-F]{1,16})\s*$")
 _BANNER_TITLES: Final = re.compile(
     r"NtGlobalFlag|Affinity manager|.*search path|Machine Name|.*dependent usage|WARNING|Warning"
@@ -148,6 +151,8 @@ class _Reader:
     def close(self) -> None:
         """End whatever table is open."""
         heap, self.heap = self.heap, None
+        if heap is not None and not (heap.rows or heap.said_empty or heap.spoiled):
+            self._miss(heap.line, _EMPTY, "Heap Flags Reserv Commit Virt Free ...")
         if heap is not None and (heap.rows or heap.said_empty or heap.spoiled or heap.printed):
             whole = heap.headed and heap.closed and not heap.left_out and not heap.spoiled
             bits = None if not heap.rows else 64 if heap.wide else 32
@@ -199,8 +204,9 @@ class _Reader:
         if command:
             self._command(number, "", command[1].strip())
             return 0
-        if self._milestone(number, stripped):
-            return 0
+        wrapped = _wrapped_key(stripped, following)
+        if self._milestone(number, stripped + wrapped):
+            return bool(wrapped)
         title = title_of(text)
         if title is not None:
             self._address_title(number, title)
@@ -222,6 +228,9 @@ class _Reader:
         if self.blocks.feed(number, text):
             return 0
         if self._headless(line, found):
+            return 0
+        if rows.derived_line(text, (), whole=False) is not None:
+            self._miss(number, _NO_ROW, stripped)
             return 0
         self._other(number, stripped, cut=cut)
         return 0
@@ -347,6 +356,8 @@ class _Reader:
         if derived is not None:
             if derived.handle < 0:
                 # The row above was cut out of the log: the line says so, and no more.
+                if not heap.spoiled:
+                    self._miss(number, _NO_ROW, stripped)
                 heap.spoiled = True
             elif derived not in heap.printed[-3:]:
                 heap.printed.append(derived)
@@ -439,6 +450,15 @@ class _Reader:
             self._name(title)
 
 
+def _wrapped_key(text: str, following: Sequence[Line]) -> str:
+    """The digits of an LFH key that a wrap put on the next line."""
+    key = _LFH_KEY.match(text)
+    rest = following[0].text.strip() if key and following else ""
+    if key and re.fullmatch(r"[0-9a-fA-F]{1,15}", rest) and len(key[1]) not in _KEY_DIGITS:
+        return rest if len(key[1]) + len(rest) in _KEY_DIGITS else ""
+    return ""
+
+
 def _handle(found: Sequence[str]) -> int | None:
     return rows.handle_number(found[0]) if found and rows.is_handle(found[0], digits=5) else None
 
@@ -503,8 +523,8 @@ def parse(text: str | LongText, *, partial: bool = False) -> Log:
     figures = any(table.rows for table in log.heaps) or log.addresses or log.facts
     if partial or figures or log.sizes or log.blocks or log.traces:
         return log
-    if log.unread:
-        first = log.unread[0]
+    if unread := [each for each in log.unread if each.why != _EMPTY]:
+        first = unread[0]
         raise ParseError(first.why, first.line)
     if any(table for table in log.heaps if table.whole or table.printed) or log.notices:
         return log

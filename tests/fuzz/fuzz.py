@@ -129,8 +129,9 @@ class Texts:
 
 
 class Leaks(Texts):
-    """Texts that show a leak, of which rows and lines are dropped, cut, wrapped, quoted and split:
-    none of them may then be said to show none."""
+    """Texts that show a leak, of which rows and lines are dropped, cut, wrapped, quoted, split and
+    joined: none of them may then be said to show none, and none a smaller one without a word on
+    what is missing."""
 
     NAMES = (
         ("several/X-heap-before.txt", "several/X-heap-during.txt", "several/X-heap-after.txt"),
@@ -145,14 +146,22 @@ class Leaks(Texts):
             "\n".join((GOLDEN / "windbg" / name).read_text(encoding="utf-8") for name in names)
             for names in self.NAMES
         ]
+        self.shown = [self._bytes(diagnose.from_log(windbg.parse(text))) for text in self.whole]
+        self.origin = 0
+
+    @staticmethod
+    def _bytes(verdict: dmi.Verdict) -> int:
+        """Of the largest finding."""
+        return max((each.bytes or 0 for each in verdict.findings), default=0)
 
     def make(self, chance: random.Random) -> str:
-        lines = chance.choice(self.whole).splitlines()
+        self.origin = chance.randrange(len(self.whole))
+        lines = self.whole[self.origin].splitlines()
         taken = False
         for _ in range(chance.choice((1, 1, 2, 3))):
             n = chance.randrange(len(lines))
             at = chance.randrange(len(lines[n]) + 1)
-            kind = chance.randrange(6)
+            kind = chance.randrange(7)
             # Without a heap's row in all moments nothing in the text is left of its leak.
             kind = kind if kind not in (0, 1, 4) or not taken else 5
             taken = taken or kind in (0, 1, 4)
@@ -167,6 +176,8 @@ class Leaks(Texts):
                 lines = [chance.choice(("> ", "  ", ">> ")) + line for line in lines]
             elif kind == 4:
                 del lines[n:]
+            elif kind == 6:
+                lines[n : n + 2] = [" ".join(lines[n : n + 2])]
             else:
                 lines.insert(n, "")
             if not lines:
@@ -179,7 +190,11 @@ class Leaks(Texts):
         except ValueError:
             return False
         str(verdict)
-        assert verdict.kind != "none", f"no leak is said: {verdict.headline or verdict}"
+        said = verdict.headline or str(verdict)
+        assert verdict.kind != "none", f"no leak is said: {said}"
+        if verdict.kind != "one moment" and self._bytes(verdict) < self.shown[self.origin] // 2:
+            told = verdict.missing or any("set aside" in note for note in verdict.notes)
+            assert told, f"milder, and nothing is said to be missing: {said}"
         return True
 
 

@@ -26,17 +26,17 @@ WAIT: Final = {
     "go": 'fmt.Println("{0}"); in.ReadString(10)',
     "r": 'cat("{0}\\n"); invisible(readLines(f, n = 1))',
 }
+_GO: Final = (
+    'package main\nimport ("bufio"; "fmt"; "os"; "runtime/debug")\nvar x [][]byte\n'
+    "var _ = debug.FreeOSMemory\nfunc main() {\nin := bufio.NewReader(os.Stdin)\n"
+)
 _AROUND: Final = {
     "php": ("<?php\n", ""),
     "java": (
         "public class Program { public static void main(String[] a) throws Exception {\n",
         '\nSystem.out.println(x()); } static String x() { return "end"; } }',
     ),
-    "go": (
-        'package main\nimport ("bufio"; "fmt"; "os"; "runtime/debug")\nvar x [][]byte\n'
-        "var _ = debug.FreeOSMemory\nfunc main() {\nin := bufio.NewReader(os.Stdin)\n",
-        "\n}",
-    ),
+    "go": (_GO, "\n}"),
     "r": ('f <- file("stdin", "r")\n', ""),
 }
 COMMANDS: Final = {
