@@ -63,6 +63,12 @@ class Thresholds:
         rise = 0 if peak is None else peak - start
         return max(self.min_bytes, int(self.share * max(start, rise)))
 
+    def tolerance_of_memory(self, start: int, peak: int | None) -> int:
+        """Bytes that do not count of an allocator whose blocks are not known: each keeps some of
+        what was freed for what comes next."""
+        rise = 0 if peak is None else peak - start
+        return max(self.process_min_bytes, int(self.process_share * max(start, rise)))
+
 
 THRESHOLDS: Final = Thresholds()
 
@@ -110,7 +116,12 @@ def _compared(states: Sequence[State], thresholds: Thresholds, page_size: int) -
     every = [first for first, *_ in judged]
     found = [v for both in judged for v in both if v.finding]
     if not found and len(keys) > 1 and all(_shown(key, states) for key in keys):
-        together = _judge_heap([s.total() for s in states], states, thresholds, page_size)[0]
+        # Of what is not walked each has a tolerance of its own.
+        sums = [
+            replace(s, heaps={key: h for key, h in s.heaps.items() if h.is_walked}).total()
+            for s in states
+        ]
+        together = _judge_heap(sums, states, thresholds, page_size)[0]
         found = [together] if together.finding else []
     found += [v for key in keys if (v := _virtual_blocks(key, states, thresholds)) is not None]
     found += _process.findings(states, found, thresholds)
@@ -213,6 +224,13 @@ def _pick(heaps: Sequence[Observation | None]) -> list[int]:
         for n, heap in enumerate(heaps[1:last], 1)
         if heap is not None and heap.busy is not None
     }
+    if not between:
+        # Where busy is not told, the moment with most commit is the peak.
+        between = {
+            n: heap.committed
+            for n, heap in enumerate(heaps[1:last], 1)
+            if heap is not None and heap.committed is not None
+        }
     if not between:
         return [0, last]
     return [0, max(between, key=lambda n: between[n]), last]
@@ -331,6 +349,10 @@ def _kinds(picked: Sequence[Observation | None], thresholds: Thresholds) -> list
     grown = after.committed - before.committed
     slack = thresholds.tolerance(before.committed, peak.committed if peak is not None else None)
     if before.busy is None or after.busy is None:
+        if not after.is_walked:
+            slack = thresholds.tolerance_of_memory(
+                before.committed, peak.committed if peak is not None else None
+            )
         if grown > slack:
             return [_Kinded("growth", grown, "commit", None, None)]
         return [_Kinded("none", 0, "commit", None, None)]

@@ -103,15 +103,15 @@ def _by_memory(states: Sequence[State], thresholds: Thresholds) -> list[Verdict]
                 _growth(title, gain, levels, states, (Cause("busy unknown", text, gain),), advice)
             )
     levels = [
-        sum(state.memory.get(name, 0) for name in rest) - _mapped_by_glibc(state, covered)
+        sum(state.memory.get(name, 0) for name in rest)
+        - _mapped_by_glibc(state, covered)
+        - _mapped_by_others(state)
         for state in states
     ]
     gain = levels[-1] - levels[0]
     if gain > _tolerance(thresholds, levels, process):
         grown = {n: states[-1].memory.get(n, 0) - states[0].memory.get(n, 0) for n in rest}
         out.append(_outside(gain, levels, states, grown, "memory"))
-    else:
-        out += _untouched(states, levels, process)
     return out
 
 
@@ -140,35 +140,30 @@ def _mapped_by_glibc(state: State, covered: set[str]) -> int:
     glibc's."""
     if "HeapBrk" not in covered:
         return 0
-    mapped = known_sum(h.mapped for h in state.heaps.values() if h.kind == "glibc")
-    return 0 if mapped is None else min(mapped, state.memory.get("Other", 0))
+    # malloc keeps one total of them, which stands with the main arena.
+    mapped = sum(h.mapped or 0 for h in state.heaps.values() if h.kind == "glibc")
+    return min(mapped, state.memory.get("Other", 0))
 
 
-def _untouched(states: Sequence[State], levels: Sequence[int], process: int) -> list[Verdict]:
-    """Mappings that the system has promised memory for and that nobody wrote to yet."""
-    commits = [state.commit.get("Other") for state in states]
-    if any(commit is None for commit in commits):
+def _mapped_by_others(state: State) -> int:
+    """What allocators that are not walked have is told by heaps of their own."""
+    held = sum(h.committed or 0 for h in state.heaps.values() if h.outside and not h.is_walked)
+    return min(held, state.memory.get("Other", 0) + state.memory.get("HeapBrk", 0))
+
+
+def _untouched(states: Sequence[State]) -> list[str]:
+    """Mappings that the system has promised memory for and that nobody wrote to yet: no cost."""
+    if len(states) < 2 or not all("Other" in s.commit and "Other" in s.memory for s in states):
         return []
-    promised = [commit for commit in commits if commit is not None]
-    gain = promised[-1] - promised[0]
-    touched = states[-1].memory.get("Other", 0) - states[0].memory.get("Other", 0)
-    mapped = [
-        known_sum(h.mapped for h in state.heaps.values() if h.kind == "glibc")
-        for state in (states[0], states[-1])
-    ]
-    if mapped[0] is not None and mapped[1] is not None:
-        gain -= mapped[1] - mapped[0]
-    if gain <= max(_UNTOUCHED_BYTES, process // 10) or gain - touched <= 0:
+    promised = states[-1].commit["Other"] - states[0].commit["Other"]
+    touched = states[-1].memory["Other"] - states[0].memory["Other"]
+    if promised - max(0, touched) <= _UNTOUCHED_BYTES:
         return []
-    text = (
-        f"{kib(gain)} more of the program's own mappings is committed, of which "
-        f"{kib(max(0, touched))} was written to: the rest costs no memory until it is"
+    said = (
+        f"{kib(promised)} more of the program's own mappings may be written to, and "
+        f"{kib(max(0, touched))} more of it is in memory: the rest costs none until it is."
     )
-    cause = Cause("outside", text, gain)
-    return [
-        _growth("memory outside the heaps", gain, promised, states, (cause,),
-                (Cure(ADVICE["outside"]),))
-    ]  # fmt: skip
+    return [said]
 
 
 # ---- commit, resident size, address space --------------------------------------------------------
@@ -435,6 +430,7 @@ def evidence(states: Sequence[State], verdict: Verdict) -> tuple[str, ...]:
             f"The address space reserved for heaps is {kib(heap[0])} throughout: what changed "
             "is how much of it is committed."
         )
+    lines += _untouched(states)
     lines += pools(states)
     lines += [
         f"Printed and worked out differ: {each}." for s in states for each in s.disagreements[:3]

@@ -45,7 +45,7 @@ _REDIS: Final = (
 _MEMCACHED: Final = (
     "import atexit, subprocess, time; from pymemcache.client.base import Client\n"
     "p = subprocess.Popen(['memcached', '-u', 'root', '-m', '48', '-s', 'm'], stdout=-3); atexit.register(p.kill)\n"
-    "look = p.pid; time.sleep(1); c = Client('m', default_noreply=False)\n"
+    "look = p.pid; time.sleep(1); c = Client('unix:m', default_noreply=False)\n"
     "def fill(a, b):\n"
     "    for s in range(a, b, 500): c.set_many({f'k{i}': 'v' * 500 for i in range(s, s + 500)})"
 )
