@@ -146,7 +146,8 @@ def _joined(states: Sequence[State]) -> list[State]:
     """Allocators that are not walked, under one name where moments differ in whose they are: what
     is called by one name now and by another later did not go and come."""
     names = [{key for key, heap in state.heaps.items() if not heap.is_walked} for state in states]
-    part = set().union(*names) - set.intersection(*names)
+    every: set[str] = set().union(*names)
+    part = {key for key in every if not all(key in each for each in names)}
     if len(part) < 2 or not all(state.lists_all for state in states):
         return list(states)
     known = [h for s in states for key, h in s.heaps.items() if key in part]

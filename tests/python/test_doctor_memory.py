@@ -126,16 +126,19 @@ class TestSharedMemory:
             pytest.skip("the kernel tells only root what a piece of shared memory holds")
         size = 48 * MIB
         shared = SharedMemory(create=True, size=size)
+        view = shared.buf
+        assert view is not None
         try:
             child = os.fork()
             if child == 0:
-                shared.buf[:] = b"x" * size
+                view[:] = b"x" * size
                 os._exit(0)
             os.waitpid(child, 0)
             before = dmi.snapshot(label="before")
-            assert sum(shared.buf[:: mmap.PAGESIZE]) == ord("x") * (size // mmap.PAGESIZE)
+            assert sum(view[:: mmap.PAGESIZE]) == ord("x") * (size // mmap.PAGESIZE)
             after = dmi.snapshot(label="after")
         finally:
+            del view
             shared.close()
             shared.unlink()
         assert before.memory is not None
@@ -146,11 +149,14 @@ class TestSharedMemory:
         size = 48 * MIB
         before = dmi.snapshot(label="before")
         shared = SharedMemory(create=True, size=size)
+        view = shared.buf
+        assert view is not None
         try:
             for at in range(0, size, mmap.PAGESIZE):
-                shared.buf[at] = 1
+                view[at] = 1
             after = dmi.snapshot(label="after")
         finally:
+            del view
             shared.close()
             shared.unlink()
         verdict = dmi.diagnose(before, after)
