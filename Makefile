@@ -67,22 +67,26 @@ test:
 	@$(MAKE) --no-print-directory test-python
 # The tests that measure run by themselves.
 PYTEST := $(BIN)/python -m pytest -q
+# Many tests wait for a process or a delay: one more at a time than there are processors.
+BESIDE := -n $(shell expr $(JOBS) + 1)
+# Reading all test files takes seconds.
+MEASURING = $(shell grep -l 'mark\.alone' tests/python/test_*.py)
 test-python: build
-	$(PYTEST) -n $(JOBS) -m "not long and not alone"
-	$(PYTEST) -m "not long and alone"
+	$(PYTEST) $(BESIDE) -m "not long and not alone"
+	$(PYTEST) -m "not long and alone" $(MEASURING)
 $(VENV)/.long: $(VENV)/.installed
 	$(PIP) install --no-build-isolation -e ".[test,cluster,frameworks]"
 	@touch $@
 test-long: test-long-beside
-	$(PYTEST) -m "long and alone"
+	$(PYTEST) -m "long and alone" $(MEASURING)
 # The same in parts, for what runs beside other work: all but the tests that measure, and those.
 .PHONY: test-beside test-long-beside test-alone
 test-beside: test-c build
-	$(PYTEST) -n $(JOBS) -m "not long and not alone"
+	$(PYTEST) $(BESIDE) -m "not long and not alone"
 test-long-beside: $(VENV)/.long build
-	$(PYTEST) -n $(JOBS) -m "long and not alone"
+	$(PYTEST) $(BESIDE) -m "long and not alone"
 test-alone: $(VENV)/.long build
-	$(PYTEST) -m alone
+	$(PYTEST) -m alone $(MEASURING)
 
 # What the sections of .ci/run share; all that is to be installed in one step.
 .PHONY: everything nightly
@@ -101,7 +105,7 @@ test-python-hard:
 	mkdir -p $(HARD)
 	git ls-files -z | xargs -0 cp --parents -t $(HARD)
 	CFLAGS="$(CFLAGS) -DDMI_HARD_PURGE" $(MAKE) -C $(HARD) VENV=.venv build
-	cd $(HARD) && $(PYTEST) -n $(JOBS) -m "not long and not keeps"
+	cd $(HARD) && $(PYTEST) $(BESIDE) -m "not long and not keeps and not reads"
 
 # A copy of the tree is installed there; what was judged is kept, so that it can be interrupted.
 .PHONY: test-cpython

@@ -367,6 +367,7 @@ def test_this_process(tmp_path: Path) -> None:
     assert after.state["MEM_RESERVE"] - before.state["MEM_RESERVE"] == reserved
 
 
+@pytest.mark.long
 @linux
 def test_while_other_threads_map_and_unmap() -> None:
     stop = threading.Event()

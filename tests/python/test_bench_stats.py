@@ -17,6 +17,8 @@ from benchmarks.peers.measure import Kept, Sample  # noqa: E402
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.reads
+
 
 def samples(seconds: list[float], rss: int = 1000) -> list[Sample]:
     return [Sample(wall=s, user=s / 2, system=s / 4, peak_rss=rss) for s in seconds]
@@ -119,6 +121,7 @@ def test_bad_arguments(arguments: str, capsys: pytest.CaptureFixture[str]) -> No
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.long
 def test_quick_run_of_one_workload(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = f"--only glibc --workloads cfrac --parts time --rounds 1 --json {tmp_path}/x.json"
     assert command.main(arguments.split()) == 0

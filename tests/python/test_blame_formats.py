@@ -22,6 +22,8 @@ from dmi.profile._write import render
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.reads
+
 
 @pytest.fixture
 def values() -> dict[str, Any]:

@@ -71,9 +71,13 @@ def calls(program: Path) -> list[tuple[int, str]]:
     ]
 
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("g++") is None or shutil.which("objdump") is None, reason="needs g++ and objdump"
-)
+pytestmark = [
+    pytest.mark.reads,
+    pytest.mark.skipif(
+        shutil.which("g++") is None or shutil.which("objdump") is None,
+        reason="needs g++ and objdump",
+    ),
+]
 
 
 def blamed(program: Path, *addresses: int, **more: Any) -> list[str]:

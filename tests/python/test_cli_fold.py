@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 
 from dmi.cli._fold import fold
 
+pytestmark = pytest.mark.reads
+
 ROOT = Path(__file__).resolve().parents[2]
 SUMMARY = (ROOT / "tests/golden/heap-summaries.txt").read_text()
 SWEEP = """\

@@ -20,6 +20,8 @@ from dmi.trace.format import OP_ALLOC, OP_FREE, OP_TIME
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.reads
+
 COMMANDS = cli.names()
 
 

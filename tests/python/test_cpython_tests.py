@@ -11,6 +11,8 @@ from tools import cpython_tests
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.reads
+
 LOG = """
 test_a (test.test_x.Some.test_a) ... ok
 ======================================================================

@@ -18,6 +18,8 @@ from dmi.cli import address as address_command
 from dmi.cli import doctor as doctor_command
 from dmi.diagnose import Thresholds, Verdict, diagnose, from_files, from_log, from_replay
 
+pytestmark = pytest.mark.reads
+
 GOLDEN = Path(__file__).parent.parent / "golden"
 HEAPS = (GOLDEN / "heap-summaries.txt").read_text(encoding="utf-8")
 ADDRESSES = (GOLDEN / "address-summaries.txt").read_text(encoding="utf-8")

@@ -16,6 +16,8 @@ from dmi import windbg
 from dmi.cli import main
 from dmi.diagnose import Verdict, diagnose, from_files, from_log
 
+pytestmark = pytest.mark.reads
+
 CASES = Path(__file__).resolve().parent.parent / "golden" / "windbg"
 SCHEMA = json.loads(
     (Path(windbg.__file__).parents[1] / "diagnose" / "verdict.schema.json").read_text()

@@ -29,7 +29,10 @@ from dmi.windbg import _clothes
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no such files there")
+pytestmark = [
+    pytest.mark.reads,
+    pytest.mark.skipif(sys.platform == "win32", reason="no such files there"),
+]
 
 
 def fifo(path: Path) -> None:

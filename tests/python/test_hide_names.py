@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.reads
+
 if not sys.platform.startswith("linux"):
     pytest.skip("names come from /proc and core files", allow_module_level=True)
 

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
     from dmi._layers import Layers
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
+pytestmark = [
+    pytest.mark.reads,
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc"),
+]
 MIB = 1 << 20
 LIBRARIES = "/usr/lib/x86_64-linux-gnu"
 

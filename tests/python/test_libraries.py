@@ -19,6 +19,8 @@ import dmi
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.reads
+
 if sys.platform != "linux":
     pytest.skip("ELF and LD_PRELOAD", allow_module_level=True)
 

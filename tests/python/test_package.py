@@ -18,6 +18,8 @@ import pytest
 import dmi
 from dmi import cli
 
+pytestmark = pytest.mark.reads
+
 PACKAGE = Path(dmi.__file__).parent
 
 

@@ -418,7 +418,9 @@ def test_allocating_before_main_at_exit_and_while_threads_end(build: Build, poli
     succeeded(build("lifetime.c"), options=f"decommit={policy}")
 
 
-@pytest.mark.parametrize("policy", ["lazy", "eager", "lazy:delay=0"])
+@pytest.mark.parametrize(
+    "policy", ["lazy", "eager", pytest.param("lazy:delay=0", marks=pytest.mark.long)]
+)
 def test_a_threaded_program_can_fork(build: Build, policy: str) -> None:
     out = succeeded(build("threads.c"), options=f"decommit={policy}")
     exchanged = re.fullmatch(r"(\d+) blocks changed hands\n", out)

@@ -17,6 +17,8 @@ from tests.python.images import HEAP, KEY, LIBC, Glibc, glibc_image
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.reads
+
 VERSIONS = (26, 27, 28, 29, 31, 32, 34, 35, 36, 41, 42, 43)
 
 

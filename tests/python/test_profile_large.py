@@ -23,7 +23,10 @@ from dmi.profile import _read as reader
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
+pytestmark = [
+    pytest.mark.reads,
+    pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status"),
+]
 
 PAGE = json.dumps(page([[48, 1], [512, 3], [64, 0]]), separators=(",", ":")).encode()
 PAGES = 20_000

@@ -83,6 +83,7 @@ def test_every_recording_meets_every_policy(files: list[Path]) -> None:
     assert parsed["recordings"][1]["runs"][0]["decommit"] == "never"
 
 
+@pytest.mark.long
 def test_executors_of_the_standard_library(files: list[Path]) -> None:
     assert len(sweep(files[0], "eager", samples=3).cells) == 1
     with ProcessPoolExecutor(2) as pool:

@@ -31,6 +31,8 @@ from dmi.trace.format import (
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.reads
+
 SMALL = [
     Record(OP_TIME, 0, 0, 0, 1_000_000),
     Record(OP_ALLOC, 0, 0, 0, 100),

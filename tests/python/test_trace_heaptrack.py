@@ -14,6 +14,8 @@ from dmi.trace import Trace, load
 from dmi.trace.format import OP_ALLOC, OP_FREE, OP_RSS, OP_TIME
 from dmi.trace.heaptrack import read
 
+pytestmark = pytest.mark.reads
+
 HEAD = "v 10400 3\nx 9 /bin/true\nX true --all\nI 1000 5e2990\nm 1 -\n"
 SITES = "t aaaa 0\nt bbbb 0\nt cccc 1\n"
 

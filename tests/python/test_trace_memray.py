@@ -17,6 +17,8 @@ from dmi.trace.memray import _read, is_one
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.reads
+
 MALLOC, FREE, REALLOC, CALLOC, MMAP = 6, 5, 7, 8, 14
 BLOCKS = {MALLOC: OP_ALLOC, REALLOC: OP_REALLOC, CALLOC: OP_CALLOC}
 

@@ -9,6 +9,8 @@ import pytest
 
 from dmi import windbg
 
+pytestmark = pytest.mark.reads
+
 GOLDEN = Path(__file__).parent.parent / "golden"
 HEAPS = (GOLDEN / "heap-summaries.txt").read_text(encoding="utf-8")
 ADDRESSES = (GOLDEN / "address-summaries.txt").read_text(encoding="utf-8")

@@ -19,6 +19,8 @@ from dmi.cli import main
 from dmi.diagnose import DifferentProcessError, UnclearError, from_files, from_log
 from dmi.diagnose._files import what_was_read
 
+pytestmark = pytest.mark.reads
+
 CASES = Path(__file__).resolve().parent.parent / "golden" / "windbg"
 KIB = 1024
 

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from dmi import windbg
 
+pytestmark = pytest.mark.reads
+
 GOLDEN = Path(__file__).parent.parent / "golden"
 TEXTS = [
     (GOLDEN / name).read_text(encoding="utf-8")
