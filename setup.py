@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -29,6 +30,12 @@ EXTENSIONS = sorted(
 HEADERS = sorted((ROOT / "csrc" / "include" / "dmi").glob("*.h*"))
 # What any extension may include; a change of the library itself needs no new link.
 SHARED = [*HEADERS, *sorted((ROOT / "dmi").rglob("*.pxd"))]
+# Where shells look for what completes the words of a command.
+COMPLETIONS = {
+    "bash": ("share/bash-completion/completions", "dmi"),
+    "zsh": ("share/zsh/site-functions", "_dmi"),
+    "fish": ("share/fish/vendor_completions.d", "dmi.fish"),
+}
 # What running the examples leaves behind.
 MADE = shutil.ignore_patterns("__pycache__", "build", "*.so", "*.o", "*.egg-info")
 
@@ -61,6 +68,39 @@ class BuildNative(build_ext):
         for extension in self.extensions:
             extension.library_dirs.insert(0, str(package))
         super().build_extensions()
+        if not (self.editable_mode or self.inplace or WINDOWS):
+            self.write_words()
+
+    def write_words(self) -> None:
+        """Manual pages and what shells complete, from the command line that was just built.
+
+        Where it cannot run here, because it was built for another machine, there are none.
+        """
+        share = Path(self.build_temp) / "share"
+        (share / "man").mkdir(parents=True, exist_ok=True)
+        dmi = [sys.executable, "-m", "dmi"]
+        where = os.environ | {"PYTHONPATH": str(Path(self.build_lib).resolve())}
+        made: dict[str, list[str]] = {}
+        try:
+            subprocess.run(
+                [*dmi, "man", "--to", "man"], cwd=share, env=where, check=True, capture_output=True
+            )
+            for shell, (folder, name) in COMPLETIONS.items():
+                words = subprocess.run(
+                    [*dmi, "completion", shell],
+                    cwd=share,
+                    env=where,
+                    check=True,
+                    capture_output=True,
+                )
+                (share / shell).mkdir(exist_ok=True)
+                (share / shell / name).write_bytes(words.stdout)
+                made[folder] = [str(share / shell / name)]
+        except (OSError, subprocess.CalledProcessError) as error:
+            self.warn(f"no manual pages and no completions: {getattr(error, 'stderr', error)!r}")
+            return
+        made["share/man/man1"] = sorted(str(page) for page in (share / "man").iterdir())
+        self.distribution.data_files = list(made.items())
 
     def forget_rpath(self) -> None:
         """Some Pythons link extensions with their own lib folder as a place to look for libraries.
