@@ -22,9 +22,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 LIMITS = ("--dmi", "--dmi-no-second-order-leak", "--dmi-max-growth=8M")
 # Of this project what needs no other program, and what is quick.
-OWN = """ages block cli_words files heap kernel large_blocks layers metrics pins policy
-pressure replay snapshot stats sweep top trace trace_heaptrack walk windbg"""
-PUBLIC = ("toolz", "more-itertools")
+OWN = """ages block cli_words files heap notebook pins policy snapshot stats walk windbg"""
 # What the chosen tests of this project import.
 NEEDS = ("hypothesis", "jsonschema", "pytest-timeout")
 ALARM = re.compile(r"^(?:FAILED|ERROR) (\S+) - (?:Failed: )?memory did not")

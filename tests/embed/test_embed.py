@@ -113,6 +113,20 @@ def test_what_is_installed_works(site: Site) -> None:
     run(site.folder / "venv" / "bin" / "dmi", "env", cwd=site.folder)
 
 
+def test_manual_pages_and_completions_are_found(site: Site) -> None:
+    share = site.folder / "venv" / "share"
+    pages = sorted(page.name for page in (share / "man" / "man1").iterdir())
+    assert {"dmi.1", "dmi-run.1", "dmi-report.1"} <= set(pages)
+    assert "complete" in (share / "bash-completion/completions/dmi").read_text()
+    assert (share / "zsh/site-functions/_dmi").read_text().startswith("#compdef dmi")
+    assert "complete -c dmi" in (share / "fish/vendor_completions.d/dmi.fish").read_text()
+    if shutil.which("man"):
+        # man looks beside the folders of PATH.
+        path = f"{site.folder}/venv/bin:{os.environ['PATH']}"
+        found = run("man", "-w", "dmi-run", env={"PATH": path, "MANPATH": ""}, check=False)
+        assert found.stdout.strip() == str(share / "man" / "man1" / "dmi-run.1"), found.stderr
+
+
 def test_each_example_runs(examples: Site) -> None:
     examples.run("""
         import embed_c
