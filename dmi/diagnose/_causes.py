@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from ._observe import Observation
 
-__all__ = ["ADVICE", "Cause", "Cure", "causes", "cures", "due_later", "kib"]
+__all__ = ["ADVICE", "Cause", "Cure", "causes", "due_later", "kib"]
 
 _NOTEWORTHY: Final = 0.05
 """Causes that hold less of the leak than this are left out."""
+_MOST_TYPES: Final = 4
+_LEAST_TYPE: Final = 64 << 10
 _VAF_PERCENT: Final = 10
 _VAF_RANGES: Final = 32
 
@@ -81,11 +83,6 @@ _REASONS: Final[dict[str, tuple[str, str]]] = {
     "refused": ("refused", "the system refused to take it: locked pages, or the limit of mappings"),
     "overhead": ("overhead", "tags, tails and gaps of the heap itself"),
 }
-
-_LIMIT: Final = (
-    "If it is a cache, give it a limit (an LRU cache its maxsize, a pool or a queue its length): "
-    "then what is above the limit goes"
-)
 
 ADVICE: Final[dict[str, str]] = {
     "not freed": "Find who allocates and does not free: compare the busy blocks of two moments by "
@@ -160,7 +157,8 @@ def causes(
                 f"{kib(gained)} of busy blocks stayed after the peak: the program still holds "
                 "them, no allocator can give them back."
             )
-        found = [Cause("not freed", text + _sizes_that_grew(before, after), gained)]
+        grew = _sizes_that_grew(before, after) + _types_that_grew(before, after)
+        found = [Cause("not freed", text + grew, gained)]
         if second is not None and second > _NOTEWORTHY * gained:
             found += _why_retained(before, after, second, page_size)
         return tuple(found)
@@ -196,9 +194,27 @@ def _sizes_that_grew(before: Observation, after: Observation) -> str:
     named = [
         f"blocks of {size:,} bytes by {kib(gain)} ({before.histogram.get(size, 0):,} -> {count:,})"
         for gain, size, count in grown[:3]
-        if gain > 0
+        if gain > 0 and gain * 100 > grown[0][0]
     ]
     return f" What grew most: {', '.join(named)}." if named else ""
+
+
+def _types_that_grew(before: Observation, after: Observation) -> str:
+    """Which types of Python's objects hold more, where both moments looked at them."""
+    if not before.types or not after.types:
+        return ""
+    rows = []
+    for name, (count, size) in after.types.items():
+        had, held = before.types.get(name, (0, 0))
+        rows.append((size - held, name, had, count))
+    rows.sort(key=lambda row: -row[0])
+    rows = [row for row in rows if not row[1].startswith("(")]  # tables and buffers of objects
+    named = [
+        f"{name} by {kib(gain)} ({had:,} -> {count:,})"
+        for gain, name, had, count in rows[:_MOST_TYPES]
+        if gain > _LEAST_TYPE
+    ]
+    return f" By type of Python's objects, from a sample: {', '.join(named)}." if named else ""
 
 
 def _why_retained(
@@ -300,88 +316,3 @@ def _below_a_page(after: Observation, page_size: int, before: Observation | None
         "can go. A free block smaller than a page nearly always has busy neighbours on the pages "
         "it touches, so its pages have to stay, however much is free in total"
     )
-
-
-def cures(kind: str, found: Sequence[Cause], after: Observation | None) -> tuple[Cure, ...]:
-    """What to do about each cause, in their order, and what it would give."""
-    if kind == "none":
-        return ()
-    outside = after is not None and after.outside
-    allocator = after.kind if after is not None else ""
-    lines: list[Cure] = []
-    if kind == "second-order leak" and after is not None:
-        lines += _by_allocator(allocator, after)
-    own = {"pymalloc": ADVICE, "glibc": ADVICE, "nt": {"keeps pages": ""}}.get(allocator, {})
-    lines += [_cure(cause, after) for cause in found if cause.kind in ADVICE.keys() - own.keys()]
-    for cause in found:
-        if cause.kind == "not freed":
-            if allocator in ("glibc", "pymalloc"):
-                lines.append(Cure(ADVICE["not freed"]))
-            lines.append(Cure(_LIMIT, cause.bytes, most=True))
-    if kind == "second-order leak" and not outside and found and found[0].kind == "below a page":
-        lines.append(
-            Cure(
-                "Do not look for a missing free: the blocks were freed. The number to lower is "
-                "commit."
-            )
-        )
-    return tuple({cure.text: cure for cure in reversed(lines)}.values())[::-1]
-
-
-def _cure(cause: Cause, after: Observation | None) -> Cure:
-    text = ADVICE[cause.kind]
-    if after is None or cause.kind not in ("never", "pressure", "budget", "threshold"):
-        return Cure(text)
-    if after.reclaimable is not None:
-        return Cure(text, after.reclaimable)
-    return Cure(text, cause.bytes, most=True)
-
-
-def _by_allocator(allocator: str, after: Observation) -> list[Cure]:
-    kept = after.retained
-    if allocator == "pymalloc":
-        return [
-            Cure(
-                "pymalloc gives an arena back only when nothing in it lives. Run the program "
-                "on dmi with its objects: `PYTHONMALLOC=malloc dmi run -- PROGRAM`, or dmi as "
-                "Python's allocator",
-                kept,
-                most=True,
-            )
-        ]
-    if allocator == "nt":
-        return [
-            Cure(
-                "An NT heap gives back only free blocks above its thresholds. HeapDestroy gives "
-                "back everything of a heap: give the peak a heap of its own. HeapCompact and "
-                "HeapSetInformation(HeapOptimizeResources) give back what is cached; what they "
-                "would give cannot be told from here"
-            )
-        ]
-    if allocator == "glibc":
-        trim, exact = after.trim, after.trim is not None
-        if trim is None and after.free is not None and after.list_length is not None:
-            # Of each free block up to a page at its ends has to stay.
-            trim = max(0, after.free - after.list_length * 4096)
-        lines = [
-            Cure(
-                "Call malloc_trim(0) after the peak, which walks every free page",
-                trim,
-                most=not exact,
-            ),
-            Cure(
-                "Run the program on dmi, which gives free pages back by itself: "
-                "`dmi run -- PROGRAM`",
-                kept,
-                most=True,
-            ),
-            Cure(
-                "MALLOC_ARENA_MAX=1 or 2 keeps threads from spreading over arenas, and "
-                "MALLOC_MMAP_THRESHOLD_=65536 maps large blocks on their own, so that they go back "
-                "when they are freed; what these give cannot be told from here"
-            ),
-        ]
-        if trim is not None and kept and trim < kept // 10:
-            return lines[1:2] + lines[2:] + lines[:1]
-        return lines
-    return []

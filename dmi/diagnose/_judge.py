@@ -22,6 +22,7 @@ from dmi.windbg import SMALLEST_VIRTUAL_BLOCK
 
 from . import _allocators, _causes, _process
 from ._causes import Cause, Cure, kib
+from ._cures import cures
 from ._lines import with_lines
 from ._observe import Observation, known_sum
 from ._scope import difference
@@ -287,7 +288,7 @@ def _verdict_of(
     level = None
     if before is not None:
         level = before.busy if how == "busy" else before.committed
-    advice = _causes.cures(kind, found, after)
+    advice = cures(kind, found, after, peak, tuple(states[-1].heaps.values()))
     if kind == "growth" and not known.is_walked:
         advice = _allocators.cures_of_runtimes(known)
     return Verdict(

@@ -73,6 +73,12 @@ class Observation:
     """What malloc_trim(0) would give back, where it was worked out page by page."""
     histogram: Mapping[int, int] = field(default_factory=dict)
     """Busy blocks: size -> count; empty where they were not counted."""
+    mapped_histogram: Mapping[int, int] | None = None
+    """The blocks that are mapped on their own: size -> count; None: not known."""
+    types: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Blocks and bytes by the type of Python's objects, from a sample; empty: not known."""
+    on_huge_pages: int | None = None
+    """Free bytes, in whole pages, that lie on huge pages."""
     threads: Mapping[str, int] = field(default_factory=dict)
     """Bytes in flight or in caches by thread, where the source tells."""
 
@@ -112,6 +118,8 @@ class State:
     label: str = ""
     process_committed: int | None = None
     resident: int | None = None
+    huge: int | None = None
+    """What of the process's memory lies on huge pages."""
     heaps_committed: int | None = None
     """What of process_committed lies in the heaps' ranges: more than they have committed where they
     gave back pages without the charge for them."""
@@ -270,6 +278,7 @@ def _state_of_mapping(values: Mapping[str, Any], label: str) -> State:
             state,
             process_committed=state.process_committed if committed is None else committed,
             resident=_optional(process, "resident"),
+            huge=_optional(process, "huge"),
             heaps_committed=_optional(process, "heaps"),
             metadata=_optional(process, "metadata"),
         )
@@ -422,6 +431,11 @@ def _heap(entry: Any, fallback: str, *, outside: bool) -> Observation:
         mapped=_optional(numbers, "mapped"),
         trim=_optional(numbers, "trim"),
         histogram=_histogram(entry.get("histogram")),
+        mapped_histogram=None
+        if entry.get("mapped_histogram") is None
+        else _histogram(entry["mapped_histogram"]),
+        types=_types(entry.get("types")),
+        on_huge_pages=_optional(entry, "free_on_huge_pages"),
         threads=_named_sizes(entry.get("threads")),
     )  # fmt: skip
 
@@ -434,6 +448,17 @@ def _histogram(given: Any) -> dict[int, int]:
         pair[0]: pair[1]
         for pair in given
         if isinstance(pair, list | tuple) and len(pair) >= 2 and all(map(_is_size, pair[:2]))
+    }
+
+
+def _types(given: Any) -> dict[str, tuple[int, int]]:
+    """Type -> blocks and bytes."""
+    if not isinstance(given, Mapping):
+        return {}
+    return {
+        str(name): (pair[0], pair[1])
+        for name, pair in given.items()
+        if isinstance(pair, list | tuple) and len(pair) == 2 and all(map(_is_size, pair))
     }
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from ._allocators import pools
-from ._causes import ADVICE, Cause, Cure, cures, kib
+from ._causes import ADVICE, Cause, Cure, kib
+from ._cures import cures
 from ._observe import Observation, known_sum
 from ._verdict import Verdict, columns, steps
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["commit_did_not_grow", "comparable", "evidence", "findings", "quiet", "traces"]
 
+_NOTEWORTHY_HUGE: Final = 4 << 20
 _UNTOUCHED_BYTES: Final = 16 << 20
 _SMALL_SPACE: Final = 4 << 30
 """Up to this address space, its use is a measure of its own: it runs out."""
@@ -424,6 +426,9 @@ def evidence(states: Sequence[State], verdict: Verdict) -> tuple[str, ...]:
     resident = [state.resident for state in states]
     if _ends_known(states, "resident"):
         lines.append(f"Resident: {steps(resident)}.")
+    huge = [state.huge for state in states]
+    if _ends_known(states, "huge") and max(each or 0 for each in huge) > _NOTEWORTHY_HUGE:
+        lines.append(f"On huge pages: {steps(huge)}.")
     heap = [state.usage.get("Heap") for state in states]
     if len(states) > 1 and len(set(heap)) == 1 and heap[0] is not None:
         lines.append(

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Final
 from dmi.windbg import SMALLEST_VIRTUAL_BLOCK
 
 from . import _process
-from ._causes import ADVICE, Cause, Cure, causes, cures, kib
+from ._causes import ADVICE, Cause, Cure, causes, kib
+from ._cures import cures
 from ._verdict import Verdict, columns, kib_or_dash, number
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def one_moment(state: State, page_size: int = 4096) -> Verdict:
     heaps = sorted(state.heaps.values(), key=_weight, reverse=True)
     kept = [heap for heap in heaps if _keeps(heap)]
     kept.sort(key=lambda heap: -(heap.free or heap.retained or 0))
-    found = _wrong(state) + [_kept(heap, page_size) for heap in kept] + compared
+    found = _wrong(state) + [_kept(heap, heaps, page_size) for heap in kept] + compared
     others = tuple(found[1:5])
     notes = list(_notes(state))
     lines = [*_heap_table(heaps), *_usage_table(state)]
@@ -141,7 +142,7 @@ def _keeps(heap: Observation) -> bool:
     return free > max(_KEPT_BYTES, int(_KEPT_SHARE * heap.committed))
 
 
-def _kept(heap: Observation, page_size: int) -> Verdict:
+def _kept(heap: Observation, beside: Sequence[Observation], page_size: int) -> Verdict:
     free = heap.free if heap.free is not None else heap.retained
     assert free is not None
     assert heap.committed is not None
@@ -153,7 +154,7 @@ def _kept(heap: Observation, page_size: int) -> Verdict:
         "committed. Whether that is left from a peak or about to be used again, one moment does "
         "not tell."
     )
-    advice = cures("second-order leak", why, heap)
+    advice = cures("second-order leak", why, heap, beside=beside)
     return _verdict(heap.name, heap, free, why, advice, headline)
 
 

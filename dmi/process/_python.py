@@ -183,27 +183,36 @@ class PymallocHeap:
         if data is None or head is None or head[3] not in (0, arena.index):
             yield ForeignRange(at, self.pool, "pages", "unknown", 0, arena.address)
             return
-        count, free, block, _, following = head
+        count, _, block, _, _ = head
         if count == 0:
             yield ForeignRange(at, self.pool, "pages", "free", 0, arena.address)
             return
         yield ForeignRange(at, _HEADER, "overhead", "overhead", block, arena.address)
         room = (self.pool - _HEADER) // block
-        listed: set[int] = set()
-        while at + _HEADER <= free <= at + self.pool - block and free not in listed:
-            listed.add(free)
-            (free,) = struct.unpack_from("<Q", data, free - at)
+        busy = {offset for offset, _ in pool_blocks(data, at, self.pool, arena.index)}
         for number in range(room):
-            address = at + _HEADER + number * block
-            unused = address - at >= following or address in listed
-            yield ForeignRange(
-                address, block, "lfh", "free" if unused else "busy", block, arena.address
-            )
+            offset = _HEADER + number * block
+            state = "busy" if offset in busy else "free"
+            yield ForeignRange(at + offset, block, "lfh", state, block, arena.address)
         end = at + _HEADER + room * block
         if end < at + self.pool:
             yield ForeignRange(
                 end, at + self.pool - end, "overhead", "overhead", block, arena.address
             )
+
+
+def pool_blocks(data: bytes, at: int, pool: int, index: int) -> list[tuple[int, int]]:
+    """Offset and size of each busy block of the pool at ``at`` of arena ``index``."""
+    head = read_pool(data, pool)
+    if head is None or head[3] not in (0, index) or head[0] == 0:
+        return []
+    _, free, block, _, following = head
+    listed: set[int] = set()
+    while at + _HEADER <= free <= at + pool - block and free - at not in listed:
+        listed.add(free - at)
+        (free,) = struct.unpack_from("<Q", data, free - at)
+    end = min(following, _HEADER + (pool - _HEADER) // block * block)
+    return [(offset, block) for offset in range(_HEADER, end, block) if offset not in listed]
 
 
 def read_pool(data: bytes, pool: int) -> tuple[int, int, int, int, int] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._heap import number
 
@@ -15,18 +15,24 @@ _MOST = 20
 
 
 def grown(before: HeapSource, after: HeapSource, handle: str = "0") -> list[dict[str, Any]]:
-    """For each heap of either moment the sizes whose busy blocks changed, the largest gain first.
+    """For each heap of either moment the sizes whose busy blocks changed, the largest gain first,
+    and of Python's objects the types.
 
     ``handle`` names one heap as the debugger would; 0 is all of them. ValueError for a heap that
-    neither has. A heap that one of the snapshots does not list did not exist then.
+    neither has. A heap that one of the snapshots does not list did not exist then. Heaps of other
+    allocators stand beside dmi's where their blocks were counted at both moments.
     """
     wanted = number(handle)
-    heaps = {heap.handle: heap.name for source in (before, after) for heap in source.heaps}
+    both = [_heaps(before), _heaps(after)]
+    heaps = {each.handle: each.name for heaps in both for each in heaps.values()}
     if wanted and wanted not in heaps:
         raise ValueError(f"neither snapshot has a heap {wanted:x}")
     found = []
     for each in heaps if not wanted else [wanted]:
-        first, last = _counts(before, each), _counts(after, each)
+        ends = [heaps.get(each) for heaps in both]
+        if any(end is not None and end.sizes is None for end in ends):
+            continue
+        first, last = ({} if end is None or end.sizes is None else end.sizes for end in ends)
         rows = [
             {
                 "size": size,
@@ -42,9 +48,65 @@ def grown(before: HeapSource, after: HeapSource, handle: str = "0") -> list[dict
         threads = _threads(before, after, each)
         found.append(
             {"handle": each, "name": heaps[each], "gained": gained, "sizes": rows,
-             "threads": threads}
+             "threads": threads, "types": _types(*ends)}
         )  # fmt: skip
     return sorted(found, key=lambda heap: -heap["gained"])
+
+
+class _Sizes(NamedTuple):
+    """One heap at one moment: busy blocks by size, and bytes by type; None where not counted."""
+
+    handle: int
+    name: str
+    sizes: dict[int, int] | None
+    types: dict[str, tuple[int, int]] | None
+
+
+def _heaps(source: HeapSource) -> dict[int, _Sizes]:
+    """The heaps of a snapshot, dmi's and others."""
+    found = {
+        heap.handle: _Sizes(
+            heap.handle, heap.name, {row.size: row.count for row in heap.histogram}, None
+        )
+        for heap in source.heaps
+    }
+    for entry in getattr(source, "outside", ()):
+        handle, rows, types = (entry.get(name) for name in ("handle", "histogram", "types"))
+        if not isinstance(handle, int) or handle in found:
+            continue
+        sizes: dict[int, int] | None = None
+        if isinstance(rows, list | tuple) and all(map(_is_pair, rows)):
+            sizes = {row[0]: row[1] for row in rows}
+            alone = entry.get("mapped_histogram")
+            if isinstance(alone, list | tuple) and all(map(_is_pair, alone)):
+                for size, count in alone:
+                    sizes[size] = sizes.get(size, 0) + count
+        if not isinstance(types, dict) or not all(map(_is_pair, types.values())):
+            types = None
+        named = None if types is None else {str(k): (v[0], v[1]) for k, v in types.items()}
+        found[handle] = _Sizes(handle, str(entry.get("name") or ""), sizes, named)
+    return found
+
+
+def _is_pair(value: Any) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 2
+        and all(isinstance(each, int) and not isinstance(each, bool) for each in value)
+    )
+
+
+def _types(first: _Sizes | None, last: _Sizes | None) -> list[dict[str, Any]] | None:
+    """What the objects of each type gained, the largest first; None where that is not known."""
+    if first is None or last is None or first.types is None or last.types is None:
+        return None
+    rows = [
+        {"type": name, "before": had[0], "after": has[0], "gained": has[1] - had[1]}
+        for name in first.types.keys() | last.types.keys()
+        for had, has in [(first.types.get(name, (0, 0)), last.types.get(name, (0, 0)))]
+        if had != has
+    ]
+    return sorted(rows, key=lambda row: (-row["gained"], row["type"]))
 
 
 def _threads(before: HeapSource, after: HeapSource, handle: int) -> list[dict[str, Any]] | None:
@@ -65,15 +127,6 @@ def _threads(before: HeapSource, after: HeapSource, handle: int) -> list[dict[st
     return sorted(rows, key=lambda row: (-row["gained"], row["thread"]))
 
 
-def _counts(source: HeapSource, handle: int) -> dict[int, int]:
-    return {
-        row.size: row.count
-        for heap in source.heaps
-        if heap.handle == handle
-        for row in heap.histogram
-    }
-
-
 def grown_text(found: list[dict[str, Any]]) -> str:
     """The same as a table; numbers are hexadecimal, as in the debugger, but for the KB gained."""
     lines = []
@@ -87,6 +140,14 @@ def grown_text(found: list[dict[str, Any]]) -> str:
         ]
         if len(heap["sizes"]) > _MOST:
             lines.append(f"    and {len(heap['sizes']) - _MOST} more sizes that changed")
+        if heap["types"]:
+            lines.append("    of Python's objects, from a sample:")
+        lines += [
+            f"    {row['before']:>10,} -> {row['after']:<10,} {row['gained'] // 1024:+,} KB  "
+            f"{row['type']}"
+            for row in (heap["types"] or [])[:_MOST]
+            if row["gained"] > 0
+        ]
         lines += [
             f"    in flight of thread {row['thread']!r}: {row['gained'] // 1024:+,} KB"
             for row in (heap["threads"] or [])[:_MOST]
