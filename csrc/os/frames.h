@@ -1,8 +1,11 @@
-/* frames.h - floor 1: the stack of the calling thread by its frame pointers, and the code that is mapped.
+/* frames.h - floor 1: the stack of the calling thread, and the code that is mapped.
  *
- * Nothing here allocates, takes a lock or faults, whatever the registers and the stack hold: a frame is read only where
- * its page is known to be readable, frames only go upwards, and a return address counts only when it lies in mapped
- * code. Code that links no frames ends a stack early. May be called anywhere, in a signal handler too. errno may change.
+ * Nothing here allocates, takes a lock or faults, whatever the registers and the stack hold: a word of the stack is read
+ * only where its page is known to be readable, frames only go upwards, and a return address counts only when it lies
+ * in code. Linux on x86-64 with glibc 2.35 or later: by the tables of the code (cfi.h), and by frame pointers where there
+ * is no table and the code proves that it links its frames; what is not understood ends the stack. Linux else: by frame
+ * pointers, and code that links no frames ends a stack early or is left out. Windows: as the system says. May be called
+ * anywhere, in a signal handler too. errno may change.
  */
 #ifndef DMI_FRAMES_H
 #define DMI_FRAMES_H
@@ -11,11 +14,21 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Return addresses from the frame (what __builtin_frame_address says) on outwards, at most so many; without those of
- * our own library at the beginning. Returns how many. */
-size_t _dmi_os_frames(const void *frame, uintptr_t *out, size_t most);
-/* Look again which code is mapped, which is done now and then by itself. */
-void _dmi_os_frames_refresh(void);
+/* A native frame: a return address, or where a signal interrupted. */
+typedef struct dmi_native {
+    uintptr_t address;
+    uintptr_t
+        end; /* where its part of the stack ends, and its caller's begins; UINTPTR_MAX: not known */
+} dmi_native;
+
+/* Before the first stack: look for tables and code. May allocate. */
+void _dmi_os_frames_begin(void);
+/* Frames from the function whose frame that is (what __builtin_frame_address says) on outwards, without it and at most
+ * so many; without those of our own library at the beginning. Returns how many. *whole: the last one is where the
+ * thread began; else the stack is cut. */
+size_t _dmi_os_frames(const void *frame, dmi_native *out, size_t most, bool *whole);
+/* The same with those of our own library. */
+size_t _dmi_os_all_frames(const void *frame, dmi_native *out, size_t most, bool *whole);
 /* Call visit for each mapping of code that comes from a file; path is not terminated. 0 or an errno (ENOSYS: the system
  * has no such list). visit must not take a stack. */
 int _dmi_os_code(void (*visit)(void *argument, uint64_t start, uint64_t end, uint64_t offset,

@@ -1,168 +1,26 @@
-/* linux_frames.c - stacks by frame pointers; /proc/self/maps. */
+/* linux_frames.c - stacks: by tables where code has them, by frame pointers where they prove right. */
 #define _GNU_SOURCE
 #include "frames.h"
 
+#include "linux_code.h"
+#include "linux_linked.h"
+#include "linux_rows.h"
 #include "os.h"
 
 #include <dlfcn.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <link.h>
-#include <stdatomic.h>
-#include <string.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
 #define PAGE ((uintptr_t)4096)
+#define WORD sizeof(uintptr_t)
 #define GROW_PAGES 64    /* of a known stack, looked at in one go */
 #define FIRST_PAGES 2048 /* of a stack that is seen for the first time */
 #define OTHER_PAGES 64   /* of a stack that is nobody's we know: looked at anew each time */
 #define OWN_FRAMES 6     /* of our library, at most */
-#define REFRESH 16384
-
-/* ---- mapped code --------------------------------------------------------------------------------------- */
-
-#define RANGES 512
-typedef struct code_map {
-    size_t count;
-    struct {
-        uintptr_t start, end;
-    } range[RANGES];
-} code_map;
-/* Readers use one while the other is written. */
-static code_map maps[2];
-static _Atomic(code_map *) current;
-static _Atomic uint32_t misses;
-static atomic_flag reading = ATOMIC_FLAG_INIT; /* there is one buffer */
-
-typedef struct line {
-    uint64_t start, end, offset;
-    bool code;
-    const char *path;
-    size_t length;
-} line;
-
-static const char *hex(const char *at, const char *end, uint64_t *value) {
-    *value = 0;
-    for (; at < end; at++) {
-        unsigned digit = (unsigned)*at;
-        if (digit - '0' < 10u) digit -= '0';
-        else if ((digit | 32u) - 'a' < 6u) digit = (digit | 32u) - 'a' + 10u;
-        else break;
-        *value = *value << 4 | digit;
-    }
-    return at;
-}
-
-/* "start-end rwxp offset dev inode  path" */
-static bool parse(const char *at, const char *end, line *out) {
-    at = hex(at, end, &out->start);
-    if (at == end || *at++ != '-') return false;
-    at = hex(at, end, &out->end);
-    if (end - at < 7) return false;
-    out->code = at[3] == 'x';
-    at = hex(at + 6, end, &out->offset);
-    for (int field = 0; field < 2; field++) {
-        while (at < end && *at == ' ') at++;
-        while (at < end && *at != ' ') at++;
-    }
-    while (at < end && *at == ' ') at++;
-    out->path = at;
-    out->length = (size_t)(end - at);
-    return true;
-}
-
-static int each_line(void (*visit)(void *argument, const line *found), void *argument) {
-    static char buffer[2 * 4096]; /* longer than any path */
-    size_t used = 0;
-    long file = syscall(SYS_openat, AT_FDCWD, "/proc/self/maps", O_RDONLY | O_CLOEXEC, 0);
-    if (file < 0) return errno;
-    for (;;) {
-        long n = syscall(SYS_read, file, buffer + used, sizeof buffer - used);
-        if (n < 0 && errno == EINTR) continue;
-        if (n <= 0) break;
-        used += (size_t)n;
-        char *at = buffer, *end;
-        while ((end = memchr(at, '\n', used - (size_t)(at - buffer)))) {
-            line found;
-            if (parse(at, end, &found)) visit(argument, &found);
-            at = end + 1;
-        }
-        used -= (size_t)(at - buffer);
-        memmove(buffer, at, used);
-        if (used == sizeof buffer) used = 0;
-    }
-    (void)syscall(SYS_close, file);
-    return 0;
-}
-
-static void add_range(void *argument, const line *found) {
-    code_map *to = argument;
-    if (!found->code || to->count == RANGES) return;
-    if (to->count && to->range[to->count - 1].end == found->start) {
-        __atomic_store_n(&to->range[to->count - 1].end, found->end, __ATOMIC_RELAXED);
-        return;
-    }
-    __atomic_store_n(&to->range[to->count].start, found->start, __ATOMIC_RELAXED);
-    __atomic_store_n(&to->range[to->count].end, found->end, __ATOMIC_RELAXED);
-    __atomic_store_n(&to->count, to->count + 1, __ATOMIC_RELAXED);
-}
-
-void _dmi_os_frames_refresh(void) {
-    if (atomic_flag_test_and_set_explicit(&reading, memory_order_acquire)) return;
-    code_map *now = atomic_load_explicit(&current, memory_order_relaxed);
-    code_map *to = now == &maps[0] ? &maps[1] : &maps[0];
-    __atomic_store_n(&to->count, 0, __ATOMIC_RELAXED);
-    (void)each_line(add_range, to);
-    if (to->count) atomic_store_explicit(&current, to, memory_order_release);
-    atomic_flag_clear_explicit(&reading, memory_order_release);
-}
-
-static bool is_code(uintptr_t address) {
-    static _Atomic size_t last;
-    const code_map *map = atomic_load_explicit(&current, memory_order_acquire);
-    if (!map) return false;
-    size_t guess = atomic_load_explicit(&last, memory_order_relaxed);
-    if (address - __atomic_load_n(&map->range[guess].start, __ATOMIC_RELAXED) <
-        __atomic_load_n(&map->range[guess].end, __ATOMIC_RELAXED) -
-            __atomic_load_n(&map->range[guess].start, __ATOMIC_RELAXED))
-        return true;
-    size_t low = 0, high = __atomic_load_n(&map->count, __ATOMIC_RELAXED);
-    while (low < high) {
-        size_t middle = (low + high) / 2;
-        if (address < __atomic_load_n(&map->range[middle].start, __ATOMIC_RELAXED)) high = middle;
-        else if (address >= __atomic_load_n(&map->range[middle].end, __ATOMIC_RELAXED))
-            low = middle + 1;
-        else {
-            atomic_store_explicit(&last, middle, memory_order_relaxed);
-            return true;
-        }
-    }
-    return false;
-}
-
-typedef struct visitor {
-    void (*visit)(void *, uint64_t, uint64_t, uint64_t, const char *, size_t);
-    void *argument;
-} visitor;
-
-static void pass_on(void *argument, const line *found) {
-    const visitor *v = argument;
-    if (found->code && found->length && found->path[0] == '/')
-        v->visit(v->argument, found->start, found->end, found->offset, found->path, found->length);
-}
-
-int _dmi_os_code(void (*visit)(void *argument, uint64_t start, uint64_t end, uint64_t offset,
-                               const char *path, size_t length),
-                 void *argument) {
-    visitor v = {visit, argument};
-    while (atomic_flag_test_and_set_explicit(&reading, memory_order_acquire))
-        (void)syscall(SYS_sched_yield);
-    int error = each_line(pass_on, &v);
-    atomic_flag_clear_explicit(&reading, memory_order_release);
-    return error;
-}
+#define SWITCHES 4       /* from one stack to another, by signals */
 
 /* ---- the stack ----------------------------------------------------------------------------------------- */
 
@@ -220,28 +78,138 @@ static uintptr_t limit_of(uintptr_t sp) {
     return to;
 }
 
-size_t _dmi_os_frames(const void *frame, uintptr_t *out, size_t most) {
-    uintptr_t at = (uintptr_t)frame, limit = limit_of(at);
+/* ---- steps --------------------------------------------------------------------------------------------- */
+
+typedef struct walk {
+    uintptr_t pc, sp, fp;
+    bool fp_known; /* the frame pointer is the one that the function at pc has */
+    bool exact; /* pc was interrupted; else it is a return address, and the call lies before it */
+    uintptr_t limit;
+    unsigned switches;
+} walk;
+typedef enum step_end { GOES_ON, ENDS, IS_CUT } step_end;
+
+/* A word of the stack, no deeper than the stack pointer. */
+static bool word_at(const walk *w, uintptr_t address, uintptr_t *value) {
+    if (address % WORD || address < w->sp || address >= w->limit || w->limit - address < WORD)
+        return false;
+    *value = *(const uintptr_t *)address;
+    return true;
+}
+
+static bool cfa_of(const walk *w, dmi_cfi_row row, uintptr_t *cfa) {
+    uintptr_t offset = (uintptr_t)(intptr_t)row.cfa_offset;
+    switch (_dmi_cfi_cfa(row)) {
+    case DMI_CFA_SP: *cfa = w->sp + offset; return true;
+    case DMI_CFA_FP: *cfa = w->fp + offset; return w->fp_known;
+    case DMI_CFA_AT_SP: return word_at(w, w->sp + offset, cfa);
+    case DMI_CFA_AT_FP: return w->fp_known && word_at(w, w->fp + offset, cfa);
+    case DMI_CFA_PLT: *cfa = w->sp + WORD + (w->pc % 16 >= offset ? WORD : 0); return true;
+    default: return false;
+    }
+}
+
+static bool caller_fp(const walk *w, dmi_cfi_row row, uintptr_t cfa, uintptr_t *fp) {
+    uintptr_t offset = (uintptr_t)(intptr_t)row.fp_offset;
+    switch (_dmi_cfi_fp(row)) {
+    case DMI_FP_SAME: *fp = w->fp; return w->fp_known;
+    case DMI_FP_AT_CFA: return word_at(w, cfa + offset, fp);
+    case DMI_FP_AT_SP: return word_at(w, w->sp + offset, fp);
+    case DMI_FP_AT_FP: return w->fp_known && word_at(w, w->fp + offset, fp);
+    default: return false;
+    }
+}
+
+static step_end step(walk *w, dmi_cfi_row row) {
+    uintptr_t cfa, pc, fp = 0;
+    if (row.ra == DMI_RA_NONE) return ENDS;
+    if (!cfa_of(w, row, &cfa) || cfa % WORD) return IS_CUT;
+    bool signal = _dmi_cfi_signal(row), here = cfa > w->sp && cfa <= w->limit;
+    if (!here && !signal) return IS_CUT;
+    if (!word_at(w, row.ra == DMI_RA_AT_CFA ? cfa - WORD : w->sp + row.ra * WORD, &pc))
+        return IS_CUT;
+    w->fp_known = caller_fp(w, row, cfa, &fp);
+    w->fp = fp;
+    w->pc = pc;
+    w->sp = cfa;
+    w->exact = signal;
+    if (!here) { /* the signal was handled on a stack of its own */
+        if (w->switches++ == SWITCHES || cfa == 0) return IS_CUT;
+        w->limit = limit_of(cfa);
+    }
+    return pc ? GOES_ON : ENDS;
+}
+
+/* A frame that its function links: the caller's frame pointer, and above it the return address. */
+static step_end step_linked(walk *w) {
+    uintptr_t pc, fp;
+    if (w->exact || !w->fp_known || !word_at(w, w->fp, &fp) || !word_at(w, w->fp + WORD, &pc))
+        return IS_CUT;
+    if (!_dmi_code_links(w->pc, pc)) return IS_CUT;
+    w->sp = w->fp + 2 * WORD;
+    w->fp = fp;
+    w->pc = pc;
+    return pc ? GOES_ON : ENDS;
+}
+
+/* By the row of each address, from a frame that is linked for sure. */
+static size_t by_rows(walk w, bool skip_own, dmi_native *out, size_t most, bool *whole) {
+    dmi_rows_seen seen = {.count = 0};
     size_t n = 0, own = 0;
-    while (n < most && at % sizeof(void *) == 0 && at + 2 * sizeof(void *) <= limit) {
-        uintptr_t next = ((const uintptr_t *)at)[0], address = ((const uintptr_t *)at)[1];
-        bool ours = address >= (uintptr_t)__ehdr_start && address < (uintptr_t)__etext;
-        if (ours && n == 0 && own < OWN_FRAMES) {
-            own++;
-        } else if (is_code(address)) {
-            out[n++] = address;
-        } else {
-            /* A library that was loaded since, or no frame at all: looked up the more seldom the more there are. */
-            uint32_t missed = atomic_fetch_add_explicit(&misses, 1, memory_order_relaxed) + 1;
-            if ((missed & (missed - 1)) && missed % REFRESH) break;
-            _dmi_os_frames_refresh();
-            if (is_code(address)) continue;
-            break;
-        }
-        if (next <= at) break;
-        at = next;
+    step_end going = GOES_ON;
+    while (going == GOES_ON && n < most) {
+        dmi_cfi_row row;
+        uintptr_t pc = w.pc;
+        dmi_cfi_found found = _dmi_rows_find(&seen, w.exact ? pc : pc - 1, &row);
+        if (found != DMI_CFI_ROW && !_dmi_code_holds(pc)) break;
+        going = found == DMI_CFI_ROW        ? step(&w, row)
+                : found == DMI_CFI_NO_ENTRY ? step_linked(&w)
+                                            : IS_CUT;
+        bool ours = pc >= (uintptr_t)__ehdr_start && pc < (uintptr_t)__etext;
+        if (skip_own && ours && n == 0 && own++ < OWN_FRAMES) continue;
+        out[n++] = (dmi_native){.address = pc, .end = going == GOES_ON ? w.sp : UINTPTR_MAX};
+    }
+    *whole = going == ENDS;
+    return n;
+}
+
+/* By frame pointers alone, where no rows can be found. */
+static size_t by_links(walk w, bool skip_own, dmi_native *out, size_t most) {
+    size_t n = 0, own = 0;
+    while (n < most) {
+        uintptr_t pc = w.pc, fp = w.fp;
+        bool ours = pc >= (uintptr_t)__ehdr_start && pc < (uintptr_t)__etext;
+        if (skip_own && ours && n == 0 && own < OWN_FRAMES) own++;
+        else if (_dmi_code_holds(pc)) out[n++] = (dmi_native){.address = pc, .end = UINTPTR_MAX};
+        else break;
+        if (!word_at(&w, fp, &w.fp) || !word_at(&w, fp + WORD, &w.pc)) break;
+        w.sp = fp + 2 * WORD;
+        if (n) out[n - 1].end = w.sp;
     }
     return n;
+}
+
+static size_t frames_of(const void *frame, bool skip_own, dmi_native *out, size_t most,
+                        bool *whole) {
+    uintptr_t at = (uintptr_t)frame;
+    walk w = {.sp = at, .limit = limit_of(at), .fp_known = true};
+    *whole = false;
+    if (!word_at(&w, at, &w.fp) || !word_at(&w, at + WORD, &w.pc)) return 0;
+    w.sp = at + 2 * WORD;
+    return _dmi_rows_on() ? by_rows(w, skip_own, out, most, whole)
+                          : by_links(w, skip_own, out, most);
+}
+
+size_t _dmi_os_frames(const void *frame, dmi_native *out, size_t most, bool *whole) {
+    return frames_of(frame, true, out, most, whole);
+}
+size_t _dmi_os_all_frames(const void *frame, dmi_native *out, size_t most, bool *whole) {
+    return frames_of(frame, false, out, most, whole);
+}
+
+void _dmi_os_frames_begin(void) {
+    _dmi_rows_begin();
+    _dmi_code_refresh();
 }
 
 /* ---- the rest ------------------------------------------------------------------------------------------ */

@@ -4,16 +4,28 @@
 #include <errno.h>
 #include <windows.h>
 
-size_t _dmi_os_frames(const void *frame, uintptr_t *out, size_t most) {
-    (void)frame;
-    /* The system unwinds by its tables; the first few frames are ours. */
+static inline __attribute__((always_inline)) size_t frames_of(DWORD skip, dmi_native *out,
+                                                              size_t most, bool *whole) {
     void *found[62];
-    ULONG n = CaptureStackBackTrace(2, most < 62 ? (DWORD)most : 62, found, NULL);
-    for (ULONG i = 0; i < n; i++) out[i] = (uintptr_t)found[i];
+    ULONG n = CaptureStackBackTrace(skip, most < 62 ? (DWORD)most : 62, found, NULL);
+    for (ULONG i = 0; i < n; i++)
+        out[i] = (dmi_native){.address = (uintptr_t)found[i], .end = UINTPTR_MAX};
+    *whole = false;
     return n;
 }
 
-void _dmi_os_frames_refresh(void) {}
+size_t _dmi_os_frames(const void *frame, dmi_native *out, size_t most, bool *whole) {
+    (void)frame;
+    /* The system unwinds by its tables; the first few frames are ours. */
+    return frames_of(2, out, most, whole);
+}
+
+size_t _dmi_os_all_frames(const void *frame, dmi_native *out, size_t most, bool *whole) {
+    (void)frame;
+    return frames_of(0, out, most, whole);
+}
+
+void _dmi_os_frames_begin(void) {}
 
 int _dmi_os_code(void (*visit)(void *argument, uint64_t start, uint64_t end, uint64_t offset,
                                const char *path, size_t length),

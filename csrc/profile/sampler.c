@@ -88,15 +88,15 @@ static void tell_of_python(void) {
 /* The native frames, with the Python ones in the place of the function that runs Python. */
 static uint32_t take_stack(const void *frame) {
     dmi_frame frames[DMI_STACK_FRAMES], python[DMI_STACK_FRAMES];
-    uintptr_t native[DMI_STACK_FRAMES];
-    bool entry[DMI_STACK_FRAMES];
+    dmi_native native[DMI_STACK_FRAMES];
+    bool entry[DMI_STACK_FRAMES], whole;
     size_t n = 0, at = 0;
-    size_t natives = _dmi_os_frames(frame, native, DMI_STACK_FRAMES);
+    size_t natives = _dmi_os_frames(frame, native, DMI_STACK_FRAMES, &whole);
     size_t pythons = _dmi_python_frames(python, entry, DMI_STACK_FRAMES);
     if (pythons && atomic_load_explicit(&when_python, memory_order_relaxed)) tell_of_python();
     for (size_t i = 0; i < natives && n < DMI_STACK_FRAMES; i++) {
-        if (!pythons || !_dmi_python_evaluates(native[i])) {
-            frames[n++] = (dmi_frame){.key = native[i]};
+        if (!pythons || !_dmi_python_evaluates(native[i].address)) {
+            frames[n++] = (dmi_frame){.key = native[i].address};
             continue;
         }
         /* One native frame runs all Python frames up to the one that native code called. */
@@ -261,7 +261,7 @@ int dmi_profile_start(const dmi_profile_options *options) {
     }
     while (given.seed == 0) (void)_dmi_os_random(&given.seed, sizeof given.seed);
     _dmi_python_find();
-    _dmi_os_frames_refresh();
+    _dmi_os_frames_begin();
     _dmi_lock(&lock);
     bool taken = atomic_load_explicit(&runs, memory_order_relaxed) &&
                  !atomic_load_explicit(&for_agent, memory_order_relaxed);
