@@ -2,7 +2,7 @@
  *
  * Nothing here allocates, takes a lock or faults, whatever the registers and the stack hold: a word of the stack is read
  * only where its page is known to be readable, frames only go upwards, and a return address counts only when it lies
- * in code. Linux on x86-64 with glibc 2.35 or later: by the tables of the code (cfi.h), and by frame pointers where there
+ * in code. Linux on x86-64 with glibc 2.35 or later: by the tables of the code (linux_cfi.h), and by frame pointers where there
  * is no table and the code proves that it links its frames; what is not understood ends the stack. Linux else: by frame
  * pointers, and code that links no frames ends a stack early or is left out. Windows: as the system says. May be called
  * anywhere, in a signal handler too. errno may change.
@@ -14,7 +14,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* A native frame: a return address, or where a signal interrupted. */
+/* A native frame: a return address, so that the call lies before it. Where a signal interrupted, one byte behind the
+ * beginning of the instruction. */
 typedef struct dmi_native {
     uintptr_t address;
     uintptr_t

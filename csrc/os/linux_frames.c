@@ -120,6 +120,26 @@ static bool caller_fp(const walk *w, dmi_cfi_row row, uintptr_t cfa, uintptr_t *
     }
 }
 
+/* The common kinds of rows: the CFA by a register, the return address below it. False: another kind, or none. */
+static inline bool step_plain(walk *w, dmi_cfi_row row) {
+    unsigned cfa_rule = _dmi_cfi_cfa(row), fp_rule = row.rules >> 3;
+    if (row.ra != DMI_RA_AT_CFA || cfa_rule - 1 > 1 || !w->fp_known) return false;
+    uintptr_t cfa = (cfa_rule == DMI_CFA_SP ? w->sp : w->fp) + (uintptr_t)(intptr_t)row.cfa_offset;
+    if (cfa % WORD || cfa <= w->sp || cfa > w->limit) return false;
+    uintptr_t pc = *(const uintptr_t *)(cfa - WORD);
+    if (fp_rule == DMI_FP_AT_CFA) {
+        uintptr_t at = cfa + (uintptr_t)(intptr_t)row.fp_offset;
+        if (at % WORD || at < w->sp || at >= cfa) return false;
+        w->fp = *(const uintptr_t *)at;
+    } else if (fp_rule != DMI_FP_SAME) {
+        return false;
+    }
+    w->pc = pc;
+    w->sp = cfa;
+    w->exact = false;
+    return pc != 0;
+}
+
 static step_end step(walk *w, dmi_cfi_row row) {
     uintptr_t cfa, pc, fp = 0;
     if (row.ra == DMI_RA_NONE) return ENDS;
@@ -158,16 +178,18 @@ static size_t by_rows(walk w, bool skip_own, dmi_native *out, size_t most, bool 
     size_t n = 0, own = 0;
     step_end going = GOES_ON;
     while (going == GOES_ON && n < most) {
-        dmi_cfi_row row;
-        uintptr_t pc = w.pc;
-        dmi_cfi_found found = _dmi_rows_find(&seen, w.exact ? pc : pc - 1, &row);
-        if (found != DMI_CFI_ROW && !_dmi_code_holds(pc)) break;
-        going = found == DMI_CFI_ROW        ? step(&w, row)
-                : found == DMI_CFI_NO_ENTRY ? step_linked(&w)
-                                            : IS_CUT;
+        uintptr_t pc = w.pc, exact = w.exact;
+        dmi_cfi_row row = _dmi_rows_find(&seen, pc - !exact);
+        if (!step_plain(&w, row)) {
+            if (!row.rules && !_dmi_code_holds(pc)) break;
+            going = row.rules                    ? step(&w, row)
+                    : row.ra == DMI_CFI_NO_ENTRY ? step_linked(&w)
+                                                 : IS_CUT;
+        }
         bool ours = pc >= (uintptr_t)__ehdr_start && pc < (uintptr_t)__etext;
         if (skip_own && ours && n == 0 && own++ < OWN_FRAMES) continue;
-        out[n++] = (dmi_native){.address = pc, .end = going == GOES_ON ? w.sp : UINTPTR_MAX};
+        out[n++] =
+            (dmi_native){.address = pc + exact, .end = going == GOES_ON ? w.sp : UINTPTR_MAX};
     }
     *whole = going == ENDS;
     return n;

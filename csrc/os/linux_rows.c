@@ -12,11 +12,11 @@
 #if defined(__x86_64__)
 #define READS_ROWS true
 #else
-#define READS_ROWS false /* cfi.c knows the registers of x86-64 */
+#define READS_ROWS false /* linux_cfi.c knows the registers of x86-64 */
 #endif
 
 #define HEADER_BYTES 4096u /* of an object, in which all its program headers lie */
-#define ROWS 4096u         /* 64 KiB, touched as they fill */
+#define IDS 64u
 
 /* As <dlfcn.h> has it, which may be older than the C library that is there. */
 typedef struct place {
@@ -42,11 +42,6 @@ void _dmi_rows_begin(void) {
 }
 
 bool _dmi_rows_on(void) { return atomic_load_explicit(&find_object, memory_order_relaxed) != NULL; }
-
-static inline uint64_t mix(uint64_t hash, uint64_t value) {
-    hash = (hash ^ value) * UINT64_C(0x9fb21c651e98df25);
-    return hash ^ hash >> 32;
-}
 
 /* ---- objects ------------------------------------------------------------------------------------------- */
 
@@ -96,121 +91,126 @@ static bool tables_of(const headers *h, uintptr_t start, uintptr_t end, uintptr_
     return there;
 }
 
-/* A hash of the build ID in one segment of notes; 0: none. */
-static uint64_t id_in(const uint8_t *at, size_t left) {
-    while (left >= sizeof(ElfW(Nhdr)) + 4) {
-        ElfW(Nhdr) note;
-        memcpy(&note, at, sizeof note);
-        size_t name = ((size_t)note.n_namesz + 3) & ~(size_t)3;
-        size_t text = ((size_t)note.n_descsz + 3) & ~(size_t)3;
-        if (name > left - sizeof note || text > left - sizeof note - name) return 0;
-        const uint8_t *id = at + sizeof note + name;
-        if (note.n_type == NT_GNU_BUILD_ID && note.n_namesz == 4 && note.n_descsz >= 16 &&
-            memcmp(at + sizeof note, "GNU", 4) == 0) {
-            uint64_t words[2];
-            memcpy(words, id, sizeof words);
-            return mix(mix(1, words[0]), words[1]) | 1;
+/* ---- build IDs ------------------------------------------------------------------------------------------- */
+
+#define NOTE_BYTES 16 /* sizes, type and name of the note, before the ID itself */
+
+/* Where in the object's first page its build ID stands; 0: there is none. */
+static size_t id_offset(const headers *h, uintptr_t start) {
+    for (size_t i = 0; i < h->count; i++) {
+        const ElfW(Phdr) *p = &h->at[i];
+        uintptr_t at = h->bias + p->p_vaddr - start, end = at + p->p_filesz;
+        if (p->p_type != PT_NOTE || p->p_align > 4 || at >= HEADER_BYTES || end < at ||
+            end > HEADER_BYTES)
+            continue;
+        while (end - at >= NOTE_BYTES) {
+            ElfW(Nhdr) note;
+            memcpy(&note, (const void *)(start + at), sizeof note);
+            uint64_t name = ((uint64_t)note.n_namesz + 3) & ~UINT64_C(3);
+            uint64_t size = sizeof note + name + (((uint64_t)note.n_descsz + 3) & ~UINT64_C(3));
+            if (size > end - at) break;
+            if (note.n_type == NT_GNU_BUILD_ID && name == 4) return at + NOTE_BYTES;
+            at += size;
         }
-        at = id + text;
-        left -= sizeof note + name + text;
     }
     return 0;
 }
 
-/* What tells this object from any other that may come to lie at its place; 0: nothing does. */
-static uint64_t tag_of(const headers *h, uintptr_t start, uintptr_t header) {
-    uint64_t id = start == program_start || start == (uintptr_t)__ehdr_start;
-    for (size_t i = 0; i < h->count && !id; i++) {
-        const ElfW(Phdr) *note = &h->at[i];
-        if (note->p_type != PT_NOTE || note->p_align > 4) continue;
-        for (size_t k = 0; k < h->count; k++)
-            if (is_read_only(&h->at[k]) && note->p_vaddr >= h->at[k].p_vaddr &&
-                note->p_vaddr - h->at[k].p_vaddr <= h->at[k].p_filesz &&
-                note->p_filesz <= h->at[k].p_filesz - (note->p_vaddr - h->at[k].p_vaddr))
-                id = id_in((const uint8_t *)(h->bias + note->p_vaddr), note->p_filesz);
-    }
-    return id ? mix(mix(id, start), header) | 1 : 0;
+/* A hash of the build ID that stands there, and of the object's place; 0: none stands there. */
+static uint64_t tag_at(uintptr_t start, uintptr_t header, size_t offset) {
+    uint64_t note[4];
+    if (offset < NOTE_BYTES || offset > HEADER_BYTES - NOTE_BYTES) return 0;
+    memcpy(note, (const void *)(start + offset - NOTE_BYTES), sizeof note);
+    /* Sizes of name and ID, then the type and "GNU". */
+    if ((uint32_t)note[0] != 4 || note[0] >> 32 < 16) return 0;
+    if (note[1] != (UINT64_C(0x554e47) << 32 | NT_GNU_BUILD_ID)) return 0;
+    uint64_t tag = _dmi_rows_mix(_dmi_rows_mix(start, header), note[2]);
+    return _dmi_rows_mix(tag, note[3]) | 1;
 }
 
-/* The number of the object among those that were seen. It has tables, or header is 0. */
-static bool find_seen(dmi_rows_seen *seen, uintptr_t address, size_t *number) {
+/* What tells this object from any other that may come to lie at its place; 0: nothing does. Where the ID stood in an
+ * object at that place is remembered: it is looked at there, so that a wrong memory does no harm. */
+static uint64_t tag_of(uintptr_t start, uintptr_t header) {
+    static _Atomic uint64_t ids[IDS]; /* a hash of the place in 48 bits, and the offset */
+    headers h;
+    if (start == program_start || start == (uintptr_t)__ehdr_start)
+        return _dmi_rows_mix(start, header) | 1;
+    uint64_t key = _dmi_rows_mix(start, header) & ~UINT64_C(0xffff);
+    _Atomic uint64_t *entry = &ids[key >> 58];
+    uint64_t known = atomic_load_explicit(entry, memory_order_relaxed);
+    if ((known & ~UINT64_C(0xffff)) != key) {
+        if (!headers_of(start, &h)) return 0;
+        known = key | id_offset(&h, start);
+        atomic_store_explicit(entry, known, memory_order_relaxed);
+    }
+    return tag_at(start, header, known & 0xffff);
+}
+
+/* The number of the object among those that were seen. */
+static bool find_seen(dmi_rows_seen *seen, uintptr_t address) {
     for (size_t i = 0; i < seen->count; i++) {
-        if (address < seen->object[i].start || address >= seen->object[i].end) continue;
-        *number = i;
+        if (address - seen->object[i].start >= seen->object[i].size) continue;
+        seen->last = i;
         return true;
     }
     place found;
-    headers h;
     int (*find)(void *, place *) = atomic_load_explicit(&find_object, memory_order_acquire);
     if (find((void *)address, &found) != 0) return false;
-    size_t i = seen->next++ % DMI_ROWS_OBJECTS;
-    if (seen->count < DMI_ROWS_OBJECTS) seen->count++;
-    uintptr_t start = (uintptr_t)found.start, header = (uintptr_t)found.eh_frame_header;
-    seen->object[i].start = start;
-    seen->object[i].end = (uintptr_t)found.end;
-    seen->object[i].header = header;
-    seen->object[i].tag = 0;
-    if (header && headers_of(start, &h)) seen->object[i].tag = tag_of(&h, start, header);
-    *number = i;
+    size_t i = seen->count < DMI_ROWS_OBJECTS ? seen->count++ : (seen->last + 1) % DMI_ROWS_OBJECTS;
+    seen->last = i;
+    seen->object[i].start = (uintptr_t)found.start;
+    seen->object[i].size = (uintptr_t)found.end - (uintptr_t)found.start;
+    seen->object[i].header = (uintptr_t)found.eh_frame_header;
+    seen->object[i].tag =
+        found.eh_frame_header ? tag_of(seen->object[i].start, seen->object[i].header) : 0;
     return true;
 }
 
 /* ---- the table ----------------------------------------------------------------------------------------- */
 
-/* Two words that are written one after the other: the first is a hash of the second, too, so that halves of two entries
- * are no entry. */
-static struct entry { _Atomic uint64_t check, row; } table[ROWS];
+dmi_row_entry _dmi_rows[DMI_ROWS];
 
-static inline struct entry *entries(uintptr_t address) {
-    return &table[(size_t)(address * UINT64_C(0x9e3779b97f4a7c15) >> 40) & (ROWS - 2)];
-}
-static inline uint64_t check_of(uintptr_t address, uint64_t tag, uint64_t row) {
-    return mix(tag ^ address, row);
-}
-
-/* A row without rules stands for what was found instead. */
-static dmi_cfi_found unpack(uint64_t bits, dmi_cfi_row *row) {
-    memcpy(row, &bits, sizeof *row);
-    return row->rules ? DMI_CFI_ROW : (dmi_cfi_found)row->ra;
-}
-
-static bool look_up(uintptr_t address, uint64_t tag, uint64_t *row) {
-    const struct entry *at = entries(address);
+static bool look_up(uintptr_t address, uint64_t tag, dmi_cfi_row *row) {
+    const dmi_row_entry *at = _dmi_rows_entries(address);
     for (size_t i = 0; i < 2; i++) {
-        *row = atomic_load_explicit(&at[i].row, memory_order_relaxed);
+        uint64_t bits = atomic_load_explicit(&at[i].row, memory_order_relaxed);
         uint64_t check = atomic_load_explicit(&at[i].check, memory_order_relaxed);
-        if (check == check_of(address, tag, *row)) return true;
+        if (check != _dmi_rows_check(address, tag, bits)) continue;
+        memcpy(row, &bits, sizeof *row);
+        return true;
     }
     return false;
 }
 
-static void remember(uintptr_t address, uint64_t tag, dmi_cfi_found found, dmi_cfi_row row) {
-    if (found != DMI_CFI_ROW) row = (dmi_cfi_row){.ra = (uint8_t)found};
+/* The newest row comes first, and what was there before it second. */
+static void remember(uintptr_t address, uint64_t tag, dmi_cfi_row row) {
     uint64_t bits;
     memcpy(&bits, &row, sizeof bits);
-    struct entry *at = entries(address);
-    /* The newest row comes first, and what was there before it second. */
+    dmi_row_entry *at = _dmi_rows_entries(address);
     uint64_t old_row = atomic_load_explicit(&at[0].row, memory_order_relaxed);
     uint64_t old_check = atomic_load_explicit(&at[0].check, memory_order_relaxed);
     atomic_store_explicit(&at[1].row, old_row, memory_order_relaxed);
     atomic_store_explicit(&at[1].check, old_check, memory_order_relaxed);
     atomic_store_explicit(&at[0].row, bits, memory_order_relaxed);
-    atomic_store_explicit(&at[0].check, check_of(address, tag, bits), memory_order_relaxed);
+    atomic_store_explicit(&at[0].check, _dmi_rows_check(address, tag, bits), memory_order_relaxed);
 }
 
-dmi_cfi_found _dmi_rows_find(dmi_rows_seen *seen, uintptr_t address, dmi_cfi_row *row) {
-    size_t i = 0;
-    uint64_t bits;
-    if (!find_seen(seen, address, &i)) return DMI_CFI_NO_ENTRY;
-    uintptr_t start = seen->object[i].start, header = seen->object[i].header;
-    if (header == 0) return DMI_CFI_NO_ENTRY;
-    uint64_t tag = seen->object[i].tag;
-    if (tag && look_up(address, tag, &bits)) return unpack(bits, row);
+static dmi_cfi_row instead(dmi_cfi_found found) { return (dmi_cfi_row){.ra = (uint8_t)found}; }
+
+dmi_cfi_row _dmi_rows_find_slow(dmi_rows_seen *seen, uintptr_t address) {
+    dmi_cfi_row row;
     headers h;
     dmi_cfi_object tables;
-    if (!headers_of(start, &h) || !tables_of(&h, start, seen->object[i].end, header, &tables))
-        return DMI_CFI_UNKNOWN;
-    dmi_cfi_found found = _dmi_cfi_find(&tables, address, row);
-    if (tag) remember(address, tag, found, *row);
-    return found;
+    if (!find_seen(seen, address)) return instead(DMI_CFI_NO_ENTRY);
+    uintptr_t start = seen->object[seen->last].start, end = start + seen->object[seen->last].size,
+              header = seen->object[seen->last].header;
+    uint64_t tag = seen->object[seen->last].tag;
+    if (header == 0) return instead(DMI_CFI_NO_ENTRY);
+    if (tag && look_up(address, tag, &row)) return row;
+    if (!headers_of(start, &h) || !tables_of(&h, start, end, header, &tables))
+        return instead(DMI_CFI_UNKNOWN);
+    dmi_cfi_found found = _dmi_cfi_find(&tables, address, &row);
+    if (found != DMI_CFI_ROW) row = instead(found);
+    if (tag) remember(address, tag, row);
+    return row;
 }

@@ -83,7 +83,7 @@ class Blame:
     """Stacks and marks for which the sampler had no room."""
     cut: int = 0
     """Bytes, of the last moment, of which no more than the caller of malloc is known: code without
-    frame pointers does not tell who called it."""
+    tables for exceptions and without frame pointers does not tell who called it."""
 
     @property
     def named(self) -> tuple[Row, ...]:

@@ -9,8 +9,8 @@
     program     everything else
 
 By line, a stack counts for its innermost frame of the program; where there is none, for the
-innermost of a library. A stack that has neither, as one that ends in the C library because that was
-built without frame pointers, has no line: it is shown in parentheses and never named first.
+innermost of a library. A stack that has neither, as one that is cut in the C library, has no line:
+it is shown in parentheses and never named first.
 """
 
 from __future__ import annotations

@@ -64,7 +64,8 @@ def _notes(blame: Blame) -> list[str]:
     if blame.cut:
         notes.append(
             f"Of {show_size(blame.cut)} only the caller of malloc is known, often a wrapper of it: "
-            "its code was built without frame pointers (-fno-omit-frame-pointer)."
+            "its code has neither tables for exceptions nor frame pointers "
+            "(-fasynchronous-unwind-tables)."
         )
     return notes
 

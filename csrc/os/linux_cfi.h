@@ -1,4 +1,4 @@
-/* cfi.h - floor 1: how to step from a function to its caller, by the tables that compilers write for exceptions.
+/* linux_cfi.h - floor 1: how to step from a function to its caller, by the tables that compilers write for exceptions.
  *
  * An object's .eh_frame_hdr leads by binary search to the entry of a function, whose instructions say for each of its
  * addresses where the caller's registers are. Read here for x86-64: of all registers only the stack pointer, the frame
@@ -6,8 +6,8 @@
  *
  * Pure: it reads the ranges that it is given and nothing else, whatever the tables claim. No memory, no lock.
  */
-#ifndef DMI_CFI_H
-#define DMI_CFI_H
+#ifndef DMI_LINUX_CFI_H
+#define DMI_LINUX_CFI_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -1,9 +1,9 @@
-/* cfi.c - rows of .eh_frame: binary search, then the entry's instructions.
+/* linux_cfi.c - rows of .eh_frame: binary search, then the entry's instructions.
  *
  * DWARF's chapter "Call Frame Information" says what the instructions mean, the Linux Standard Base how .eh_frame and
  * .eh_frame_hdr differ from it.
  */
-#include "cfi.h"
+#include "linux_cfi.h"
 
 #include <string.h>
 
