@@ -18,7 +18,7 @@
 #define HEADER_BYTES 4096u /* of an object, in which all its program headers lie */
 #define IDS 64u
 
-/* As <dlfcn.h> has it, which may be older than the C library that is there. */
+/* As the header of the loader has it, which may be older than the C library that is there. */
 typedef struct place {
     uint64_t flags;
     void *start, *end;
