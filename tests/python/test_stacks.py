@@ -47,9 +47,7 @@ def profiled(folder: Path, *command: str | Path) -> tuple[Profile, str]:
 
 def functions(profile: Profile, size: int) -> list[list[str]]:
     """The functions of each stack that holds blocks of that size, from the innermost on."""
-    numbers = {
-        block.stack for mark in profile.marks for block in mark.blocks if block.size == size
-    }
+    numbers = {block.stack for mark in profile.marks for block in mark.blocks if block.size == size}
     with Resolver(profile) as resolver:
         return [[each.function for each in resolver.stack(number)] for number in numbers]
 
