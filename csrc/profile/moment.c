@@ -74,10 +74,12 @@ static void put_mapping(void *argument, uint64_t start, uint64_t end, uint64_t o
 /* Numbers as they stand in tables become numbers of what is written: the n-th one that is there. */
 typedef struct numbers {
     uint32_t *of; /* by number of the table; UINT32_MAX: not written */
+    uint32_t end; /* numbers are below it; more may have come since */
     size_t bytes;
 } numbers;
 
 static bool numbers_begin(numbers *n, uint32_t end) {
+    n->end = end;
     size_t page = _dmi_os_page_size();
     n->bytes = (((size_t)end + 1) * sizeof(uint32_t) + page - 1) & ~(page - 1);
     n->of = _dmi_os_reserve(n->bytes, page, DMI_OS_SPARSE, false, "dmi-profile");
@@ -114,28 +116,33 @@ static void put_frames(output *out, numbers *frames) {
     }
 }
 
-/* A stack that is being entered, or whose frames found no room, is none. */
+/* All frames of a stack are there and written. */
+static bool is_whole(const dmi_stack *stack, const numbers *frames) {
+    uint32_t node = atomic_load_explicit(&stack->node, memory_order_acquire), frame;
+    while (_dmi_stacks_walk(&node, &frame))
+        if (frames->of[frame] == UINT32_MAX) return false;
+    return node == 0;
+}
+
+/* A stack that is being entered is none. */
 static void put_stacks(output *out, const numbers *frames, numbers *stacks) {
-    uint32_t written = 0, end = _dmi_stacks_bound();
+    uint32_t written = 0;
     put(out, "],\n\"stacks\":[");
-    for (uint32_t i = 1; i < end; i++) {
+    for (uint32_t i = 1; i < stacks->end; i++) {
         const dmi_stack *stack = _dmi_stacks_get(i);
-        if (!stack || !atomic_load_explicit(&stack->whole, memory_order_acquire) || !stack->depth)
-            continue;
-        bool known = true;
-        for (uint32_t k = 0; k < stack->depth && known; k++)
-            known = frames->of[_dmi_stacks_frame(stack, k)] != UINT32_MAX;
-        if (!known) continue;
+        if (!stack || !is_whole(stack, frames)) continue;
+        uint32_t node = atomic_load_explicit(&stack->node, memory_order_relaxed), frame;
+        const char *comma = "";
         put(out, written ? ",\n[" : "\n[");
-        for (uint32_t k = 0; k < stack->depth; k++)
-            put(out, "%s%" PRIu32, k ? "," : "", frames->of[_dmi_stacks_frame(stack, k)]);
+        for (; _dmi_stacks_walk(&node, &frame); comma = ",")
+            put(out, "%s%" PRIu32, comma, frames->of[frame]);
         put(out, "]");
         stacks->of[i] = written++;
     }
 }
 
 static void put_stack_number(output *out, const numbers *stacks, uint32_t stack) {
-    uint32_t number = stack < _dmi_stacks_bound() ? stacks->of[stack] : UINT32_MAX;
+    uint32_t number = stack < stacks->end ? stacks->of[stack] : UINT32_MAX;
     if (number == UINT32_MAX) put(out, "null");
     else put(out, "%" PRIu32, number);
 }
@@ -197,7 +204,7 @@ static void put_allocated(output *out, const numbers *stacks) {
     uint64_t none[3] = {0, 0, 0};
     const char *comma = "";
     put(out, "],\n\"allocated\":[");
-    for (uint32_t i = 1; i < _dmi_stacks_bound(); i++) {
+    for (uint32_t i = 1; i < stacks->end; i++) {
         const dmi_stack *stack = _dmi_stacks_get(i);
         if (!stack) continue;
         uint64_t bytes = atomic_load_explicit(&stack->bytes, memory_order_relaxed);

@@ -8,12 +8,19 @@
 #include <errno.h>
 #include <string.h>
 
-/* Powers of two. A table takes three quarters of that. In all 4 MiB of addresses, touched as it fills. */
+/* Powers of two. A table with keys takes three quarters of that. In all 3 MiB of addresses, touched as they fill. */
+#define NODES 65536u
 #define STACKS 16384u
 #define FRAMES 16384u
 #define TEXTS 4096u
-#define NUMBERS 262144u /* frames of all stacks */
 #define LETTERS 524288u
+
+typedef struct node {
+    _Atomic uint64_t key;    /* of parent and frame; 0: free */
+    _Atomic uint32_t parent; /* number, plus 1; 0: the outermost */
+    _Atomic uint32_t frame;  /* number, plus 1; 0: it is being entered */
+    _Atomic uint32_t stack;  /* the stack that ends here; 0: none */
+} node;
 
 typedef struct frame {
     _Atomic uint64_t key;    /* 0: free */
@@ -29,16 +36,16 @@ typedef struct text {
 } text;
 
 typedef struct tables {
+    node node[NODES];
     dmi_stack stack[STACKS];
     frame frame[FRAMES];
     text text[TEXTS];
-    uint32_t number[NUMBERS];
     char letter[LETTERS];
 } tables;
 
 static tables *all;
 static dmi_lock lock;
-static _Atomic uint32_t stacks, frames, texts, numbers, letters;
+static _Atomic uint32_t nodes, stacks, frames, texts, letters;
 static _Atomic uint64_t lost;
 
 static size_t bytes_of_tables(void) {
@@ -60,10 +67,8 @@ int _dmi_stacks_setup(void) {
 }
 
 void _dmi_stacks_reset(void) {
-    if (atomic_load_explicit(&stacks, memory_order_relaxed) == 0) return;
-    for (uint32_t i = 0; all && i < STACKS; i++) {
-        dmi_stack *stack = &all->stack[i];
-        if (!atomic_load_explicit(&stack->key, memory_order_relaxed)) continue;
+    for (uint32_t i = 1; i < _dmi_stacks_bound(); i++) {
+        dmi_stack *stack = &all->stack[i - 1];
         atomic_store_explicit(&stack->bytes, 0, memory_order_relaxed);
         atomic_store_explicit(&stack->count, 0, memory_order_relaxed);
         atomic_store_explicit(&stack->samples, 0, memory_order_relaxed);
@@ -156,51 +161,70 @@ static uint32_t enter_frame(const dmi_frame *from) {
     }
 }
 
-uint32_t _dmi_stacks_enter(const dmi_frame *from, size_t count) {
+/* The node of a frame that was called by parent's (plus 1; 0: by nobody), plus 1; 0: no room. */
+static uint32_t enter_node(uint32_t parent, const dmi_frame *from) {
     bool fresh;
-    uint64_t key = UINT64_C(0x9e3779b97f4a7c15);
-    if (!all) return 0;
-    for (size_t i = 0; i < count; i++) key = mix(key, from[i].key);
-    key |= 1;
-    uint32_t i = place(all->stack, sizeof(dmi_stack), STACKS, &stacks, key, &fresh);
-    if (i == UINT32_MAX) {
-        atomic_fetch_add_explicit(&lost, 1, memory_order_relaxed);
-        return 0;
+    uint64_t key = mix(mix(UINT64_C(0x9e3779b97f4a7c15), parent), from->key) | 1;
+    uint32_t i = place(all->node, sizeof(node), NODES, &nodes, key, &fresh);
+    if (i == UINT32_MAX) return 0;
+    node *n = &all->node[i];
+    if (__builtin_expect(atomic_load_explicit(&n->frame, memory_order_relaxed) == 0, 0)) {
+        uint32_t number = enter_frame(from);
+        if (number == UINT32_MAX) return 0;
+        atomic_store_explicit(&n->parent, parent, memory_order_relaxed);
+        atomic_store_explicit(&n->frame, number + 1, memory_order_release);
     }
-    if (!fresh) return i + 1;
-    dmi_stack *stack = &all->stack[i];
-    uint32_t at = take(&numbers, (uint32_t)count, NUMBERS);
-    if (at == UINT32_MAX) {
-        atomic_fetch_add_explicit(&lost, 1, memory_order_relaxed);
-        return i + 1; /* without frames, for good */
-    }
-    stack->first = at;
-    for (size_t k = 0; k < count; k++) {
-        uint32_t number = enter_frame(&from[k]);
-        if (number == UINT32_MAX) {
-            atomic_fetch_add_explicit(&lost, 1, memory_order_relaxed);
-            count = k;
-            break;
-        }
-        all->number[at + k] = number;
-    }
-    stack->depth = (uint32_t)count;
-    atomic_store_explicit(&stack->whole, true, memory_order_release);
     return i + 1;
+}
+
+/* The number of the stack that ends at that node; 0: no room. */
+static uint32_t number_of(node *n) {
+    uint32_t number = atomic_load_explicit(&n->stack, memory_order_relaxed);
+    if (number) return number;
+    uint32_t taken = take(&stacks, 1, STACKS);
+    if (taken == UINT32_MAX) return 0;
+    atomic_store_explicit(&all->stack[taken].node, (uint32_t)(n - all->node) + 1,
+                          memory_order_release);
+    /* Where another thread was faster, this one's number stays unused. */
+    if (atomic_compare_exchange_strong_explicit(&n->stack, &number, taken + 1, memory_order_release,
+                                                memory_order_relaxed))
+        return taken + 1;
+    return number;
+}
+
+uint32_t _dmi_stacks_enter(const dmi_frame *from, size_t count) {
+    uint32_t at = 0;
+    if (!all || count == 0) return 0;
+    for (size_t i = count; i-- > 0;) {
+        at = enter_node(at, &from[i]);
+        if (at == 0) break;
+    }
+    uint32_t number = at ? number_of(&all->node[at - 1]) : 0;
+    if (number == 0) atomic_fetch_add_explicit(&lost, 1, memory_order_relaxed);
+    return number;
 }
 
 /* ---- reading ------------------------------------------------------------------------------------------- */
 
-uint32_t _dmi_stacks_bound(void) { return all ? STACKS + 1 : 0; }
+uint32_t _dmi_stacks_bound(void) {
+    uint32_t n = atomic_load_explicit(&stacks, memory_order_relaxed);
+    return all ? (n < STACKS ? n : STACKS) + 1 : 0;
+}
 
 dmi_stack *_dmi_stacks_get(uint32_t number) {
     if (!all || number == 0 || number > STACKS) return NULL;
     dmi_stack *stack = &all->stack[number - 1];
-    return atomic_load_explicit(&stack->key, memory_order_relaxed) ? stack : NULL;
+    return atomic_load_explicit(&stack->node, memory_order_relaxed) ? stack : NULL;
 }
 
-uint32_t _dmi_stacks_frame(const dmi_stack *stack, size_t i) {
-    return all->number[stack->first + i];
+bool _dmi_stacks_walk(uint32_t *at, uint32_t *number) {
+    if (*at == 0 || *at > NODES) return false;
+    const node *n = &all->node[*at - 1];
+    uint32_t found = atomic_load_explicit(&n->frame, memory_order_acquire);
+    if (found == 0) return false;
+    *number = found - 1;
+    *at = atomic_load_explicit(&n->parent, memory_order_relaxed);
+    return true;
 }
 
 uint32_t _dmi_frames_bound(void) { return all ? FRAMES : 0; }
@@ -231,14 +255,17 @@ bool _dmi_frames_get(uint32_t number, uint64_t *key, dmi_frame_text *out) {
 
 uint64_t _dmi_stacks_lost(void) { return atomic_load_explicit(&lost, memory_order_relaxed); }
 
+/* Entries of tables with keys are spread: each may have touched a page. */
+static size_t touched(uint32_t entries, size_t most) {
+    size_t n = (size_t)entries * _dmi_os_page_size();
+    return n < most ? n : most;
+}
+
 size_t _dmi_stacks_metadata(void) {
     if (!all) return 0;
-    /* Entries of tables are spread: each may have touched a page. */
-    size_t page = _dmi_os_page_size(), n = 0;
-    n += (size_t)atomic_load_explicit(&stacks, memory_order_relaxed) * page;
-    if (n > sizeof all->stack) n = sizeof all->stack;
-    size_t more = (size_t)atomic_load_explicit(&frames, memory_order_relaxed) * page;
-    n += more > sizeof all->frame ? sizeof all->frame : more;
-    n += sizeof(uint32_t) * atomic_load_explicit(&numbers, memory_order_relaxed);
+    size_t n = touched(atomic_load_explicit(&nodes, memory_order_relaxed), sizeof all->node);
+    n += touched(atomic_load_explicit(&frames, memory_order_relaxed), sizeof all->frame);
+    n += touched(atomic_load_explicit(&texts, memory_order_relaxed), sizeof all->text);
+    n += sizeof(dmi_stack) * _dmi_stacks_bound();
     return n + atomic_load_explicit(&letters, memory_order_relaxed);
 }

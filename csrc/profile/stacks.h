@@ -1,11 +1,12 @@
 /* stacks.h - every stack once, by number, in bounded memory.
  *
- * A stack is a list of frames, the innermost first; equal ones share a number. Tables are reserved once, of fixed size,
- * and touched as they fill; nothing in them is moved or taken away. An entry is made without a lock, by one exchange of
- * its key, so that a signal handler, or a thread that a fork cut off, leaves nothing locked. A stack that finds no room
- * is counted and has the number 0.
+ * Stacks are the paths of a tree: a node is a frame and its parent, the frame that called it. So stacks that share their
+ * outer frames share their nodes. A stack's number leads to the node of its innermost frame. Tables are reserved once,
+ * of fixed size, and touched as they fill; nothing in them is moved or taken away. An entry is made without a lock, by
+ * one exchange of its key, and whoever finds one that is not filled in yet fills it in: so a signal handler, or a thread
+ * that a fork cut off, leaves nothing locked or half done. A stack that finds no room is counted and has the number 0.
  *
- * Keys are hashes of 64 bits, and equal keys are taken to be equal stacks.
+ * Keys are hashes of 64 bits, and equal keys are taken to be equal.
  */
 #ifndef DMI_STACKS_H
 #define DMI_STACKS_H
@@ -36,11 +37,9 @@ typedef struct dmi_frame_text {
 
 /* A stack in the table. */
 typedef struct dmi_stack {
-    _Atomic uint64_t key;  /* 0: free */
-    uint32_t first, depth; /* its frames' numbers, in the list of all */
-    _Atomic bool whole;    /* the two above are there */
     /* Allocated: weighted bytes, weighted blocks in parts of one, samples. */
     _Atomic uint64_t bytes, count, samples;
+    _Atomic uint32_t node; /* of its innermost frame, plus 1; 0: not there yet */
 } dmi_stack;
 
 /* Reserve the tables. Idempotent; 0 or ENOMEM. */
@@ -53,8 +52,10 @@ uint32_t _dmi_stacks_enter(const dmi_frame *frames, size_t count);
 dmi_stack *_dmi_stacks_get(uint32_t number);
 /* All numbers of stacks are below it. */
 uint32_t _dmi_stacks_bound(void);
-/* Frame i of the stack, as a number that _dmi_frames_get knows. */
-uint32_t _dmi_stacks_frame(const dmi_stack *stack, size_t i);
+/* A way through a stack's frames, from the innermost on: begin with node = stack->node. Gives the number of the node's
+ * frame, as _dmi_frames_get knows it, and goes on to the one that called it. False: there is none, or it is being
+ * entered; *node is 0 at the end of a stack that is whole. */
+bool _dmi_stacks_walk(uint32_t *node, uint32_t *frame);
 /* All numbers of frames are below it; the first is 0. */
 uint32_t _dmi_frames_bound(void);
 /* What that frame says; text->file is NULL for a native one, whose address is *key. False: there is none. */
