@@ -24,7 +24,7 @@ from ._scope import Scope
 from ._verdict import Kind, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from dmi import windbg
 
@@ -44,6 +44,7 @@ __all__ = [
     "from_files",
     "from_log",
     "from_replay",
+    "of_moments",
     "state_of",
     "states_of_file",
 ]
@@ -71,6 +72,15 @@ def diagnose(
     if after is None:
         raise TypeError("diagnose needs before and after")
     moments = [before, after] if peak is None else [before, peak, after]
+    return of_moments(moments, thresholds=thresholds, page_size=page_size)
+
+
+def of_moments(
+    moments: Iterable[Any], *, thresholds: Thresholds = THRESHOLDS, page_size: int = 4096
+) -> Verdict:
+    """The verdict on any number of moments in the order of time, each as diagnose() takes them; of
+    one there is a report. Of more than three the busiest between the first and the last counts as
+    the peak. ValueError for none."""
     _check_page(page_size)
     return judge([state_of(moment) for moment in moments], thresholds, page_size, across=None)
 

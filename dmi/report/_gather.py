@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dmi import _files, windbg
 from dmi._snapshot import FORMAT, Snapshot
-from dmi.address import process_heaps
-from dmi.diagnose import diagnose, from_replay
-from dmi.process import layers
+from dmi.diagnose import from_replay, of_moments
+from dmi.process import open_process, text
 from dmi.profile._read import may_be_large
 from dmi.report._content import (
     Chart,
@@ -24,7 +23,7 @@ from dmi.report._content import (
     Waterfall,
 )
 from dmi.report._lines import add_lines
-from dmi.report._map import budget, map_of_ranges, map_of_segments
+from dmi.report._map import MAX_BLOCKS, budget, map_of_ranges, map_of_segments, map_of_walk
 from dmi.report._page import Report
 from dmi.stats import REASONS, HeapStats
 
@@ -141,8 +140,8 @@ def _of_snapshots(found: Sequence[Snapshot]) -> Content:
         f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(first.time))}",
     )
     labels = [each.label or f"moment {n}" for n, each in enumerate(found, 1)]
+    made.words.append(Text("What the doctor says", str(of_moments(found))))
     if len(found) > 1:
-        made.words.append(Text("What the doctor says", str(diagnose(*found))))
         made.charts.append(_moments(found))
     made.waterfalls.append(_waterfall_of(found, labels))
     made.tables.append(_outside(last))
@@ -383,12 +382,29 @@ def _compared(result: Replay) -> Table:
 
 
 def _of_process(pid: int) -> Content:
-    found = layers(pid)
-    made = Content(
-        f"process {pid}: who holds its memory",
-        f"looked at from outside, {time.strftime('%Y-%m-%d %H:%M:%S')}",
-    )
-    rows: list[list[str | None]] = [
+    with open_process(pid) as process:
+        found = process.layers()
+        made = Content(
+            f"{process.program or 'a program'}, process {pid}: where its memory is",
+            f"looked at from outside, {time.strftime('%Y-%m-%d %H:%M:%S')}",
+        )
+        made.words.append(Text("What the doctor says", str(of_moments([process.snapshot()]))))
+        waterfall, left = [], MAX_BLOCKS
+        for each in process.heaps():
+            name = f"{each.kind} {each.name or format(each.handle, 'x')}"
+            stats = each.stats()
+            if stats.busy is not None and stats.retained is not None:
+                waterfall.append((name, [("busy", stats.busy), ("retained", stats.retained)]))
+            drawn, ranges = map_of_walk(f"heap {name}", each, mmap.PAGESIZE, most=left)
+            left -= ranges
+            if drawn.segments or drawn.note:
+                made.maps.append(drawn)
+        rows = "\n".join(text.heap(process, "-s"))
+    if waterfall:
+        note = "Busy and not; the reasons are known to dmi's heaps, inside of their process."
+        made.waterfalls.append(Waterfall("Its heaps", note, waterfall))
+    head = ["layer", "holder", "holds, MiB", "uses, MiB", "retains, MiB"]
+    cells: list[list[str | None]] = [
         [
             f"{layer.number} {layer.name}",
             part.name,
@@ -397,15 +413,7 @@ def _of_process(pid: int) -> Content:
         for layer in found.layers
         for part in layer.parts
     ]
-    head = ["layer", "holder", "holds, MiB", "uses, MiB", "retains, MiB"]
-    made.tables.append(Table("Layers", "A dash is not known; it is not 0.", head, rows))
+    made.tables.append(Table("Layers", "A dash is not known; it is not 0.", head, cells))
+    made.texts.append(Text("!heap -s", rows))
     made.texts.append(Text("dmi layers", str(found)))
-    waterfall = []
-    for each in process_heaps(pid):
-        name = f"{each.handle:x} {each.name}".rstrip()
-        waterfall.append((name, [("busy", each.busy), ("retained", each.committed - each.busy)]))
-        made.maps.append(map_of_segments(f"heap {name}", each.segments, mmap.PAGESIZE))
-    if waterfall:
-        note = "from outside the reasons are not known"
-        made.waterfalls.append(Waterfall("dmi's heaps", note, waterfall))
     return made

@@ -6,6 +6,7 @@ takes seconds.
 
 from __future__ import annotations
 
+from array import array
 from typing import TYPE_CHECKING, Any, Final
 
 from dmi.report._content import HeapMap, MapSegment
@@ -14,9 +15,10 @@ from dmi.walk import STATE_CODES
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from dmi.process import ForeignHeap
     from dmi.walk import Ranges, Segment
 
-__all__ = ["MAX_BLOCKS", "MAX_PAGES", "STATES", "map_of_ranges", "map_of_segments"]
+__all__ = ["MAX_BLOCKS", "MAX_PAGES", "STATES", "map_of_ranges", "map_of_segments", "map_of_walk"]
 
 STATES: Final = (
     "uncommitted",
@@ -36,12 +38,43 @@ MAX_BLOCKS: Final = 2_000_000
 MAX_PAGES: Final = 8 << 20
 """Pages of the largest heap that is drawn."""
 PINS: Final = 20
+OVERHEAD: Final = STATE_CODES["overhead"]
 
 
 def map_of_ranges(title: str, ranges: Ranges, page: int, *, blocks: bool = True) -> HeapMap:
     """The map of a walk. ImportError, naming the extra, without NumPy."""
+    return _map_of_rows(title, ranges.array(), page, blocks)
+
+
+def map_of_walk(
+    title: str, heap: ForeignHeap, page: int, *, most: int = MAX_BLOCKS
+) -> tuple[HeapMap, int]:
+    """The map of a heap in another process, and how many ranges it has.
+
+    The blocks are listed where they are known and not more than ``most``.
+    """
     numpy = _numpy()
-    rows = ranges.array()
+    segments = sorted(heap.segments(), key=lambda each: each.address)
+    words = array("Q")
+    for each in heap.walk() or ():
+        if len(words) >= 4 * most:
+            words = array("Q")
+            break
+        words.extend((each.address, each.size, STATE_CODES.get(each.state, OVERHEAD), each.segment))  # type: ignore[call-overload]
+    if not words:
+        return map_of_segments(title, segments, page), 0
+    table = numpy.frombuffer(words, dtype=numpy.uint64).reshape(-1, 4)
+    names = ("address", "size", "state", "segment")
+    rows = numpy.rec.fromarrays(list(table.T), names=names)
+    # A walk names no segment where its kind of heap has one alone, and need not go by address.
+    bases = numpy.array([each.address for each in segments] or [0], dtype=numpy.uint64)
+    rows["segment"] = numpy.searchsorted(bases, rows["address"], side="right")
+    rows = rows[numpy.argsort(rows["address"], kind="stable")]
+    return _map_of_rows(title, rows, page, True), len(rows)
+
+
+def _map_of_rows(title: str, rows: Any, page: int, blocks: bool) -> HeapMap:
+    numpy = _numpy()
     found = HeapMap(title, page, [])
     if not len(rows):
         return found

@@ -315,3 +315,45 @@ def test_a_browser_shows_it(moments: list[dmi.Snapshot], tmp_path: Path) -> None
     assert 'data-ready="1"' in seen
     assert re.search(r"Page 1 of [\d]+ at [0-9a-f]+", seen)
     assert seen.count("<option") > 1
+
+
+CHILD = """
+import sys
+kept = [bytes(600) for _ in range(40_000)]
+del kept[1::2]
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_process_of_any_kind_has_a_map_and_a_doctor() -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD],
+        env={"PYTHONMALLOC": "malloc"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"ready\n"
+        html = report(pid=child.pid).html
+        child.communicate()
+    page = Page(html)
+    assert "What the doctor says: One moment: glibc main arena keeps" in page.text
+    assert "glibc main arena" in page.text
+    assert "Commit" in page.text.split("!heap -s")[-1]
+    (drawn,) = [each for each in data_of(html)["maps"] if "main arena" in each["title"]]
+    blocks = sum(each.get("count") or 0 for each in drawn["segments"])
+    assert blocks > 20_000
+    # Every other block went, so most pages hold some that is busy and some that is free.
+    states = b"".join(zlib.decompress(base64.b64decode(s["pages"])) for s in drawn["segments"])
+    assert sum(3 <= state <= 6 for state in states) > len(states) // 2
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_any_number_of_moments(heap: dmi.Heap, count: int) -> None:
+    moments = []
+    for _ in range(count):
+        heap.malloc(100_000)
+        moments.append(dmi.snapshot())
+    assert "What the doctor says" in Page(report(moments).html).text
