@@ -76,15 +76,18 @@ class Case:
 
     # ---- in the order of time ----------------------------------------------------------------
 
-    def begin(self) -> None:
-        """Before the fixtures of the test itself. Those of wider scope are there."""
+    def begin(self, *, collected: bool) -> None:
+        """Before the fixtures of the test itself. Those of wider scope are there.
+
+        collected: a judged test of the same module or class has just ended.
+        """
         self.begun = True
         if (block := find(id(bytes(203)))) is not None:
             self._objects = block.heap
         if self.names:
             self.outer = Watch(_named(self.names))
         elif "dmi_watch" not in getattr(self.item, "fixturenames", ()):
-            self.outer = Watch(every=True)
+            self.outer = Watch(every=True, collected=collected)
         self._while.enter_context(imports_apart(self.apart))
 
     @contextmanager

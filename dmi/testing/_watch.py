@@ -8,6 +8,7 @@ policy would have kept for good is read before the trim.
 from __future__ import annotations
 
 import gc
+import sys
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -32,6 +33,9 @@ FOR_GOOD: Final = (
     "refused",
 )
 """Reasons that do not pass with time: what they keep stays until the program asks for a trim."""
+
+YOUNG_ALONE: Final = sys.version_info < (3, 14)
+"""Whether gc.collect(1) takes all that came since the last whole collection."""
 
 
 class NotOnDmiError(DmiError):
@@ -184,14 +188,18 @@ def _committed_so_far(stats: HeapStats) -> int:
 class Watch:
     """Heaps from now on. Not thread-safe.
 
-    ``every`` watches also the heaps that come while it watches: from nothing on.
+    ``every`` watches also the heaps that come while it watches: from nothing on. ``collected`` says
+    that a watch has just ended, and that nothing old was let go of since.
     """
 
-    def __init__(self, which: Iterable[Heap] = (), *, every: bool = False) -> None:
+    def __init__(
+        self, which: Iterable[Heap] = (), *, every: bool = False, collected: bool = False
+    ) -> None:
         self._every = every
         self._starts: dict[int, _Start] = {}
         self._apart = 0
-        gc.collect()
+        # A whole collection is most of what a watch costs.
+        gc.collect(1 if collected and YOUNG_ALONE else 2)
         for heap in heaps() if every else which:
             self.add(heap)
 

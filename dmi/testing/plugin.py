@@ -91,6 +91,9 @@ class _Judge:
         self.baseline: Baseline | None = None
         self.case: Case | None = None
         """The test that runs, when it is judged."""
+        self.ended: pytest.Item | None = None
+        """The test before it, when that was judged to the end."""
+        self.collected = False
         self.write = config.getoption("dmi_baseline_write")
         if self.suite and not self.all:
             given = ", ".join(f"--dmi-{name.replace('_', '-')}" for name in self.suite)
@@ -160,6 +163,8 @@ class _Judge:
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, Any, Any]:
         """A test which cannot be judged fails here, so that it is an error."""
         self.case = None
+        self.collected = self.ended is not None and self.ended.parent is item.parent
+        self.ended = None
         # What an earlier run of the same test left.
         if _CASE in item.stash:
             del item.stash[_CASE]
@@ -180,7 +185,7 @@ class _Judge:
     def _begin(self, case: Case) -> None:
         """Once: growth begins, and ends when what is made from here on is gone."""
         if not case.begun:
-            case.begin()
+            case.begin(collected=self.collected)
             case.item.addfinalizer(lambda: self._end(case))
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -233,6 +238,7 @@ class _Judge:
         if case.found is None:
             return
         item = case.item
+        self.ended = item
         item.user_properties.append((PROPERTY, json.dumps(case.found.as_dict())))
         if case.said and _TOLD_LATE in item.stash:
             item.stash[_FAILED] = _failed(item, case)
