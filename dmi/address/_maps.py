@@ -17,7 +17,7 @@ from dmi import _names
 from dmi._files import open_regular
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from types import TracebackType
 
 __all__ = ["Mapping", "ProcSource", "Source", "elf_span", "parse_maps"]
@@ -135,7 +135,7 @@ def parse_maps(text: str) -> list[Mapping]:
                 )
             )  # fmt: skip
 
-    for line in text.split("\n"):
+    for line in _lines(text):
         key, _, value = line.partition(":")
         name = _SIZES.get(key)
         if name is not None:
@@ -151,6 +151,15 @@ def parse_maps(text: str) -> list[Mapping]:
                 header, flags, sizes = match, frozenset(), {}
     flush()
     return found
+
+
+def _lines(text: str) -> Iterator[str]:
+    """One after the other: that of a process with very many mappings is long."""
+    at = 0
+    while (end := text.find("\n", at)) >= 0:
+        yield text[at:end]
+        at = end + 1
+    yield text[at:]
 
 
 def _kib(value: str) -> int | None:

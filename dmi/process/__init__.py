@@ -157,6 +157,8 @@ class Process:
 
     def space(self) -> Space:
         """Its mappings now."""
+        if not self.live:
+            return Space(self.moment().mappings)
         return Space(parse_maps(self.reader.maps(details=False)))
 
     def heaps(self) -> tuple[ForeignHeap, ...]:

@@ -10,18 +10,19 @@ from __future__ import annotations
 import os
 import stat
 import struct
-from bisect import bisect_right
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from dmi import _names
 from dmi._files import unpacks
 from dmi.address._maps import elf_span
 from dmi.errors import DmiError
 
+from ._coretable import MOST_MAPPINGS, MappedFiles, Segment, Segments, Shown
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from types import TracebackType
 
 __all__ = ["CoreError", "CoreReader", "is_core", "packed"]
@@ -51,20 +52,12 @@ _MAX_NOTES: Final = 1 << 20
 """How many notes are looked at; each thread has up to seven."""
 _MAX_NOTE: Final = 16 << 20
 _MAX_SMALL_NOTE: Final = 1 << 16
+_PIECE: Final = 1 << 20
+"""Bytes of program headers that are read at once."""
 
 
 class CoreError(DmiError, ValueError):
     """A file that is no core file which can be read."""
-
-
-class Segment(NamedTuple):
-    """Addresses, and where the file has their bytes. have: bytes that are really there."""
-
-    start: int
-    end: int
-    offset: int
-    have: int
-    flags: int
 
 
 def _head(path: str | os.PathLike[str]) -> bytes:
@@ -110,9 +103,8 @@ class CoreReader:
         self._notes_left = _MAX_NOTES
         self.threads: list[tuple[int, int]] = []
         self._file = -1
-        self._segments: list[Segment] = []
-        self._starts: list[int] = []
-        self._files: list[tuple[int, int, int, str]] = []
+        self._segments = Segments()
+        self._files = MappedFiles()
         self._machine = 0
         self._auxv: dict[int, int] = {}
         self._names: dict[int, str] = {}
@@ -168,73 +160,86 @@ class CoreReader:
         if entry < 56 or table >= size or count > _MAX_HEADERS:
             raise CoreError(f"{self.path}: its table of program headers makes no sense")
         count = min(count, (size - table) // entry)
-        headers = os.pread(self._file, entry * count, table)
-        promised: dict[int, int] = {}
-        for at in range(0, len(headers) - 55, entry):
-            kind, flags, offset, start, _, filled, length, _ = struct.unpack_from(
-                "<IIQQQQQQ", headers, at
-            )
-            if kind == _PT_LOAD and length and start + length <= 1 << 64:
-                have = max(0, min(filled, length, size - offset))
-                promised.setdefault(start, min(filled, length))
-                self._segments.append(Segment(start, start + length, offset, have, flags))
-            elif kind == _PT_NOTE and offset < size:
-                self._read_notes(offset, min(offset + filled, size))
-        self._segments.sort()
-        # Of two that claim the same address the first holds.
-        kept: list[Segment] = []
-        for segment in self._segments:
-            if not kept or segment.start >= kept[-1].end:
-                kept.append(segment)
-        self._segments = kept
-        self._starts = [segment.start for segment in kept]
+        step = max(1, _PIECE // entry)
+        for number in range(0, count, step):
+            size_here = entry * min(step, count - number)
+            headers = os.pread(self._file, size_here, table + entry * number)
+            for at in range(0, len(headers) - 55, entry):
+                self._take(struct.unpack_from("<IIQQQQQQ", headers, at), size)
+        self._segments.settle()
+        self._files.settle()
+        self._shown = Shown(self._segments, self._files)
         self._name_mappings()
-        self._say_what_is_missing(promised)
+        self._say_what_is_missing()
 
-    def _say_what_is_missing(self, promised: dict[int, int]) -> None:
+    def _take(self, header: tuple[int, ...], size: int) -> None:
+        """One program header of a file of that size."""
+        kind, flags, offset, start, _, filled, length, _ = header
+        if kind == _PT_LOAD and length and start + length < 1 << 64:
+            promised = min(filled, length)
+            have = max(0, min(promised, size - offset))
+            self._segments.add(Segment(start, start + length, offset, have, promised, flags))
+        elif kind == _PT_NOTE and offset < size:
+            self._read_notes(offset, min(offset + filled, size))
+
+    def _say_what_is_missing(self) -> None:
         """Pages of files that nobody wrote to are left out as a rule: their files have them."""
-        cut, filtered = [], []
-        for segment in self._segments:
-            told = promised.get(segment.start, 0)
-            if told > segment.have:
-                cut.append((segment.start + segment.have, told - segment.have))
-            elif not told and segment.flags & 2:
-                filtered.append((segment.start, segment.end - segment.start))
-        if cut:
-            size = sum(each for _, each in cut) >> 10
+        if self._shown.left_out:
             self.notes.append(
-                f"the file is cut off: {size:,} KB of it are missing: {self._list(cut)}"
+                f"it has {self._shown.left_out + MOST_MAPPINGS:,} mappings, of which the "
+                f"{MOST_MAPPINGS:,} largest are looked at; the others have "
+                f"{self._shown.left_bytes >> 10:,} KB"
             )
-        if filtered:
-            size = sum(each for _, each in filtered) >> 10
+        said = self._list(
+            (each.start + each.have, each.promised - each.have)
+            for each in self._segments
+            if each.promised > each.have
+        )
+        if said:
+            self.notes.append(f"the file is cut off: {said[0]:,} KB of it are missing: {said[1]}")
+        said = self._list(
+            (each.start, each.end - each.start)
+            for each in self._segments
+            if not each.promised and each.flags & 2
+        )
+        if said:
             self.notes.append(
-                f"{size:,} KB of writable memory were left out when it was written "
-                f"(coredump_filter): {self._list(filtered)}"
+                f"{said[0]:,} KB of writable memory were left out when it was written "
+                f"(coredump_filter): {said[1]}"
             )
 
-    def _list(self, spans: list[tuple[int, int]]) -> str:
-        """Mappings by their names, the largest first."""
+    def _list(self, spans: Iterable[tuple[int, int]]) -> tuple[int, str] | None:
+        """KB of the mappings in all, and their names, the largest first; None: there are none."""
+        count = total = 0
+        largest: list[tuple[int, int]] = []
+        for start, size in spans:
+            count += 1
+            total += size
+            if len(largest) < _MOST_NAMED or size > largest[-1][1]:
+                largest = sorted([*largest, (start, size)], key=lambda each: -each[1])
+                del largest[_MOST_NAMED:]
         named = []
-        for start, size in sorted(spans, key=lambda each: -each[1])[:_MOST_NAMED]:
+        for start, size in largest:
             name = self._name_of(start) or "anonymous"
             named.append(f"{start:x}-{start + size:x} {size >> 10:,} KB {name}")
-        more = len(spans) - len(named)
-        return ", ".join(named) + (f", and {more} more" if more else "")
+        more = count - len(named)
+        text = ", ".join(named) + (f", and {more} more" if more else "")
+        return (total >> 10, text) if count else None
 
     def _name_mappings(self) -> None:
         """Find the brk heap, the stack and the vdso, which a core file does not name: the heap is
         the first that nobody named behind the program, the others are where the kernel put words
         for it."""
         for key, name in ((_AT_RANDOM, "[stack]"), (_AT_SYSINFO_EHDR, "[vdso]")):
-            index = bisect_right(self._starts, self._auxv.get(key, 0)) - 1
-            if index >= 0 and self._auxv.get(key, 0) < self._segments[index].end:
-                self._names[self._segments[index].start] = name
-        entry = self._auxv.get(_AT_ENTRY, 0)
-        program = next((f[3] for f in self._files if f[0] <= entry < f[1]), None)
-        ends = [f[1] for f in self._files if f[3] == program]
-        if program is None or not ends or max(ends) > _MMAP_BASE:
+            found = self._segments.at(self._auxv.get(key, 0))
+            if found is not None:
+                self._names[found.start] = name
+        program = self._files.at(self._auxv.get(_AT_ENTRY, 0))
+        if program is None:
             return
-        last = max(ends)
+        last = max(each.end for each in self._files if each.name == program.name)
+        if last > _MMAP_BASE:
+            return
         for segment in self._segments:
             if segment.start < last or not segment.flags & 2:
                 continue
@@ -242,17 +247,15 @@ class CoreReader:
             if segment.start == last:
                 last = segment.end
                 continue
-            if segment.start < _MMAP_BASE and not any(
-                f[0] <= segment.start < f[1] for f in self._files
-            ):
+            if segment.start < _MMAP_BASE and self._files.at(segment.start) is None:
                 self._names[segment.start] = "[heap]"
             return
 
     def _name_of(self, address: int) -> str:
-        for start, end, _, name in self._files:
-            if start <= address < end:
-                return name
-        index = bisect_right(self._starts, address) - 1
+        file = self._files.at(address)
+        if file is not None:
+            return file.name
+        index = self._segments.before(address)
         return self._names.get(self._segments[index].start, "") if index >= 0 else ""
 
     def _read_notes(self, at: int, limit: int) -> None:
@@ -269,7 +272,7 @@ class CoreReader:
                 return
             name = head[12 : 12 + min(name_size, 16)].rstrip(b"\0")
             most = _MAX_NOTE if kind == _NT_FILE else _MAX_SMALL_NOTE
-            again = (kind == _NT_FILE and self._files) or (kind == _NT_AUXV and self._auxv)
+            again = (kind == _NT_FILE and len(self._files)) or (kind == _NT_AUXV and self._auxv)
             if name == b"CORE" and kind in _READ and size <= most and not again:
                 self._read_note(kind, os.pread(self._file, size, start))
             at = start + (size + 3 & ~3)
@@ -292,13 +295,16 @@ class CoreReader:
         elif kind == _NT_FILE and len(data) >= 16:
             count, unit = struct.unpack_from("<QQ", data)
             count = min(count, (len(data) - 16) // 24)
-            names = data[16 + 24 * count :].split(b"\0")
-            for i in range(count):
-                start, end, offset = struct.unpack_from("<QQQ", data, 16 + 24 * i)
-                if start < end and i < len(names):
-                    name = names[i].decode("utf-8", "surrogateescape")
+            at = 16 + 24 * count
+            for start, end, offset in struct.iter_unpack("<QQQ", data[16:at]):
+                stop = data.find(b"\0", at)
+                if stop < 0:
+                    break
+                if start < end:
+                    name = data[at:stop].decode("utf-8", "surrogateescape")
                     _names.note(name)
-                    self._files.append((start, end, offset * unit, name))
+                    self._files.add(start, end, offset * unit, name)
+                at = stop + 1
 
     # ---- what the kernel would say ---------------------------------------------------------------
 
@@ -307,42 +313,15 @@ class CoreReader:
         return "".join(self._lines())
 
     def _lines(self) -> Iterator[str]:
-        files = {start: (end, offset, name) for start, end, offset, name in self._files}
-        # Files that were mapped and of which the file has no header are mappings all the same.
-        spans = [(s.start, s.end, s.flags) for s in self._segments]
-        # Those of a file whose data the process changed are a program or a library.
-        changed = {name for start, _, _, name in self._files if self._changed(start)}
-        spans += [
-            (start, end, 5 if name in changed else 4)
-            for start, end, _, name in self._files
-            if not self._covered(start)
-        ]
-        ordered = sorted(self._files)
-        starts = [each[0] for each in ordered]
-        for start, end, flags in sorted(spans):
+        for start, end, flags in self._shown:
             perms = "".join(c if flags & bit else "-" for c, bit in (("r", 4), ("w", 2), ("x", 1)))
-            found = files.get(start)
-            index = bisect_right(starts, start) - 1
-            if found is None and index >= 0 and start < ordered[index][1]:
-                low, high, offset, name = ordered[index]
-                found = (high, offset + start - low, name)
-            _, offset, name = found or (0, 0, "")
+            file = self._files.at(start)
+            name = "" if file is None else file.name
+            offset = 0 if file is None else file.offset + start - file.start
             inode = 1 if name else 0
             name = name or self._names.get(start, "")
             shown = name.replace("\n", "\\012")
             yield f"{start:x}-{end:x} {perms}p {offset:08x} 00:00 {inode} {shown}\n"
-
-    def _changed(self, address: int) -> bool:
-        index = bisect_right(self._starts, address) - 1
-        return (
-            index >= 0
-            and address < self._segments[index].end
-            and bool(self._segments[index].flags & 2)
-        )
-
-    def _covered(self, address: int) -> bool:
-        index = bisect_right(self._starts, address) - 1
-        return index >= 0 and address < self._segments[index].end
 
     def stack_pointers(self) -> list[int]:
         """Of all threads."""
@@ -356,8 +335,7 @@ class CoreReader:
         """Which pages the file has."""
         found = [False] * pages
         end = address + pages * self.page
-        index = max(0, bisect_right(self._starts, address) - 1)
-        for segment in self._segments[index:]:
+        for segment in self._segments.behind(max(0, self._segments.before(address))):
             if segment.start >= end:
                 break
             low = max(segment.start, address) - address
@@ -380,10 +358,9 @@ class CoreReader:
         """Fill room from address on; how many bytes were there, from the first one on."""
         done = 0
         while done < len(room):
-            index = bisect_right(self._starts, address + done) - 1
-            if index < 0:
+            segment = self._segments.at(address + done)
+            if segment is None:
                 break
-            segment = self._segments[index]
             inside = address + done - segment.start
             size = min(segment.have - inside, len(room) - done)
             if size <= 0:
@@ -396,8 +373,7 @@ class CoreReader:
 
     def next_there(self, address: int) -> int:
         """Where the file has bytes again: nothing lies between."""
-        index = max(0, bisect_right(self._starts, address) - 1)
-        for segment in self._segments[index:]:
+        for segment in self._segments.behind(max(0, self._segments.before(address))):
             if address < segment.start + segment.have:
                 return max(address, segment.start)
         return 1 << 63

@@ -1,12 +1,16 @@
 """Core files with words changed at random, looked at in every way: no crash, hang, nor much memory.
 
     python -m tests.fuzz.cores [COUNT] [SEED]
+    python -m tests.fuzz.cores --slice SECONDS FILE
 
-Prints the seed of what went wrong; `python -m tests.fuzz.cores 1 SEED` makes the same file.
+Prints the seed of what went wrong; `python -m tests.fuzz.cores 1 SEED` makes the same file. A slice
+takes so many seconds, goes on at the seed where FILE says that the last one ended, and adds up there
+what was tried, so that a large count is the sum of many short runs.
 """
 
 from __future__ import annotations
 
+import json
 import lzma
 import mmap
 import os
@@ -16,10 +20,14 @@ import struct
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dmi.errors import DmiError
 from dmi.process import open_core, text
 from tests.python.images import ARENA_HEAP, HEAP, KEY, LIBC, Glibc, glibc_image
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 MOST_SECONDS = 5.0
 MOST_MEMORY = 400 << 20
@@ -105,13 +113,11 @@ def samples() -> list[Sample]:
     ]
 
 
-def main(argv: list[str]) -> int:
-    """Try; 0 when nothing went wrong."""
-    count = int(argv[1]) if len(argv) > 1 else 10_000
-    first = int(argv[2]) if len(argv) > 2 else 1
+def attempt(seeds: Iterable[int]) -> tuple[int, int]:
+    """How many were tried, and how many went wrong."""
     found = samples()
-    wrong = 0
-    for seed in range(first, first + count):
+    tried = wrong = 0
+    for seed in seeds:
         chance = random.Random(seed)
         sample = chance.choice(found)
         sample.mutate(chance)
@@ -125,9 +131,48 @@ def main(argv: list[str]) -> int:
             print(f"seed {seed}: took {time.process_time() - begun:.1f} s", flush=True)
             wrong += 1
         sample.mend()
-        if (seed - first) % 10_000 == 9_999:
-            print(f"{seed - first + 1} tried", flush=True)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        tried += 1
+        if tried % 10_000 == 0:
+            print(f"{tried} tried", flush=True)
+    return tried, wrong
+
+
+def peak_memory() -> int:
+    """Bytes that this process had in memory at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def until(seconds: float, first: int) -> Iterator[int]:
+    """Seeds until the time is up."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        yield first
+        first += 1
+
+
+def slice_of(seconds: float, file: Path) -> int:
+    """One slice, added to what the file says; 0 when nothing ever went wrong."""
+    known = {"tried": 0, "wrong": 0, "peak": 0, "next": 1}
+    if file.exists():
+        known |= json.loads(file.read_text())
+    tried, wrong = attempt(until(seconds, known["next"]))
+    known["tried"] += tried
+    known["wrong"] += wrong
+    known["next"] += tried
+    known["peak"] = max(known["peak"], peak_memory())
+    file.write_text(json.dumps(known))
+    print(f"{known['tried']} core files in all, {known['wrong']} wrong; {known['peak'] >> 20} MiB")
+    return 1 if known["wrong"] or known["peak"] > MOST_MEMORY else 0
+
+
+def main(argv: list[str]) -> int:
+    """Try; 0 when nothing went wrong."""
+    if argv[1:2] == ["--slice"]:
+        return slice_of(float(argv[2]), Path(argv[3]))
+    count = int(argv[1]) if len(argv) > 1 else 10_000
+    first = int(argv[2]) if len(argv) > 2 else 1
+    _, wrong = attempt(range(first, first + count))
+    peak = peak_memory()
     print(f"{count} core files, {wrong} wrong; {peak >> 20} MiB at most")
     return 1 if wrong or peak > MOST_MEMORY else 0
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 import dmi
+from dmi.address._maps import ProcSource
 from dmi.cli import main
-from dmi.process import _live, _rights
+from dmi.process import _rights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,14 +54,14 @@ def unreadable(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def closed(monkeypatch: pytest.MonkeyPatch, unreadable: None) -> None:
     """As for another user's process: not even mappings may be read."""
-    text = _live.ProcSource._text
+    text = ProcSource._text
 
-    def refuse(self: _live.ProcSource, name: str) -> str:
+    def refuse(self: ProcSource, name: str) -> str:
         if name in ("maps", "smaps"):
             raise PermissionError(13, "Permission denied", name)
         return text(self, name)
 
-    monkeypatch.setattr(_live.ProcSource, "_text", refuse)
+    monkeypatch.setattr(ProcSource, "_text", refuse)
 
 
 COMMANDS = (["heap", "-s"], ["layers"], ["address", "-summary"], ["address"], ["doctor"])
