@@ -358,14 +358,11 @@ class CoreReader:
         """Fill room from address on; how many bytes were there, from the first one on."""
         done = 0
         while done < len(room):
-            segment = self._segments.at(address + done)
-            if segment is None:
-                break
-            inside = address + done - segment.start
-            size = min(segment.have - inside, len(room) - done)
+            offset, have = self._segments.place(address + done)
+            size = min(have, len(room) - done)
             if size <= 0:
                 break
-            got = os.preadv(self._file, [room[done : done + size]], segment.offset + inside)
+            got = os.preadv(self._file, [room[done : done + size]], offset)
             if got <= 0:
                 break
             done += got

@@ -86,6 +86,14 @@ class Segments:
         index = self.before(address)
         return self[index] if index >= 0 and address < self._columns[0][index] else None
 
+    def place(self, address: int) -> tuple[int, int]:
+        """Where the file has the byte at the address, and how many from there on: 0 where it has
+        none."""
+        index = bisect_right(self.starts, address) - 1
+        inside = address - self.starts[index] if index >= 0 else 0
+        have = self._columns[2][index] if index >= 0 else 0
+        return (self._columns[1][index] + inside, have - inside) if inside < have else (0, 0)
+
 
 class MappedFile(NamedTuple):
     """Addresses where a file was mapped, from which byte of it on, and its name."""

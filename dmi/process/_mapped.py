@@ -69,7 +69,9 @@ def _pages(memory: Memory, start: int, end: int) -> Iterator[int]:
     page = memory.page
     at = start
     while at < end:
-        pages = min(_PART, end - at) // page
+        # Of what a core file does not have nothing needs to be looked at.
+        at = max(at, memory.next_there(at) // page * page)
+        pages = min(_PART, max(end - at, 0)) // page
         marks = memory.pagemap(at, pages)
         for number in range(pages):
             if marks is None or marks[8 * number + 7] & 0x80:

@@ -4,8 +4,8 @@
     python -m tests.fuzz.cores --slice SECONDS FILE
 
 Prints the seed of what went wrong; `python -m tests.fuzz.cores 1 SEED` makes the same file. A slice
-takes so many seconds, goes on at the seed where FILE says that the last one ended, and adds up there
-what was tried, so that a large count is the sum of many short runs.
+takes so many seconds, goes on at the seed where FILE says that the last one ended, and adds up in
+it what was tried, so that a large count is the sum of many short runs.
 """
 
 from __future__ import annotations
