@@ -68,6 +68,11 @@ _ENTRY_OLD: Final = re.compile(
     r"\W*([0-9a-fA-F`]{6,17}): [0-9a-fA-F]{5,8} \. ([0-9a-fA-F]{5,8}) \[[0-9a-fA-F]{2}\]"
     r" - (busy|free)"
 )
+_PAGE_BLOCK: Final = re.compile(
+    r"\s*[0-9a-fA-F`]{5,17}:\s+[0-9a-fA-F`]{5,17}\s+([0-9a-fA-F]{1,16})\s+-\s+[0-9a-fA-F`]{5,17}\s+"
+    r"[0-9a-fA-F]{1,16}\s*$"
+)
+"""A busy block of a page heap, as `!heap -p -a` prints it: what was asked for, and its pages."""
 _LEAK_HEAD: Final = re.compile(
     r"\W*Entry\s+User\s+Heap\s+Segment\s+Size\s+PrevSize\s+Unused\s+Flags"
 )
@@ -331,6 +336,10 @@ class BlockReader:
         if entry:
             if entry[3] == "busy":
                 self._listed(number, "flt", int(entry[2], 16), self._listed_heap)
+            return True
+        page = _PAGE_BLOCK.match(text)
+        if page:
+            self._listed(number, "h", int(page[1], 16), None)
             return True
         old = _ENTRY_OLD.match(text)
         if old:

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import codecs
 import html
+import itertools
 import re
 from typing import IO, TYPE_CHECKING, Final, NamedTuple
+
+from ._front import front_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +34,9 @@ _CP1252: Final = {
 _CHARACTERS: Final[dict[int, str | None]] = {
     **dict.fromkeys((0xA0, 0x1680, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000), " "),
     **dict.fromkeys((0x00AD, *range(0x200B, 0x2010), *range(0x202A, 0x202F), 0x2060, 0xFEFF), None),
+    **{0xFEE0 + code: chr(code) for code in range(0x21, 0x7F)},
+    0x2500: "-",
+    0x2501: "-",
     0x2502: "|",
     0x2503: "|",
     0x2212: "-",
@@ -44,6 +50,15 @@ _COLOUR: Final = re.compile(
     r"\x1b\[[0-9;?]{0,32}[ -/]?[@-~]|\x1b\][^\x07\x1b]{0,200}(?:\x07|\x1b\\)|\^\[\[[0-9;]{0,16}m"
 )
 _THIN: Final = re.compile(r"(?<=[0-9])[\u2009\u202f](?=[0-9]{3}(?![0-9]))")
+_FRENCH: Final = re.compile(r"(?<=[0-9])\u00a0(?=[0-9]{3}(?![0-9]))")
+_ESCAPE: Final = re.compile(r"(?:\\r)?\\n|&#(?:10|x0?[aA]);")
+_ESCAPES: Final = {"\\t": " ", '\\"': '"', "\\/": "/", "\\\\": "\\"}
+_FEWEST_ESCAPES: Final = 5
+_SOFT: Final = range(60, 79)
+_RTF: Final = re.compile(r"\\(?:par|line)\b\s*$")
+_CSV: Final = re.compile(
+    r"\s*\"?(?:Heap\"?[;,]\s*\"?Flags|(?:0x)?[0-9a-fA-F`]{5,17}\"?[;,]\s*\"?[0-9a-fA-F]{8}\"?[;,])"
+)
 _ESCAPED: Final = re.compile(r"\\([!()\[\]{}<>#*_+.|`~-])")
 _BOLD: Final = re.compile(r"(?<!\*)\*\*(?=[0-9a-fA-F]{4})|(?<=[0-9a-fA-F])\*\*(?!\*)")
 _PIPE: Final = re.compile(r"(?:^|(?<=\s))\|+|\|+(?=\s|$)")
@@ -155,15 +170,21 @@ def _coding(head: bytes) -> tuple[str, str]:
 def plain_lines(text: str | LongText) -> Iterator[Line]:
     """The lines of ``text`` that are not empty. Time is linear in its length."""
     if isinstance(text, LongText):
-        numbered, is_html = _is_numbered(text.sample), text.is_html
+        sample, is_html = text.sample, text.is_html
         physical = text.physical()
     else:
-        numbered, is_html = _is_numbered(text[:_SAMPLE]), bool(_HTML.search(text))
+        sample, is_html = text[:_SAMPLE], bool(_HTML.search(text))
         physical = _physical(text)
-    source = _unwoven(physical) if is_html else physical
+    numbered = _is_numbered(sample)
+    front = None if numbered or is_html else front_of(raw for _, raw in _physical(sample))
+    physical = _renumbered(_unescaped(_whole(physical)))
+    source = _renumbered(_unwoven(physical)) if is_html else physical
     for number, raw in source:
         # Clothes take room too; what is cut here is cut again below.
-        line = _undress(raw[: 8 * MAX_LINE], numbered=numbered)
+        dressed = raw[: 8 * MAX_LINE]
+        if front is not None and (found := front.match(dressed)):
+            dressed = dressed[found.end() :]
+        line = _undress(dressed, numbered=numbered)
         if line.strip():
             yield Line(number, line[:MAX_LINE], len(line) > MAX_LINE or len(raw) > 8 * MAX_LINE)
 
@@ -177,6 +198,58 @@ def _physical(text: str) -> Iterator[tuple[int, str]]:
         start = found.end()
     if start < len(text):
         yield number + 1, text[start:]
+
+
+def _whole(physical: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    """Lines that a mail's encoding broke, with a sign at the end, as one."""
+    begun: tuple[int, str] | None = None
+    for number, line in physical:
+        joined = (number, line) if begun is None else (begun[0], begun[1] + line)
+        soft = line.endswith("=") and not line.endswith("==") and len(line) in _SOFT
+        if soft and len(joined[1]) < 4 * MAX_LINE:
+            begun = (joined[0], joined[1][:-1])
+            continue
+        begun = None
+        yield joined
+    if begun is not None:
+        yield begun
+
+
+def _renumbered(source: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    """A line of the file that shows as many counts as many, so that no two have one number."""
+    shift = 0
+    for number, group in itertools.groupby(source, key=lambda line: line[0]):
+        shown = [line for _, line in group]
+        step = int(len(shown) >= _FEWEST_ESCAPES)
+        for n, line in enumerate(shown):
+            yield number + shift + step * n, line
+        shift += step * (len(shown) - 1)
+
+
+def _unescaped(physical: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    """Lines that a program wrote as one, their ends as `\\n` or as entities."""
+    for number, line in physical:
+        if "\\n" not in line and "&#" not in line:
+            yield number, line
+            continue
+        ends = list(itertools.islice(_ESCAPE.finditer(line), _FEWEST_ESCAPES))
+        if len(ends) < _FEWEST_ESCAPES:
+            yield number, line
+            continue
+        start = 0
+        for end in _ESCAPE.finditer(line):
+            piece = line[start : end.start()]
+            start = end.end()
+            if piece.strip():
+                yield number, _without_escapes(piece)
+        if line[start:].strip():
+            yield number, _without_escapes(line[start:])
+
+
+def _without_escapes(piece: str) -> str:
+    if "\\" not in piece:
+        return piece
+    return re.sub(r"\\[t\"/\\]", lambda found: _ESCAPES[found[0]], piece)
 
 
 def _unwoven(physical: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
@@ -221,16 +294,23 @@ def _undress(text: str, *, numbered: bool) -> str:
         if "&" in text:
             text = html.unescape(text)
     if not text.isascii():
+        if "\u00a0" in text and " " in text and not _FRENCH.sub("", text).count("\u00a0"):
+            text = _FRENCH.sub("", text)
         text = _THIN.sub("", text).translate(_CHARACTERS)
     if "\0" in text:
         text = text.replace("\0", "")
+    if text.endswith("=20"):
+        text = re.sub(r"(?:=20)+$", "", text)  # of a mail
     if "\\" in text:
+        text = _RTF.sub("", text)
         text = _ESCAPED.sub(r"\1", text)
     if "**" in text:
         text = _BOLD.sub("", text)
     text = _bare(text, numbered=numbered)
     if "|" in text:
         text = _unboxed(text)
+    if (text.count(";") > 4 or text.count(",") > 4) and _CSV.match(text):
+        text = re.sub('[;,"]+', " ", text)
     return text
 
 

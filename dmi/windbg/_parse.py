@@ -62,7 +62,7 @@ _WRONG: Final = re.compile(
 _CORRUPT: Final = re.compile(
     r"invalid signature|heap corruption|HEAP_CORRUPTION|corrupted heap|heap .{0,20}is corrupt"
     r"|modified at .{0,40} past requested size|does not match (?:previous|actual)|c0000374"
-    r"|c0000409.*heap",
+    r"|c0000409.*heap|HEAP ERROR DETECTED|HEAP_FAILURE_\w{3}",
     re.IGNORECASE,
 )
 _CRT_BLOCK: Final = re.compile(
@@ -138,7 +138,7 @@ class _Reader:
 
     def _note(self, kind: str, text: str, line: int) -> None:
         if len(self.notices) < _MAX_NOTES:
-            self.notices.append(Notice(kind, text.strip()[:160], line))  # type: ignore[arg-type]
+            self.notices.append(Notice(kind, text.strip(" \t*")[:160], line))  # type: ignore[arg-type]
 
     def _mark(self, kind: str, value: str, line: int, number: float | None = None) -> None:
         if len(self.marks) < MAX_TABLES:
@@ -302,7 +302,7 @@ class _Reader:
             self.label, self.lfh_key = "", None
             self.in_command = self.expects_heaps = False
             return True
-        if stripped.startswith("Heap Address") and "Signature" in stripped:
+        if stripped.split()[:2] == ["Heap", "Address"] and "Signature" in stripped:
             self.close()
             self.blocks.begin_segment_heaps()
             return True
