@@ -51,14 +51,15 @@ _PIECE: Final = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class HeapSnapshot:
-    """One heap at the moment of a snapshot. blocks is None unless they were asked for."""
+    """One heap at the moment of a snapshot. blocks is None unless they were asked for; segments and
+    histogram are None where whoever wrote the snapshot had no memory to list them."""
 
     handle: int
     name: str
     decommit: str
     stats: HeapStats
-    segments: tuple[Segment, ...] = ()
-    histogram: tuple[HistogramRow, ...] = ()
+    segments: tuple[Segment, ...] | None = None
+    histogram: tuple[HistogramRow, ...] | None = None
     blocks: Ranges | None = None
     threads: Mapping[str, int] | None = None
     """Bytes in flight by thread; None where this was not looked at."""
@@ -74,8 +75,12 @@ class HeapSnapshot:
             "name": self.name,
             "decommit": self.decommit,
             "stats": self.stats.as_dict(),
-            "segments": [list(segment) for segment in self.segments],
-            "histogram": [[row.size, row.count] for row in self.histogram],
+            "segments": None
+            if self.segments is None
+            else [list(segment) for segment in self.segments],
+            "histogram": None
+            if self.histogram is None
+            else [[row.size, row.count] for row in self.histogram],
             "blocks": None if self.blocks is None else len(self.blocks),
             "threads": None if self.threads is None else dict(self.threads),
         }
@@ -247,7 +252,7 @@ class Snapshot:
                 [
                     (segment.address, segment.reserved, segment.committed)
                     for each in heaps
-                    for segment in each.segments
+                    for segment in each.segments or ()
                 ],
             )
             address = summary.as_dict()
@@ -448,27 +453,35 @@ def _count(entry: Any) -> int:
     return value
 
 
+def _segments(entry: Mapping[str, Any]) -> tuple[Segment, ...] | None:
+    if entry.get("segments") is None:
+        return None
+    listed = _list(entry, "segments")
+    return tuple(_segment(each) for each in listed if isinstance(each, list) and len(each) == 5)
+
+
+def _histogram(entry: Mapping[str, Any]) -> tuple[HistogramRow, ...] | None:
+    if entry.get("histogram") is None:
+        return None
+    pairs = [_whole(each, 2) for each in _list(entry, "histogram")]
+    busy = sum(size * count for size, count in pairs)
+    return tuple(
+        HistogramRow(size, count, size * count, 100.0 * size * count / busy if busy else 0.0)
+        for size, count in pairs
+    )
+
+
 def _heap(entry: Any, walk: Ranges | None) -> HeapSnapshot:
     if not isinstance(entry, dict):
         raise ValueError("a heap must be an object")
     stats = HeapStats.from_dict(_typed(entry, "stats", dict, None))
-    segments = [
-        _segment(each)
-        for each in _list(entry, "segments", optional=True)
-        if isinstance(each, list) and len(each) == 5
-    ]
-    pairs = [_whole(each, 2) for each in _list(entry, "histogram", optional=True)]
-    busy = sum(size * count for size, count in pairs)
     return HeapSnapshot(
         _size(entry, "handle", 0),
         _typed(entry, "name", str, ""),
         _typed(entry, "decommit", str, ""),
         stats,
-        tuple(segments),
-        tuple(
-            HistogramRow(size, count, size * count, 100.0 * size * count / busy if busy else 0.0)
-            for size, count in pairs
-        ),
+        _segments(entry),
+        _histogram(entry),
         walk,
         _sizes(entry, "threads"),
     )

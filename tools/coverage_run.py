@@ -74,7 +74,18 @@ def run_suites(copy: Path, jobs: int, chosen: str) -> None:
     counted = f"CC=gcc {COUNTERS}"
     must([*make, f"-j{jobs}", counted, "C_OPTIMIZE=-O0", "programs"], copy)
     must([*make, counted, "C_OPTIMIZE=-O0", "test-c"], copy)
-    tests = [python, "-m", "pytest", "-q", "-n", str(jobs), "-m", chosen, "-p", "no:cacheprovider"]
+    tests = [
+        python,
+        "-m",
+        "pytest",
+        "-q",
+        "-n",
+        str(jobs + 1),
+        "-m",
+        chosen,
+        "-p",
+        "no:cacheprovider",
+    ]
     # pytest itself imports the package (a plugin of it), so coverage.py has to start first.
     status = run([python, "-m", "coverage", "run", *tests[1:]], copy)
     if status > 1:

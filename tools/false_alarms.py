@@ -33,7 +33,7 @@ def make_environment(folder: Path) -> None:
     if (folder / "env" / "made").exists():
         return
     subprocess.run([sys.executable, "-m", "venv", folder / "env"], check=True)
-    pip = [folder / "env/bin/pip", "install", "-q"]
+    pip = [str(folder / "env/bin/pip"), "install", "-q"]
     subprocess.run([*pip, f"{ROOT}[metrics,numpy,top,trace]", "pytest", *NEEDS], check=True)
     (folder / "env" / "made").touch()
 
@@ -44,8 +44,8 @@ def suite(name: str, folder: Path) -> tuple[Path, list[str]]:
         return ROOT, [f"tests/python/test_{word}.py" for word in OWN.split()]
     source = folder / "source" / name
     if not source.exists():
-        download = [folder / "env/bin/pip", "download", "-q", "--no-deps", "--no-binary=:all:"]
-        subprocess.run([*download, "-d", folder, name], check=True)
+        download = [str(folder / "env/bin/pip"), "download", "-q", "--no-deps", "--no-binary=:all:"]
+        subprocess.run([*download, "-d", str(folder), name], check=True)
         archive = next(folder.glob(f"{name.replace('-', '_')}-*.tar.gz"))
         with tarfile.open(archive) as packed:
             packed.extractall(source, filter="data")
@@ -56,7 +56,14 @@ def suite(name: str, folder: Path) -> tuple[Path, list[str]]:
 def run(name: str, folder: Path) -> dict[str, Any]:
     """One run of a suite."""
     where, tests = suite(name, folder)
-    pytest = [folder / "env/bin/dmi", "run", "--", folder / "env/bin/pytest", "-q", "-rfE"]
+    pytest = [
+        str(folder / "env/bin/dmi"),
+        "run",
+        "--",
+        str(folder / "env/bin/pytest"),
+        "-q",
+        "-rfE",
+    ]
     options = ["-p", "no:cacheprovider", "--color=no", *LIMITS]
     if name == "dmi":
         options += ["-m", "not long and not alone"]

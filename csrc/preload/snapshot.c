@@ -71,6 +71,7 @@ static void put_stats(dmi_writer *out, const dmi_stats *stats) {
     _dmi_writer_put(out, "}}");
 }
 
+/* Null where there was no memory to list them. */
 static void put_segments(dmi_writer *out, void *handle) {
     size_t capacity = 0, count;
     dmi_segment_info *found = NULL;
@@ -80,13 +81,32 @@ static void put_segments(dmi_writer *out, void *handle) {
         capacity = count + 64;
         found = mmap(NULL, capacity * sizeof *found, PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (found == MAP_FAILED) return;
+        if (found == MAP_FAILED) {
+            _dmi_writer_put(out, "null");
+            return;
+        }
     }
+    _dmi_writer_put(out, "[");
     for (size_t i = 0; i < count; i++)
         _dmi_writer_put(out, "%s[%" PRIu64 ",%" PRIu64 ",%" PRIu64 ",%" PRIu64 ",%s]", i ? "," : "",
                         found[i].address, found[i].reserved, found[i].committed,
                         found[i].uncommitted_ranges, found[i].is_virtual ? "true" : "false");
+    _dmi_writer_put(out, "]");
     if (found) (void)munmap(found, capacity * sizeof *found);
+}
+
+/* Null where not all sizes were counted, for want of memory or of a walk: some of them would pass for all. */
+static void put_histogram(dmi_writer *out, dmi_tally *tally, bool walked) {
+    if (tally->failed || !walked) {
+        _dmi_writer_put(out, "null");
+        return;
+    }
+    _dmi_tally_sort(tally);
+    _dmi_writer_put(out, "[");
+    for (size_t i = 0; i < tally->used; i++)
+        _dmi_writer_put(out, "%s[%" PRIu64 ",%" PRIu64 "]", i ? "," : "", tally->rows[i].size,
+                        tally->rows[i].count);
+    _dmi_writer_put(out, "]");
 }
 
 /* What threads keep in flight, by the same names as dmi.snapshot() gives; null where there is no memory to ask. */
@@ -140,15 +160,11 @@ static bool put_heap(dmi_writer *out, void *handle, dmi_packer *packer, bool fir
     _dmi_writer_put_json(out, info.name, strlen(info.name));
     _dmi_writer_put(out, "\",\"decommit\":\"%s\",", policy);
     put_stats(out, &stats);
-    _dmi_writer_put(out, ",\"segments\":[");
+    _dmi_writer_put(out, ",\"segments\":");
     put_segments(out, handle);
-    _dmi_writer_put(out, "],\"histogram\":[");
-    _dmi_tally_sort(&w.tally);
-    for (size_t i = 0; i < w.tally.used && !w.tally.failed; i++)
-        _dmi_writer_put(out, "%s[%" PRIu64 ",%" PRIu64 "]", i ? "," : "", w.tally.rows[i].size,
-                        w.tally.rows[i].count);
+    _dmi_writer_put(out, ",\"histogram\":");
+    put_histogram(out, &w.tally, walked);
     _dmi_tally_end(&w.tally);
-    _dmi_writer_put(out, "]");
     put_threads(out, handle);
     if (packer && walked) _dmi_writer_put(out, ",\"blocks\":%" PRIu64 "}", w.ranges);
     else _dmi_writer_put(out, ",\"blocks\":null}");

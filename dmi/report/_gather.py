@@ -230,7 +230,7 @@ def _maps(found: Snapshot) -> list[HeapMap]:
         if heap.blocks is not None:
             drawn = map_of_ranges(title, heap.blocks, found.page_size, blocks=allowed)
         else:
-            drawn = map_of_segments(title, heap.segments, found.page_size)
+            drawn = map_of_segments(title, heap.segments or (), found.page_size)
         if drawn.segments or drawn.note:
             made.append(drawn)
     return made

@@ -19,38 +19,42 @@ def grown(before: HeapSource, after: HeapSource, handle: str = "0") -> list[dict
     and of Python's objects the types.
 
     ``handle`` names one heap as the debugger would; 0 is all of them. ValueError for a heap that
-    neither has. A heap that one of the snapshots does not list did not exist then. Heaps of other
-    allocators stand beside dmi's where their blocks were counted at both moments.
+    neither has. A heap that one of the snapshots does not list did not exist then. Where a heap's
+    sizes were not counted in both, ``gained`` and ``sizes`` are None; heaps of other allocators
+    stand beside dmi's where they were counted.
     """
     wanted = number(handle)
     both = [_heaps(before), _heaps(after)]
     heaps = {each.handle: each.name for heaps in both for each in heaps.values()}
     if wanted and wanted not in heaps:
         raise ValueError(f"neither snapshot has a heap {wanted:x}")
+    own = {heap.handle for source in (before, after) for heap in source.heaps}
     found = []
     for each in heaps if not wanted else [wanted]:
         ends = [heaps.get(each) for heaps in both]
-        if any(end is not None and end.sizes is None for end in ends):
+        rows = gained = None
+        if all(end is None or end.sizes is not None for end in ends):
+            first, last = (end.sizes or {} if end is not None else {} for end in ends)
+            rows = [
+                {
+                    "size": size,
+                    "before": first.get(size, 0),
+                    "after": last.get(size, 0),
+                    "gained": (last.get(size, 0) - first.get(size, 0)) * size,
+                }
+                for size in first.keys() | last.keys()
+                if first.get(size, 0) != last.get(size, 0)
+            ]
+            rows.sort(key=lambda row: (-row["gained"], row["size"]))
+            gained = sum(row["gained"] for row in rows)
+        elif each not in own and not wanted:
             continue
-        first, last = ({} if end is None or end.sizes is None else end.sizes for end in ends)
-        rows = [
-            {
-                "size": size,
-                "before": first.get(size, 0),
-                "after": last.get(size, 0),
-                "gained": (last.get(size, 0) - first.get(size, 0)) * size,
-            }
-            for size in first.keys() | last.keys()
-            if first.get(size, 0) != last.get(size, 0)
-        ]
-        rows.sort(key=lambda row: (-row["gained"], row["size"]))
-        gained = sum(row["gained"] for row in rows)
         threads = _threads(before, after, each)
         found.append(
             {"handle": each, "name": heaps[each], "gained": gained, "sizes": rows,
              "threads": threads, "types": _types(*ends)}
         )  # fmt: skip
-    return sorted(found, key=lambda heap: -heap["gained"])
+    return sorted(found, key=lambda heap: -(heap["gained"] or 0))
 
 
 class _Sizes(NamedTuple):
@@ -66,7 +70,10 @@ def _heaps(source: HeapSource) -> dict[int, _Sizes]:
     """The heaps of a snapshot, dmi's and others."""
     found = {
         heap.handle: _Sizes(
-            heap.handle, heap.name, {row.size: row.count for row in heap.histogram}, None
+            heap.handle,
+            heap.name,
+            None if heap.histogram is None else {row.size: row.count for row in heap.histogram},
+            None,
         )
         for heap in source.heaps
     }
@@ -132,6 +139,9 @@ def grown_text(found: list[dict[str, Any]]) -> str:
     lines = []
     for heap in found:
         name = f" ({heap['name']})" if heap["name"] else ""
+        if heap["sizes"] is None:
+            lines.append(f" heap @ {heap['handle']:08x}{name}: sizes were not counted in both")
+            continue
         lines.append(f" heap @ {heap['handle']:08x}{name}: {heap['gained'] // 1024:+,} KB busy")
         lines.append("    size     #before  #after -   gained KB")
         lines += [

@@ -94,9 +94,9 @@ class HeapView(Protocol):
     @property
     def stats(self) -> Any: ...
     @property
-    def segments(self) -> Sequence[Any]: ...
+    def segments(self) -> Sequence[Any] | None: ...
     @property
-    def histogram(self) -> Sequence[HistogramView]: ...
+    def histogram(self) -> Sequence[HistogramView] | None: ...
     @property
     def blocks(self) -> Sequence[RangeView] | None: ...
     def row(self) -> HeapRow:
@@ -253,7 +253,9 @@ def _list_data(source: HeapSource, handle: int = 0) -> Iterator[dict[str, Any]]:
         yield {
             "handle": each.handle,
             "name": each.name,
-            "segments": [
+            "segments": None
+            if each.segments is None
+            else [
                 dict(
                     zip(
                         ("address", "reserved", "committed", "uncommitted_ranges", "virtual"),
@@ -271,7 +273,9 @@ def _list(source: HeapSource, handle: int = 0) -> Iterator[str]:
     for each in _which(source, handle):
         blocks = _blocks(each)
         yield _title(each)
-        for segment in each.segments:
+        if each.segments is None:
+            yield "  Segments: unknown, whoever wrote the snapshot could not list them"
+        for segment in each.segments or ():
             kind = "Virtual block" if segment.virtual else "Segment"
             yield (
                 f"  {kind} at {segment.address:016x} to {segment.address + segment.reserved:016x} "
@@ -285,7 +289,9 @@ def _statistics_data(source: HeapSource, handle: int = 0) -> Iterator[dict[str, 
         yield {
             "handle": each.handle,
             "name": each.name,
-            "histogram": [
+            "histogram": None
+            if each.histogram is None
+            else [
                 {"size": r.size, "count": r.count, "total": r.total, "percent": r.percent}
                 for r in each.histogram
             ],
@@ -297,7 +303,9 @@ def _statistics(source: HeapSource, handle: int = 0) -> Iterator[str]:
         yield _title(each)
         yield "group-by: TOTSIZE"
         yield f"    {'size':>12} {'#blocks':>12} {'total':>14}    (%) (percent of busy bytes)"
-        for row in each.histogram:
+        if each.histogram is None:
+            yield "    unknown: whoever wrote the snapshot could not count the sizes"
+        for row in each.histogram or ():
             yield f"    {row.size:12x} {row.count:12x} {row.total:14x}    ({row.percent:.2f})"
 
 
@@ -329,7 +337,9 @@ def _filter(source: HeapSource, low: int, high: int) -> Iterator[str]:
 
 def _find(source: HeapSource, address: int) -> tuple[HeapView, RangeView]:
     for each in source.heaps:
-        inside = any(s.address <= address < s.address + s.reserved for s in each.segments)
+        inside = each.segments is None or any(
+            s.address <= address < s.address + s.reserved for s in each.segments
+        )
         for found in _blocks(each) if inside else ():
             if found.address <= address < found.address + found.size:
                 return each, found

@@ -79,7 +79,9 @@ def sound(path: Path) -> dmi.Snapshot:
         assert each.stats.reasons is not None
         if each.blocks is not None:
             assert sum(block.size for block in each.blocks) == each.stats.reserved
-            assert list(each.histogram) == each.blocks.histogram()
+            assert list(each.histogram or ()) == each.blocks.histogram()
+        assert each.histogram is not None
+        assert each.segments is not None
         assert sum(row.total for row in each.histogram) == each.stats.busy
         assert sum(s.reserved for s in each.segments) == each.stats.reserved
         assert sum(s.committed for s in each.segments) == each.stats.committed
