@@ -13,7 +13,7 @@
 typedef struct layout {
     bool by_cframe; /* the thread leads to its frame through a struct on the stack */
     uint32_t frame_of_thread;
-    uint32_t frame_of_cframe;
+    uint32_t frame_of_cframe, previous_cframe;
     uint32_t previous, code, instruction, owner;
     uint32_t is_entry; /* 3.11: it says itself that it was called by native code; else 0 */
     uint32_t file, function, lines, first_line, instructions;
@@ -22,10 +22,10 @@ typedef struct layout {
     uint32_t bytes_size, bytes_data;
 } layout;
 
-static const layout at_3_11 = {true, 56, 8,   48, 32, 56, 69, 68, 112, 128,
-                               136,  72, 184, 8,  16, 32, 48, 16, 32};
-static const layout at_3_12 = {true, 56, 0,   8, 0,  56, 70, 0,  112, 128,
-                               136,  68, 192, 8, 16, 32, 40, 16, 32};
+static const layout at_3_11 = {true, 56,  8,  16,  48, 32, 56, 69, 68, 112,
+                               128,  136, 72, 184, 8,  16, 32, 48, 16, 32};
+static const layout at_3_12 = {true, 56,  0,  8,   8, 0,  56, 70, 0,  112,
+                               128,  136, 68, 192, 8, 16, 32, 40, 16, 32};
 
 #define OWNER_GENERATOR 1
 #define OWNER_NATIVE 3 /* from there on no Python code is run in the frame */
@@ -135,20 +135,32 @@ static uint64_t key_of(const void *code, uint32_t offset) {
     return key | DMI_FRAME_PYTHON;
 }
 
-size_t _dmi_python_frames(dmi_frame *out, bool *entry, size_t most) {
+/* Of frames without a place: they were run by the function that has that address on its stack. */
+static void set_place(uintptr_t *place, size_t n, uintptr_t address) {
+    while (n > 0 && place[n - 1] == 0) place[--n] = address;
+}
+
+size_t _dmi_python_frames(dmi_frame *out, uintptr_t *place, size_t most) {
     void *(*now)(void) = atomic_load_explicit(&thread_now, memory_order_acquire);
     const char *thread = now ? now() : NULL;
     size_t n = 0;
     if (!thread) return 0; /* it is not attached: its frames may be anybody's to change */
-    const char *frame = pointer(thread, where.frame_of_thread);
-    if (where.by_cframe && frame) frame = pointer(frame, where.frame_of_cframe);
+    const char *frame = pointer(thread, where.frame_of_thread), *cframe = NULL;
+    if (where.by_cframe && frame) {
+        cframe = frame;
+        frame = pointer(frame, where.frame_of_cframe);
+    }
     for (; frame && n < most; frame = pointer(frame, where.previous)) {
         unsigned owner = (unsigned char)frame[where.owner];
         if (owner >= LAST_OWNER) break;
-        if (owner >= OWNER_NATIVE) { /* between Python and what called it */
-            if (n) entry[n - 1] = true;
+        if (owner >=
+            OWNER_NATIVE) { /* between Python and what called it: on the stack of what ran it */
+            set_place(place, n, (uintptr_t)frame);
             continue;
         }
+        bool is_entry = where.is_entry && frame[where.is_entry];
+        const char *runs = where.is_entry ? cframe : NULL;
+        if (is_entry && cframe) cframe = pointer(cframe, where.previous_cframe);
         const void *code = pointer(frame, where.code);
         uint64_t at = word(frame, where.instruction);
         if (!code || word(code, where.type) != code_type) continue;
@@ -159,8 +171,7 @@ size_t _dmi_python_frames(dmi_frame *out, bool *entry, size_t most) {
         if (at + 2 < start || at < start + 2 * (uint64_t)first) continue; /* it has not begun */
         uint32_t offset = at < start ? 0 : (uint32_t)(at - start);
         out[n] = (dmi_frame){.key = key_of(code, offset), .code = code, .offset = offset};
-        entry[n] = where.is_entry && frame[where.is_entry];
-        n++;
+        place[n++] = (uintptr_t)runs;
     }
     return n;
 }

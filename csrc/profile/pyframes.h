@@ -13,9 +13,9 @@
 void _dmi_python_find(void);
 /* Is there one whose frames can be read? */
 bool _dmi_python_found(void);
-/* Frames of this thread, the innermost first, at most so many. entry[i]: it was called by native code, so that the
- * next one belongs behind that. */
-size_t _dmi_python_frames(dmi_frame *out, bool *entry, size_t most);
+/* Frames of this thread, the innermost first, at most so many. place[i]: an address on the stack of the native function
+ * that runs it; 0: not known. One native function runs all frames of one place. */
+size_t _dmi_python_frames(dmi_frame *out, uintptr_t *place, size_t most);
 /* Is this the address of code of the function that runs Python frames? */
 bool _dmi_python_evaluates(uint64_t address);
 

@@ -85,30 +85,56 @@ static void tell_of_python(void) {
     if (call) call();
 }
 
-/* The native frames, with the Python ones in the place of the function that runs Python. */
-static uint32_t take_stack(const void *frame) {
-    dmi_frame frames[DMI_STACK_FRAMES], python[DMI_STACK_FRAMES];
-    dmi_native native[DMI_STACK_FRAMES];
-    bool entry[DMI_STACK_FRAMES], whole;
+/* Frames of a stack, at most; what lies further out is cut. They lie on the stack that is looked at: 8 KiB. */
+#define NATIVES 192
+#define PYTHONS 128
+#define PYTHON 0x8000u /* in an order: the number of a Python frame, not of a native one */
+
+/* The native frames, with the Python ones in the place of the function that runs them: numbers of both, the innermost
+ * first. */
+static size_t merge(const dmi_native *native, size_t natives, const uintptr_t *place,
+                    size_t pythons, uint16_t *order) {
     size_t n = 0, at = 0;
-    size_t natives = _dmi_os_frames(frame, native, DMI_STACK_FRAMES, &whole);
-    size_t pythons = _dmi_python_frames(python, entry, DMI_STACK_FRAMES);
-    if (pythons && atomic_load_explicit(&when_python, memory_order_relaxed)) tell_of_python();
-    for (size_t i = 0; i < natives && n < DMI_STACK_FRAMES; i++) {
-        if (!pythons || !_dmi_python_evaluates(native[i].address)) {
-            frames[n++] = (dmi_frame){.key = native[i].address};
-            continue;
-        }
-        /* One native frame runs all Python frames up to the one that native code called. */
-        while (at < pythons && n < DMI_STACK_FRAMES) {
-            frames[n++] = python[at];
-            if (entry[at++]) break;
+    for (size_t i = 0; i < natives; i++) {
+        uintptr_t end = native[i].end;
+        bool evaluates = at < pythons && _dmi_python_evaluates(native[i].address);
+        bool holds = evaluates;
+        if (end != UINTPTR_MAX) holds = at < pythons && place[at] && place[at] < end;
+        /* The function that runs Python may have parts elsewhere, which are not known to be its: they stay. */
+        if (!holds || !evaluates) order[n++] = (uint16_t)i;
+        while (holds) {
+            uintptr_t here = place[at];
+            do order[n++] = (uint16_t)(PYTHON | at++);
+            while (at < pythons && place[at] == here);
+            holds = end != UINTPTR_MAX && at < pythons && place[at] && place[at] < end;
         }
     }
-    /* Where native code links no frames, the function that runs Python is not seen: the rest follows. */
-    while (at < pythons && n < DMI_STACK_FRAMES) frames[n++] = python[at++];
+    /* Where native frames are missing the rest follows. */
+    while (at < pythons) order[n++] = (uint16_t)(PYTHON | at++);
+    return n;
+}
+
+static uint32_t take_stack(const void *frame) {
+    dmi_frame python[PYTHONS];
+    dmi_native native[NATIVES];
+    uintptr_t place[PYTHONS];
+    uint16_t order[NATIVES + PYTHONS];
+    bool whole;
+    size_t natives = _dmi_os_frames(frame, native, NATIVES, &whole);
+    size_t pythons = _dmi_python_frames(python, place, PYTHONS);
+    if (pythons && atomic_load_explicit(&when_python, memory_order_relaxed)) tell_of_python();
+    size_t n = merge(native, natives, place, pythons, order);
+    uint32_t node = 0;
     charge(n);
-    return _dmi_stacks_enter(frames, n);
+    if (n == 0) return 0;
+    for (size_t i = n; i-- > 0;) {
+        size_t number = order[i] & (PYTHON - 1);
+        bool is_python = order[i] & PYTHON;
+        dmi_frame here = {.key = is_python ? 0 : native[number].address};
+        node = _dmi_stacks_enter(node, is_python ? &python[number] : &here);
+        if (node == 0) break;
+    }
+    return _dmi_stacks_number(node);
 }
 
 static uint32_t stack_of(const void *frame, double weight, size_t size) {

@@ -161,30 +161,30 @@ static uint32_t enter_frame(const dmi_frame *from) {
     }
 }
 
-/* The node of a frame that was called by parent's (plus 1; 0: by nobody), plus 1; 0: no room. */
-static uint32_t enter_node(uint32_t parent, const dmi_frame *from) {
+uint32_t _dmi_stacks_enter(uint32_t caller, const dmi_frame *from) {
     bool fresh;
-    uint64_t key = mix(mix(UINT64_C(0x9e3779b97f4a7c15), parent), from->key) | 1;
+    if (!all) return 0;
+    uint64_t key = mix(mix(UINT64_C(0x9e3779b97f4a7c15), caller), from->key) | 1;
     uint32_t i = place(all->node, sizeof(node), NODES, &nodes, key, &fresh);
     if (i == UINT32_MAX) return 0;
     node *n = &all->node[i];
     if (__builtin_expect(atomic_load_explicit(&n->frame, memory_order_relaxed) == 0, 0)) {
         uint32_t number = enter_frame(from);
         if (number == UINT32_MAX) return 0;
-        atomic_store_explicit(&n->parent, parent, memory_order_relaxed);
+        atomic_store_explicit(&n->parent, caller, memory_order_relaxed);
         atomic_store_explicit(&n->frame, number + 1, memory_order_release);
     }
     return i + 1;
 }
 
-/* The number of the stack that ends at that node; 0: no room. */
-static uint32_t number_of(node *n) {
+static uint32_t number_of(uint32_t at) {
+    if (at == 0) return 0;
+    node *n = &all->node[at - 1];
     uint32_t number = atomic_load_explicit(&n->stack, memory_order_relaxed);
     if (number) return number;
     uint32_t taken = take(&stacks, 1, STACKS);
     if (taken == UINT32_MAX) return 0;
-    atomic_store_explicit(&all->stack[taken].node, (uint32_t)(n - all->node) + 1,
-                          memory_order_release);
+    atomic_store_explicit(&all->stack[taken].node, at, memory_order_release);
     /* Where another thread was faster, this one's number stays unused. */
     if (atomic_compare_exchange_strong_explicit(&n->stack, &number, taken + 1, memory_order_release,
                                                 memory_order_relaxed))
@@ -192,14 +192,8 @@ static uint32_t number_of(node *n) {
     return number;
 }
 
-uint32_t _dmi_stacks_enter(const dmi_frame *from, size_t count) {
-    uint32_t at = 0;
-    if (!all || count == 0) return 0;
-    for (size_t i = count; i-- > 0;) {
-        at = enter_node(at, &from[i]);
-        if (at == 0) break;
-    }
-    uint32_t number = at ? number_of(&all->node[at - 1]) : 0;
+uint32_t _dmi_stacks_number(uint32_t at) {
+    uint32_t number = number_of(at);
     if (number == 0) atomic_fetch_add_explicit(&lost, 1, memory_order_relaxed);
     return number;
 }

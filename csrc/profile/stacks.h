@@ -16,8 +16,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define DMI_STACK_FRAMES 96 /* of a stack; what lies further out is cut */
-
 /* One frame as it is taken: native, or what a Python frame's code object says. */
 typedef struct dmi_frame {
     uint64_t key;     /* native: the return address; Python: a hash with the uppermost bit set */
@@ -39,15 +37,18 @@ typedef struct dmi_frame_text {
 typedef struct dmi_stack {
     /* Allocated: weighted bytes, weighted blocks in parts of one, samples. */
     _Atomic uint64_t bytes, count, samples;
-    _Atomic uint32_t node; /* of its innermost frame, plus 1; 0: not there yet */
+    _Atomic uint32_t node; /* of its innermost frame; 0: not there yet */
 } dmi_stack;
 
 /* Reserve the tables. Idempotent; 0 or ENOMEM. */
 int _dmi_stacks_setup(void);
 /* What was allocated is 0 again, and nothing lost. Stacks keep their numbers. */
 void _dmi_stacks_reset(void);
-/* The number of the stack of those frames, from 1; 0: no room. */
-uint32_t _dmi_stacks_enter(const dmi_frame *frames, size_t count);
+/* The node of a frame that was called by that of the node caller (0: by nobody, or not known); 0: no room. A stack is
+ * entered from its outermost frame on. */
+uint32_t _dmi_stacks_enter(uint32_t caller, const dmi_frame *frame);
+/* The number of the stack whose innermost frame that is, from 1; 0: no room, which is counted. */
+uint32_t _dmi_stacks_number(uint32_t node);
 /* The stack of that number; NULL: there is none. */
 dmi_stack *_dmi_stacks_get(uint32_t number);
 /* All numbers of stacks are below it. */
