@@ -141,16 +141,18 @@ def ways() -> dict[str, dict[str, str]]:
     return found | {"install": {}, "context": {}}
 
 
-def measure(python: str, program: str, way: str, seconds: float) -> dict[str, int]:
-    """What one run says."""
+def measure(
+    python: str, text: str, way: str, seconds: float, environment: dict[str, str]
+) -> dict[str, int]:
+    """What one run of a program says, the last line that it prints."""
     kept = {
         key: value
         for key, value in os.environ.items()
         if key != "LD_PRELOAD" and not key.startswith("PYTHON")
     }
-    kept |= ways()[way] | {"DMI_PYTHON": "0", "PYTHONPATH": str(Path(dmi.__file__).parent.parent)}
+    kept |= environment | {"DMI_PYTHON": "0", "PYTHONPATH": str(Path(dmi.__file__).parent.parent)}
     done = subprocess.run(
-        [python, "-c", START + program + END, way, str(seconds)],
+        [python, "-c", text, way, str(seconds)],
         env=kept,
         capture_output=True,
         text=True,
@@ -178,10 +180,10 @@ def main() -> int:
         if there.returncode:
             print(f"{name:10} left out: no {needs}")
             continue
-        for way in ways():
-            found = raw.setdefault(name, {})[way] = measure(
-                options.python, program, way, options.seconds
-            )
+        text = START + program + END
+        for way, environment in ways().items():
+            found = measure(options.python, text, way, options.seconds, environment)
+            raw.setdefault(name, {})[way] = found
             above, base = found["end"] - found["base"], found["base"]
             bound = "-"
             if "bound" in found:
