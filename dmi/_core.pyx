@@ -103,8 +103,9 @@ _C_API = PyCapsule_New(<void *>&dmi_py_capi, DMI_CAPI_NAME, NULL)
 # ---- heaps -----------------------------------------------------------------------------------
 
 # In whose name a heap is held: by the object that made it; by Blocks of one made elsewhere.
-cdef const char *OWNER = "dmi.Heap"
-cdef const char *BLOCKS = "dmi.Block"
+cdef extern from *:
+    const char *OWNER '"dmi.Heap"'
+    const char *BLOCKS '"dmi.Block"'
 
 
 cdef inline void block_gone(HeapCore heap) noexcept:

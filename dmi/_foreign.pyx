@@ -7,6 +7,7 @@ Numbers only. A reader (dmi.process) gives the bytes; all of them are untrusted.
 
 from bisect import bisect_right
 
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawMalloc
 from libc.errno cimport EIO
 from libc.stdint cimport uint32_t, uint64_t
@@ -22,7 +23,48 @@ cdef extern from *:
     #include "foreign/glibc.h"
     #include "foreign/linked.h"
     #include "foreign/pools.h"
+
+    /* An Eye, and its thread's state while a walk runs without the GIL: each look takes it up again.
+     * In a sub-interpreter PyGILState_Ensure() would take up another one. */
+    typedef struct dmi_eye {
+        void *eye;
+        PyThreadState *away; /* NULL: the walk has the GIL */
+    } dmi_eye;
+    static int (*dmi_eye_look)(void *eye, uint64_t address, size_t wanted, dmi_piece *piece);
+    static void (*dmi_eye_pages)(void *eye, uint64_t address, uint64_t size);
+
+    static inline void dmi_eye_leave(dmi_eye *it) { it->away = PyEval_SaveThread(); }
+    static inline void dmi_eye_enter(dmi_eye *it) {
+        PyEval_RestoreThread(it->away);
+        it->away = NULL;
+    }
+    static int dmi_look_back(void *context, uint64_t address, size_t wanted, dmi_piece *piece) {
+        dmi_eye *it = context;
+        int away = it->away != NULL, result;
+        if (away) dmi_eye_enter(it);
+        result = dmi_eye_look(it->eye, address, wanted, piece);
+        if (away) dmi_eye_leave(it);
+        return result;
+    }
+    static void dmi_pages_back(void *context, uint64_t address, uint64_t size) {
+        dmi_eye *it = context;
+        int away = it->away != NULL;
+        if (away) dmi_eye_enter(it);
+        dmi_eye_pages(it->eye, address, size);
+        if (away) dmi_eye_leave(it);
+    }
+    #define DMI_PRESENT ((uint64_t)1 << 63) /* of a page in the kernel's pagemap: in memory */
     """
+    ctypedef struct dmi_eye:
+        void *eye
+    int (*dmi_eye_look)(void *, uint64_t, size_t, dmi_piece *) noexcept
+    void (*dmi_eye_pages)(void *, uint64_t, uint64_t) noexcept
+    void dmi_eye_leave(dmi_eye *)
+    void dmi_eye_enter(dmi_eye *)
+    int dmi_look_back(void *, uint64_t, size_t, dmi_piece *) noexcept
+    void dmi_pages_back(void *, uint64_t, uint64_t) noexcept
+    const uint64_t PRESENT "DMI_PRESENT"
+
     ctypedef struct dmi_piece:
         const unsigned char *bytes
         uint64_t address
@@ -69,7 +111,7 @@ cdef extern from *:
         uint64_t address
         uint64_t size
         uint64_t pinned
-    ctypedef void (*dmi_glibc_pages)(void *, uint64_t, uint64_t) noexcept nogil
+    ctypedef void (*dmi_glibc_pages)(void *, uint64_t, uint64_t) noexcept
     ctypedef struct dmi_glibc_tally:
         uint64_t page
         uint64_t cache_chunk
@@ -118,14 +160,29 @@ cdef extern from *:
 # States of a chunk, by number.
 STATES = ("busy", "free", "fast", "tcache", "top", "fence", "unknown")
 
-cdef uint64_t PRESENT = <uint64_t>1 << 63
-cdef size_t RESIDENT_PAGES = 1 << 16
+cdef enum:
+    RESIDENT_PAGES = 1 << 16
+
+
+cdef class Bytes:
+    """What an object holds, by address, for as long as this lives."""
+    cdef Py_buffer buffer
+
+    def __cinit__(self, thing):
+        PyObject_GetBuffer(thing, &self.buffer, PyBUF_SIMPLE)
+
+    def __dealloc__(self):
+        PyBuffer_Release(&self.buffer)
+
+    cdef const unsigned char *at(self) noexcept:
+        return <const unsigned char *>self.buffer.buf
 
 
 cdef class Eye:
     """What stands between a walk and a reader: one piece, and the kernel's word on which of its
     pages are in memory. The reader has page, read_into(address, memoryview) and
     pagemap(address, pages)."""
+    cdef dmi_eye entry
     cdef object reader
     cdef bytearray room
     cdef object view
@@ -144,6 +201,7 @@ cdef class Eye:
     cdef uint64_t huge_bytes
 
     def __cinit__(self, reader, bint absent_too=False):
+        self.entry.eye = <void *>self
         self.reader = reader
         self.room = bytearray(DMI_VIEW_MOST)
         self.view = memoryview(self.room)
@@ -172,15 +230,15 @@ cdef class Eye:
         cdef uint64_t start = address & ~(self.page - 1)
         cdef size_t size = (wanted + (address - start) + self.page - 1) & ~(self.page - 1)
         cdef size_t pages, i
-        cdef const unsigned char[::1] marks
+        cdef Bytes marks
         cdef uint64_t mark
         size = min(size, <size_t>DMI_VIEW_MOST)
         pages = size // self.page
         found = None if self.absent_too else self.reader.pagemap(start, pages)
         if found is not None:
-            marks = found
+            marks = Bytes(found)
             for i in range(pages):
-                memcpy(&mark, &marks[8 * i], 8)
+                memcpy(&mark, marks.at() + 8 * i, 8)
                 if not mark & PRESENT:
                     break
             else:
@@ -201,23 +259,23 @@ cdef class Eye:
 
     cdef uint64_t next_present(self, uint64_t start) except 0:
         """The next page behind start that is in memory, at most so far as one look tells."""
-        cdef const unsigned char[::1] marks
+        cdef Bytes marks
         cdef size_t i, count
         cdef uint64_t mark
         found = self.reader.pagemap(start, RESIDENT_PAGES)
         if found is None:
             return start + self.page
-        marks = found
+        marks = Bytes(found)
         count = len(found) // 8
         for i in range(1, count):
-            memcpy(&mark, &marks[8 * i], 8)
+            memcpy(&mark, marks.at() + 8 * i, 8)
             if mark & PRESENT:
                 return start + i * self.page
         return start + (count if count > 1 else 1) * self.page
 
     cdef int add_resident(self, uint64_t address, uint64_t size) except -1:
         cdef uint64_t page = address // self.page, end = (address + size) // self.page, mark
-        cdef const unsigned char[::1] marks
+        cdef Bytes marks
         cdef uint64_t count
         while page < end and self.resident_known:
             if self.marks is None or not self.marks_at <= page < self.marks_at + self.marks_count:
@@ -232,17 +290,17 @@ cdef class Eye:
                 if self.marks_count == 0:
                     self.resident_known = False
                     return 0
-            marks = self.marks
+            marks = Bytes(self.marks)
             count = min(end, self.marks_at + self.marks_count)
             while page < count:
-                memcpy(&mark, &marks[8 * (page - self.marks_at)], 8)
+                memcpy(&mark, marks.at() + 8 * (page - self.marks_at), 8)
                 if mark & PRESENT:
                     self.resident_bytes += self.page
                 page += 1
         return 0
 
 
-cdef int look(void *context, uint64_t address, size_t wanted, dmi_piece *piece) noexcept with gil:
+cdef int look(void *context, uint64_t address, size_t wanted, dmi_piece *piece) noexcept:
     cdef Eye eye = <Eye>context
     if eye.error is not None:
         return EIO
@@ -254,7 +312,7 @@ cdef int look(void *context, uint64_t address, size_t wanted, dmi_piece *piece) 
         return EIO
 
 
-cdef void pages(void *context, uint64_t address, uint64_t size) noexcept with gil:
+cdef void pages(void *context, uint64_t address, uint64_t size) noexcept:
     cdef Eye eye = <Eye>context
     if eye.error is not None:
         return
@@ -264,6 +322,10 @@ cdef void pages(void *context, uint64_t address, uint64_t size) noexcept with gi
             eye.add_huge(address, address + size)
     except BaseException as error:
         eye.error = error
+
+
+dmi_eye_look = look
+dmi_eye_pages = pages
 
 
 cdef uint64_t looks_for(uint64_t size):
@@ -284,23 +346,23 @@ def resident(reader, ranges):
 def linked(data, uint64_t address, uint64_t least, uint64_t holes):
     """[(first, last, empty pairs), ...] of tables of lists that lead to themselves, in data that
     was read at address."""
-    cdef const unsigned char[::1] bytes_ = data
+    cdef Bytes held = Bytes(data)
     cdef size_t count = len(data) // 8, n, i
     cdef dmi_linked found[1024]
     if count < 2 or address % 8:
         return []
-    n = _dmi_linked_find(<const uint64_t *>&bytes_[0], count, address, least, holes, found, 1024)
+    n = _dmi_linked_find(<const uint64_t *>held.at(), count, address, least, holes, found, 1024)
     return [(found[i].first, found[i].last, found[i].pairs) for i in range(min(n, <size_t>1024))]
 
 
 def linked_pages(data, uint64_t address, uint64_t least):
     """[(first, last, words), ...] of runs of words that lead to pages or to themselves."""
-    cdef const unsigned char[::1] bytes_ = data
+    cdef Bytes held = Bytes(data)
     cdef size_t count = len(data) // 8, n, i
     cdef dmi_linked found[1024]
     if count < 2 or address % 8:
         return []
-    n = _dmi_linked_pages(<const uint64_t *>&bytes_[0], count, address, least, found, 1024)
+    n = _dmi_linked_pages(<const uint64_t *>held.at(), count, address, least, found, 1024)
     return [(found[i].first, found[i].last, found[i].pairs) for i in range(min(n, <size_t>1024))]
 
 
@@ -359,8 +421,8 @@ cdef class GlibcCount:
         self.errors = []
         self.tally.page = reader.page
         self.tally.cache_chunk = cache_chunk
-        self.tally.pages = pages
-        self.tally.context = <void *>self.eye
+        self.tally.pages = dmi_pages_back
+        self.tally.context = &self.eye.entry
 
     def __dealloc__(self):
         PyMem_RawFree(self.tally)
@@ -370,9 +432,10 @@ cdef class GlibcCount:
         cdef dmi_view view
         cdef dmi_glibc_region region = region_of(start, end, top, self.main, key, self.fast)
         cdef int error
-        _dmi_view_open(&view, look, <void *>self.eye, looks_for(end - start))
-        with nogil:
-            error = _dmi_glibc_count(&view, &region, self.retries, self.tally)
+        _dmi_view_open(&view, dmi_look_back, &self.eye.entry, looks_for(end - start))
+        dmi_eye_leave(&self.eye.entry)
+        error = _dmi_glibc_count(&view, &region, self.retries, self.tally)
+        dmi_eye_enter(&self.eye.entry)
         if self.eye.error is not None:
             raise self.eye.error
         if error:
@@ -417,7 +480,7 @@ cdef class GlibcWalk:
         self.eye = Eye(reader, absent_too)
         self.fast = FastList(fast)
         region = region_of(start, end, top, main, key, self.fast)
-        _dmi_view_open(&self.view, look, <void *>self.eye, looks_for(end - start))
+        _dmi_view_open(&self.view, dmi_look_back, &self.eye.entry, looks_for(end - start))
         _dmi_glibc_begin(&self.walk, &self.view, &region, 2)
 
     def take(self, size_t most):
@@ -445,9 +508,10 @@ def pools(reader, arenas, uint64_t pool):
     for number, start, end in arenas:
         index = number
         before = total
-        _dmi_view_open(&view, look, <void *>eye, 4 * (1024 + (end - start) // pool))
-        with nogil:
-            error = _dmi_pools_count(&view, start, end, pool, index, &total)
+        _dmi_view_open(&view, dmi_look_back, &eye.entry, 4 * (1024 + (end - start) // pool))
+        dmi_eye_leave(&eye.entry)
+        error = _dmi_pools_count(&view, start, end, pool, index, &total)
+        dmi_eye_enter(&eye.entry)
         if eye.error is not None:
             raise eye.error
         each.append((number, total.used - before.used, total.busy - before.busy,

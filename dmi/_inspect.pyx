@@ -6,6 +6,7 @@ Plain numbers only, named in _records; what they mean and how they are shown is 
 modules above.
 """
 
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawMalloc
 from libc.errno cimport EFAULT, EIO, errno
@@ -345,7 +346,7 @@ def walk_ranges(HeapCore heap not None):
     """Every range as an array of dmi_range, in bytes: by address."""
     cdef PyThreadState *state
     cdef size_t needed, count = 0
-    cdef const unsigned char[::1] array
+    cdef Py_buffer array
     cdef int failed, error
     counters = dict(zip((row[0] for row in STATS_TABLE), stats_fields(heap, False, False),
                         strict=False))
@@ -353,10 +354,11 @@ def walk_ranges(HeapCore heap not None):
     while True:
         needed += needed // 8
         room = _room(needed * sizeof(cdmi.dmi_range))
-        array = room
+        PyObject_GetBuffer(room, &array, PyBUF_SIMPLE)
+        PyBuffer_Release(&array)  # room keeps the memory
         state = heap.enter()
         failed = cdmi.dmi_heap_walk_array(
-            heap._handle, <cdmi.dmi_range *><uintptr_t>&array[0], needed, &count)
+            heap._handle, <cdmi.dmi_range *>array.buf, needed, &count)
         error = errno
         heap.leave(state)
         if failed:

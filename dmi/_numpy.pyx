@@ -59,7 +59,8 @@ cdef extern from *:
 
 
 # In whose name the heap is held while arrays have blocks of it.
-cdef const char *WHO = "dmi.numpy"
+cdef extern from *:
+    const char *WHO '"dmi.numpy"'
 
 
 cdef inline void *counted(Handler *handler, void *block) noexcept nogil:

@@ -34,7 +34,8 @@ __all__ = [
 WARN_ZERO_ALLOC = False
 
 # In whose name a heap is held while there are blocks.
-cdef const char *WHO = "dmi.pool"
+cdef extern from *:
+    const char *WHO '"dmi.pool"'
 
 
 cdef class PyMalloc:
