@@ -24,7 +24,7 @@ cdef extern from *:
     #include "foreign/linked.h"
     #include "foreign/pools.h"
 
-    /* An Eye, and its thread's state while a walk runs without the GIL: each look takes it up again.
+    /* An Eye, and its thread's state while a walk runs without the GIL: a look takes it up again.
      * In a sub-interpreter PyGILState_Ensure() would take up another one. */
     typedef struct dmi_eye {
         void *eye;

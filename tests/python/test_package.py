@@ -267,6 +267,35 @@ with dmi.Heap(name="mine") as heap:
     assert dmi.heaps() == [heap], dmi.heaps()
 """
 
+# A walk over another process leaves the GIL and takes it again for each look.
+ELSEWHERE = """
+import subprocess, threading
+program = "kept = [str(n) * 20 for n in range(20000)]; print(flush=True); input()"
+child = subprocess.Popen([sys.executable, "-c", program], stdin=-1, stdout=-1)
+child.stdout.readline()
+code = f'''
+import dmi
+rows = [heap.stats().busy for heap in dmi.open_process({child.pid}).heaps()
+        if heap.kind == "pymalloc"]
+assert rows and rows[0] > 1_000_000, rows
+'''
+others = [create(own_gil=False) for _ in range(2)]
+failed = []
+threads = [
+    threading.Thread(target=lambda other=other: failed.append(interpreters.run_string(other, code)))
+    for other in others
+]
+for thread in threads:
+    thread.start()
+exec(code)
+for thread in threads:
+    thread.join()
+for other in others:
+    interpreters.destroy(other)
+child.communicate(b"")
+assert failed == [None, None], failed
+"""
+
 OWN_GIL = """
 if sys.version_info < (3, 12):
     sys.exit()
@@ -286,7 +315,11 @@ interpreters.destroy(other)
 """
 
 
-@pytest.mark.parametrize("program", [SHARED_GIL, OWN_GIL], ids=["shared GIL", "own GIL"])
+@pytest.mark.parametrize(
+    "program",
+    [SHARED_GIL, ELSEWHERE, OWN_GIL],
+    ids=["shared GIL", "shared GIL, another process", "own GIL"],
+)
 def test_other_interpreters_are_served_or_refused_by_name(program: str) -> None:
     answer = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", INTERPRETERS + program],
