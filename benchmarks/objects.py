@@ -152,7 +152,10 @@ def work(n):
 }  # fmt: skip
 
 WAYS = ("pymalloc", "preload", "install", "contexts")
-INSTALL = "import dmi; dmi.python.install()\n"
+# Under callgrind all takes some fifty times as long, but not the delay after which dmi gives pages
+# back: without this it would be at that in every round, and the more so the busier the machine is.
+POLICY = "lazy:delay=50"
+INSTALL = f"import dmi; dmi.python.install(dmi.Heap({POLICY!r}))\n"
 # The garbage collector begins from the same state whatever was imported: else one way has a full
 # collection more within what is measured, which may be two per cent of it.
 BEGIN = "import gc; gc.collect()\n"
@@ -178,6 +181,7 @@ def count(python: str, program: str, way: str, rounds: int) -> int:
     kept["PYTHONPATH"] = str(Path(dmi.__file__).parent.parent)
     if way == "preload":
         kept |= {"PYTHONMALLOC": "malloc", "LD_PRELOAD": dmi.get_preload_path()}
+        kept["DMI_OPTIONS"] = f"decommit={POLICY}"
     # Imported everywhere, so that the garbage collector finds as many objects.
     start = {"install": INSTALL, "contexts": CONTEXTS}.get(way, "import dmi; dmi.python\n")
     with tempfile.TemporaryDirectory() as folder:

@@ -280,6 +280,9 @@ rows = [heap.stats().busy for heap in dmi.open_process({child.pid}).heaps()
 assert rows and rows[0] > 1_000_000, rows
 '''
 others = [create(own_gil=False) for _ in range(2)]
+for other in others:
+    # Else threading takes a thread below for the interpreter's first, and waits for it at the end.
+    interpreters.run_string(other, "import threading")
 failed = []
 threads = [
     threading.Thread(target=lambda other=other: failed.append(interpreters.run_string(other, code)))
@@ -292,7 +295,7 @@ for thread in threads:
     thread.join()
 for other in others:
     interpreters.destroy(other)
-child.communicate(b"")
+child.communicate(b"\\n")
 assert failed == [None, None], failed
 """
 
