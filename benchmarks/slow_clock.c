@@ -1,0 +1,28 @@
+/* slow_clock.c - for LD_PRELOAD: clock_gettime as if the program ran alone and at its usual speed, under a tool that makes
+ * it SLOW_CLOCK times slower. What goes by time (how often stacks are taken) then goes as it does without the tool. */
+#define _GNU_SOURCE
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#define SECOND 1000000000LL
+
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    static struct timespec first;
+    static double factor;
+    struct timespec used;
+    if (factor == 0) {
+        const char *given = getenv("SLOW_CLOCK");
+        factor = given && atof(given) >= 1 ? atof(given) : 1;
+        (void)syscall(SYS_clock_gettime, CLOCK_MONOTONIC, &first);
+    }
+    if (clock == CLOCK_REALTIME) return (int)syscall(SYS_clock_gettime, clock, now);
+    /* Processor time: what else the machine does meanwhile is not the program's. */
+    (void)syscall(SYS_clock_gettime, CLOCK_PROCESS_CPUTIME_ID, &used);
+    long long passed = used.tv_sec * SECOND + used.tv_nsec;
+    passed = (long long)((double)passed / factor) + first.tv_nsec;
+    now->tv_sec = first.tv_sec + passed / SECOND;
+    now->tv_nsec = passed % SECOND;
+    return 0;
+}
