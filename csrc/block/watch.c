@@ -16,7 +16,8 @@ uint32_t _dmi_watch_patience = 64;
 _Atomic uint32_t _dmi_watch_period;
 
 static _Atomic uint64_t state;    /* of the draw: a counter, which is mixed */
-static _Atomic uint64_t below;    /* a draw below it is a hit: 2^64 / period */
+static _Atomic int64_t skip;      /* pages to pass before the next that is watched */
+static _Atomic double scale;      /* -1 / ln(1 - 1 / period); 0: every page is watched */
 static _Atomic uint32_t all_hits; /* frees on watched pages */
 static _Atomic uint64_t lost;
 static dmi_lock lock;
@@ -25,15 +26,7 @@ static size_t count;
 static dmi_pool pool = {
     .name = "dmi-watch", .item = (sizeof(dmi_watch) + 63) / 64 * 64, .chunk = 2048};
 
-void _dmi_watch_begin(uint32_t every, uint64_t seed) {
-    if (every) {
-        if (seed) atomic_store_explicit(&state, seed, memory_order_relaxed);
-        atomic_store_explicit(&below, UINT64_MAX / every, memory_order_relaxed);
-    }
-    atomic_store_explicit(&_dmi_watch_period, every, memory_order_release);
-}
-
-/* SplitMix64: one counter for all threads, so that each page has a draw of its own. */
+/* SplitMix64: one counter for all threads, so that each draw is one of its own. */
 static uint64_t next_random(void) {
     uint64_t z =
         atomic_fetch_add_explicit(&state, UINT64_C(0x9e3779b97f4a7c15), memory_order_relaxed);
@@ -42,8 +35,33 @@ static uint64_t next_random(void) {
     return z ^ (z >> 31);
 }
 
-static bool draw(void) {
-    return next_random() <= atomic_load_explicit(&below, memory_order_relaxed);
+/* -ln(x) for 0 < x <= 1: no function of the mathematics library is called here. */
+static double minus_log(double x) {
+    union {
+        double value;
+        uint64_t bits;
+    } m = {x};
+    int exponent = (int)(m.bits >> 52) - 1023;
+    m.bits = (m.bits & UINT64_C(0x000fffffffffffff)) | UINT64_C(0x3ff0000000000000);
+    double s = (m.value - 1) / (m.value + 1), square = s * s, sum = 0;
+    for (int k = 21; k > 0; k -= 2) sum = sum * square + 1.0 / k;
+    return -(2 * s * sum + exponent * 0.6931471805599453);
+}
+
+/* How many pages are passed before one that is watched, when each is with the same probability. */
+static int64_t draw_skip(void) {
+    double times = atomic_load_explicit(&scale, memory_order_relaxed);
+    return (int64_t)(minus_log((double)((next_random() >> 11) + 1) * 0x1p-53) * times);
+}
+
+void _dmi_watch_begin(uint32_t every, uint64_t seed) {
+    if (every) {
+        if (seed) atomic_store_explicit(&state, seed, memory_order_relaxed);
+        double times = every > 1 ? 1 / minus_log(1 - 1.0 / every) : 0;
+        atomic_store_explicit(&scale, times, memory_order_relaxed);
+        atomic_store_explicit(&skip, draw_skip(), memory_order_relaxed);
+    }
+    atomic_store_explicit(&_dmi_watch_period, every, memory_order_release);
 }
 
 static dmi_watch **chain_of(const dmi_run *run) {
@@ -119,24 +137,54 @@ static dmi_watch *find(const dmi_run *run, size_t page) {
     return _dmi_run_is_shadow(there) ? (dmi_watch *)(void *)there : NULL;
 }
 
+/* Among pages [first, first + n) of the run, which come to be used in this order: which is watched? SIZE_MAX: no more of
+ * them. One count for all threads: whoever comes to its end draws anew. What another one took off it meanwhile is
+ * forgotten, which changes no probability: a draw does not depend on how many pages were passed before. */
+typedef struct drawing {
+    int64_t at, n;
+} drawing;
+static drawing draw_among(size_t n) {
+    drawing d = {0, (int64_t)n};
+    d.at = atomic_fetch_sub_explicit(&skip, d.n, memory_order_relaxed);
+    if (d.at < 0) d.at = draw_skip();
+    return d;
+}
+static size_t next_drawn(drawing *d) {
+    if (d->at >= d->n) return SIZE_MAX;
+    size_t drawn = (size_t)d->at;
+    d->at += 1 + draw_skip();
+    atomic_store_explicit(&skip, d->at - d->n, memory_order_relaxed);
+    return drawn;
+}
+
+/* Does a block begin on the page, and is it the first time one comes to be used? *first: the first that begins there. */
+static bool begins_now(const dmi_run *run, size_t page, size_t last, size_t *first) {
+    const size_t size = run->block_size;
+    *first = (page * DMI_WATCH_PAGE + size - 1) / size;
+    return *first >= run->carved && *first < last && *first * size < (page + 1) * DMI_WATCH_PAGE;
+}
+
 void _dmi_watch_carve(dmi_run *run, size_t last) {
     const size_t size = run->block_size, carved = run->carved;
     const uint32_t every = _dmi_watch_every();
     if (_dmi_run_is_hard(run) || !every)
         return; /* hardened heaps have their own way of handing out */
-    for (size_t page = carved * size / DMI_WATCH_PAGE; page * DMI_WATCH_PAGE < last * size;
-         page++) {
-        size_t first = (page * DMI_WATCH_PAGE + size - 1) / size;
-        /* A page that was carved in part was drawn then; on some pages no block begins. */
-        if (first < carved || first >= last || first * size >= (page + 1) * DMI_WATCH_PAGE)
-            continue;
-        bool drawn = draw();
-        bool was = run->flags & DMI_RUN_WATCHED && find(run, page);
-        if (!drawn && !was) continue;
+    /* A page that was carved in part was drawn then; on some pages no block begins. */
+    size_t page = carved ? (carved - 1) * size / DMI_WATCH_PAGE + 1 : 0;
+    size_t end = (last - 1) * size / DMI_WATCH_PAGE + 1, first;
+    if (page >= end) return;
+    drawing d = draw_among(end - page);
+    size_t drawn = next_drawn(&d);
+    if (drawn == SIZE_MAX && !(run->flags & DMI_RUN_WATCHED)) return;
+    for (size_t i = 0; page + i < end; i++) {
+        bool now = i == drawn;
+        if (now) drawn = next_drawn(&d);
+        if (!begins_now(run, page + i, last, &first)) continue;
+        dmi_watch *old = run->flags & DMI_RUN_WATCHED ? find(run, page + i) : NULL;
+        if (!now && !old) continue;
         _dmi_lock(&lock);
-        dmi_watch *old = was ? find(run, page) : NULL;
         if (old) drop(old); /* none of its blocks was left: it is drawn afresh */
-        if (drawn) begin(run, page, first, every);
+        if (now) begin(run, page + i, first, every);
         _dmi_unlock(&lock);
     }
 }
@@ -158,11 +206,13 @@ void _dmi_watch_carved(dmi_run *run, const dmi_blockmap *map, size_t in_flight) 
     const size_t size = run->block_size, carved = run->carved;
     const uint32_t every = _dmi_watch_every();
     if (_dmi_run_is_hard(run) || !every) return;
-    for (size_t page = 0; page * DMI_WATCH_PAGE < carved * size; page++) {
+    if (carved == 0) return;
+    drawing d = draw_among((carved - 1) * size / DMI_WATCH_PAGE + 1);
+    for (size_t page; (page = next_drawn(&d)) != SIZE_MAX;) {
         size_t first = (page * DMI_WATCH_PAGE + size - 1) / size;
         size_t end = ((page + 1) * DMI_WATCH_PAGE + size - 1) / size;
         if (end > carved) end = carved;
-        if (first >= end || (run->flags & DMI_RUN_WATCHED && find(run, page)) || !draw()) continue;
+        if (first >= end || (run->flags & DMI_RUN_WATCHED && find(run, page))) continue;
         _dmi_lock(&lock);
         begin(run, page, first, every);
         _dmi_unlock(&lock);

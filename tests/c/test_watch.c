@@ -141,8 +141,9 @@ static void fill_lists(void *heap, void **kept, size_t n) {
 }
 
 TEST_EACH_PAGE(an_agent_that_attaches_starts_the_sampler_and_one_that_leaves_stops_it) {
-    void *heap = heaps_create("never", 0), *kept[3000];
-    fill_lists(heap, kept, 3000);
+    static void *kept[30000];
+    void *heap = heaps_create("never", 0);
+    fill_lists(heap, kept, 30000);
     ENSURE(atomic_load(&_dmi_observer) == NULL);
     ENSURE_EQ(_dmi_watch_every(), 0);
     _dmi_os_probe_alloc_semaphore++; /* as the kernel does it */
