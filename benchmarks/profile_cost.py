@@ -20,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,21 +30,21 @@ from benchmarks.objects import PROGRAMS
 
 HERE = Path(__file__).resolve().parent
 NATIVE = {
-    "alloc_free_all": "2 1500000",
-    "alloc_test": "20000 6000000",
+    "alloc_free_all": "2 3000000",
+    "alloc_test": "20000 8000000",
     "cache_scratch": "2 100000",
     "cfrac": "188643701166941698757897",
     "large_blocks": "3000",
-    "larson": "2 100 2000 10000",
-    "mstress": "2 50 10000",
-    "realloc_grow": "2 2000",
-    "rptest": "2 80 4000 10000",
-    "sh6": "15000",
-    "sh8": "2 15000",
-    "xmalloc": "1 1 5000 250",
+    "larson": "2 200 2000 10000",
+    "mstress": "2 80 10000",
+    "realloc_grow": "2 4000",
+    "rptest": "2 120 4000 10000",
+    "sh6": "25000",
+    "sh8": "2 25000",
+    "xmalloc": "1 1 8000 250",
 }
 COMPILE = ("-std=c11", "-O2", "-D_GNU_SOURCE", "-fno-omit-frame-pointer")
-LONGER = 8  # than the rounds of benchmarks.objects
+LONGER = 12  # than the rounds of benchmarks.objects
 VALGRIND_STARTS = 0.5  # seconds before the program does anything
 _COLLECTED = re.compile(r"Collected : (\d+)")
 
@@ -137,11 +138,12 @@ def measure(program: Program, folder: Path, runs: int) -> Cost:
     library = dmi.get_preload_path()
     environment = base_environment() | program.environment | {"LD_PRELOAD": library}
     seconds = math.inf
-    for _ in range(3):
-        status, text, used = run(program.command, environment)
+    for _ in range(5):
+        began = time.monotonic()
+        status, text, _ = run(program.command, environment)
+        seconds = min(seconds, time.monotonic() - began)
         if status:
             raise SystemExit(f"{program.command}: status {status}\n{text[-2000:]}")
-        seconds = min(seconds, used)
     off, slow = instructions(program.command, environment)
     slower = max(1.0, (slow - VALGRIND_STARTS) / seconds)
     environment["LD_PRELOAD"] = f"{folder / 'slow_clock.so'} {library}"

@@ -1,10 +1,12 @@
 /* moment.c - a profile as JSON: gathered with threads at rest, written when they run again. */
 #include "gather.h"
+#include "pytypes.h"
 #include "sampler.h"
 #include "stacks.h"
 
 #include "../block/watch.h"
 #include "../heap/registry.h"
+#include "../os/copy.h"
 #include "../os/frames.h"
 #include "../os/utf8.h"
 
@@ -41,16 +43,40 @@ __attribute__((format(printf, 2, 3))) static void put(output *out, const char *f
     if (n > 0) out->used += n < 256 ? (size_t)n : 255;
 }
 
+/* Most of a profile are numbers and the marks between them: formatted output took forty times as long. */
+static void put_plain(output *out, const char *text) {
+    size_t length = strlen(text);
+    if (sizeof out->bytes - out->used < length) flush(out);
+    memcpy(out->bytes + out->used, text, length);
+    out->used += length;
+}
+
+static void put_number(output *out, uint64_t number) {
+    char digits[20];
+    size_t at = sizeof digits;
+    do digits[--at] = (char)('0' + number % 10);
+    while (number /= 10);
+    if (sizeof out->bytes - out->used < sizeof digits) flush(out);
+    memcpy(out->bytes + out->used, digits + at, sizeof digits - at);
+    out->used += sizeof digits - at;
+}
+
 static void put_text(output *out, const char *text, size_t length) {
-    put(out, "\"");
+    put_plain(out, "\"");
     for (size_t i = 0, n; i < length; i += n ? n : 1) {
         const unsigned char *at = (const unsigned char *)text + i;
         n = _dmi_utf8_character(at, length - i);
-        if (n == 0) put(out, "\\ufffd");
-        else if (*at < ' ' || *at == '"' || *at == '\\' || *at == 0x7f) put(out, "\\u%04x", *at);
-        else put(out, "%.*s", (int)n, (const char *)at);
+        if (n == 0) {
+            put_plain(out, "\\ufffd");
+        } else if (*at < ' ' || *at == '"' || *at == '\\' || *at == 0x7f) {
+            put(out, "\\u%04x", *at);
+        } else {
+            if (sizeof out->bytes - out->used < n) flush(out);
+            memcpy(out->bytes + out->used, at, n);
+            out->used += n;
+        }
     }
-    put(out, "\"");
+    put_plain(out, "\"");
 }
 
 /* ---- parts --------------------------------------------------------------------------------------------- */
@@ -103,16 +129,20 @@ static void put_frames(output *out, numbers *frames) {
         dmi_frame_text text;
         if (!_dmi_frames_get(i, &key, &text)) continue;
         frames->of[i] = written;
-        put(out, written++ ? ",\n" : "\n");
+        put_plain(out, written++ ? ",\n" : "\n");
         if (!(key & DMI_FRAME_PYTHON)) {
-            put(out, "{\"address\":%" PRIu64 "}", key);
+            put_plain(out, "{\"address\":");
+            put_number(out, key);
+            put_plain(out, "}");
             continue;
         }
-        put(out, "{\"file\":");
+        put_plain(out, "{\"file\":");
         put_text(out, text.file, text.file_length);
-        put(out, ",\"function\":");
+        put_plain(out, ",\"function\":");
         put_text(out, text.function, text.function_length);
-        put(out, ",\"line\":%d}", text.line > 0 ? text.line : 0);
+        put_plain(out, ",\"line\":");
+        put_number(out, text.line > 0 ? (uint64_t)text.line : 0);
+        put_plain(out, "}");
     }
 }
 
@@ -133,18 +163,56 @@ static void put_stacks(output *out, const numbers *frames, numbers *stacks) {
         if (!stack || !is_whole(stack, frames)) continue;
         uint32_t node = atomic_load_explicit(&stack->node, memory_order_relaxed), frame;
         const char *comma = "";
-        put(out, written ? ",\n[" : "\n[");
-        for (; _dmi_stacks_walk(&node, &frame); comma = ",")
-            put(out, "%s%" PRIu32, comma, frames->of[frame]);
-        put(out, "]");
+        put_plain(out, written ? ",\n[" : "\n[");
+        for (; _dmi_stacks_walk(&node, &frame); comma = ",") {
+            put_plain(out, comma);
+            put_number(out, frames->of[frame]);
+        }
+        put_plain(out, "]");
         stacks->of[i] = written++;
     }
 }
 
 static void put_stack_number(output *out, const numbers *stacks, uint32_t stack) {
     uint32_t number = stack < stacks->end ? stacks->of[stack] : UINT32_MAX;
-    if (number == UINT32_MAX) put(out, "null");
-    else put(out, "%" PRIu32, number);
+    if (number == UINT32_MAX) put_plain(out, "null");
+    else put_number(out, number);
+}
+
+/* What is on a mark's page, as far as it can be read; its last block's beginning may lie behind it. */
+typedef struct seen {
+    uint64_t from;
+    size_t bytes;
+    unsigned char copy[DMI_WATCH_PAGE + DMI_PYTHON_START];
+} seen;
+
+static void look_at(seen *page, const dmi_spot *spot) {
+    page->from = spot->address;
+    for (page->bytes = sizeof page->copy; page->bytes >= DMI_WATCH_PAGE;
+         page->bytes -= DMI_PYTHON_START)
+        if (_dmi_os_copy(page->copy, (const void *)(uintptr_t)page->from, page->bytes)) return;
+    page->bytes = 0;
+}
+
+/* Too large for the stacks of some threads; one moment at a time. */
+static struct moment {
+    output out;
+    void *handle[HEAPS];
+    char name[HEAPS][48];
+    char program[4096];
+    seen seen;
+} moment;
+
+/* The type of the Python object in a block, as the fourth thing that is said of it. Blocks that are none say so, where
+ * the process has an interpreter whose objects can be told. */
+static void put_type(output *out, const seen *page, const dmi_spot_block *block) {
+    size_t at = (size_t)(block->address - page->from);
+    if (at >= page->bytes) return;
+    size_t bytes = page->bytes - at < block->size ? page->bytes - at : block->size;
+    const char *type = _dmi_python_type(page->copy + at, bytes, block->size);
+    if (!type) return;
+    put_plain(out, ",");
+    put_text(out, *type ? type : "(no object)", strlen(*type ? type : "(no object)"));
 }
 
 static const char *const fates[] = {"pinned", "goes_back", "empty"};
@@ -152,6 +220,7 @@ static const char *const fates[] = {"pinned", "goes_back", "empty"};
 static void put_marks(output *out, const dmi_spots *spots, const numbers *stacks,
                       char (*names)[48]) {
     const char *comma = "";
+    _dmi_python_types_begin();
     put(out, "],\n\"marks\":[");
     for (const dmi_spot *spot = NULL; (spot = _dmi_spots_next(spots, spot)); comma = ",") {
         const dmi_spot_block *block = _dmi_spot_blocks(spot);
@@ -161,12 +230,18 @@ static void put_marks(output *out, const dmi_spots *spots, const numbers *stacks
         put(out, ",\"weight\":%" PRIu32 ".0,\"bytes\":%" PRIu32 ",\"free\":%" PRIu32 ",",
             spot->every, bytes, spot->free);
         put(out, "\"fate\":\"%s\",\"blocks\":[", fates[spot->fate]);
+        if (spot->blocks) look_at(&moment.seen, spot);
         for (unsigned i = 0; i < spot->blocks; i++) {
-            put(out, "%s[%" PRIu64 ",%" PRIu32 ",", i ? "," : "", block[i].address, block[i].size);
+            put_plain(out, i ? ",[" : "[");
+            put_number(out, block[i].address);
+            put_plain(out, ",");
+            put_number(out, block[i].size);
+            put_plain(out, ",");
             put_stack_number(out, stacks, block[i].stack);
-            put(out, "]");
+            put_type(out, &moment.seen, &block[i]);
+            put_plain(out, "]");
         }
-        put(out, "]}");
+        put_plain(out, "]}");
     }
 }
 
@@ -227,13 +302,6 @@ static void put_allocated(output *out, const numbers *stacks) {
 
 /* ---- all of it ----------------------------------------------------------------------------------------- */
 
-/* Too large for the stacks of some threads; one moment at a time. */
-static struct moment {
-    output out;
-    void *handle[HEAPS];
-    char name[HEAPS][48];
-    char program[4096];
-} moment;
 static dmi_lock lock;
 
 static void write_all(output *out, const dmi_spots *spots, numbers *frames, numbers *stacks) {

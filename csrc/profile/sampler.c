@@ -9,6 +9,7 @@
 #include "../os/os.h"
 #include "agent.h"
 #include "pyframes.h"
+#include "pytypes.h"
 #include "stacks.h"
 
 #include <dmi/dmi.h>
@@ -35,7 +36,7 @@ static _Atomic double large_period; /* bytes for which a larger block is recorde
 #define FRAME_NS 18
 #define COST_PPM 15000  /* of the time that passes, by default */
 #define SPAN_NS 500000  /* a span ends when it has cost so much: then the share is judged */
-#define FREE_NS 2000000 /* so much is free at the start */
+#define FREE_NS 4000000 /* so much is free at the start */
 
 static _Atomic uint32_t most_ppm, every;
 static _Atomic uint64_t spent, span_spent, span_began;
@@ -287,6 +288,7 @@ int dmi_profile_start(const dmi_profile_options *options) {
     }
     while (given.seed == 0) (void)_dmi_os_random(&given.seed, sizeof given.seed);
     _dmi_python_find();
+    _dmi_python_types_find();
     _dmi_os_frames_begin();
     _dmi_lock(&lock);
     bool taken = atomic_load_explicit(&runs, memory_order_relaxed) &&

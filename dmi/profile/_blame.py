@@ -170,8 +170,10 @@ class Blame:
 
 NO_LINE: Final = "(no line of the program: "
 NO_TYPE: Final = "(type not recorded)"
+NO_OBJECT: Final = "(no object)"
+"""The type of a block that the sampler looked at, and found no Python object in."""
 NO_SIZE: Final = "(size not known)"
-_NOBODYS: Final = (NO_STACK, BY_ITSELF, NO_TYPE, NO_SIZE)
+_NOBODYS: Final = (NO_STACK, BY_ITSELF, NO_TYPE, NO_OBJECT, NO_SIZE)
 _HEAD: Final = ("by", "bytes", "±", "%", "samples")
 
 Source = Any

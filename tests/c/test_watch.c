@@ -137,7 +137,7 @@ TEST_EACH_PAGE(of_a_page_that_is_drawn_later_every_free_block_is_seen_when_it_is
 
 static void fill_lists(void *heap, void **kept, size_t n) {
     for (size_t i = 0; i < n; i++) ENSURE((kept[i] = dmi_heap_malloc(heap, 64)) != NULL);
-    for (size_t i = 0; i < n; i++) dmi_heap_free(heap, kept[i]);
+    for (size_t i = 0; i < n; i += 2) dmi_heap_free(heap, kept[i]); /* empty runs would go */
 }
 
 TEST_EACH_PAGE(an_agent_that_attaches_starts_the_sampler_and_one_that_leaves_stops_it) {

@@ -295,7 +295,7 @@ class Watched(Model):
         if self.steps % 10 or not hasattr(self, "profiler") or not hasattr(self, "heap"):
             return
         data = self.profiler.data()
-        found = {at for m in data["marks"] if m["heap"] == "watched" for at, _, _ in m["blocks"]}
+        found = {at for m in data["marks"] if m["heap"] == "watched" for at, *_ in m["blocks"]}
         assert found <= set(self.live)
 
 

@@ -42,7 +42,7 @@ def sums(profile: dict[str, Any], what: str) -> dict[str, tuple[float, float]]:
     variance: dict[str, float] = collections.defaultdict(float)
     for mark in profile["marks"]:
         here: dict[str, float] = collections.defaultdict(float)
-        for _, size, stack in mark["blocks"]:
+        for _, size, stack, *_ in mark["blocks"]:
             here[line_of(profile, stack)] += (
                 size if what == "busy" else mark["free"] / len(mark["blocks"])
             )
@@ -111,7 +111,7 @@ def test_a_pair_leaves_nothing(heap: dmi.Heap) -> None:
         for _ in range(50000):
             heap.free(heap.malloc(48))
     found = p.data()
-    assert sum(size for m in found["marks"] for _, size, _ in m["blocks"]) == 0
+    assert sum(size for m in found["marks"] for _, size, *_ in m["blocks"]) == 0
     heap.validate()
 
 
@@ -241,7 +241,7 @@ def test_pages_are_given_up_at_random_when_they_cost_too_much(heap: dmi.Heap) ->
     assert len(data["marks"]) < 30000 * 256 // PAGE // 4
     assert min(weights) >= 4
     assert all(math.log2(weight).is_integer() for weight in weights)
-    held = [(sum(s for _, s, _ in m["blocks"]), m["weight"]) for m in data["marks"]]
+    held = [(sum(s for _, s, *_ in m["blocks"]), m["weight"]) for m in data["marks"]]
     value = sum(size * weight for size, weight in held)
     error = math.sqrt(sum(weight * (weight - 1) * size * size for size, weight in held))
     assert near((value, error), 256 * len(cache))

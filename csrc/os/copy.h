@@ -1,0 +1,12 @@
+/* copy.h - floor 1: bytes of this process that may have gone, or may never have been there. */
+#ifndef DMI_COPY_H
+#define DMI_COPY_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+/* Copy so many bytes. False: not all of them can be read, or the system refuses the call. Never faults, takes no lock
+ * and no memory; errno may change. */
+bool _dmi_os_copy(void *to, const void *from, size_t size);
+
+#endif
