@@ -1,12 +1,13 @@
-"""What the sampler of `dmi run --profile` costs, in instructions of whole programs.
+"""What the sampler of `dmi run --profile` costs, in instructions.
 
 Ten Python programs (those of benchmarks.objects) and the allocator workloads of benchmarks/native,
-compiled with frame pointers, run on dmi without and with a profile, under callgrind. Each of them
-does a second or so of work. The sampler bounds itself by time, and callgrind makes time go some
-thirty times slower; so the clock of the programs is slowed by as much (slow_clock.c), which is
-measured for each program. Pages are drawn by chance: the runs with a profile are repeated.
+compiled with frame pointers, run on dmi without and with a profile, under callgrind, each at two
+lengths. The difference of the two is what the work costs; what is left of the shorter one is what
+each run pays once. The sampler bounds itself by time, and callgrind makes time go some thirty
+times slower; so the clock of the programs is slowed by as much (slow_clock.c), which is measured
+for each program.
 
-    python -m benchmarks.profile_cost [--runs N] [--only NAME,...] [--python PATH] [--json FILE]
+    python -m benchmarks.profile_cost [--only NAME,...] [--python PATH] [--json FILE]
 """
 
 from __future__ import annotations
@@ -29,22 +30,22 @@ import dmi
 from benchmarks.objects import PROGRAMS
 
 HERE = Path(__file__).resolve().parent
+# Arguments, and the number that makes it longer.
 NATIVE = {
-    "alloc_free_all": "2 3000000",
-    "alloc_test": "20000 8000000",
-    "cache_scratch": "2 100000",
-    "cfrac": "188643701166941698757897",
-    "large_blocks": "3000",
-    "larson": "2 200 2000 10000",
-    "mstress": "2 80 10000",
-    "realloc_grow": "2 4000",
-    "rptest": "2 120 4000 10000",
-    "sh6": "25000",
-    "sh8": "2 25000",
-    "xmalloc": "1 1 8000 250",
+    "alloc_free_all": ("2 {}", 750_000),
+    "alloc_test": ("20000 {}", 3_000_000),
+    "cache_scratch": ("2 {}", 50_000),
+    "large_blocks": ("{}", 3_000),
+    "larson": ("2 {} 2000 10000", 80),
+    "mstress": ("2 {} 10000", 35),
+    "realloc_grow": ("2 {}", 1_500),
+    "rptest": ("2 {} 4000 10000", 50),
+    "sh6": ("{}", 10_000),
+    "sh8": ("2 {}", 10_000),
+    "xmalloc": ("1 1 {} 250", 4_000),
 }
 COMPILE = ("-std=c11", "-O2", "-D_GNU_SOURCE", "-fno-omit-frame-pointer")
-LONGER = 12  # than the rounds of benchmarks.objects
+LONGER = 4  # than the rounds of benchmarks.objects
 VALGRIND_STARTS = 0.5  # seconds before the program does anything
 _COLLECTED = re.compile(r"Collected : (\d+)")
 
@@ -54,28 +55,28 @@ class Program:
     """One program: its command, and what its environment needs on dmi."""
 
     name: str
-    command: tuple[str, ...]
+    shorter: tuple[str, ...]
+    longer: tuple[str, ...]
     environment: dict[str, str]
 
 
 def programs(folder: Path, python: str) -> list[Program]:
     """All of them, compiled and written into a folder."""
     found = []
+    python_needs = {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONMALLOC": "malloc"}
     for name, (rounds, text) in PROGRAMS.items():
         script = folder / f"{name}.py"
-        script.write_text(f"{text}\nwork({rounds * LONGER})\n")
-        environment = {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
-        found.append(
-            Program(
-                f"{name}.py", (python, "-S", str(script)), environment | {"PYTHONMALLOC": "malloc"}
-            )
-        )
-    for name, words in NATIVE.items():
+        script.write_text(f"{text}\nimport sys\nwork(int(sys.argv[1]))\n")
+        command = (python, "-S", str(script))
+        lengths = [(*command, str(rounds * LONGER * times)) for times in (1, 2)]
+        found.append(Program(script.name, *lengths, python_needs))
+    for name, (words, count) in NATIVE.items():
         source, made = HERE / "native" / f"{name}.c", folder / name
         subprocess.run(
             ["gcc", *COMPILE, str(source), "-o", str(made), "-lpthread", "-lm"], check=True
         )
-        found.append(Program(name, (str(made), *words.split()), {}))
+        lengths = [(str(made), *words.format(count * times).split()) for times in (1, 2)]
+        found.append(Program(name, *lengths, {}))
     return found
 
 
@@ -119,44 +120,57 @@ def base_environment() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Cost:
-    """Instructions without and with a profile, and the seconds of a run without any tool."""
+    """Instructions without and with a profile, at both lengths."""
 
     name: str
-    off: int
-    on: tuple[int, ...]
+    off: tuple[int, int]
+    on: tuple[int, int]
     seconds: float
+    """Of the shorter run without any tool."""
     slower: float
 
     @property
+    def work(self) -> int:
+        """What the second half of the longer run takes without a profile."""
+        return self.off[1] - self.off[0]
+
+    @property
     def percent(self) -> float:
-        """What the profile adds, on average."""
-        return 100 * (statistics.mean(self.on) / self.off - 1)
+        """What the profile adds to it."""
+        return 100 * ((self.on[1] - self.on[0]) / self.work - 1)
+
+    @property
+    def once(self) -> float:
+        """What each run pays once, in millions."""
+        return (2 * (self.on[0] - self.off[0]) - (self.on[1] - self.off[1])) / 1e6
 
 
-def measure(program: Program, folder: Path, runs: int) -> Cost:
-    """Without and with a profile."""
+def measure(program: Program, folder: Path) -> Cost:
+    """Without and with a profile, at two lengths."""
     library = dmi.get_preload_path()
     environment = base_environment() | program.environment | {"LD_PRELOAD": library}
     seconds = math.inf
     for _ in range(5):
         began = time.monotonic()
-        status, text, _ = run(program.command, environment)
+        status, text, _ = run(program.shorter, environment)
         seconds = min(seconds, time.monotonic() - began)
         if status:
-            raise SystemExit(f"{program.command}: status {status}\n{text[-2000:]}")
-    off, slow = instructions(program.command, environment)
+            raise SystemExit(f"{program.shorter}: status {status}\n{text[-2000:]}")
+    first, slow = instructions(program.shorter, environment)
     slower = max(1.0, (slow - VALGRIND_STARTS) / seconds)
+    second, _ = instructions(program.longer, environment)
     environment["LD_PRELOAD"] = f"{folder / 'slow_clock.so'} {library}"
     environment["SLOW_CLOCK"] = f"{slower:.1f}"
-    off, _ = instructions(program.command, environment)
     environment["DMI_OPTIONS"] = f"profile={folder / program.name}.profile"
-    on = tuple(instructions(program.command, environment)[0] for _ in range(runs))
-    return Cost(program.name, off, on, seconds, slower)
+    on = (
+        instructions(program.shorter, environment)[0],
+        instructions(program.longer, environment)[0],
+    )
+    return Cost(program.name, (first, second), on, seconds, slower)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=3, help="with a profile, of each program")
     parser.add_argument("--only", help="these programs, by name")
     parser.add_argument("--python", default=sys.executable)
     parser.add_argument("--json", type=Path)
@@ -168,14 +182,13 @@ def main() -> int:
         clock = ["gcc", "-O2", "-shared", "-fPIC", str(HERE / "slow_clock.c"), "-o"]
         subprocess.run([*clock, str(folder / "slow_clock.so")], check=True)
         chosen = [p for p in programs(folder, options.python) if wanted is None or p.name in wanted]
-        print(f"{'':16}{'off, M':>9}{'seconds':>9}{'slower':>8}{'on, %':>8}   each run")
+        print(f"{'':16}{'work, M':>9}{'seconds':>9}{'slower':>8}{'on, %':>8}{'once, M':>9}")
         with ThreadPoolExecutor(2) as pool:
-            for cost in pool.map(lambda p: measure(p, folder, options.runs), chosen):
+            for cost in pool.map(lambda p: measure(p, folder), chosen):
                 costs.append(cost)
-                each = " ".join(f"{100 * (on / cost.off - 1):.2f}" for on in cost.on)
                 print(
-                    f"{cost.name:16}{cost.off / 1e6:9.1f}{cost.seconds:9.2f}{cost.slower:8.1f}"
-                    f"{cost.percent:8.2f}   {each}",
+                    f"{cost.name:16}{cost.work / 1e6:9.1f}{cost.seconds:9.2f}{cost.slower:8.1f}"
+                    f"{cost.percent:8.2f}{cost.once:9.1f}",
                     flush=True,
                 )
     for kind, group in (
