@@ -87,6 +87,10 @@ test-long-beside: $(VENV)/.long build
 	$(PYTEST) $(BESIDE) -m "long and not alone"
 test-alone: $(VENV)/.long build
 	$(PYTEST) -m alone $(MEASURING)
+# What takes minutes a test.
+.PHONY: test-nightly
+test-nightly: $(VENV)/.long build
+	$(PYTEST) $(BESIDE) -m nightly
 
 # What the sections of .ci/run share; all that is to be installed in one step.
 .PHONY: everything nightly

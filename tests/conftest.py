@@ -24,6 +24,15 @@ hypothesis.settings.register_profile("dmi", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("dmi")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What takes minutes is run where it is asked for by name."""
+    if "nightly" in config.option.markexpr:
+        return
+    left = [item for item in items if item.get_closest_marker("nightly")]
+    config.hook.pytest_deselected(items=left)
+    items[:] = [item for item in items if item not in left]
+
+
 @pytest.fixture
 def heap() -> Iterator[dmi.Heap]:
     """A heap with default options, sound when the test ends."""

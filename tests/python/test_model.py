@@ -316,9 +316,12 @@ def test_model(machine: type[Model]) -> None:
     )
 
 
-@pytest.mark.long
+@pytest.mark.parametrize(
+    "examples",
+    [pytest.param(80, marks=pytest.mark.long), pytest.param(1000, marks=pytest.mark.nightly)],
+)
 @pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.__name__)
-def test_model_at_length(machine: type[Model]) -> None:
+def test_model_at_length(machine: type[Model], examples: int) -> None:
     run_state_machine_as_test(
-        machine, settings=settings(max_examples=250, stateful_step_count=80, deadline=None)
+        machine, settings=settings(max_examples=examples, stateful_step_count=80, deadline=None)
     )

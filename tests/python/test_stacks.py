@@ -27,18 +27,18 @@ pytestmark = [
 ]
 
 
-def compiled(folder: Path, source: str, target: str, *flags: str) -> Path:
+def compiled(folder: Path, source: str, target: str, *flags: str | Path) -> Path:
     compiler = "g++" if source.endswith(".cpp") else "gcc"
     file = folder / target
     unlinked = ["-O2", "-fomit-frame-pointer", "-fno-builtin-malloc"]
-    command = [compiler, *unlinked, "-o", file, SOURCES / source, *flags]
+    command = [compiler, *unlinked, "-o", str(file), str(SOURCES / source), *map(str, flags)]
     subprocess.run(command, check=True, timeout=60)
     return file
 
 
 def profiled(folder: Path, *command: str | Path) -> tuple[Profile, str]:
     file = folder / "found.profile"
-    start = [sys.executable, "-m", "dmi", "run", "--profile", file, "--sample", "1", "--"]
+    start = [sys.executable, "-m", "dmi", "run", "--profile", str(file), "--sample", "1", "--"]
     done = subprocess.run(
         [*start, *command], check=True, timeout=60, stdout=subprocess.PIPE, text=True
     )
