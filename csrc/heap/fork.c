@@ -35,15 +35,26 @@ static int unlock_heap(dmi_heap *heap, void *unused) {
     return 0;
 }
 
-static void (*beside_lock)(void), (*beside_unlock)(void);
+static const dmi_fork_part *parts[DMI_FORK_PARTS];
+static size_t part_count; /* changed while libraries are loaded only */
 
-void _dmi_fork_add_lock(void (*lock)(void), void (*unlock)(void)) {
-    beside_lock = lock;
-    beside_unlock = unlock;
+void _dmi_fork_add(const dmi_fork_part *part) {
+    if (part_count < DMI_FORK_PARTS) parts[part_count++] = part;
+}
+
+static void lock_parts(void) {
+    for (size_t i = part_count; i-- > 0;)
+        if (parts[i]->lock) parts[i]->lock();
+}
+static void unlock_parts(bool in_child) {
+    for (size_t i = 0; i < part_count; i++) {
+        if (in_child && parts[i]->child) parts[i]->child();
+        else if (parts[i]->lock) parts[i]->unlock();
+    }
 }
 
 static void fork_prepare(void) {
-    if (beside_lock) beside_lock();
+    lock_parts();
     _dmi_scavenger_stop();
     _dmi_heaps_lock();
     (void)_dmi_heaps_each_locked(lock_pass,
@@ -64,19 +75,19 @@ static void unlock_heaps(void) {
     _dmi_virtual_unlock();
     (void)_dmi_heaps_each_locked(unlock_heap, NULL);
 }
-static void unlock_threads(void) {
+static void unlock_threads(bool in_child) {
     for (dmi_thread *t = _dmi_threads(); t; t = t->next) _dmi_unlock(&t->lock);
     _dmi_records_unlock();
     (void)_dmi_heaps_each_locked(unlock_pass, NULL);
     _dmi_heaps_unlock();
     _dmi_scavenger_rest();
     _dmi_scavenger_resume();
-    if (beside_unlock) beside_unlock();
+    unlock_parts(in_child);
 }
 
 static void fork_parent(void) {
     unlock_heaps();
-    unlock_threads();
+    unlock_threads(false);
 }
 
 static int recount_run(dmi_run *run) {
@@ -128,7 +139,7 @@ static void fork_child(void) {
     }
     (void)_dmi_heaps_each_locked(recount, NULL);
     (void)_dmi_os_barrier_setup();
-    unlock_threads();
+    unlock_threads(true);
 }
 
 int _dmi_fork_setup(void) { return _dmi_os_at_fork(fork_prepare, fork_parent, fork_child); }

@@ -12,7 +12,14 @@
 
 /* Have the process call us at every fork. 0 or an errno. */
 int _dmi_fork_setup(void);
-/* Add one lock of a higher floor, whose holders take the core's: a fork takes it before all of them. */
-void _dmi_fork_add_lock(void (*lock)(void), void (*unlock)(void));
+/* Locks of a higher floor, whose holders take the core's. */
+typedef struct dmi_fork_part {
+    void (*lock)(void); /* before all of the core's; NULL: nothing is held over a fork */
+    void (*unlock)(void);
+    void (*child)(void); /* instead of unlock in the child; NULL: unlock there, too */
+} dmi_fork_part;
+#define DMI_FORK_PARTS 4
+/* Add them, for good. The last one that was added is taken first. */
+void _dmi_fork_add(const dmi_fork_part *part);
 
 #endif

@@ -25,7 +25,7 @@ typedef struct code_map {
 static code_map maps[2];
 static _Atomic(code_map *) current;
 static _Atomic uint32_t misses;
-static atomic_flag reading = ATOMIC_FLAG_INIT; /* there is one buffer */
+static _Atomic long reading; /* the process that uses the one buffer; 0: none */
 
 typedef struct line {
     uint64_t start, end, offset;
@@ -100,14 +100,22 @@ static void add_range(void *argument, const line *found) {
     __atomic_store_n(&to->count, to->count + 1, __ATOMIC_RELAXED);
 }
 
+/* A process that was cut off in the middle of it by a fork is another one. */
+static bool begin_reading(void) {
+    long us = syscall(SYS_getpid), now = atomic_load_explicit(&reading, memory_order_relaxed);
+    return now != us && atomic_compare_exchange_strong_explicit(
+                            &reading, &now, us, memory_order_acquire, memory_order_relaxed);
+}
+static void end_reading(void) { atomic_store_explicit(&reading, 0, memory_order_release); }
+
 void _dmi_code_refresh(void) {
-    if (atomic_flag_test_and_set_explicit(&reading, memory_order_acquire)) return;
+    if (!begin_reading()) return;
     code_map *now = atomic_load_explicit(&current, memory_order_relaxed);
     code_map *to = now == &maps[0] ? &maps[1] : &maps[0];
     __atomic_store_n(&to->count, 0, __ATOMIC_RELAXED);
     (void)each_line(add_range, to);
     if (to->count) atomic_store_explicit(&current, to, memory_order_release);
-    atomic_flag_clear_explicit(&reading, memory_order_release);
+    end_reading();
 }
 
 static bool is_known(uintptr_t address) {
@@ -157,9 +165,8 @@ int _dmi_os_code(void (*visit)(void *argument, uint64_t start, uint64_t end, uin
                                const char *path, size_t length),
                  void *argument) {
     visitor v = {visit, argument};
-    while (atomic_flag_test_and_set_explicit(&reading, memory_order_acquire))
-        (void)syscall(SYS_sched_yield);
+    while (!begin_reading()) (void)syscall(SYS_sched_yield);
     int error = each_line(pass_on, &v);
-    atomic_flag_clear_explicit(&reading, memory_order_release);
+    end_reading();
     return error;
 }

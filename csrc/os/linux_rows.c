@@ -27,8 +27,12 @@ typedef struct place {
     uint64_t reserved[7];
 } place;
 static int (*_Atomic find_object)(void *address, place *out);
-static uintptr_t program_start; /* where the program itself begins, which is never unloaded */
-extern char __ehdr_start[] __attribute__((visibility("hidden"))); /* nor is this library */
+static struct {
+    uintptr_t base; /* where it begins */
+    void *link_map;
+} program; /* is never unloaded */
+extern char __ehdr_start[]
+    __attribute__((visibility("hidden"))); /* of this library, which is not either */
 
 void _dmi_rows_begin(void) {
     if (!READS_ROWS || _dmi_rows_on()) return;
@@ -37,7 +41,10 @@ void _dmi_rows_begin(void) {
     memcpy(&find, &symbol, sizeof find);
     place own;
     if (!find) return;
-    if (find((void *)getauxval(AT_ENTRY), &own) == 0) program_start = (uintptr_t)own.start;
+    if (find((void *)getauxval(AT_PHDR), &own) == 0) {
+        program.base = (uintptr_t)own.start;
+        program.link_map = own.link_map;
+    }
     atomic_store_explicit(&find_object, find, memory_order_release);
 }
 
@@ -69,13 +76,24 @@ static bool headers_of(uintptr_t start, headers *out) {
     return false;
 }
 
+/* Where the object begins that was found. Where its segments do not lie close together, glibc tells of one segment: the
+ * program's own beginning is known, and a library's is where its addresses count from. 0: not known. */
+static uintptr_t base_of(const place *found) {
+    uintptr_t counts_from = ((const struct link_map *)found->link_map)->l_addr;
+    if (found->link_map == program.link_map) return program.base;
+    if (counts_from == (uintptr_t)found->start) return counts_from;
+    place first;
+    int (*find)(void *, place *) = atomic_load_explicit(&find_object, memory_order_relaxed);
+    if (find((void *)counts_from, &first) != 0 || first.link_map != found->link_map) return 0;
+    return (uintptr_t)first.start;
+}
+
 static bool is_read_only(const ElfW(Phdr) * p) {
     return p->p_type == PT_LOAD && (p->p_flags & (PF_R | PF_W)) == PF_R;
 }
 
-/* The part of the object's tables that may be read: its segments that are mapped from the file and not written to. */
-static bool tables_of(const headers *h, uintptr_t start, uintptr_t end, uintptr_t header,
-                      dmi_cfi_object *out) {
+/* What of the object may be read: its segments that are mapped from the file and not written to. */
+static bool tables_of(const headers *h, uintptr_t base, uintptr_t header, dmi_cfi_object *out) {
     bool there = false;
     out->header = header;
     out->spans = 0;
@@ -84,7 +102,7 @@ static bool tables_of(const headers *h, uintptr_t start, uintptr_t end, uintptr_
         uintptr_t from = h->bias + p->p_vaddr;
         if (p->p_type == PT_GNU_EH_FRAME) there = from == header;
         if (!is_read_only(p) || out->spans == DMI_CFI_SPANS) continue;
-        if (from < start || from > end || p->p_filesz > end - from) continue;
+        if (from < base || p->p_filesz > UINTPTR_MAX - from) continue;
         out->span[out->spans].start = from;
         out->span[out->spans++].end = from + p->p_filesz;
     }
@@ -133,7 +151,7 @@ static uint64_t tag_at(uintptr_t start, uintptr_t header, size_t offset) {
 static uint64_t tag_of(uintptr_t start, uintptr_t header) {
     static _Atomic uint64_t ids[IDS]; /* a hash of the place in 48 bits, and the offset */
     headers h;
-    if (start == program_start || start == (uintptr_t)__ehdr_start)
+    if (start == program.base || start == (uintptr_t)__ehdr_start)
         return _dmi_rows_mix(start, header) | 1;
     uint64_t key = _dmi_rows_mix(start, header) & ~UINT64_C(0xffff);
     _Atomic uint64_t *entry = &ids[key >> 58];
@@ -161,8 +179,9 @@ static bool find_seen(dmi_rows_seen *seen, uintptr_t address) {
     seen->object[i].start = (uintptr_t)found.start;
     seen->object[i].size = (uintptr_t)found.end - (uintptr_t)found.start;
     seen->object[i].header = (uintptr_t)found.eh_frame_header;
+    seen->object[i].base = found.eh_frame_header ? base_of(&found) : 0;
     seen->object[i].tag =
-        found.eh_frame_header ? tag_of(seen->object[i].start, seen->object[i].header) : 0;
+        seen->object[i].base ? tag_of(seen->object[i].base, seen->object[i].header) : 0;
     return true;
 }
 
@@ -202,12 +221,11 @@ dmi_cfi_row _dmi_rows_find_slow(dmi_rows_seen *seen, uintptr_t address) {
     headers h;
     dmi_cfi_object tables;
     if (!find_seen(seen, address)) return instead(DMI_CFI_NO_ENTRY);
-    uintptr_t start = seen->object[seen->last].start, end = start + seen->object[seen->last].size,
-              header = seen->object[seen->last].header;
+    uintptr_t base = seen->object[seen->last].base, header = seen->object[seen->last].header;
     uint64_t tag = seen->object[seen->last].tag;
     if (header == 0) return instead(DMI_CFI_NO_ENTRY);
     if (tag && look_up(address, tag, &row)) return row;
-    if (!headers_of(start, &h) || !tables_of(&h, start, end, header, &tables))
+    if (!base || !headers_of(base, &h) || !tables_of(&h, base, header, &tables))
         return instead(DMI_CFI_UNKNOWN);
     dmi_cfi_found found = _dmi_cfi_find(&tables, address, &row);
     if (found != DMI_CFI_ROW) row = instead(found);

@@ -20,7 +20,8 @@
 typedef struct dmi_rows_seen {
     size_t count, last;
     struct {
-        uintptr_t start, size, header;
+        uintptr_t start, size; /* the object, or a segment of it */
+        uintptr_t base, header;
         uint64_t tag; /* 0: its rows are not remembered */
     } object[DMI_ROWS_OBJECTS];
 } dmi_rows_seen;

@@ -136,7 +136,8 @@ __attribute__((constructor)) static void at_start(void) {
     if (!wish->profile.file) wish->profile.signal = 0;
     if (wish->at_exit || wish->signal || wish->snapshot.file || wish->profile.file)
         _dmi_preload_keep_stderr();
-    _dmi_fork_add_lock(_dmi_preload_lock, _dmi_preload_unlock);
+    static const dmi_fork_part part = {_dmi_preload_lock, _dmi_preload_unlock, NULL};
+    _dmi_fork_add(&part);
     _dmi_snapshot_start();
     _dmi_profile_begin();
     _dmi_preload_listen(wish->signal, wish->snapshot.signal, wish->profile.signal);

@@ -5,6 +5,7 @@
 #include "stacks.h"
 
 #include "../block/watch.h"
+#include "../heap/fork.h"
 #include "../heap/registry.h"
 #include "../os/copy.h"
 #include "../os/frames.h"
@@ -303,6 +304,13 @@ static void put_allocated(output *out, const numbers *stacks) {
 /* ---- all of it ----------------------------------------------------------------------------------------- */
 
 static dmi_lock lock;
+
+/* Whoever writes a moment waits for its output, so a fork does not wait for it. The child has no such thread. */
+static void open_lock(void) { atomic_store_explicit(&lock.state, 0, memory_order_relaxed); }
+__attribute__((constructor)) static void expect_forks(void) {
+    static const dmi_fork_part part = {NULL, NULL, open_lock};
+    _dmi_fork_add(&part);
+}
 
 static void write_all(output *out, const dmi_spots *spots, numbers *frames, numbers *stacks) {
     uint64_t now = _dmi_os_calendar();

@@ -3,6 +3,7 @@
 
 #include "../block/watch.h"
 #include "../heap/draw.h"
+#include "../heap/fork.h"
 #include "../heap/observe.h"
 #include "../heap/registry.h"
 #include "../os/frames.h"
@@ -320,7 +321,12 @@ static void forget_nothing(const void *block) { (void)block; }
 /* There from the moment an agent was seen until the sampler starts for it. */
 static const dmi_observer waiting = {note_for_agent, forget_nothing};
 
+static void take_lock(void) { _dmi_lock(&lock); }
+static void let_lock(void) { _dmi_unlock(&lock); }
+
 __attribute__((constructor)) static void expect_agents(void) {
+    static const dmi_fork_part part = {take_lock, let_lock, NULL};
+    _dmi_fork_add(&part);
     atomic_store_explicit(&_dmi_observer_for_agents, &waiting, memory_order_release);
 }
 

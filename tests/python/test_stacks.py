@@ -52,9 +52,20 @@ def functions(profile: Profile, size: int) -> list[list[str]]:
         return [[each.function for each in resolver.stack(number)] for number in numbers]
 
 
-def test_code_without_frame_pointers(tmp_path: Path) -> None:
-    library = compiled(tmp_path, "through.c", "libthrough.so", "-shared", "-fPIC", "-s")
-    program = compiled(tmp_path, "unlinked.cpp", "unlinked", library)
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["-z", "now"],
+        # Segments that do not lie close together, as other linkers make them.
+        ["-Wl,-z,max-page-size=0x200000"],
+        ["-no-pie", "-Wl,-z,max-page-size=0x200000"],
+    ],
+    ids=["close", "apart", "fixed"],
+)
+def test_code_without_frame_pointers(tmp_path: Path, flags: list[str]) -> None:
+    apart = [flag for flag in flags if flag != "-no-pie"]
+    library = compiled(tmp_path, "through.c", "libthrough.so", "-shared", "-fPIC", "-s", *apart)
+    program = compiled(tmp_path, "unlinked.cpp", "unlinked", library, *flags)
     profile, _ = profiled(tmp_path, program)
     for size, function in (
         (160, "keep_copies"),
