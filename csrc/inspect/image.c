@@ -1,6 +1,7 @@
 /* image.c - the structs of a heap through a reader, each checked before it is used. */
 #include "image.h"
 #include "../decommit/policies.h"
+#include "../heap/hard_fast.h"
 #include "../heap/registry.h"
 
 #include "layout.h"
@@ -316,6 +317,27 @@ static void settle_count(dmi_run *copy) {
     atomic_store_explicit(&copy->used, (int32_t)busy, memory_order_relaxed);
 }
 
+/* Find the blocks of a hardened heap's run that wait in a quarantine, and take them off its count. */
+static void gather_waiting(const dmi_image *image, dmi_run *copy) {
+    dmi_blockmap *waiting = &image->copies->waiting;
+    memset(waiting, 0, sizeof *waiting);
+    if (!_dmi_heap_is_hard(image->heap)) return;
+    uint64_t states = at(copy->states), base;
+    uint8_t of[DMI_RUN_BLOCKS_MAX];
+    if (!word_at(image, states + offsetof(dmi_states, base), &base) ||
+        base != at(_dmi_run_base(copy)) ||
+        image->reader->read(image->reader->context, states + offsetof(dmi_states, of), of,
+                            copy->carved))
+        return;
+    int32_t busy = _dmi_lfh_busy(copy);
+    for (size_t i = 0; i < copy->carved; i++) {
+        if (of[i] != DMI_HARD_WAITING) continue;
+        waiting->word[i / 64] |= UINT64_C(1) << (i % 64);
+        if (busy > 0) busy--;
+    }
+    atomic_store_explicit(&copy->used, busy + copy->bias, memory_order_relaxed);
+}
+
 /* Of another build: how its links are decoded, and where its lists begin. */
 static void adopt(const dmi_image *image, dmi_run *copy, uint64_t address) {
     const dmi_shape *shape = image->shape;
@@ -360,6 +382,7 @@ const dmi_run *_dmi_image_run(dmi_image *image, size_t page) {
         return NULL;
     if (copies && run->kind == DMI_RUN_LFH) {
         settle_count(&copies->run);
+        gather_waiting(image, &copies->run);
         if (at(copies->run.head) == image->code.end) _dmi_lfh_set_head(&copies->run, NULL);
     }
     return run;

@@ -27,6 +27,7 @@ typedef struct dmi_copies {
     dmi_heap heap;
     dmi_segment segment, virtual_segment;
     dmi_run run, virtual_run;
+    dmi_blockmap waiting; /* of run: which blocks wait in a quarantine */
     dmi_bits committed[DMI_IMAGE_WORDS], offered[DMI_IMAGE_WORDS], refused[DMI_IMAGE_WORDS],
         deferred[DMI_IMAGE_WORDS];
     char memory[DMI_IMAGE_RUN];
@@ -76,6 +77,11 @@ size_t _dmi_image_places(dmi_image *image, uint64_t from, dmi_place *out, size_t
 const dmi_segment *_dmi_image_segment(dmi_image *image, uint64_t address);
 /* The run that the page map names for a page of the current segment. NULL: it names none, or one that makes no sense. */
 const dmi_run *_dmi_image_run(dmi_image *image, size_t page);
+/* Of the run that was given last, from outside: which blocks wait in a quarantine, a bit for each up to carved. The run's
+ * own count leaves them out, as the inside does, which lets them out before it looks. NULL: this process. */
+static inline const dmi_blockmap *_dmi_image_waiting(const dmi_image *image) {
+    return image->copies ? &image->copies->waiting : NULL;
+}
 /* The run that covers a page. The inside of a free run need not be in the page map; its last page is, so this looks up
  * later pages until one leads to a run. NULL: no run that makes sense covers the pages up to *next. */
 const dmi_run *_dmi_image_covering(dmi_image *image, size_t page, size_t *next);

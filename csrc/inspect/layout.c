@@ -72,6 +72,7 @@ const dmi_layout dmi_layout_root = {
          MEMBER(dmi_run, "run.taken", taken),
          MEMBER(dmi_run, "run.inverse", inverse),
          MEMBER(dmi_run, "run.origin", origin),
+         MEMBER(dmi_run, "run.states", states),
          WHOLE(dmi_tag),
          MEMBER(dmi_tag, "tag.check", check),
          /* A range's reason depends on the policy, so the reader must know the same policies. */

@@ -17,7 +17,7 @@ typedef struct dmi_layout_field {
     uint32_t offset, size;
 } dmi_layout_field;
 
-#define DMI_LAYOUT_FIELDS 51
+#define DMI_LAYOUT_FIELDS 52
 
 typedef struct dmi_layout {
     char magic[16];

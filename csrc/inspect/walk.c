@@ -208,6 +208,9 @@ static void walk_lfh(walker *w, const dmi_run *run) {
         emit_overhead(w, base, _dmi_run_size(run), DMI_RANGE_DAMAGED);
         return;
     }
+    const dmi_blockmap *waiting = _dmi_image_waiting(&w->image);
+    for (size_t i = 0; waiting && i < _dmi_bits_words(run->carved); i++)
+        l.map.word[i] |= waiting->word[i];
     if (l.pinned >= run->carved) l.pinned = SIZE_MAX;
     page_reasons(w, &l);
     bool filled = all_usable(run) && fill_lfh(w, &l);
