@@ -172,7 +172,7 @@ def _words(memory: Memory, space: Space, start: int, end: int) -> tuple[dict[int
         for number, word in enumerate(array("Q", data[: len(data) & ~7])):
             if not word:
                 continue
-            here = space.at(word) if word > 1 << 20 and not (word >> 47 or word % 64) else None
+            here = space.at(word) if word > 1 << 20 and not (word >> 48 or word % 64) else None
             fits = here is not None and here.perms[1] == "w" and not here.has_file
             if fits and len(found) < _MOST_ROOTS and word + _TABLE <= space.stretch(word)[1]:
                 found[at + 8 * number] = word

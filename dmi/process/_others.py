@@ -234,7 +234,7 @@ def _musl_group(memory: Memory, start: int) -> bool:
     marks = memory.pagemap(start, 1)
     raw = memory.read(start, 8) if marks is None or marks[7] & 0x80 else None
     where = int.from_bytes(raw, "little") if raw else 0
-    if not where or where % 8 or where >> 47:
+    if not where or where % 8 or where >> 48:
         return False
     back = memory.read(where + 16, 8)
     return back is not None and int.from_bytes(back, "little") == start

@@ -342,7 +342,7 @@ def _arena(raw: bytes, offset: int, number: int, pool: int) -> Arena | None:
     if not address or address & 4095 or not 0 < pools <= _MAX_POOLS or free > pools:
         return None
     size = (pools if address % pool == 0 else pools + 1) * pool
-    if size & (size - 1) or address >> 47:
+    if size & (size - 1) or address >> 48:
         return None
     first = -(-address // pool) * pool
     if not first <= carved <= address + size or carved % pool:
