@@ -7,6 +7,7 @@
 #include "guarded.h"
 #include "hard.h"
 #include "observe.h"
+#include "owner.h"
 #include "registry.h"
 
 #include <errno.h>
@@ -63,6 +64,7 @@ dmi_cache *_dmi_cache_get(dmi_thread *self, dmi_heap *heap) {
         recycle(cache);
         return NULL;
     }
+    if (hard) _dmi_owner_favour(self);
     _dmi_cache_init(cache, heap, self, &self->lock);
     cache->next_of_thread = self->caches;
     self->caches = cache;

@@ -2,6 +2,7 @@
  * threads that it does not have left behind. */
 #include "fork.h"
 #include "cache.h"
+#include "owner.h"
 #include "records.h"
 #include "registry.h"
 #include "scavenger.h"
@@ -60,7 +61,10 @@ static void fork_prepare(void) {
     (void)_dmi_heaps_each_locked(lock_pass,
                                  NULL); /* nobody takes the registry of heaps inside one */
     _dmi_records_lock();
-    for (dmi_thread *t = _dmi_threads(); t; t = t->next) _dmi_lock(&t->lock);
+    for (dmi_thread *t = _dmi_threads(); t; t = t->next) {
+        _dmi_lock(&t->lock);
+        if (t != _dmi_record) _dmi_owner_arrive(t);
+    }
     (void)_dmi_heaps_each_locked(lock_heap, NULL);
     _dmi_virtual_lock();
     _dmi_pagemap_lock();

@@ -13,7 +13,9 @@
 /* Of all quarantines of a heap together. */
 #define QUARANTINE_BYTES ((uint64_t)262144)
 /* Places of all bins. */
-#define QUARANTINE_BLOCKS (8 * 64 + 8 * 32 + 24 * 16 + 32 * 8)
+#define QUARANTINE_BLOCKS (16 * 32 + 24 * 16 + 32 * 8)
+/* Neighbours that are shuffled with each other when they are carved. */
+#define GROUP 8
 
 /* The more blocks a run has, the larger the item that holds their states. */
 #define STATES(bytes, number)                                                                      \
@@ -70,18 +72,25 @@ void *_dmi_hard_pop(dmi_quarantine *q, dmi_run *run) {
     return block;
 }
 
+static void shuffle(dmi_quarantine *q, void **block, uint32_t count) {
+    for (uint32_t i = count; i > 1; i--) {
+        uint32_t j = _dmi_hard_draw_number(&q->random, i);
+        void *kept = block[i - 1];
+        block[i - 1] = block[j];
+        block[j] = kept;
+    }
+}
+
+/* A group after the other: processors fetch ahead what a program reads in about the order in which it allocated it, and
+ * in a page that was shuffled as a whole they find no order (docs/security.md). */
 void _dmi_hard_shuffle(dmi_cache *cache, dmi_run *run) {
     void *block[DMI_RUN_BLOCKS_MAX], *next = NULL;
     uint32_t count = 0;
     for (void *b = _dmi_lfh_head(run); b && count < DMI_RUN_BLOCKS_MAX; b = _dmi_link_get(run, b))
         block[count++] = b;
-    for (uint32_t i = count; i > 1; i--) {
-        uint32_t j = _dmi_hard_draw_number(&cache->quarantine->random, i);
-        void *kept = block[i - 1];
-        block[i - 1] = block[j];
-        block[j] = kept;
-    }
-    for (uint32_t i = 0; i < count; i++) {
+    for (uint32_t i = 0; i < count; i += GROUP)
+        shuffle(cache->quarantine, block + i, count - i < GROUP ? count - i : GROUP);
+    for (uint32_t i = count; i-- > 0;) {
         _dmi_link_set(run, block[i], next);
         next = block[i];
     }
@@ -99,7 +108,7 @@ bool _dmi_hard_setup(dmi_cache *cache) {
     dmi_waiting *item = q->item;
     for (size_t b = 0; b < DMI_BUCKETS; b++) {
         size_t size = _dmi_bucket_size[b];
-        size_t ring = size <= 128 ? 16 : size <= 256 ? 8 : size <= 2048 ? 4 : 2;
+        size_t ring = size <= 256 ? 8 : size <= 2048 ? 4 : 2;
         q->bin[b] = (dmi_bin){.ring = item,
                               .pool = item + ring,
                               .mask = (uint8_t)(ring - 1),
@@ -130,21 +139,38 @@ void _dmi_hard_drop_all(dmi_heap *heap) {
     _dmi_hard_drop(&heap->shared);
 }
 
-void *_dmi_hard_wake(void *block, dmi_lock *lock) {
-    _dmi_unlock_slow(lock);
-    _dmi_lock_leave();
-    return block;
-}
-
-void *_dmi_hard_go(void *damaged, dmi_lock *lock, size_t size, void *(*slow)(size_t)) {
+void *_dmi_hard_go(void *damaged, size_t size, void *(*slow)(size_t)) {
     if (damaged) _dmi_fault_note(DMI_NOTE_LINK, damaged);
-    _dmi_unlock(lock);
     return slow(size);
 }
 
-void _dmi_hard_go_free(void *block, dmi_run *run, dmi_lock *lock, void (*slow)(void *, dmi_run *)) {
-    _dmi_unlock(lock);
-    slow(block, run);
+void *_dmi_hard_draw_locked(dmi_thread *self, dmi_cache *cache, size_t size,
+                            void *(*slow)(size_t)) {
+    if (!_dmi_lock_try(&self->lock)) return slow(size);
+    _dmi_owner_arrive(self);
+    dmi_quarantine *q = cache->quarantine;
+    dmi_bin *bin = &q->bin[_dmi_bucket(size + sizeof(uint64_t))];
+    dmi_waiting one = {0};
+    bool drawn = bin->count > bin->low;
+    if (drawn) one = _dmi_hard_take(q, bin, bin->count);
+    bool intact = drawn && _dmi_hard_intact(one.block);
+    if (intact) _dmi_hard_hand_out(bin, one);
+    _dmi_unlock(&self->lock);
+    return intact ? one.block : _dmi_hard_go(one.block, size, slow);
+}
+
+void _dmi_hard_free_locked(void *block, dmi_run *run, void (*slow)(void *, dmi_run *)) {
+    dmi_cache *cache = atomic_load_explicit(&run->cache, memory_order_acquire);
+    dmi_lock *lock = cache ? cache->lock : NULL;
+    bool done = false;
+    if (lock && _dmi_lock_try(lock)) {
+        if (atomic_load_explicit(&run->cache, memory_order_relaxed) == cache) {
+            if (cache->thread) _dmi_owner_arrive(cache->thread);
+            done = _dmi_hard_take_back(cache, run, block);
+        }
+        _dmi_unlock(lock);
+    }
+    if (!done) slow(block, run);
 }
 
 static void release(dmi_cache *cache, dmi_waiting one) {

@@ -1,8 +1,8 @@
 /* hard.h - what is different about the small blocks of a hardened heap.
  *
  * They come from subsegments as in every heap, and each thread has its own. But the usual fast paths do not see these:
- * to hand out a block, or to take one back, means to hold the lock of the cache that owns its run. So no operation is
- * ever in flight, no run is ever taken, and each operation can be checked whole.
+ * to hand out a block, or to take one back, means to hold the lock of the cache that owns its run, or to be its thread
+ * and inside (owner.h). So no operation is ever in flight, no run is ever taken, and each operation can be checked whole.
  *
  * Whether a block is free, busy or waiting stands out of line, in metadata of its own. So no block is handed out that
  * is busy, and no address that is no block, whatever a program writes into a free one. A canary stands behind each
@@ -13,7 +13,7 @@
  * pool that is full gives some back to their runs. A block that waits counts as busy in its run. When it leaves the
  * quarantine its first two words must be as they were left.
  *
- * Blocks that are carved are linked in random order.
+ * Blocks that are carved are linked in random order, a few neighbours at a time.
  *
  * The cache's lock is held, except where a function says otherwise.
  */

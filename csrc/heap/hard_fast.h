@@ -3,7 +3,7 @@
 #define DMI_HARD_FAST_H
 
 #include "hard.h"
-#include "records.h"
+#include "owner.h"
 
 /* What a block is. FREE: in the run's list, parked, or never carved. */
 enum { DMI_HARD_FREE = 0, DMI_HARD_BUSY = 1, DMI_HARD_WAITING = 2 };
@@ -66,19 +66,11 @@ static inline uint32_t _dmi_hard_draw_number(uint32_t *state, uint32_t below) {
 
 /* The functions below call others only as their last act, so that they need no stack frame. */
 
-/* Wake the thread that sleeps on the lock, which was let go. Returns the block. */
-void *_dmi_hard_wake(void *block, dmi_lock *lock);
-static inline __attribute__((always_inline)) void *_dmi_hard_unlock(void *block, dmi_lock *lock) {
-    if (__builtin_expect(atomic_exchange_explicit(&lock->state, 0, memory_order_release) == 2, 0))
-        return _dmi_hard_wake(block, lock);
-    _dmi_lock_leave();
-    return block;
-}
-
-/* Let the lock go and take the slow path. damaged: a block that was written to while it waited, which is never handed
- * out again; or NULL. */
-void *_dmi_hard_go(void *damaged, dmi_lock *lock, size_t size, void *(*slow)(size_t));
-void _dmi_hard_go_free(void *block, dmi_run *run, dmi_lock *lock, void (*slow)(void *, dmi_run *));
+/* Take the slow path. damaged: a block that was written to while it waited, which is never handed out again; or NULL. */
+void *_dmi_hard_go(void *damaged, size_t size, void *(*slow)(size_t));
+/* The same as the two below for who is not favoured (owner.h), or not the owner. */
+void *_dmi_hard_draw_locked(dmi_thread *self, dmi_cache *cache, size_t size, void *(*slow)(size_t));
+void _dmi_hard_free_locked(void *block, dmi_run *run, void (*slow)(void *, dmi_run *));
 
 /* Take one at random from the pool, which has count of them. */
 static inline dmi_waiting _dmi_hard_take(dmi_quarantine *q, dmi_bin *bin, uint32_t count) {
@@ -88,23 +80,34 @@ static inline dmi_waiting _dmi_hard_take(dmi_quarantine *q, dmi_bin *bin, uint32
     return one;
 }
 
-/* Hand out a block that waited in that cache of this thread's. */
-static inline __attribute__((always_inline)) void *
-_dmi_hard_draw(dmi_thread *self, dmi_cache *cache, size_t size, void *(*slow)(size_t)) {
-    dmi_quarantine *q = cache->quarantine;
-    dmi_bin *bin = &q->bin[_dmi_bucket(size + sizeof(uint64_t))];
-    if (__builtin_expect(!_dmi_lock_try(&self->lock), 0)) return slow(size);
-    uint32_t count = bin->count;
-    if (__builtin_expect(count <= bin->low, 0)) return _dmi_hard_go(NULL, &self->lock, size, slow);
-    dmi_waiting one = _dmi_hard_take(q, bin, count);
-    if (__builtin_expect(!_dmi_hard_intact(one.block), 0))
-        return _dmi_hard_go(one.block, &self->lock, size, slow);
+/* Let a block that waited be busy. */
+static inline void _dmi_hard_hand_out(const dmi_bin *bin, dmi_waiting one) {
     dmi_word *word = one.block;
     uint64_t *end = _dmi_hard_end(one.block, bin->size);
     *one.state = DMI_HARD_BUSY;
     word[0] = word[1] = 0;
     *end = _dmi_hard_canary(end);
-    return _dmi_hard_unlock(one.block, &self->lock);
+}
+
+/* Hand out a block that waited in that cache of this thread's. */
+static inline __attribute__((always_inline)) void *
+_dmi_hard_draw(dmi_thread *self, dmi_cache *cache, size_t size, void *(*slow)(size_t)) {
+    if (!_dmi_owner_enter(self)) return _dmi_hard_draw_locked(self, cache, size, slow);
+    dmi_quarantine *q = cache->quarantine;
+    dmi_bin *bin = &q->bin[_dmi_bucket(size + sizeof(uint64_t))];
+    uint32_t count = bin->count;
+    if (__builtin_expect(count <= bin->low, 0)) {
+        _dmi_owner_leave(self);
+        return slow(size);
+    }
+    dmi_waiting one = _dmi_hard_take(q, bin, count);
+    if (__builtin_expect(!_dmi_hard_intact(one.block), 0)) {
+        _dmi_owner_leave(self);
+        return _dmi_hard_go(one.block, size, slow);
+    }
+    _dmi_hard_hand_out(bin, one);
+    _dmi_owner_leave(self);
+    return one.block;
 }
 
 /* Allocate from the default heap, if it is hardened. */
@@ -145,33 +148,41 @@ static inline void _dmi_hard_rotate(dmi_bin *bin, uint32_t count, void *block, u
     _dmi_hard_wait(at, block, state);
 }
 
+/* Let a busy block of the run wait in the quarantine of that cache, which is locked and owns it. False: it is no such
+ * block, or there is no room. */
+static inline __attribute__((always_inline)) bool _dmi_hard_take_back(dmi_cache *cache,
+                                                                      dmi_run *run, void *block) {
+    const uint64_t *end = _dmi_hard_end(block, run->block_size);
+    size_t index;
+    if (__builtin_expect(!_dmi_hard_index(run, run->states, block, &index), 0)) return false;
+    uint8_t *state = &run->states->of[index];
+    dmi_bin *bin = &cache->quarantine->bin[run->bucket];
+    uint32_t count = bin->count;
+    if (__builtin_expect(*state != DMI_HARD_BUSY, 0) ||
+        __builtin_expect(*end != _dmi_hard_canary(end), 0) ||
+        __builtin_expect(count >= bin->limit, 0))
+        return false;
+    _dmi_hard_rotate(bin, count, block, state);
+    return true;
+}
+
 /* Let a busy block of a run of any thread wait in the quarantine of the run's cache. Where it is no such block, or
  * there is no room, slow is called. */
 static inline __attribute__((always_inline)) void
 _dmi_hard_free_or(void *block, dmi_run *run, void (*slow)(void *, dmi_run *)) {
-    dmi_cache *cache = atomic_load_explicit(&run->cache, memory_order_acquire);
-    dmi_lock *lock = cache ? cache->lock : NULL;
-    if (__builtin_expect(!lock || !_dmi_lock_try(lock), 0)) {
-        slow(block, run);
-        return;
-    }
-    if (__builtin_expect(atomic_load_explicit(&run->cache, memory_order_relaxed) == cache, 1)) {
-        dmi_states *states = run->states;
-        const uint64_t *end = _dmi_hard_end(block, run->block_size);
-        size_t index;
-        uint32_t count;
-        if (__builtin_expect(_dmi_hard_index(run, states, block, &index), 1)) {
-            uint8_t *state = &states->of[index];
-            dmi_bin *bin = &cache->quarantine->bin[run->bucket];
-            if (__builtin_expect(*state == DMI_HARD_BUSY, 1) &&
-                __builtin_expect(*end == _dmi_hard_canary(end), 1) &&
-                __builtin_expect((count = bin->count) < bin->limit, 1)) {
-                _dmi_hard_rotate(bin, count, block, state);
-                (void)_dmi_hard_unlock(NULL, lock);
-                return;
-            }
+    dmi_thread *self = __atomic_load_n(&_dmi_self, __ATOMIC_RELAXED);
+    if (__builtin_expect(_dmi_owner_enter(self), 1)) {
+        /* Read inside: who takes the run over meanwhile waits. */
+        dmi_cache *cache = atomic_load_explicit(&run->cache, memory_order_acquire);
+        bool own = cache && cache->thread == self;
+        bool done = __builtin_expect(own, 1) && _dmi_hard_take_back(cache, run, block);
+        _dmi_owner_leave(self);
+        if (__builtin_expect(done, 1)) return;
+        if (own) {
+            slow(block, run);
+            return;
         }
     }
-    _dmi_hard_go_free(block, run, lock, slow);
+    _dmi_hard_free_locked(block, run, slow);
 }
 #endif

@@ -66,6 +66,11 @@ struct dmi_thread {
     /* Caches that no fast path sees: of the default heap, if it is hardened, and of the last other hardened heap used.
      * */
     dmi_cache *hard, *hard_memo;
+    /* How its thread takes the lock for hardened heaps (owner.h): whether it need not, how often it is inside, and how
+     * often it took it since others came. */
+    _Atomic bool favoured;
+    _Atomic uint32_t inside;
+    uint32_t quiet;
     dmi_lock lock;
     dmi_thread_state state;
     dmi_thread **tls;      /* that thread's _dmi_self */

@@ -11,6 +11,7 @@
 #include "take.h"
 #include "cache.h"
 #include "hard.h"
+#include "owner.h"
 #include "records.h"
 
 bool _dmi_cache_repair(dmi_cache *cache) {
@@ -50,11 +51,14 @@ bool _dmi_thread_take(dmi_thread *thread) {
         return false;
     }
     __atomic_store_n(thread->tls, &_dmi_no_thread, __ATOMIC_RELAXED);
+    bool favoured = _dmi_owner_stop(thread);
     if (_dmi_os_barrier()) {
+        atomic_store_explicit(&thread->favoured, favoured, memory_order_relaxed);
         __atomic_store_n(thread->tls, thread, __ATOMIC_RELAXED);
         _dmi_unlock(&thread->lock);
         return false;
     }
+    if (favoured) _dmi_owner_wait(thread);
     thread->state = DMI_THREAD_TAKEN;
     return true;
 }
@@ -68,7 +72,10 @@ dmi_cache *_dmi_cache_lock_of(dmi_run *run, bool take) {
         } else {
             _dmi_lock(cache->lock);
         }
-        if (atomic_load_explicit(&run->cache, memory_order_relaxed) == cache) return cache;
+        if (atomic_load_explicit(&run->cache, memory_order_relaxed) == cache) {
+            if (cache->quarantine && cache->thread) _dmi_owner_arrive(cache->thread);
+            return cache;
+        }
         _dmi_unlock(cache->lock);
     }
 }

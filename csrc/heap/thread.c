@@ -2,6 +2,7 @@
 #include "thread.h"
 #include "cache.h"
 #include "fork.h"
+#include "owner.h"
 #include "records.h"
 #include "registry.h"
 #include "take.h"
@@ -30,6 +31,7 @@ static void end_thread(void *value) {
     _dmi_self = &_dmi_no_thread;
     _dmi_record = NOBODY;
     self->state = DMI_THREAD_ABANDONED;
+    (void)_dmi_owner_stop(self);
     self->tls = NULL;
     self->memo_heap = DMI_NO_HANDLE;
     self->door = &_dmi_no_thread.cache;
@@ -54,12 +56,19 @@ static bool find_guards(void) {
     return false;
 }
 
+/* This thread was interrupted inside a hardened heap, where it need hold no lock. */
+static bool is_inside(void) {
+    const dmi_thread *self = _dmi_record;
+    return self && atomic_load_explicit(&self->inside, memory_order_relaxed) != 0;
+}
+
 int _dmi_threads_setup(void) {
     _dmi_records_lock();
     if (ready == 0) {
         ready = _dmi_os_thread_exit_setup(end_thread) == 0 ? 1 : -1;
         _dmi_have_barrier = _dmi_os_barrier_setup() == 0;
         _dmi_segments_ask_guards(find_guards);
+        _dmi_lock_other = is_inside;
         (void)_dmi_fork_setup();
     }
     _dmi_records_unlock();
@@ -120,6 +129,7 @@ dmi_cache *_dmi_thread_lock_cache(dmi_heap *heap) {
         _dmi_lock(cache->lock);
     } else if (cache->quarantine) {
         *(heap == _dmi_default ? &self->hard : &self->hard_memo) = cache;
+        _dmi_owner_arrive(self);
     } else {
         self->memo_heap = heap->handle;
         self->memo = cache;

@@ -1,6 +1,7 @@
 /* visit.c - walking the runs of a heap while its threads work. */
 #include "visit.h"
 #include "cache.h"
+#include "owner.h"
 #include "take.h"
 
 #define GROUP 64
@@ -70,8 +71,13 @@ static void drain_all(dmi_heap *heap, bool take) {
     _dmi_unlock(&heap->lock);
     while (n--) {
         /* Caches of this heap go with it only, and heap->pass is held. */
-        if (waiting[n]->quarantine) _dmi_lock(waiting[n]->lock);
-        else if (!_dmi_thread_take(waiting[n]->thread)) continue;
+        dmi_thread *thread = waiting[n]->thread;
+        if (waiting[n]->quarantine) {
+            _dmi_lock(waiting[n]->lock);
+            if (thread) _dmi_owner_arrive(thread);
+        } else if (!_dmi_thread_take(thread)) {
+            continue;
+        }
         _dmi_cache_drain(waiting[n]);
         _dmi_unlock(waiting[n]->lock);
     }

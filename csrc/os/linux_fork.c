@@ -43,7 +43,7 @@ static void block(sigset_t *was) {
 static void prepare(void) {
     sigset_t was;
     block(&was);
-    if (_dmi_locks_held) {
+    if (_dmi_locks_held || (_dmi_lock_other && _dmi_lock_other())) {
         passed_over++;
         (void)pthread_sigmask(SIG_SETMASK, &was, NULL);
         return;

@@ -8,6 +8,7 @@
 enum { SPINS = 64 };
 
 DMI_TLS uint32_t _dmi_locks_held;
+bool (*_dmi_lock_other)(void);
 
 static inline void relax(void) {
 #if defined(__x86_64__) || defined(__i386__)

@@ -19,6 +19,8 @@ typedef struct dmi_lock {
 /* How many locks this thread holds, is about to take, or is releasing. It is never too low, not even for a signal
  * handler that interrupted the thread: at 0 the thread holds none. */
 extern DMI_TLS uint32_t _dmi_locks_held;
+/* Does this thread hold something else that a fork must not cut in two? NULL: there is nothing like that. */
+extern bool (*_dmi_lock_other)(void);
 
 /* Count something that is not a lock, but that a fork in a signal handler must not cut in two. */
 static inline void _dmi_lock_enter(void) {
