@@ -89,7 +89,8 @@ static void free_block(dmi_space *space, virtual_block *block) {
 
 static void set_size(dmi_run *run, size_t bytes) {
     dmi_segment *segment = run->segment;
-    segment->size = segment->reserved = bytes;
+    segment->size = bytes;
+    segment->reserved = bytes + _dmi_fence_size(segment->space);
     segment->pages = bytes >> _dmi_page_shift;
     run->pages = (uint32_t)segment->pages;
 }
@@ -245,8 +246,9 @@ dmi_run *_dmi_virtual_map(dmi_space *space, size_t size, size_t align) {
     if (space->max_reserved && space->reserved + bytes > space->max_reserved) return NULL;
     virtual_block *block = new_block(space);
     if (!block) return NULL;
+    size_t reserved = bytes + _dmi_fence_size(space);
     char *base =
-        _dmi_os_reserve(bytes, alignment(space, align), space->mode, space->huge, space->name);
+        _dmi_os_reserve(reserved, alignment(space, align), space->mode, space->huge, space->name);
     if (!base) goto fail;
     if (_dmi_os_commit(base, bytes, space->mode)) goto fail_reserved;
     if (_dmi_pagemap_add(base, _dmi_page)) {
@@ -254,13 +256,14 @@ dmi_run *_dmi_virtual_map(dmi_space *space, size_t size, size_t align) {
         goto fail_reserved;
     }
     dmi_run *run = describe(space, block, base, bytes);
+    if (space->fenced) (void)_dmi_pages_fence(&block->segment, block->segment.pages, 1);
     space->reserved += bytes;
     add(&space->ledger.commit_calls, 1);
     add(&space->ledger.commit_bytes, bytes);
     link_busy(space, run, 0);
     return run;
 fail_reserved:
-    (void)_dmi_os_release(base, bytes);
+    (void)_dmi_os_release(base, reserved);
 fail:
     free_block(space, block);
     return NULL;
@@ -269,6 +272,7 @@ fail:
 /* Release a block that is in no list. Nobody finds it from here on; only the system still has it mapped. */
 static void destroy(dmi_space *space, dmi_run *run) {
     size_t bytes = run->segment->size;
+    if (space->fenced) _dmi_segment_recount_cuts(run->segment, false);
     _dmi_pagemap_remove(run->segment->base, _dmi_page);
     _dmi_os_uncount(bytes);
     space->reserved -= bytes;
@@ -288,7 +292,7 @@ dmi_run *_dmi_virtual_take_leaving(dmi_space *space) {
 void _dmi_virtual_unmap(dmi_run *leaving) {
     while (leaving) {
         dmi_run *next = leaving->next;
-        (void)_dmi_os_release(leaving->segment->base, leaving->segment->size);
+        (void)_dmi_os_release(leaving->segment->base, leaving->segment->reserved);
         recycle(of(leaving));
         leaving = next;
     }
@@ -308,12 +312,13 @@ bool _dmi_virtual_close(dmi_space *space, dmi_run *run, dmi_os_range *range) {
         return false;
     }
     if (space->mode == DMI_OS_LAZY) (void)_dmi_os_convert(base, bytes, DMI_OS_STRICT);
+    if (space->fenced) _dmi_segment_recount_cuts(run->segment, false);
     _dmi_pagemap_remove(base, _dmi_page);
     space->reserved -= bytes;
     add(&space->ledger.decommit_calls, 1);
     add(&space->ledger.decommit_bytes, bytes);
     free_block(space, of(run));
-    *range = (dmi_os_range){base, bytes};
+    *range = (dmi_os_range){base, bytes + _dmi_fence_size(space)};
     return true;
 }
 
@@ -465,6 +470,7 @@ bool _dmi_virtual_resize(dmi_space *space, dmi_run *run, size_t size, bool may_m
     dmi_segment *segment = run->segment;
     size_t old = segment->size, bytes = (size + _dmi_page - 1) & ~(_dmi_page - 1);
     if (bytes == old) return true;
+    if (space->fenced) return false;
     if (bytes < size || bytes >> _dmi_page_shift > UINT32_MAX || space->mode != DMI_OS_LAZY)
         return false;
     if (bytes < old) return shrink(space, run, bytes);

@@ -8,6 +8,7 @@
 #include "fault.h"
 #include "guarded.h"
 #include "hard_fast.h"
+#include "hard_large.h"
 #include "leave.h"
 #include "pass.h"
 #include "registry.h"
@@ -102,8 +103,9 @@ static void *alloc_from_pages(dmi_heap *heap, size_t size, size_t align, bool *z
         run = alloc_from_mapping(heap, total, align, zero, wanted);
     if (!run && total < DMI_VIRTUAL_MIN && align <= DMI_VIRTUAL_MIN) {
         size_t align_pages = align > _dmi_page ? align >> _dmi_page_shift : 1;
-        run = _dmi_run_alloc(&heap->space, _dmi_pages(total ? total : 1), align_pages,
-                             DMI_RUN_LARGE, true, zero);
+        size_t pages = _dmi_pages(total ? total : 1) + _dmi_hard_fence_pages(heap);
+        run = _dmi_run_alloc(&heap->space, pages, align_pages, DMI_RUN_LARGE, true, zero);
+        if (run) _dmi_hard_fence(heap, run);
     }
     void *block = run ? _dmi_run_base(run) : NULL;
     if (run) _dmi_canary_set(heap, block, _dmi_run_size(run));

@@ -92,6 +92,7 @@ static dmi_heap *create_locked(const dmi_heap_options *options) {
     _dmi_space_init(&heap->space, how == DMI_HOW_DECOMMIT ? DMI_OS_STRICT : DMI_OS_LAZY,
                     options->flags & DMI_HEAP_HUGE_PAGES, heap->label, options->max_size);
     heap->space.manual = options->flags & DMI_HEAP_MANUAL_CLOCK;
+    heap->space.fenced = hardened;
     if (options->huge_split > 0) _dmi_space_set_split(&heap->space, options->huge_split);
     _dmi_freelist_init(&heap->list, &heap->space);
     _dmi_engine_init(&heap->engine, &heap->space, &heap->list, &policy);

@@ -4,6 +4,7 @@
 #include "check.h"
 #include "fast.h"
 #include "fault.h"
+#include "hard_large.h"
 #include "leave.h"
 #include "registry.h"
 #include "tick.h"
@@ -35,6 +36,8 @@ static bool resize_in_place(dmi_heap *heap, dmi_run *run, void *block, size_t si
         return ((size ? size : 1) + 15) / 16 * 16 == run->block_size;
     case DMI_RUN_LARGE:
         if (size <= DMI_BUCKET_MAX / 2 || total >= DMI_VIRTUAL_MIN) return false;
+        if (_dmi_hard_fence_pages(heap) && pages != run->pages)
+            return false; /* behind it is a fence */
         _dmi_lock(&heap->lock);
         done = pages == run->pages || _dmi_run_resize(&heap->space, run, pages);
         if (done) {

@@ -1,6 +1,7 @@
 /* set_policy.c - changing the policy of a heap that is in use. */
 #include "cache.h"
 #include "guarded.h"
+#include "hard_large.h"
 #include "leave.h"
 #include "pass.h"
 #include "records.h"
@@ -56,6 +57,7 @@ static int convert(dmi_heap *heap, dmi_os_mode to) {
     }
     heap->space.mode = to;
     _dmi_guarded_protect(heap);
+    _dmi_hard_protect(heap);
     for (dmi_segment *s = heap->space.segments; s; s = s->next)
         if (s->units) _dmi_units_advise(s);
     return 0;

@@ -108,7 +108,7 @@ static void see_segment(dmi_visitor *visitor, dmi_segment *s) {
     stats->metadata_committed += s->meta_committed;
     /* Make room for the times that this look will note, so that the metadata is counted with them. */
     if (((stats_visitor *)(void *)visitor)->detail) _dmi_pages_note_free(s, 0, 0, 0);
-    size_t busy_counts = (size_t)(s->base - (char *)s->page_busy), large, least;
+    size_t busy_counts = (size_t)(s->meta_end - (char *)s->page_busy), large, least;
     if (s->has_page_busy) stats->metadata_committed += busy_counts;
     if (s->has_given_at)
         stats->metadata_committed += (size_t)((char *)s->page_busy - (char *)s->given_at);

@@ -347,6 +347,11 @@ static int fake_unoffer(void *address, size_t size) {
 }
 
 /* What is uncommitted is inaccessible anyhow. */
+static bool fake_guard_cuts(dmi_os_mode mode) {
+    (void)mode;
+    return false;
+}
+
 static int fake_guard(void *address, size_t size, dmi_os_mode mode, bool on) {
     (void)mode;
     size_t first, count;
@@ -546,6 +551,7 @@ const dmi_os_backend _dmi_fake_backend = {
     .offer = fake_offer,
     .unoffer = fake_unoffer,
     .guard = fake_guard,
+    .guard_cuts = fake_guard_cuts,
     .on_fault = fake_on_fault,
     .convert = fake_convert,
     .has_huge = fake_has_huge,

@@ -261,6 +261,8 @@ static bool has_guards(void) {
     return value == YES;
 }
 
+static bool linux_guard_cuts(dmi_os_mode mode) { return mode == DMI_OS_LAZY && !has_guards(); }
+
 static int linux_guard(void *address, size_t size, dmi_os_mode mode, bool on) {
     if (mode == DMI_OS_STRICT) return 0;
     int saved = errno, failed;
@@ -529,6 +531,7 @@ const dmi_os_backend _dmi_os_native = {
     .offer = linux_offer,
     .unoffer = linux_unoffer,
     .guard = linux_guard,
+    .guard_cuts = linux_guard_cuts,
     .on_fault = _dmi_linux_on_fault,
     .convert = linux_convert,
     .has_huge = linux_has_huge,

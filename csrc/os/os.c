@@ -190,6 +190,8 @@ int _dmi_os_guard(void *address, size_t size, dmi_os_mode mode) {
     return inject_failure() ? ENOMEM : os->guard(address, size, mode, true);
 }
 
+bool _dmi_os_guard_cuts(dmi_os_mode mode) { return os->guard_cuts(mode); }
+
 int _dmi_os_unguard(void *address, size_t size, dmi_os_mode mode) {
     require_range(address, size);
     return inject_failure() ? ENOMEM : os->guard(address, size, mode, false);

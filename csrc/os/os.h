@@ -89,6 +89,8 @@ void _dmi_os_forget(void *address, size_t size);
  * Of STRICT ranges, and on systems where uncommitted pages are never accessible, nothing is to be done. */
 int _dmi_os_guard(void *address, size_t size, dmi_os_mode mode);
 int _dmi_os_unguard(void *address, size_t size, dmi_os_mode mode);
+/* Does guard cut the mapping in pieces? */
+bool _dmi_os_guard_cuts(dmi_os_mode mode);
 /* From now on touched(address) is called on the thread that accesses what it may not, in a signal handler. When it
  * returns, what happens is what the program had seen to before, or the end. A handler that the program
  * sets later takes the place of this one. Idempotent; 0, or ENOSYS. */
@@ -204,6 +206,7 @@ typedef struct dmi_os_backend {
     int (*offer)(void *, size_t);
     int (*unoffer)(void *, size_t);
     int (*guard)(void *, size_t, dmi_os_mode, bool);
+    bool (*guard_cuts)(dmi_os_mode);
     int (*on_fault)(void (*)(const void *));
     int (*convert)(void *, size_t, dmi_os_mode);
     bool (*has_huge)(void);

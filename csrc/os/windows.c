@@ -177,6 +177,11 @@ static int windows_convert(void *address, size_t size, dmi_os_mode to) {
 }
 
 /* Uncommitted pages are never accessible here. */
+static bool windows_guard_cuts(dmi_os_mode mode) {
+    (void)mode;
+    return false;
+}
+
 static int windows_guard(void *address, size_t size, dmi_os_mode mode, bool on) {
     (void)address;
     (void)size;
@@ -447,6 +452,7 @@ const dmi_os_backend _dmi_os_native = {
     .offer = windows_offer,
     .unoffer = windows_unoffer,
     .guard = windows_guard,
+    .guard_cuts = windows_guard_cuts,
     .on_fault = windows_on_fault,
     .convert = windows_convert,
     .has_huge = windows_has_huge,

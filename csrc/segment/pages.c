@@ -198,7 +198,7 @@ void _dmi_pages_forget(dmi_segment *segment, size_t first, size_t count) {
 
 int _dmi_segment_need_page_busy(dmi_segment *segment) {
     if (segment->has_page_busy) return 0;
-    size_t bytes = (size_t)(segment->base - (char *)segment->page_busy);
+    size_t bytes = (size_t)(segment->meta_end - (char *)segment->page_busy);
     int error = _dmi_os_commit(segment->page_busy, bytes, segment->space->mode);
     if (!error) segment->has_page_busy = true;
     return error;
@@ -213,6 +213,7 @@ int _dmi_segment_open_metadata(dmi_segment *segment) {
         error = _dmi_os_convert(given, (size_t)(busy - given), DMI_OS_SPARSE);
     if (!error && !segment->has_page_busy)
         error = _dmi_os_convert(busy, (size_t)(segment->base - busy), DMI_OS_SPARSE);
+    if (!error) _dmi_segment_fence(segment);
     return error;
 }
 
@@ -229,6 +230,31 @@ void _dmi_pages_note_decommit(dmi_segment *segment, size_t first, size_t count, 
         uint32_t now = sixteenths(_dmi_space_clock(segment->space));
         for (size_t i = first; i < first + count; i++) segment->given_at[i] = now;
     }
+}
+
+static bool fence(dmi_segment *segment, char *start, size_t size) {
+    dmi_os_mode mode = segment->space->mode;
+    int64_t more = _dmi_os_guard_cuts(mode) ? 2 : 0;
+    if (!may_cut(more) || _dmi_os_guard(start, size, mode)) return false;
+    if (more) count_pieces(segment, more);
+    return true;
+}
+
+bool _dmi_pages_fence(dmi_segment *segment, size_t first, size_t count) {
+    return fence(segment, segment->base + (first << _dmi_page_shift), count << _dmi_page_shift);
+}
+
+bool _dmi_pages_unfence(dmi_segment *segment, size_t first, size_t count) {
+    dmi_os_mode mode = segment->space->mode;
+    char *start = segment->base + (first << _dmi_page_shift);
+    if (_dmi_os_unguard(start, count << _dmi_page_shift, mode)) return false;
+    if (_dmi_os_guard_cuts(mode)) count_pieces(segment, -2);
+    return true;
+}
+
+void _dmi_segment_fence(dmi_segment *segment) {
+    if (segment->base > segment->meta_end)
+        (void)fence(segment, segment->meta_end, (size_t)(segment->base - segment->meta_end));
 }
 
 int _dmi_pages_decommit(dmi_segment *segment, size_t first, size_t count) {

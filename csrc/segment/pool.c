@@ -27,10 +27,15 @@ static bool enter(dmi_pool *pool, char *array, size_t i, size_t element) {
 
 #define CHUNK_LEAST 64
 
+/* A page that faults lies on either side: what runs over the end of a block that is mapped on its own stops there. */
 static char *reserve(const dmi_pool *pool) {
     size_t page = _dmi_os_page_size();
-    size_t stack = round_up(pool->chunk * sizeof(uint32_t), page);
-    return _dmi_os_reserve(objects_bytes(pool) + stack, page, DMI_OS_SPARSE, false, pool->name);
+    size_t size = objects_bytes(pool) + round_up(pool->chunk * sizeof(uint32_t), page);
+    char *fence = _dmi_os_reserve(size + 2 * page, page, DMI_OS_SPARSE, false, pool->name);
+    if (!fence) return NULL;
+    (void)_dmi_os_guard(fence, page, DMI_OS_LAZY);
+    (void)_dmi_os_guard(fence + page + size, page, DMI_OS_LAZY);
+    return fence + page;
 }
 
 static uint32_t *freed_at(const dmi_pool *pool, size_t i) {

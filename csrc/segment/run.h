@@ -98,6 +98,7 @@ struct dmi_run {
 #define DMI_RUN_KEPT 8u     /* VIRTUAL: freed, kept by the policy. GUARDED: freed, or never used */
 #define DMI_RUN_WATCHED 8u  /* LFH: there are, or were, watched pages in it (block/watch.h) */
 #define DMI_RUN_WITHHELD 8u /* FREE: in no bin, its addresses are not to be used yet */
+#define DMI_RUN_FENCE 2u    /* FREE, withheld: the page behind the LARGE run on its left */
 #define DMI_RUN_CLOSED 4u   /* FREE, withheld: an access faults */
 #define DMI_RUN_COUNTED 16u /* LFH: busy blocks of each page are counted (eager) */
 

@@ -170,7 +170,7 @@ static size_t whole_units(const dmi_space *space, size_t pages) {
     return space->huge ? pages >> _dmi_unit_shift() : 0;
 }
 
-/* Bytes of metadata for a segment of that many pages; *runs_at: where descriptors begin. */
+/* Bytes of metadata for a segment of that many pages, with the fence behind it; *runs_at: where descriptors begin. */
 static size_t meta_size(const dmi_space *space, size_t pages, size_t *runs_at) {
     size_t words = BITMAPS * _dmi_bits_words(pages), units = whole_units(space, pages);
     if (units) words += _dmi_bits_words(pages) + 2 * _dmi_bits_words(units);
@@ -178,7 +178,8 @@ static size_t meta_size(const dmi_space *space, size_t pages, size_t *runs_at) {
     *runs_at = align_up(sizeof(dmi_segment) + bitmaps, 128);
     size_t counters = align_up(pages * sizeof(uint16_t), _dmi_page) +
                       align_up(pages * sizeof(uint32_t), _dmi_page);
-    return align_up(*runs_at + (pages + 1) * sizeof(dmi_run), _dmi_page) + counters;
+    return align_up(*runs_at + (pages + 1) * sizeof(dmi_run), _dmi_page) + counters +
+           _dmi_fence_size(space);
 }
 
 static dmi_segment *segment_create(dmi_space *space, size_t pages) {
@@ -225,7 +226,9 @@ static dmi_segment *segment_create(dmi_space *space, size_t pages) {
         segment->opening = segment->split + _dmi_bits_words(units);
         _dmi_units_advise(segment);
     }
-    segment->page_busy = (uint16_t *)(void *)(segment->base - align_up(pages * 2, _dmi_page));
+    segment->meta_end = segment->base - _dmi_fence_size(space);
+    _dmi_segment_fence(segment);
+    segment->page_busy = (uint16_t *)(void *)(segment->meta_end - align_up(pages * 2, _dmi_page));
     segment->given_at =
         (uint32_t *)(void *)((char *)segment->page_busy - align_up(pages * 4, _dmi_page));
     segment->runs = (dmi_run *)(void *)(reservation + runs_at);
@@ -275,7 +278,7 @@ static void segment_release(dmi_space *space, dmi_segment *segment) {
     _dmi_pagemap_remove(segment->base, segment->size);
     if (segment->units) _dmi_bits_put(segment->split, 0, segment->units, false);
     _dmi_segment_recount_cuts(segment, false);
-    size_t counts = (size_t)(segment->base - (char *)segment->page_busy);
+    size_t counts = (size_t)(segment->meta_end - (char *)segment->page_busy);
     size_t times = (size_t)((char *)segment->page_busy - (char *)segment->given_at);
     size_t user = _dmi_bits_count(segment->committed, 0, segment->pages) << _dmi_page_shift;
     _dmi_os_uncount(segment->meta_committed + user + (segment->has_given_at ? times : 0) +
@@ -440,6 +443,22 @@ dmi_run *_dmi_run_free(dmi_space *space, dmi_run *run) {
     map_free(run);
     bin_insert(space, run);
     return run;
+}
+
+dmi_run *_dmi_run_cut(dmi_run *run) {
+    dmi_run *last = descriptor_alloc(run->segment);
+    if (!last) return NULL;
+    last->kind = run->kind;
+    last->first = run->first + --run->pages;
+    last->pages = 1;
+    _dmi_pagemap_set(_dmi_run_base(last), _dmi_page, last);
+    return last;
+}
+
+void _dmi_run_uncut(dmi_run *run, dmi_run *last) {
+    _dmi_pagemap_set(_dmi_run_base(last), _dmi_page, run);
+    run->pages++;
+    descriptor_free(last);
 }
 
 bool _dmi_run_resize(dmi_space *space, dmi_run *run, size_t pages) {

@@ -30,7 +30,8 @@ struct dmi_segment {
     char *base;  /* first user page */
     size_t size; /* bytes from base */
     size_t pages;
-    char *reservation; /* what was reserved: metadata, then base */
+    char *reservation; /* what was reserved: metadata, a fence in fenced spaces, then base */
+    char *meta_end;    /* where metadata ends */
     size_t reserved;
     size_t meta_committed; /* bytes of metadata that are committed */
     dmi_bits *committed;   /* a bit a page */
@@ -64,6 +65,9 @@ typedef struct dmi_ledger {
 struct dmi_space {
     dmi_os_mode mode;
     bool huge;
+    bool
+        fenced; /* a page that faults lies between metadata and user pages, and behind each virtual block;
+                              set before the first of either */
     bool manual;           /* now is set by hand; else it is the OS's clock */
     double huge_split;     /* share of a unit that must be free before it is split */
     size_t huge_need;      /* the same in pages */
@@ -102,6 +106,9 @@ void _dmi_space_set_split(dmi_space *space, double share);
 /* Release every segment and virtual block. */
 void _dmi_space_release(dmi_space *space);
 
+static inline size_t _dmi_fence_size(const dmi_space *space) {
+    return space->fenced ? _dmi_page : 0;
+}
 static inline size_t _dmi_pages(size_t bytes) { return (bytes + _dmi_page - 1) >> _dmi_page_shift; }
 static inline char *_dmi_run_base(const dmi_run *run) {
     return run->segment->base + ((size_t)run->first << _dmi_page_shift);
@@ -125,6 +132,10 @@ uint64_t _dmi_space_clock(dmi_space *space);
  * changes. *zero (may be NULL) tells whether all of it reads as zeroes. NULL: nothing changed. */
 dmi_run *_dmi_run_alloc(dmi_space *space, size_t pages, size_t align_pages, dmi_run_kind kind,
                         bool commit, bool *zero);
+/* Cut the last page off a run of two pages or more: a run of its own of the same kind. NULL: nothing changed. */
+dmi_run *_dmi_run_cut(dmi_run *run);
+/* Undo that. */
+void _dmi_run_uncut(dmi_run *run, dmi_run *last);
 /* Is there a warm free run of so many pages? */
 bool _dmi_space_has_warm(dmi_space *space, size_t pages);
 /* Make the run free and coalesce it. Returns the free run it became part of. Cannot fail. */
@@ -153,13 +164,19 @@ dmi_run *_dmi_segment_run(const dmi_segment *segment, size_t page);
 /* Commit what is not committed in [first, first+count), and take back what is offered. 0 or ENOMEM, then
  * the range is as it was. */
 int _dmi_pages_commit(dmi_segment *segment, size_t first, size_t count);
+/* Let every access to these uncommitted pages fault. False: the OS refuses that, or it would cut too many mappings. */
+bool _dmi_pages_fence(dmi_segment *segment, size_t first, size_t count);
+/* Undo that, of pages that were fenced side by side. False: the OS refuses it. */
+bool _dmi_pages_unfence(dmi_segment *segment, size_t first, size_t count);
+/* The same for what lies between metadata and user pages, in a fenced space. */
+void _dmi_segment_fence(dmi_segment *segment);
 /* Note that [first, first+count) was decommitted by the OS layer (bits, ledger). */
 void _dmi_pages_note_decommit(dmi_segment *segment, size_t first, size_t count, uint64_t calls);
 /* Decommit one range of committed pages now, as the space's mode has it. 0 or an errno: then still
  * committed. */
 int _dmi_pages_decommit(dmi_segment *segment, size_t first, size_t count);
 /* At most this many pieces of mappings in the process (0: half of what the OS allows); beyond that, and where
- * the OS says ENOMEM, a decommit discards and marks the pages soft. */
+ * the OS says ENOMEM, a decommit discards and marks the pages soft, and a fence is not made. */
 void _dmi_set_map_limit(uint64_t most);
 /* The segment's pages or units changed their kind otherwise (a change of mode, release): count afresh. */
 void _dmi_segment_recount_cuts(dmi_segment *segment, bool strict);
