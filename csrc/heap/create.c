@@ -1,6 +1,7 @@
 /* create.c - making and destroying heaps. */
 #include "create.h"
 #include "cache.h"
+#include "fault.h"
 #include "guarded.h"
 #include "hard.h"
 #include "hard_large.h"
@@ -62,8 +63,10 @@ static dmi_heap *create_locked(const dmi_heap_options *options) {
         errno = ENOMEM;
         return NULL;
     }
-    if (options->flags & DMI_HEAP_HARDENED)
+    if (options->flags & DMI_HEAP_HARDENED) {
         (void)_dmi_os_random(&heap->withheld.random, sizeof heap->withheld.random);
+        _dmi_fault_tell_touches();
+    }
     if (options->guard && !_dmi_guarded_setup(heap, options->guard)) {
         _dmi_hard_drop(&heap->shared);
         _dmi_heaps_discard(heap);

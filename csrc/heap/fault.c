@@ -22,6 +22,10 @@ void dmi_set_fault_handler(dmi_fault_handler to, void *argument) {
 #define SENTENCE(name, word, sentence) [DMI_FAULT_##name] = sentence,
 static const char *const what[] = {"no fault", DMI_FAULTS(SENTENCE)};
 
+static bool is_fence(const dmi_run *run) {
+    return run->kind == DMI_RUN_FREE && run->flags & DMI_RUN_FENCE;
+}
+
 /* Heap, block and size as far as the page map and the descriptor tell them. */
 static void locate(dmi_fault_report *report) {
     const char *address = report->address;
@@ -46,7 +50,9 @@ static void locate(dmi_fault_report *report) {
         } else if (run->kind == DMI_RUN_GUARDED) {
             report->block = _dmi_guarded_block(run);
             report->block_size = run->block_size;
-        } else if (run->kind == DMI_RUN_LARGE || run->kind == DMI_RUN_VIRTUAL) {
+        } else if (run->kind == DMI_RUN_LARGE || run->kind == DMI_RUN_VIRTUAL ||
+                   (run->kind == DMI_RUN_FREE && run->flags & DMI_RUN_WITHHELD)) {
+            if (is_fence(run) && run->first) run = _dmi_segment_run(run->segment, run->first - 1);
             report->block = _dmi_run_base(run);
             report->block_size = _dmi_run_size(run);
         }
@@ -86,6 +92,19 @@ void _dmi_fault_tell_found(int kind, const char *call, const void *address) {
                   : snprintf(line, sizeof line, "dmi: %s(%p): %s\n", call, address, what[kind]);
     _dmi_os_message(line, (size_t)n);
     abort();
+}
+
+/* Called from a signal handler, on the thread that touched an address that is not accessible. */
+static void tell_of_touch(const void *address) {
+    const dmi_run *run = _dmi_pagemap_find(address);
+    bool freed = run->flags & DMI_RUN_KEPT; /* the same bit as DMI_RUN_WITHHELD */
+    if (run->kind != DMI_RUN_GUARDED && !(run->kind == DMI_RUN_FREE && freed)) return;
+    _dmi_fault_tell_found(freed && !is_fence(run) ? DMI_FAULT_FREE : DMI_FAULT_OVERFLOW, "access",
+                          address);
+}
+
+void _dmi_fault_tell_touches(void) {
+    (void)_dmi_os_on_fault(tell_of_touch); /* without it the program ends there all the same */
 }
 
 void _dmi_fault_tell_noted(const char *call) {

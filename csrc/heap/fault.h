@@ -12,6 +12,9 @@
 /* Tell of a fault that the caller found at that address. Returns if the handler does. call "access": a guard was
  * touched, and this is a signal handler. */
 void _dmi_fault_tell_found(int kind, const char *call, const void *address);
+/* From now on a touch of a guard slot, of a large block that a hardened heap withholds, or of the fence behind one, is
+ * told before the program's own handler of such signals is asked. Once is enough. */
+void _dmi_fault_tell_touches(void);
 /* Tell what was noted while locks were held. */
 void _dmi_fault_tell_noted(const char *call);
 static inline void _dmi_fault_tell(const char *call) {

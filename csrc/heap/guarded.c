@@ -19,14 +19,6 @@ static int64_t draw(dmi_guarded *g) {
     return (int64_t)((g->random >> 11) % (2 * g->every - 1));
 }
 
-/* Called from a signal handler, on the thread that touched an address that is not accessible. */
-static void tell_of_touch(const void *address) {
-    const dmi_run *run = _dmi_pagemap_find(address);
-    if (run->kind != DMI_RUN_GUARDED) return;
-    _dmi_fault_tell_found(run->flags & DMI_RUN_KEPT ? DMI_FAULT_FREE : DMI_FAULT_OVERFLOW, "access",
-                          address);
-}
-
 bool _dmi_guarded_setup(dmi_heap *heap, uint64_t every) {
     _dmi_lock(&pool_lock);
     dmi_guarded *g = _dmi_pool_alloc(&pool);
@@ -37,7 +29,7 @@ bool _dmi_guarded_setup(dmi_heap *heap, uint64_t every) {
     while (!g->random);
     atomic_store_explicit(&g->left, draw(g), memory_order_relaxed);
     heap->guarded = g;
-    (void)_dmi_os_on_fault(tell_of_touch); /* without it the program ends there all the same */
+    _dmi_fault_tell_touches();
     return true;
 }
 

@@ -171,10 +171,12 @@ static inline __attribute__((always_inline)) bool _dmi_hard_take_back(dmi_cache 
 static inline __attribute__((always_inline)) void
 _dmi_hard_free_or(void *block, dmi_run *run, void (*slow)(void *, dmi_run *)) {
     dmi_thread *self = __atomic_load_n(&_dmi_self, __ATOMIC_RELAXED);
-    if (__builtin_expect(_dmi_owner_enter(self), 1)) {
-        /* Read inside: who takes the run over meanwhile waits. */
-        dmi_cache *cache = atomic_load_explicit(&run->cache, memory_order_acquire);
-        bool own = cache && cache->thread == self;
+    dmi_cache *cache = atomic_load_explicit(&run->cache, memory_order_acquire);
+    /* Nobody enters &_dmi_no_thread, which owns no cache and is everybody's. */
+    if (__builtin_expect(cache && cache->thread == self, 1) &&
+        __builtin_expect(_dmi_owner_enter(self), 1)) {
+        /* Asked again inside: who takes a run over waits for that. */
+        bool own = atomic_load_explicit(&run->cache, memory_order_relaxed) == cache;
         bool done = __builtin_expect(own, 1) && _dmi_hard_take_back(cache, run, block);
         _dmi_owner_leave(self);
         if (__builtin_expect(done, 1)) return;

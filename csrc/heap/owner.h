@@ -35,7 +35,7 @@ static inline void _dmi_owner_leave(dmi_thread *self) {
     _dmi_owner_count(self, UINT32_MAX); /* one less: a signal handler may have been inside too */
     atomic_signal_fence(memory_order_seq_cst);
 }
-/* False: it is not favoured, and take the lock. Self may be &_dmi_no_thread, which never is. */
+/* False: it is not favoured, and take the lock. Self has caches: it is not &_dmi_no_thread. */
 static inline bool _dmi_owner_enter(dmi_thread *self) {
     _dmi_owner_count(self, 1);
     atomic_signal_fence(memory_order_seq_cst);

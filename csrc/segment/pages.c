@@ -235,7 +235,10 @@ void _dmi_pages_note_decommit(dmi_segment *segment, size_t first, size_t count, 
 static bool fence(dmi_segment *segment, char *start, size_t size) {
     dmi_os_mode mode = segment->space->mode;
     int64_t more = _dmi_os_guard_cuts(mode) ? 2 : 0;
-    if (!may_cut(more) || _dmi_os_guard(start, size, mode)) return false;
+    if (!may_cut(more) || _dmi_os_guard(start, size, mode)) {
+        add(&segment->space->ledger.refused_calls, 1);
+        return false;
+    }
     if (more) count_pieces(segment, more);
     return true;
 }

@@ -153,7 +153,42 @@ print(ctypes.string_at(block, 16))
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False
     )
-    assert done.returncode == -signal.SIGSEGV
+    told = size < 16 * MIB
+    assert ("the block was freed" in done.stderr) == told
+    assert done.returncode == -(signal.SIGABRT if told else signal.SIGSEGV)
+
+
+@linux
+@pytest.mark.parametrize(("how", "then"), [("lazy", "lazy"), ("lazy:how=decommit", "lazy")])
+@pytest.mark.parametrize(
+    "place",
+    ["larger + size_of(larger)", "virtual + size_of(virtual)", "segment - 1", "segment - 4096"],
+)
+def test_fences_of_a_hardened_heap_cannot_be_touched(how: str, then: str, place: str) -> None:
+    script = f"""
+import ctypes, sys, dmi
+heap = dmi.Heap(decommit={how!r}, hardened=True)
+blocks = [heap.malloc(100_000) for _ in range(3)]
+larger, virtual = blocks[1], heap.malloc(20 << 20)
+heap.decommit = {then!r}
+segment = min(found.address for found in heap.walk() if found.address < virtual or
+              found.address > virtual + (20 << 20))
+size_of = lambda block: (heap.usable_size(block) + 8 + 4095) // 4096 * 4096
+for block in (larger, virtual):
+    ctypes.memset(block, 1, heap.usable_size(block))
+heap.validate()
+heap.stats(detail=True).check()
+heap.free(blocks[0])
+print("so far", flush=True)
+ctypes.memset({place}, 1, 1)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "so far\n", done.stderr
+    told = place.startswith("larger")
+    assert ("this is behind the end of the block" in done.stderr) == told
+    assert done.returncode == -(signal.SIGABRT if told else signal.SIGSEGV)
 
 
 def test_what_is_kept_goes_after_its_delay_whoever_uses_its_neighbours() -> None:
