@@ -1,4 +1,4 @@
-"""Run the models (take and repair, hand-over, marks, the favoured owner) and their mutations in spin.
+"""Run the models (take and repair, hand-over, marks, favoured owner) and their mutations in spin.
 
 A model must pass with its whole state space searched; each mutation must fail, which shows that
 the model can see that mistake. Prints the number of states. Needs spin and a C compiler.
