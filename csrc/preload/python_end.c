@@ -7,6 +7,7 @@
 #include "preload.h"
 
 #include "../os/frames.h"
+#include "../profile/pyframes.h"
 #include "../profile/sampler.h"
 
 #include <stdatomic.h>
@@ -32,6 +33,7 @@ static void (*clear_error)(void);
 static _Atomic bool ended;
 static unsigned tries; /* under the interpreter's lock */
 #define TRIES 1000
+#define LOOKED_AT 128 /* frames, the innermost first */
 
 static bool find(const char *name, void *to) {
     void *symbol = _dmi_os_symbol(name);
@@ -56,10 +58,40 @@ static method end_method = {"dmi_profile", at_end, TAKES_NOTHING, NULL};
 
 static void ask_python(void);
 
+static bool ends_with(const char *text, size_t length, const char *end) {
+    size_t n = strlen(end);
+    return length >= n && memcmp(text + length - n, end, n) == 0;
+}
+
+/* Is this thread in the midst of taking or letting go the lock of a module? Another import would take away what it has
+ * noted there, and end it with a KeyError. Code that a module runs while it is imported is not meant. */
+static bool is_locking_module(void) {
+    static const char *const lockers[] = {"acquire", "release", "__enter__", "__exit__",
+                                          "_lock_unlock_module"};
+    static const char importer[] = "<frozen importlib";
+    dmi_frame frames[LOOKED_AT];
+    uintptr_t places[LOOKED_AT];
+    dmi_python_where where;
+    size_t n = _dmi_python_frames(frames, places, LOOKED_AT);
+    for (size_t i = 0; i < n; i++) {
+        if (!_dmi_python_where(&frames[i], &where) || where.file_length < sizeof importer - 1 ||
+            memcmp(where.file, importer, sizeof importer - 1) != 0)
+            continue;
+        if (i == 0) return true;
+        for (size_t k = 0; k < sizeof lockers / sizeof *lockers; k++)
+            if (ends_with(where.function, where.function_length, lockers[k])) return true;
+    }
+    return false;
+}
+
 /* Called on the main thread, between two instructions of Python code. While the interpreter starts nothing can be
  * imported yet: then the next sample asks again. */
 static int ask_to_be_called(void *unused) {
     (void)unused;
+    if (is_locking_module()) {
+        _dmi_sampler_call_at_python(ask_python);
+        return 0;
+    }
     void *module = import("atexit");
     void *function = module ? make_function(&end_method, NULL, NULL) : NULL;
     void *done = function ? call_method(module, "register", "O", function) : NULL;

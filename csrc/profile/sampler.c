@@ -35,9 +35,9 @@ static _Atomic double large_period; /* bytes for which a larger block is recorde
  * a hundred, measured on programs that do little else, at 2.3 a ns. */
 #define BLOCK_NS 600
 #define FRAME_NS 45
-#define COST_PPM 15000  /* of the time that passes, by default */
-#define SPAN_NS 1000000 /* a span ends when it has cost so much: then the share is judged */
-#define FREE_NS 8000000 /* so much is free at the start */
+#define COST_PPM 15000   /* of the time that passes, by default */
+#define SPAN_NS 1000000  /* a span ends when it has cost so much: then the share is judged */
+#define FREE_NS 20000000 /* so much is free at the start */
 
 static _Atomic uint32_t most_ppm, every;
 static _Atomic uint64_t spent, span_spent, span_began;

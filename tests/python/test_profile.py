@@ -485,3 +485,17 @@ assert heap.stats().busy == 0
 
 def test_threads_free_each_others_blocks() -> None:
     subprocess.run([sys.executable, "-c", THREADS], check=True, timeout=100)
+
+
+def test_pythons_that_start_are_not_disturbed(tmp_path: Path) -> None:
+    """A module that is imported while another one's lock is being taken would end the import."""
+    environment = {
+        **os.environ,
+        "PYTHONMALLOC": "malloc",
+        "LD_PRELOAD": dmi.get_preload_path(),
+    }
+    for every in range(1, 65):
+        environment["DMI_OPTIONS"] = f"profile={tmp_path / 'a'}:sample={every}"
+        subprocess.run(
+            [sys.executable, "-c", "import json"], env=environment, check=True, timeout=60
+        )
