@@ -3,6 +3,7 @@
     python -m tests.labelled.outside                   every program
     python -m tests.labelled.outside --set fresh       the second set (fresh.py)
     python -m tests.labelled.outside --set third       the third set (third.py)
+    python -m tests.labelled.outside --set fourth      the fourth set (fourth.py)
     python -m tests.labelled.outside NAME...           these, with the report of each
     python -m tests.labelled.outside --markdown        the tables as docs/diagnosis.md has them
 
@@ -28,6 +29,7 @@ from typing import TYPE_CHECKING
 import dmi
 from dmi.diagnose import diagnose
 
+from .fourth import FOURTH
 from .fresh import FRESH
 from .languages import COMMANDS, build
 from .programs import PROGRAMS, Program
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     from dmi.diagnose import Verdict
 
 KINDS = ("none", "first-order leak", "second-order leak", "growth", "unknown")
-_SETS = {"first": PROGRAMS, "fresh": FRESH, "third": THIRD}
+_SETS = {"first": PROGRAMS, "fresh": FRESH, "third": THIRD, "fourth": FOURTH}
 _END_SECONDS = 15
 
 
