@@ -31,6 +31,7 @@ help:
 	@echo "make mutate        small faults put into the core: each must be noticed by its tests"
 	@echo "make docs          the pages of docs/ and the references as a site, every link checked"
 	@echo "make nightly       what takes too long for every change"
+	@echo "make fuzz          a million damaged logs and snapshots (FUZZ=1000000)"
 	@echo "make bench         benchmarks"
 	@echo "make dist          the sdist, and a wheel for each Python that is found"
 	@echo "make clean         remove all that was made"
@@ -93,6 +94,13 @@ test-nightly: $(VENV)/.long build
 	$(PYTEST) $(BESIDE) -m nightly
 
 # What the sections of .ci/run share; all that is to be installed in one step.
+# Damaged logs, logs that show a leak and must go on showing it, and damaged snapshots: FUZZ cases in all.
+FUZZ ?= 1000000
+.PHONY: fuzz
+fuzz: build
+	for target in texts leaks snapshots; do $(BIN)/python tests/fuzz/fuzz.py $$target --count $$(($(FUZZ) / 3 + 1)) \
+		--seed $$(date +%j) || exit 1; done
+
 .PHONY: everything nightly
 $(VENV)/.everything: $(VENV)/.installed
 	$(PIP) install --no-build-isolation -e ".[cluster,coverage,dist,docs,frameworks,lint,test]"

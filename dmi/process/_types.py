@@ -24,7 +24,9 @@ __all__ = ["NO_OBJECT", "types_of"]
 
 NO_OBJECT: Final = "(no object)"
 """Blocks that are no object for certain: tables of dicts and lists, buffers."""
-_MOST_POOLS: Final = 768
+_MOST_POOLS: Final = 384
+_OFFSETS: Final = (0, 16, 32)
+"""Where an object may begin in its block: behind the collector's header, and what is before it."""
 _MOST_LOOKS: Final = 1 << 16
 """Addresses that are looked at: most are no types, as blocks may hold anything."""
 _HEAD: Final = 176
@@ -101,8 +103,7 @@ def types_of(heap: PymallocHeap, memory: Memory) -> dict[str, tuple[int, int]]:
         while pick < begin + pools:
             taken += 1
             at = arena.first(heap.pool) + (pick - begin) * heap.pool
-            for block, size in _busy(heap, arena.index, at, memory):
-                name = _type(block, size, types)
+            for name, size in _objects(heap, arena.index, at, memory, types):
                 row = found.setdefault(name, [0, 0])
                 row[0] += 1
                 row[1] += size
@@ -117,23 +118,26 @@ def _pools(arena: Arena, pool: int) -> int:
     return max(0, arena.carved - arena.first(pool)) // pool
 
 
-def _busy(heap: PymallocHeap, index: int, at: int, memory: Memory) -> Iterator[tuple[bytes, int]]:
-    """The first bytes of each busy block of a pool, and its size."""
+def _objects(
+    heap: PymallocHeap, index: int, at: int, memory: Memory, types: _Types
+) -> Iterator[tuple[str, int]]:
+    """Type and size of each busy block of a pool."""
     data = memory.read(at, heap.pool)
     if data is None or len(data) < heap.pool:
         return
-    for offset, size in pool_blocks(data, at, heap.pool, index):
-        yield data[offset : offset + min(size, 48)], size
+    blocks = pool_blocks(data, at, heap.pool, index)
+    words = memoryview(data).cast("Q")
+    for offset, size in blocks:
+        yield _type(words, offset // 8, size, types), size
 
 
-def _type(block: bytes, size: int, types: _Types) -> str:
-    for offset in (0, 16, 32):
-        if len(block) < offset + 16:
+def _type(words: memoryview, first: int, size: int, types: _Types) -> str:
+    for offset in _OFFSETS:
+        if offset + 16 > size:
             break
-        count, address = struct.unpack_from("<QQ", block, offset)
-        if not 0 < count < _IMMORTAL:
-            continue
-        known = types.at(address)
-        if known is not None and known[2] == offset and known[1] <= size - offset:
-            return known[0]
+        at = first + offset // 8
+        if 0 < words[at] < _IMMORTAL:
+            known = types.at(words[at + 1])
+            if known is not None and known[2] == offset and known[1] <= size - offset:
+                return known[0]
     return NO_OBJECT
