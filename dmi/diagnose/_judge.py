@@ -58,17 +58,26 @@ class Thresholds:
     process_share: float = 0.08
     heap_process_share: float = 0.01
     """What a heap gained counts from this share of the process on, where its size is known."""
+    work_bytes: int = 2 << 20
+    """Of a process that was looked at while it works: its interpreter fills caches, its threads
+    leave a little."""
+    collected_min_bytes: int = 16 << 20
+    collected_share: float = 0.25
+    """Of memory whose garbage waits for a collector."""
 
     def tolerance(self, start: int, peak: int | None) -> int:
         """Bytes that do not count."""
         rise = 0 if peak is None else peak - start
         return max(self.min_bytes, int(self.share * max(start, rise)))
 
-    def tolerance_of_memory(self, start: int, peak: int | None) -> int:
+    def tolerance_of_memory(self, start: int, peak: int | None, *, collected: bool = False) -> int:
         """Bytes that do not count of an allocator whose blocks are not known: each keeps some of
-        what was freed for what comes next."""
+        what was freed for what comes next, and a collector lets some garbage wait."""
+        least, share = self.process_min_bytes, self.process_share
+        if collected:
+            least, share = self.collected_min_bytes, self.collected_share
         rise = 0 if peak is None else peak - start
-        return max(self.process_min_bytes, int(self.process_share * max(start, rise)))
+        return max(least, int(share * max(start, rise)))
 
 
 THRESHOLDS: Final = Thresholds()
@@ -321,6 +330,8 @@ def _fitting(states: Sequence[State], thresholds: Thresholds) -> Thresholds:
     if process is None:
         return thresholds
     floor = int(thresholds.heap_process_share * process)
+    if state.memory:
+        floor = max(floor, thresholds.work_bytes)
     return replace(thresholds, min_bytes=max(thresholds.min_bytes, floor))
 
 
@@ -353,7 +364,9 @@ def _kinds(picked: Sequence[Observation | None], thresholds: Thresholds) -> list
     if before.busy is None or after.busy is None:
         if not after.is_walked:
             slack = thresholds.tolerance_of_memory(
-                before.committed, peak.committed if peak is not None else None
+                before.committed,
+                peak.committed if peak is not None else None,
+                collected=after.is_collected,
             )
         if grown > slack:
             return [_Kinded("growth", grown, "commit", None, None)]

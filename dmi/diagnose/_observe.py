@@ -39,6 +39,9 @@ WALKED: Final = frozenset({"", "dmi", "glibc", "pymalloc", "nt", "segment"})
 """Kinds of heaps whose blocks are known, where they could be read. Of the others only the memory
 is."""
 
+COLLECTED: Final = frozenset({"Go", "V8", "JVM", ".NET", "Erlang", "Boehm GC", "GHC", "SBCL"})
+"""Kinds whose garbage waits until a collector runs."""
+
 
 @dataclass(frozen=True, slots=True)
 class Observation:
@@ -86,6 +89,11 @@ class Observation:
     def is_walked(self) -> bool:
         """Whether its blocks are known, so that it is a heap of its own and no mere memory."""
         return self.kind in WALKED or self.busy is not None
+
+    @property
+    def is_collected(self) -> bool:
+        """Whether its garbage may wait for a collector."""
+        return not COLLECTED.isdisjoint(self.kind.split(" or "))
 
     @property
     def retained(self) -> int | None:

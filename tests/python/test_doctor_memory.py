@@ -65,6 +65,13 @@ class TestAllocatorsThatAreNotWalked:
         sizes = (2 * MIB, 90 * MIB, 7 * MIB)
         assert dmi.diagnose(*(moment(other("jemalloc", size)) for size in sizes)).kind == "none"
 
+    def test_garbage_that_waits_for_its_collector_is_no_growth(self) -> None:
+        sizes = (8 * MIB, 6 * MIB, 21 * MIB)
+        assert dmi.diagnose(*(moment(other("Go", size)) for size in sizes)).kind == "none"
+        assert dmi.diagnose(*(moment(other("jemalloc", size)) for size in sizes)).kind == "growth"
+        sizes = (100 * MIB, 120 * MIB, 160 * MIB)
+        assert dmi.diagnose(*(moment(other("V8", size)) for size in sizes)).kind == "growth"
+
     def test_what_a_trim_took_is_no_memory_though_it_may_be_written(self) -> None:
         sizes = (MIB, 80 * MIB, MIB)
         commit = ({"Other": size} for size in (45 * MIB, 130 * MIB, 130 * MIB))
