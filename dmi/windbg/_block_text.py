@@ -102,7 +102,7 @@ def _whole(digits: str) -> int:
 
 
 def _address(digits: str) -> int:
-    return int(digits.replace("`", ""), 16)
+    return int(digits.replace("`", "") or "0", 16)
 
 
 @dataclass(slots=True)

@@ -48,6 +48,8 @@ def format_heap_summary(
         lines.append("No heaps to display.")
     for row in rows:
         contention = "N/A" if row.lock_contention is None else f"{row.lock_contention:x}"
+        if contention == "bad":
+            contention = "0bad"  # the word says that there is no number
         lines.append(
             f"{row.handle:0{width}x} {row.flags:08x} {row.reserved_kib:7d} {row.committed_kib:6d} "
             f"{row.virtual_kib:6d} {row.free_kib:6d} {row.list_length:5d} "

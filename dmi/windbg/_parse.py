@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Final
 
@@ -183,7 +183,7 @@ class _Reader:
         return Log(
             tuple(self.heaps), tuple(self.addresses), tuple(self.blocks.facts),
             tuple(self.blocks.sizes), tuple(self.blocks.blocks), tuple(self.blocks.traces),
-            tuple(self.notices), tuple(self.marks), tuple(unread),
+            tuple(self.notices), _comparable(self.marks), tuple(unread),
         )  # fmt: skip
 
     # -- one line -----------------------------------------------------------------------------
@@ -471,8 +471,21 @@ def _mostly_numbers(found: Sequence[str]) -> bool:
     return sum(cell.isdecimal() for cell in found[2:9]) > 5
 
 
+def _comparable(marks: Sequence[Mark]) -> tuple[Mark, ...]:
+    """Where some times tell their distance from UTC, one that does not may be hours away."""
+    times = [mark for mark in marks if mark.kind == "time"]
+    if not any("UTC" in mark.value for mark in times):
+        return tuple(marks)
+    return tuple(
+        replace(mark, number=None) if mark.kind == "time" and "UTC" not in mark.value else mark
+        for mark in marks
+    )
+
+
 def _seconds(found: re.Match[str]) -> float | None:
     month, day, hour, minute, second, _, year, sign, hours, minutes = found.groups()
+    if sign is None and "(" in found.string[found.end() :]:
+        return None  # its distance from UTC was cut off, and others may be hours away
     try:
         offset = timedelta(hours=int(hours or 0), minutes=int(minutes or 0))
         moment = datetime(

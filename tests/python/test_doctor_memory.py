@@ -13,6 +13,7 @@ import pytest
 
 import dmi
 from dmi import windbg
+from dmi.diagnose import from_log
 
 MIB = 1 << 20
 
@@ -190,6 +191,29 @@ class TestRowsThatAreMissing:
     def test_without_any_header_too(self) -> None:
         log = windbg.parse(self.DERIVED + "0:000> !heap -s\n" + self.HEAD + self.ROW)
         assert [each.line for each in log.unread] == [1]
+
+    def test_a_handle_of_ticks_alone_is_no_crash(self) -> None:
+        log = windbg.parse("Heap at ```````\n" + self.HEAD + self.ROW)
+        assert len(log.heaps[0].rows) == 1
+
+    def test_a_lock_count_that_spells_a_word(self) -> None:
+        row = windbg.parse(self.HEAD + self.ROW.replace("3751a5", "0bad")).heaps[0].rows[0]
+        assert row.lock_contention == 0xBAD
+        again = windbg.parse(windbg.format_heap_summary([row])).heaps[0].rows
+        assert again == (row,)
+
+    @pytest.mark.parametrize("cut", [" (UTC + ", "", " (UTC"])
+    def test_a_time_whose_offset_was_cut_off_orders_nothing(self, cut: str) -> None:
+        blocks = ("11", "43")
+        times = (f"14:30:02.000 2022{cut}", "14:30:34.000 2022 (UTC + 8:00)")
+        text = "".join(
+            f"Debug session time: Tue Jan 25 {time}\n0:000> !heap -s\nLFH Key : 0x23227b77\n"
+            f"{self.HEAD}033f0000 00000002 1076 72 1020 1 9 1 {count} 1 LFH\n0:000> g\n"
+            for time, count in zip(times, blocks, strict=True)
+        )
+        verdict = from_log(windbg.parse(text))
+        assert verdict.kind == "growth"
+        assert "virtual blocks" in verdict.subject
 
     def test_a_header_and_a_key_that_were_wrapped(self) -> None:
         log = windbg.parse(

@@ -13,9 +13,7 @@ from .programs import FIRST, GROWTH, NONE, SECOND, _p
 
 __all__ = ["FOURTH"]
 
-_CBOR: Final = (
-    "import cbor2; doc = cbor2.dumps({f'k{i}': {'n': i, 's': 'text %d' % i} for i in range(30)}); cbor2.loads(doc)"
-)
+_CBOR: Final = "import cbor2; doc = cbor2.dumps({f'k{i}': {'n': i, 's': 'text %d' % i} for i in range(30)}); cbor2.loads(doc)"
 _AVRO: Final = (
     "import fastavro, io; s = fastavro.parse_schema({'type': 'record', 'name': 'r', 'fields': [{'name': f'f{i}', 'type': 'string'} for i in range(20)]})\n"
     "b = io.BytesIO(); fastavro.schemaless_writer(b, s, {f'f{i}': 'text %d' % i for i in range(20)}); raw = b.getvalue()\n"
