@@ -63,6 +63,10 @@ class Case:
         self._aside = False
         self._objects: Heap | None = None
         """Where Python's objects are."""
+        self._calling = False
+        self._reports: list[pytest.TestReport] = []
+        """Those that pytest was told of while the test ran."""
+        self._begun_at = 0
 
     @property
     def own(self) -> Watch | None:
@@ -106,27 +110,22 @@ class Case:
         finally:
             self._aside = False
 
-    @contextmanager
-    def kept_by_pytest(self) -> Generator[None]:
-        """What stays of what happens inside is pytest's: the reports of subtests, to the end."""
-        heap = self._objects
-        if heap is None or self._aside or self.found is not None:
-            yield
-            return
-        before = heap.stats().busy
-        try:
-            yield
-        finally:
-            # Less than before: a collection took garbage of the test meanwhile.
-            self._leave_out(max(0, heap.stats().busy - before))
+    def told(self, report: pytest.TestReport) -> None:
+        """pytest is told of a report, and keeps it. Subtests have theirs while the test runs."""
+        if self._calling:
+            self._reports.append(report)
 
-    def _leave_out(self, size: int) -> None:
-        for watch in (self.outer, self.inner):
-            if watch is not None and self._objects is not None:
-                watch.leave_out(self._objects.handle, size)
+    def _leave_out_reports(self, watch: Watch | None, first: int = 0) -> None:
+        """What reports from the first one on hold."""
+        if watch is not None and self._objects is not None:
+            seen: set[int] = set()
+            size = sum(_size(each, seen) for each in self._reports[first:])
+            watch.leave_out(self._objects.handle, size)
 
     def begin_call(self) -> None:
         """The test begins, or its first loop has ended."""
+        self._calling = True
+        self._begun_at = len(self._reports)
         if self.own is not None:
             self.own.again()
         elif self.names:
@@ -136,6 +135,8 @@ class Case:
 
     def end_call(self) -> None:
         """The test went well; its fixtures are still there."""
+        self._calling = False
+        self._leave_out_reports(self.inner, self._begun_at)
         if self.limits.loops > 1 and not self.looped:
             raise pytest.UsageError(f"{self.item.nodeid}: loops: another plugin ran the test")
         if self.names:
@@ -159,8 +160,13 @@ class Case:
         if self.called is None:
             return
         # What the test printed stays in its report.
-        printed = getattr(self.item, "_report_sections", ())
-        self._leave_out(sum(sys.getsizeof(text) for *_, text in printed))
+        self._leave_out_reports(self.outer)
+        printed = sum(
+            sys.getsizeof(text) for *_, text in getattr(self.item, "_report_sections", ())
+        )
+        for watch in (self.outer, self.inner):
+            if watch is not None and self._objects is not None:
+                watch.leave_out(self._objects.handle, printed)
         looked = self._looked()
         self.found, self.said = looked[0], self._broken(looked[0])
         # What all is back of after the fixtures is no leak, whatever it was before.
@@ -190,6 +196,24 @@ class Case:
         if self.baseline is not None:
             said += self.baseline.broken(self.item.nodeid, found)
         return said
+
+
+def _size(value: object, seen: set[int]) -> int:
+    """Bytes of blocks that plain data takes, each object once."""
+    if id(value) in seen:
+        return 0
+    seen.add(id(value))
+    size = sys.getsizeof(value) + 15 & ~15
+    if isinstance(value, dict):
+        size += sum(_size(each, seen) for pair in value.items() for each in pair)
+    elif isinstance(value, (list, tuple, set)):
+        size += sum(_size(each, seen) for each in value)
+    elif not isinstance(value, type):
+        size += sum(
+            _size(getattr(value, name, None), seen)
+            for name in ("__dict__", *getattr(value, "__slots__", ()))
+        )
+    return size
 
 
 def _names(item: pytest.Item, value: object) -> tuple[str, ...]:

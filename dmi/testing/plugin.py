@@ -13,7 +13,7 @@ to the fixture ``dmi_watch``. Where the memory is not on dmi the test is an erro
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,7 +21,6 @@ import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
-    from contextlib import AbstractContextManager
 
     from dmi.heap import Heap
     from dmi.testing._baseline import Baseline
@@ -258,24 +257,13 @@ class _Judge:
 
     # ---- the whole run -----------------------------------------------------------------------
 
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_makereport(self) -> Generator[None, object, object]:
-        """Subtests make reports while the test runs, and pytest keeps them all."""
-        with self._kept_by_pytest():
-            return (yield)
-
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> Generator[None, None, None]:
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when in ("call", "teardown"):
             for name, value in report.user_properties:
                 if name == PROPERTY:
                     self.rows[report.nodeid] = json.loads(str(value))
-        with self._kept_by_pytest():
-            return (yield)
-
-    def _kept_by_pytest(self) -> AbstractContextManager[None]:
-        case = self.case
-        return nullcontext() if case is None or not case.begun else case.kept_by_pytest()
+        if self.case is not None:
+            self.case.told(report)
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         from dmi._sizes import show_size
