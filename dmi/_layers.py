@@ -115,7 +115,7 @@ class Layer:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Layers:
     """The layers of one process at one moment. str() is a table for people."""
 
@@ -130,6 +130,10 @@ class Layers:
     counted: int = 0
     """Bytes that an allocator counts as its own without saying where they lie: they are among what
     nobody is known to have."""
+
+    def __repr__(self) -> str:
+        most = "" if self.holder is None else f", most held by {self.holder[0]:.60}"
+        return f"<dmi.Layers of process {self.pid}: {len(self.layers)} layers{most}>"
 
     @property
     def holder(self) -> tuple[str, int] | None:

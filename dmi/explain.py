@@ -47,7 +47,7 @@ class Figure:
     formula: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Explanation:
     """Figures in the order of the table, the reasons for every retained byte, ages of free pages.
 
@@ -63,6 +63,9 @@ class Explanation:
 
     def __str__(self) -> str:
         return "\n".join(self._lines())
+
+    def __repr__(self) -> str:
+        return f"<dmi.Explanation of {self.heap}: {len(self.figures)} figures>"
 
     def _lines(self) -> Iterator[str]:
         width = max(len(figure.name) for figure in (*self.figures, *self.reasons))

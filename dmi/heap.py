@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import operator
+import os
 import weakref
+from contextlib import suppress
 from typing import TYPE_CHECKING, Literal, NamedTuple, SupportsIndex, overload
 
 from dmi import _core, _decommit, _inspect, windbg
@@ -434,7 +436,10 @@ def current_profile() -> dict[str, Any] | None:
 
 
 class Found(NamedTuple):
-    """Where an address lies: the heap, the range around it, and the bytes into that range."""
+    """Where an address lies: the heap, the range around it, and the bytes into that range.
+
+    A pickle names the heap by its handle: in another process, or when it is gone, ``heap`` is None.
+    """
 
     heap: Heap
     address: int
@@ -444,6 +449,17 @@ class Found(NamedTuple):
     bucket: int
     segment: int
     offset: int
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_found_again, (os.getpid(), self.heap and self.heap.handle, *self[1:]))
+
+
+def _found_again(pid: int, handle: int | None, *rest: Any) -> Found:
+    heap: Any = None
+    if handle is not None and pid == os.getpid():
+        with suppress(HeapError):
+            heap = Heap.from_handle(handle)
+    return Found(heap, *rest)
 
 
 def _name_bytes(name: str | None) -> bytes | None:

@@ -270,6 +270,11 @@ class Ranges(_Ranges, Sequence[Range]):
     def _parts(self) -> Iterator[memoryview]:
         yield self._records
 
+    def __eq__(self, other: object) -> bool:
+        return self._records == other._records if isinstance(other, Ranges) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
     def __repr__(self) -> str:
         return f"<dmi.Ranges: {len(self)}>"
 

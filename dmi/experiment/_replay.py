@@ -35,7 +35,7 @@ DEFAULT_SAMPLES = 200
 DEFAULT_REPEAT = 3
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Replay:
     """A recording under each of several policies. str() is what `dmi replay` prints."""
 
@@ -98,6 +98,11 @@ class Replay:
             for run in self.runs
             for sample in run.timeline
         ])  # fmt: skip
+
+    def __repr__(self) -> str:
+        policies = ", ".join(run.decommit for run in self.runs[:4])
+        more = f" and {len(self.runs) - 4} more" if len(self.runs) > 4 else ""
+        return f"<dmi.Replay of {self.recording}: {self.events:,} events under {policies}{more}>"
 
     def _repr_html_(self) -> str:
         head = ("policy", "committed at peak", "at end", "retained at end", "page bound", "CPU s")

@@ -285,7 +285,7 @@ class PrintedPercent:
     kib: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class AddressSummary:
     """`!address -summary`: the address space by usage, by type and by state. All sizes in bytes.
 
@@ -314,6 +314,11 @@ class AddressSummary:
     line: int = field(default=0, compare=False)
 
     __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        label = f" {self.label!r}" if self.label else ""
+        sizes = f"{self.busy:,} bytes not free, {self.committed:,} committed"
+        return f"<dmi.AddressSummary{label}: {sizes}>"
 
     @property
     def free(self) -> int:

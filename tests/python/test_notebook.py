@@ -19,7 +19,8 @@ SQLITE = Path(__file__).resolve().parents[2] / "examples" / "sqlite-vacuum.dmi.z
 MADE: dict[str, Callable[[dmi.Heap], Any]] = {
     "stats": lambda heap: heap.stats(),
     "detail": lambda heap: heap.stats(detail=True),
-    "ranges": lambda heap: list(heap.ranges()),
+    "ranges": lambda heap: heap.ranges(),
+    "found": lambda heap: dmi.find(heap.malloc(100)),
     "snapshot": lambda heap: dmi.snapshot(True).as_dict(),
     "segments": lambda heap: heap.segments(),
     "histogram": lambda heap: heap.histogram(),
@@ -45,6 +46,16 @@ def test_what_is_returned_can_be_kept(used: dmi.Heap, name: str) -> None:
         assert again == found
 
 
+def test_a_found_block_names_its_heap_where_it_lives() -> None:
+    with dmi.Heap() as heap:
+        found = dmi.find(heap.malloc(100))
+        assert found is not None
+        kept = pickle.dumps(found)
+        assert pickle.loads(kept).heap.handle == heap.handle
+    assert pickle.loads(kept).heap is None
+    assert pickle.loads(kept).address == found.address
+
+
 def test_walks_marks_and_snapshots_too(used: dmi.Heap) -> None:
     ranges, mark, snapshot = used.ranges(), used.mark(), dmi.snapshot(True)
     assert list(pickle.loads(pickle.dumps(ranges))) == list(ranges)
@@ -57,7 +68,8 @@ def test_walks_marks_and_snapshots_too(used: dmi.Heap) -> None:
 
 
 def test_prompts_stay_short(used: dmi.Heap) -> None:
-    for found in (dmi.snapshot(True), used.ranges(), used.walk(), used):
+    made = (dmi.snapshot(True), used.ranges(), used.walk(), used, used.explain(), dmi.layers())
+    for found in (*made, dmi.address_summary()):
         assert len(repr(found)) < 200
     assert "process" in repr(dmi.snapshot(label="noon"))
     assert "'noon'" in repr(dmi.snapshot(label="noon"))
@@ -106,6 +118,7 @@ def test_time_lines_as_arrays(replay: Any) -> None:
     assert list(arrays["committed"]) == [each.stats.committed for each in timeline]
     assert (arrays["reserved"] == arrays["uncommitted"] + arrays["committed"]).all()
     assert replay._repr_html_().count("<tr>") == 3
+    assert len(repr(replay)) < 200
 
 
 def test_frames(replay: Any, used: dmi.Heap) -> None:
