@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from rich.markup import escape
+from rich.text import Text
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
@@ -78,7 +79,15 @@ class Top(App[None]):
     #left { width: 1fr; }
     .spark { height: 3; margin: 0 1; }
     .cap { height: 1; padding: 0 1; color: $text-muted; }
+    .-narrow #body { layout: vertical; }
+    .-narrow #left { width: 100%; height: 1fr; }
+    .-narrow #layers { width: 100%; height: 9; border-left: none; border-top: solid $panel; }
+    .-short #layers, .-short .spark, .-short .cap { display: none; }
     """
+    # From these widths and heights on: a small terminal is for the heaps first. They are no class
+    # variables to textual.
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (112, "-wide")]  # noqa: RUF012
+    VERTICAL_BREAKPOINTS = [(0, "-short"), (24, "-tall")]  # noqa: RUF012
 
     def __init__(self, look: OwnLook | OtherLook, every: float = 1.0) -> None:
         super().__init__()
@@ -120,7 +129,11 @@ class Top(App[None]):
         """Read and draw."""
         begin = time.monotonic()
         found = self._look.read()
-        self.query_one("#head", Static).update(head(found, time.monotonic() - begin, self._paused))
+        # A line each, cut where the terminal is narrower.
+        above = Text.from_markup(head(found, time.monotonic() - begin, self._paused)).split("\n")
+        for each in above:
+            each.truncate(max(10, self.size.width - 2), overflow="ellipsis")
+        self.query_one("#head", Static).update(Text("\n").join(above))
         self._draw_heaps(found)
         self.query_one("#layers", Static).update(layers_text(found))
         history = list(self._look.history)

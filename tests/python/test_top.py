@@ -158,3 +158,24 @@ def test_wrong_use(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main(["top", "--pid", "1", "--every", "0"])
     assert "not seconds" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("size", [(40, 12), (60, 20), (80, 24), (200, 50)])
+def test_heaps_are_seen_in_every_terminal(size: tuple[int, int]) -> None:
+    from dmi.top._app import Top
+
+    async def seen() -> None:
+        with dmi.Heap("never", name="mine") as heap:
+            heap.malloc(1000)
+            app = Top(OwnLook(), every=60)
+            async with app.run_test(size=size) as pilot:
+                await pilot.pause()
+                width, height = size
+                table, head = app.query_one("#heaps").region, app.query_one("#head").region
+                assert table.width >= min(width, 80) - 2
+                assert table.height >= 5
+                assert head.height <= 5
+                layers = app.query_one("#layers")
+                assert layers.display == (height >= 24)
+
+    asyncio.run(seen())
