@@ -10,6 +10,7 @@ from rich.text import Text
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
+from textual.coordinate import Coordinate
 from textual.screen import ModalScreen
 from textual.widgets import DataTable, Footer, Input, Sparkline, Static
 
@@ -156,13 +157,14 @@ class Top(App[None]):
             for each, row in zip(rows, cells, strict=True):
                 table.add_row(*row, key=f"{each.kind}-{each.handle}")
             # The cursor stays with its heap, wherever that stands now.
-            place = [n for n, each in enumerate(rows) if chosen and each.handle == chosen.handle]
-            table.move_cursor(row=place[0] if place else 0)
+            again = [n for n, each in enumerate(rows) if chosen and each.handle == chosen.handle]
+            table.move_cursor(row=again[0] if again else 0)
         else:
             for number, row in enumerate(cells):
                 for column, cell in enumerate(row):
-                    if table.get_cell_at((number, column)) != cell:  # type: ignore[arg-type]
-                        table.update_cell_at((number, column), cell)  # type: ignore[arg-type]
+                    place = Coordinate(number, column)
+                    if table.get_cell_at(place) != cell:
+                        table.update_cell_at(place, cell, update_width=True)
         self._rows = rows
 
     # ---- keys --------------------------------------------------------------------------------
