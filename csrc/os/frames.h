@@ -25,11 +25,11 @@ typedef struct dmi_native {
 /* Before the first stack: look for tables and code. May allocate. */
 void _dmi_os_frames_begin(void);
 /* Frames from the function whose frame that is (what __builtin_frame_address says) on outwards, without it and at most
- * so many; without those of our own library at the beginning. Returns how many. *whole: the last one is where the
- * thread began; else the stack is cut. */
-size_t _dmi_os_frames(const void *frame, dmi_native *out, size_t most, bool *whole);
+ * so many; without those of our own library at the beginning. Returns how many. *cut: frames further out
+ * are missing, as far as that can be told. */
+size_t _dmi_os_frames(const void *frame, dmi_native *out, size_t most, bool *cut);
 /* The same with those of our own library. */
-size_t _dmi_os_all_frames(const void *frame, dmi_native *out, size_t most, bool *whole);
+size_t _dmi_os_all_frames(const void *frame, dmi_native *out, size_t most, bool *cut);
 /* Call visit for each mapping of code that comes from a file; path is not terminated. 0 or an errno (ENOSYS: the system
  * has no such list). visit must not take a stack. */
 int _dmi_os_code(void (*visit)(void *argument, uint64_t start, uint64_t end, uint64_t offset,

@@ -173,7 +173,7 @@ static step_end step_linked(walk *w) {
 }
 
 /* By the row of each address, from a frame that is linked for sure. */
-static size_t by_rows(walk w, bool skip_own, dmi_native *out, size_t most, bool *whole) {
+static size_t by_rows(walk w, bool skip_own, dmi_native *out, size_t most, bool *cut) {
     dmi_rows_seen seen = {.count = 0};
     size_t n = 0, own = 0;
     step_end going = GOES_ON;
@@ -191,7 +191,7 @@ static size_t by_rows(walk w, bool skip_own, dmi_native *out, size_t most, bool 
         out[n++] =
             (dmi_native){.address = pc + exact, .end = going == GOES_ON ? w.sp : UINTPTR_MAX};
     }
-    *whole = going == ENDS;
+    *cut = going != ENDS;
     return n;
 }
 
@@ -211,22 +211,20 @@ static size_t by_links(walk w, bool skip_own, dmi_native *out, size_t most) {
     return n;
 }
 
-static size_t frames_of(const void *frame, bool skip_own, dmi_native *out, size_t most,
-                        bool *whole) {
+static size_t frames_of(const void *frame, bool skip_own, dmi_native *out, size_t most, bool *cut) {
     uintptr_t at = (uintptr_t)frame;
     walk w = {.sp = at, .limit = limit_of(at), .fp_known = true};
-    *whole = false;
+    *cut = false;
     if (!word_at(&w, at, &w.fp) || !word_at(&w, at + WORD, &w.pc)) return 0;
     w.sp = at + 2 * WORD;
-    return _dmi_rows_on() ? by_rows(w, skip_own, out, most, whole)
-                          : by_links(w, skip_own, out, most);
+    return _dmi_rows_on() ? by_rows(w, skip_own, out, most, cut) : by_links(w, skip_own, out, most);
 }
 
-size_t _dmi_os_frames(const void *frame, dmi_native *out, size_t most, bool *whole) {
-    return frames_of(frame, true, out, most, whole);
+size_t _dmi_os_frames(const void *frame, dmi_native *out, size_t most, bool *cut) {
+    return frames_of(frame, true, out, most, cut);
 }
-size_t _dmi_os_all_frames(const void *frame, dmi_native *out, size_t most, bool *whole) {
-    return frames_of(frame, false, out, most, whole);
+size_t _dmi_os_all_frames(const void *frame, dmi_native *out, size_t most, bool *cut) {
+    return frames_of(frame, false, out, most, cut);
 }
 
 void _dmi_os_frames_begin(void) {

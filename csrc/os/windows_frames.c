@@ -5,24 +5,24 @@
 #include <windows.h>
 
 static inline __attribute__((always_inline)) size_t frames_of(DWORD skip, dmi_native *out,
-                                                              size_t most, bool *whole) {
+                                                              size_t most, bool *cut) {
     void *found[62];
     ULONG n = CaptureStackBackTrace(skip, most < 62 ? (DWORD)most : 62, found, NULL);
     for (ULONG i = 0; i < n; i++)
         out[i] = (dmi_native){.address = (uintptr_t)found[i], .end = UINTPTR_MAX};
-    *whole = false;
+    *cut = false;
     return n;
 }
 
-size_t _dmi_os_frames(const void *frame, dmi_native *out, size_t most, bool *whole) {
+size_t _dmi_os_frames(const void *frame, dmi_native *out, size_t most, bool *cut) {
     (void)frame;
     /* The system unwinds by its tables; the first few frames are ours. */
-    return frames_of(2, out, most, whole);
+    return frames_of(2, out, most, cut);
 }
 
-size_t _dmi_os_all_frames(const void *frame, dmi_native *out, size_t most, bool *whole) {
+size_t _dmi_os_all_frames(const void *frame, dmi_native *out, size_t most, bool *cut) {
     (void)frame;
-    return frames_of(0, out, most, whole);
+    return frames_of(0, out, most, cut);
 }
 
 void _dmi_os_frames_begin(void) {}

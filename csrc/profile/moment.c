@@ -131,6 +131,10 @@ static void put_frames(output *out, numbers *frames) {
         if (!_dmi_frames_get(i, &key, &text)) continue;
         frames->of[i] = written;
         put_plain(out, written++ ? ",\n" : "\n");
+        if (key == DMI_FRAME_CUT) {
+            put_plain(out, "{\"file\":\"\",\"function\":\"(cut)\"}");
+            continue;
+        }
         if (!(key & DMI_FRAME_PYTHON)) {
             put_plain(out, "{\"address\":");
             put_number(out, key);

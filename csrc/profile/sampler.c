@@ -121,14 +121,18 @@ static uint32_t take_stack(const void *frame) {
     dmi_native native[NATIVES];
     uintptr_t place[PYTHONS];
     uint16_t order[NATIVES + PYTHONS];
-    bool whole;
-    size_t natives = _dmi_os_frames(frame, native, NATIVES, &whole);
+    bool cut;
+    size_t natives = _dmi_os_frames(frame, native, NATIVES, &cut);
     size_t pythons = _dmi_python_frames(python, place, PYTHONS);
     if (pythons && atomic_load_explicit(&when_python, memory_order_relaxed)) tell_of_python();
     size_t n = merge(native, natives, place, pythons, order);
     uint32_t node = 0;
     charge(n);
     if (n == 0) return 0;
+    if (cut || pythons == PYTHONS) {
+        node = _dmi_stacks_enter(node, &(dmi_frame){.key = DMI_FRAME_CUT});
+        if (node == 0) return _dmi_stacks_number(node);
+    }
     for (size_t i = n; i-- > 0;) {
         size_t number = order[i] & (PYTHON - 1);
         bool is_python = order[i] & PYTHON;

@@ -23,6 +23,7 @@ typedef struct dmi_frame {
     uint32_t offset;  /* Python: bytes from the first instruction */
 } dmi_frame;
 #define DMI_FRAME_PYTHON (UINT64_C(1) << 63)
+#define DMI_FRAME_CUT UINT64_C(1) /* in the place of frames that are missing further out */
 
 /* What an interned frame says: for Python where it was, as text. */
 typedef struct dmi_frame_text {

@@ -249,8 +249,10 @@ def _cut(profile: Profile, what: str) -> int:
     def is_cut(holder: Holder) -> bool:
         if holder.stack is None:
             return False
-        frames = profile.stacks[holder.stack]
-        return len(frames) == 1 and profile.frames[frames[0]].address is not None
+        frames = [profile.frames[number] for number in profile.stacks[holder.stack]]
+        if len(frames) == 2 and frames[1].is_cut:
+            frames.pop()
+        return len(frames) == 1 and frames[0].address is not None
 
     return round(estimates(profile, what, is_cut).get(True, Estimate(0.0, 0.0, 0)).bytes)
 

@@ -19,6 +19,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
+from dmi.profile._parts import CUT
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -106,6 +108,8 @@ def asks_for_memory(function: str) -> bool:
 def without_allocator(places: Sequence[Place], skipped: frozenset[str]) -> Sequence[Place]:
     """A stack without what only asks for memory at its top; never without its last frame."""
     for number, place in enumerate(places):
+        if place.function == CUT and not place.file:
+            return places[max(0, number - 1) :]
         if (
             place.owner != "allocator"
             and place.function not in skipped

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 __all__ = [
+    "CUT",
     "FATES",
     "KIND",
     "SNAPSHOT",
@@ -21,6 +22,8 @@ KIND: Final = "dmi-profile"
 SNAPSHOT: Final = "dmi-snapshot"
 """The format of a file that may carry one."""
 VERSION: Final = 1
+CUT: Final = "(cut)"
+"""The function, without a file, that stands in the place of frames that are missing further out."""
 FATES: Final = ("pinned", "goes_back", "empty")
 
 
@@ -40,6 +43,11 @@ class Frame(NamedTuple):
     file: str = ""
     function: str = ""
     line: int = 0
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether it stands for frames that are missing."""
+        return self.address is None and self.function == CUT and not self.file
 
 
 class Block(NamedTuple):

@@ -13,6 +13,7 @@ from dmi.profile._own import (
     owner_of_function,
     without_allocator,
 )
+from dmi.profile._parts import CUT
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -46,6 +47,8 @@ class Place(NamedTuple):
         if self.file:
             where = f"{short(self.file)}:{self.line}" if self.line else short(self.file)
             return f"{where} {self.function}".rstrip()
+        if self.function == CUT:
+            return CUT
         module = short(self.module) or "?"
         if self.function:
             return f"{self.function}+{self.offset:#x} ({module})"
@@ -54,6 +57,8 @@ class Place(NamedTuple):
     @property
     def function_name(self) -> str:
         """The function, and where it is from."""
+        if self.function == CUT:
+            return CUT
         if not self.function:
             return printable(f"({short(self.module) or '?'})")
         return printable(f"{self.function} ({short(self.file or self.module) or '?'})")
@@ -133,6 +138,8 @@ class Resolver:
         return self._mappings[place]
 
     def _places(self, frame: Frame) -> list[Place]:
+        if frame.is_cut:
+            return [Place(CUT, "", 0, "", 0, "runtime", False)]
         if frame.address is None:
             owner = owner_of_file(frame.file, python=True)
             return [Place(frame.function, frame.file, frame.line, "", 0, owner, True)]

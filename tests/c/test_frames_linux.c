@@ -39,7 +39,9 @@ static void need_rows(void) {
 /* Both stacks, from this function on. It links its frame, as the slow paths do. */
 __attribute__((noinline)) static int take(void) {
     their_count = (size_t)backtrace(their_frames, MOST + 2);
-    our_count = _dmi_os_all_frames(__builtin_frame_address(0), ours, MOST, &whole);
+    bool cut;
+    our_count = _dmi_os_all_frames(__builtin_frame_address(0), ours, MOST, &cut);
+    whole = !cut;
     /* Theirs begins with this function; under a sanitizer, with one of its own. */
     for (theirs = their_frames; their_count && theirs < their_frames + 3; their_count--, theirs++)
         if ((uintptr_t)*theirs == ours[0].address) break;
@@ -194,13 +196,14 @@ static uintptr_t scribble;
 
 /* Writes over a return address, and takes the stack before it is mended. */
 __attribute__((noinline)) static int damaged(void) {
-    bool intact;
-    size_t n = _dmi_os_all_frames(__builtin_frame_address(0), ours, MOST, &intact);
-    REQUIRE(n > 3 && intact);
+    bool cut;
+    size_t n = _dmi_os_all_frames(__builtin_frame_address(0), ours, MOST, &cut);
+    REQUIRE(n > 3 && !cut);
     uintptr_t *place = (uintptr_t *)(ours[1].end - sizeof(uintptr_t)), before = *place;
     REQUIRE(before == ours[2].address);
     *(volatile uintptr_t *)place = scribble;
-    our_count = _dmi_os_all_frames(__builtin_frame_address(0), ours, MOST, &whole);
+    our_count = _dmi_os_all_frames(__builtin_frame_address(0), ours, MOST, &cut);
+    whole = !cut;
     *(volatile uintptr_t *)place = before;
     return zero;
 }
@@ -270,11 +273,11 @@ TEST(frame_pointers_count_where_code_proves_that_it_links_them) {
 static _Atomic bool stop;
 static void *takes_stacks(void *argument) {
     dmi_native mine[MOST];
-    bool is_whole;
+    bool is_cut;
     size_t n = 0;
     while (!stop) {
-        n = _dmi_os_all_frames(__builtin_frame_address(0), mine, MOST, &is_whole);
-        if (!is_whole || n == 0) break;
+        n = _dmi_os_all_frames(__builtin_frame_address(0), mine, MOST, &is_cut);
+        if (is_cut || n == 0) break;
     }
     *(size_t *)argument = stop ? n : 0;
     return NULL;
