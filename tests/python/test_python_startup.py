@@ -100,7 +100,8 @@ def test_a_virtual_environment_starts_with_its_objects_on_dmi(tmp_path: Path) ->
             capture_output=True,
             text=True,
             check=False,
-            env={k: v for k, v in os.environ.items() if not k.startswith("PYTHON")} | environment,
+            env={k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "DMI_"))}
+            | environment,
         )
         assert done.returncode == 0, done.stderr
         assert done.stderr == ""
