@@ -13,6 +13,10 @@ def pools(
 ) -> tuple[dict[str, Any], list[tuple[int, int, int, int]]]: ...
 
 @disjoint_base
+class Bytes:
+    def __new__(cls, thing: Any) -> Self: ...
+
+@disjoint_base
 class Eye:
     skipped: int
     def __new__(cls, reader: Any, absent_too: bool = False) -> Self: ...
