@@ -170,7 +170,7 @@ def test_progress_is_a_bar_on_a_terminal_where_rich_is_there(
 def test_the_state_of_the_start_up_file_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["python", "status", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
-    assert set(said) == {"environment", "file", "enabled"}
+    assert set(said) == {"environment", "file", "enabled", "asked_for"}
     assert main(["python"]) == 0
     assert said["environment"] in capsys.readouterr().out
 
@@ -180,7 +180,10 @@ def test_a_start_that_cannot_be_is_a_line_and_never_in_the_way(
 ) -> None:
     put: list[object] = []
     checks = SimpleNamespace(
-        not_here=lambda: "", refusal=lambda hook, domains: "", is_traced=lambda: False
+        not_here=lambda: "",
+        asked_for=lambda: None,
+        refusal=lambda hook, domains: "",
+        is_traced=lambda: False,
     )
     hook = SimpleNamespace(
         installed=lambda: False, make_heap=lambda name: name, put=lambda *what: put.append(what)
