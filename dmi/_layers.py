@@ -41,25 +41,32 @@ class Part:
     """One holder of memory. Bytes; None where it cannot be told.
 
     resident  what of holds is in physical memory
+    unknown   what of holds could not be looked at, as what is in swap: it may be used or not
     """
 
     name: str
     holds: int | None
     uses: int | None
     resident: int | None = field(default=None, compare=False)
+    unknown: int = 0
 
     @property
     def retains(self) -> int | None:
-        """holds - uses, at least 0: the two may be read at different moments."""
+        """holds - uses - unknown, at least 0: they may be read at different moments."""
         if self.holds is None or self.uses is None:
             return None
-        return max(0, self.holds - self.uses)
+        return max(0, self.holds - self.uses - self.unknown)
 
     @property
     def weight(self) -> int:
         """What it costs as far as that is known: what is resident, else what it holds."""
         held = self.holds or 0
         return held if self.resident is None else min(held, self.resident)
+
+    @property
+    def unseen(self) -> Part:
+        """What could not be looked at, as a holder of its own."""
+        return Part(f"what was not looked at of {self.name}", self.unknown, None)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -69,6 +76,7 @@ class Part:
             "uses": self.uses,
             "retains": self.retains,
             "resident": self.resident,
+            "unknown": self.unknown,
         }
 
 
@@ -174,6 +182,8 @@ class Layers:
         parts = self._allocators()
         most = max((part.retains or 0 for part in parts), default=0)
         open_ = [(part.weight, part) for part in parts if part.retains is None]
+        # Of a heap that was looked at in part, the rest may be what most is retained of.
+        open_ += [(part.unknown, part.unseen) for part in parts if part.unknown]
         for leaf in self.leaves:
             if leaf.what in ("rest", "shared memory", "anonymous"):
                 counted = self.counted if leaf.what == "rest" else 0
@@ -217,6 +227,8 @@ class Layers:
                     yield _row(
                         f"     {part.name}", part.holds, part.uses, part.retains, part.resident
                     )
+                    if part.unknown >= 1024:
+                        yield _row("       of it not looked at", part.unknown, None, None, blank="")
             for name, size in layer.figures:
                 yield _row(f"       {name}", size, None, None, blank="")
             if layer.note:

@@ -149,7 +149,7 @@ def part_of(heap: ForeignHeap) -> Part:
         name = f"{title} {heap.handle:x}" + (f" ({escaped(heap.name)})" if heap.name else "")
     holds = None if stats.committed is None else stats.committed + mapped
     busy = None if stats.busy is None else stats.busy + mapped
-    return Part(name, holds, busy, stats.resident)
+    return Part(name, holds, busy, stats.resident, stats.unknown or 0)
 
 
 def _merged(parts: Iterable[Part]) -> tuple[Part, ...]:
@@ -160,7 +160,9 @@ def _merged(parts: Iterable[Part]) -> tuple[Part, ...]:
         holds = [part.holds for part in rest if part.holds is not None]
         uses = [part.uses for part in rest if part.uses is not None]
         whole = len(holds) == len(uses) == len(rest)
-        shown.append(Part(f"{len(rest)} others", sum(holds), sum(uses) if whole else None))
+        unknown = sum(part.unknown for part in rest)
+        title = f"{len(rest)} others"
+        shown.append(Part(title, sum(holds), sum(uses) if whole else None, unknown=unknown))
     return tuple(shown)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from typing import Final
 
 from dmi import _names
 from dmi.address._maps import ProcSource
@@ -11,6 +12,9 @@ from dmi.address._maps import ProcSource
 from ._rights import refused, status
 
 __all__ = ["LiveReader"]
+
+_BLOCKS: Final = 16 << 10
+"""From so many bytes on it is what blocks lie in: pools, runs."""
 
 
 class LiveReader(ProcSource):
@@ -82,8 +86,9 @@ class LiveReader(ProcSource):
             raise PermissionError(refused(self.pid)) from None
 
     def read(self, address: int, size: int) -> bytes | None:
-        """As ProcSource; nothing of what is in swap, unless that was asked for."""
-        if self._left and self._in_swap(address, size):
+        """As ProcSource. Blocks that are in swap are not read, unless that was asked for; the small
+        structs that lead to them are, for nothing is found without."""
+        if self._left and size >= _BLOCKS and self._in_swap(address, size):
             return None
         return super().read(address, size)
 
