@@ -152,7 +152,7 @@ const dmi_heap *_dmi_image_heap(dmi_image *image, uint64_t address) {
     image->heap = NULL;
     image->segment = NULL;
     image->leaf = 0;
-    if (!heap || (heap->tail != 0 && heap->tail != sizeof(uint64_t)) ||
+    if (!heap || !heap->handle || (heap->tail != 0 && heap->tail != sizeof(uint64_t)) ||
         heap->engine.policy.when >= DMI_POLICIES)
         return NULL;
     image->heap = heap;

@@ -266,7 +266,9 @@ static bool linux_guard_cuts(dmi_os_mode mode) { return mode == DMI_OS_LAZY && !
 static int linux_guard(void *address, size_t size, dmi_os_mode mode, bool on) {
     if (mode == DMI_OS_STRICT) return 0;
     int saved = errno, failed;
-    if (has_guards()) failed = madvise(address, size, on ? MADV_GUARD_INSTALL : MADV_GUARD_REMOVE);
+    /* What writes a core file from outside, as gdb's gcore, gives up a mapping at its first guard. */
+    if (mode != DMI_OS_SPARSE && has_guards())
+        failed = madvise(address, size, on ? MADV_GUARD_INSTALL : MADV_GUARD_REMOVE);
     else failed = mprotect(address, size, on ? PROT_NONE : PROT_READ | PROT_WRITE);
     int error = failed ? errno : 0;
     errno = saved;

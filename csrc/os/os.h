@@ -86,7 +86,8 @@ void _dmi_os_break_huge(void *address, size_t size);
  * brought a huge page. */
 void _dmi_os_forget(void *address, size_t size);
 /* Uncommitted pages of a LAZY range are writable: let every access to these fault, until unguard. What they held is lost.
- * Of STRICT ranges, and on systems where uncommitted pages are never accessible, nothing is to be done. */
+ * Of STRICT ranges, and on systems where uncommitted pages are never accessible, nothing is to be done. Those of SPARSE
+ * ranges become a mapping of their own. */
 int _dmi_os_guard(void *address, size_t size, dmi_os_mode mode);
 int _dmi_os_unguard(void *address, size_t size, dmi_os_mode mode);
 /* Does guard cut the mapping in pieces? */

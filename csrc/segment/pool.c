@@ -33,8 +33,8 @@ static char *reserve(const dmi_pool *pool) {
     size_t size = objects_bytes(pool) + round_up(pool->chunk * sizeof(uint32_t), page);
     char *fence = _dmi_os_reserve(size + 2 * page, page, DMI_OS_SPARSE, false, pool->name);
     if (!fence) return NULL;
-    (void)_dmi_os_guard(fence, page, DMI_OS_LAZY);
-    (void)_dmi_os_guard(fence + page + size, page, DMI_OS_LAZY);
+    (void)_dmi_os_guard(fence, page, DMI_OS_SPARSE);
+    (void)_dmi_os_guard(fence + page + size, page, DMI_OS_SPARSE);
     return fence + page;
 }
 

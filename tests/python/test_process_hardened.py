@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -61,12 +62,15 @@ def test_what_waits_in_a_quarantine_is_free_from_every_side(tmp_path: Path) -> N
         (seen,) = process_heaps(child.pid)
         core = None
         if shutil.which("gcore"):
-            subprocess.run(
+            made = subprocess.run(
                 ["gcore", "-o", str(tmp_path / "core"), str(child.pid)],
                 capture_output=True, check=True, timeout=60,
             )  # fmt: skip
-            with open_core(tmp_path / f"core.{child.pid}") as process:
-                core = figures(process)
+            # It gives up a mapping at the first guard page: then the file has zeros for the heap.
+            lost = re.findall(rb"Memory read failed.* at (0x[0-9a-f]+)", made.stderr)
+            if not any(int(at, 16) < 1 << 47 for at in lost):
+                with open_core(tmp_path / f"core.{child.pid}") as process:
+                    core = figures(process)
         # To look from within lets everything out of the quarantines.
         child.stdin.write("\n")
         child.stdin.flush()
