@@ -128,7 +128,7 @@ def cgroup_of(pid: int | None = None, root: Path = Path("/")) -> Cgroup | None:
         if legacy:
             mount, path, names = base / "memory", legacy, _NAMES_V1
         elif unified:
-            mount = base / "unified" if (base / "unified").is_dir() else base
+            mount = base / "unified" if _is_folder(base / "unified") else base
             path, names = unified, _NAMES_V2
         else:
             return None
@@ -174,13 +174,21 @@ def _folder(mount: Path, path: str, pid: int | None) -> Path | None:
     it mounted: this process, or the one whose root it is, if it is listed there."""
     steps = [part for part in path.split("/") if part not in ("", ".")]
     folder = mount.joinpath(*steps)
-    if ".." not in steps and folder.is_dir():
+    if ".." not in steps and _is_folder(folder):
         return folder
-    if not mount.is_dir():
+    if not _is_folder(mount):
         return None
     if pid is None or str(pid) in _text(mount / "cgroup.procs").split():
         return mount
     return None
+
+
+def _is_folder(path: Path) -> bool:
+    """No where it may not be asked: the root of another process needs a right."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 def _text(path: Path) -> str:

@@ -349,6 +349,21 @@ def test_cgroup_version_1_in_a_container(tmp_path: Path) -> None:
     assert group.pressing == 1000
 
 
+def test_a_root_that_may_not_be_looked_into_has_no_cgroup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tree(tmp_path, {"proc/7/cgroup": "8:memory:/docker/abc\n"})
+    status = Path.stat
+
+    def refuse(path: Path, **words: bool) -> os.stat_result:
+        if "root" in path.parts:
+            raise PermissionError(13, "Permission denied", str(path))
+        return status(path, **words)
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    assert cgroup_of(7, root) is None
+
+
 @pytest.mark.parametrize(
     "lines", ["", "nonsense", "0::/", "1:memory", "0::/../../etc\n", "\0\xff:::", ":" * 5000]
 )
