@@ -397,16 +397,21 @@ def virtual(summary: AddressSummary) -> Layer:
 _TYPES: Final = ("MEM_IMAGE", "MEM_MAPPED", "MEM_PRIVATE")
 
 
-def physical(pid: int | None, mappings: Sequence[Mapping] | None) -> Layer:
+def physical(pid: int | None, mappings: Sequence[Mapping]) -> Layer:
     """What is in memory, in swap, or lazily freed: the sum over the mappings; where the kernel does
-    not tell it of each, or of none (None), what it says of the process as a whole."""
-    if mappings is not None and all(mapping.resident is not None for mapping in mappings):
+    not tell it of each, what it says of the process as a whole."""
+    if all(mapping.resident is not None for mapping in mappings):
         found = {
             name: sum(getattr(mapping, key) or 0 for mapping in mappings)
             for name, key in _SUMS.items()
         }
     else:
         found = physical_memory(pid)
+    return physical_layer(found)
+
+
+def physical_layer(found: dict[str, int]) -> Layer:
+    """The layer of figures under the kernel's names."""
     resident, lazy = found.get("Rss", 0), found.get("LazyFree", 0)
     figures = [
         (title, found[key])

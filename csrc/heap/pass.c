@@ -145,15 +145,19 @@ void _dmi_heap_do_due(dmi_heap *heap) {
 uint64_t _dmi_heap_trim(dmi_heap *heap) {
     (void)_dmi_heap_clock(heap);
     _dmi_lock(&heap->pass);
+    /* Frees that were put off may give pages back by themselves, as the policy has it: part of what is told. */
+    _Atomic uint64_t *gone = &heap->space.ledger.decommit_bytes;
+    uint64_t given = atomic_load_explicit(gone, memory_order_relaxed);
     _dmi_lock(&heap->lock);
     _dmi_hard_let_go(heap);
     _dmi_unlock(&heap->lock);
+    if (_dmi_heap_is_hard(heap)) _dmi_heap_drain(heap, true);
+    given = atomic_load_explicit(gone, memory_order_relaxed) - given;
     dmi_sweep sweep;
     _dmi_sweep_init(&sweep, &heap->engine, DMI_PASS_ALL, 0);
     /* What trim is asked for is memory now; an offer would only promise it. */
     if (sweep.how == DMI_HOW_OFFER) sweep.how = DMI_HOW_DISCARD;
     _dmi_heap_pass(heap, &sweep);
-    uint64_t given = sweep.given;
     _dmi_unlock(&heap->pass);
-    return given;
+    return given + sweep.given;
 }

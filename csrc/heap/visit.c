@@ -59,9 +59,8 @@ static void visit_lfh(dmi_heap *heap, dmi_visitor *visitor, const visit_group *g
     let_go(visitor, locked);
 }
 
-/* Take in what the caches have not settled yet: remote frees, and what waits in quarantines. Both may set whole runs
- * free, and of a heap at rest no run should change while it is visited. */
-static void drain_all(dmi_heap *heap, bool take) {
+/* Both may set whole runs free, and of a heap at rest no run should change while it is visited. */
+void _dmi_heap_drain(dmi_heap *heap, bool take) {
     dmi_cache *waiting[GROUP];
     size_t n = 0;
     _dmi_lock(&heap->lock);
@@ -104,7 +103,7 @@ static size_t skip_changed(dmi_visitor *visitor, dmi_segment *segment, size_t pa
 void _dmi_heap_visit(dmi_heap *heap, dmi_visitor *visitor) {
     visit_group group;
     bool take = visitor->lock == DMI_VISIT_TAKE;
-    if (take || _dmi_heap_is_hard(heap)) drain_all(heap, take);
+    if (take || _dmi_heap_is_hard(heap)) _dmi_heap_drain(heap, take);
     _dmi_lock(&heap->lock);
     heap->space.visitors++;
     dmi_segment *segment = heap->space.segments;

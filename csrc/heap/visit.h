@@ -29,6 +29,9 @@ typedef struct dmi_visitor {
     bool taken;       /* set for each LFH run: its lists are at rest */
 } dmi_visitor;
 void _dmi_heap_visit(dmi_heap *heap, dmi_visitor *visitor);
+/* Take in what the caches have not settled yet: what waits in quarantines and, with take, remote frees. heap->pass is
+ * held. */
+void _dmi_heap_drain(dmi_heap *heap, bool take);
 /* Busy bytes now. heap->pass is held. */
 uint64_t _dmi_heap_busy(dmi_heap *heap);
 

@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from dmi._cgroup import cgroup_of
-from dmi._layers import Layer, Layers, Part, os_heap, own_layers, physical, virtual
+from dmi._layers import Layer, Layers, Part, os_heap, own_layers, physical, physical_layer, virtual
 from dmi._leaves import Leaf
 from dmi.address import own_ranges, summarise
 from dmi.address._maps import ProcSource, parse_maps
@@ -85,8 +85,15 @@ _KINDS: Final = (
 
 
 def _known_to_all(process: Process) -> Layers:
-    """Of a process whose mappings may not be read: what is in physical memory, by kind."""
+    """Of a process whose mappings may not be read: what is in physical memory, by kind.
+
+    All from one reading: the process goes on meanwhile, and kinds and sum of two would differ.
+    """
     known = status(process.pid)
+    if "VmRSS" not in known:
+        raise ProcessLookupError(f"no process {process.pid}, or it has no memory")
+    names = {"VmRSS": "Rss", "VmSwap": "Swap"}
+    figures = {name: known[key] for key, name in names.items() if key in known}
     swapped = known.get("VmSwap")
     leaves = [
         Leaf(what, name, known[key], known[key], 0) for key, what, name in _KINDS if known.get(key)
@@ -96,7 +103,7 @@ def _known_to_all(process: Process) -> Layers:
     size = Part("address space", known.get("VmSize"), None)
     return Layers(
         process.pid,
-        (Layer("2", "virtual memory", (size,)), physical(process.pid, None)),
+        (Layer("2", "virtual memory", (size,)), physical_layer(figures)),
         tuple(map(escaped, process.notes)),
         tuple(sorted(leaves, key=lambda leaf: -(leaf.holds or 0))),
         cgroup_of(process.pid),

@@ -44,13 +44,16 @@ _WAYS: Final = (
 )
 
 
-def _field(pid: int | str, name: str) -> list[str]:
+def _fields(pid: int | str) -> dict[str, list[str]]:
+    """The words of each line of its status, all of one moment; none for a process that is gone."""
     with suppress(OSError):
-        for line in Path(f"/proc/{pid}/status").read_text().split("\n"):
-            key, _, value = line.partition(":")
-            if key == name:
-                return value.split()
-    return []
+        lines = Path(f"/proc/{pid}/status").read_text(errors="replace").split("\n")
+        return {key: value.split() for key, _, value in (line.partition(":") for line in lines)}
+    return {}
+
+
+def _field(pid: int | str, name: str) -> list[str]:
+    return _fields(pid).get(name, [])
 
 
 def has_ptrace() -> bool:
@@ -90,12 +93,13 @@ def _missing_right(pid: int) -> list[str]:
 
 
 def status(pid: int) -> dict[str, int]:
-    """What everybody may know: resident bytes by kind, and what is in swap."""
+    """What everybody may know at one moment: resident bytes by kind, and what is in swap."""
     names = ("VmSize", "VmRSS", "RssAnon", "RssFile", "RssShmem", "VmSwap", "VmData", "VmHWM")
+    fields = _fields(pid)
     return {
         name: int(found[0]) * 1024
         for name in names
-        if (found := _field(pid, name)) and found[0].isdigit()
+        if (found := fields.get(name)) and found[0].isdigit()
     }
 
 

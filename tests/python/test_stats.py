@@ -295,3 +295,20 @@ def test_a_quarantine_is_let_out_before_pages_are_counted(first: str, detail: bo
             counted = heap.stats(detail=detail).committed
             assert heap.stats(detail=not detail).committed == counted
             assert counted - heap.trim().decommitted == heap.stats().committed
+
+
+def test_trim_tells_of_what_frees_gave_back_while_it_let_them_out() -> None:
+    """Frees that wait in a quarantine of a thread give pages back by themselves under a policy
+    that acts at a free. Found by the random model."""
+    lib, ffi = dmi.lib, dmi.ffi
+    # Where a hardened heap puts a block is random, and only some places bring it about.
+    for _ in range(30):
+        heap = dmi.Heap("never", hardened=True, clock="manual")
+        handle = ffi.cast("void *", heap.handle)
+        block = lib.dmi_heap_calloc(handle, 1, 1)
+        heap.decommit = dmi.Decommit.parse("threshold:how=discard")
+        lib.dmi_heap_free(handle, block)
+        lib.dmi_heap_realloc(handle, lib.dmi_heap_aligned_alloc(handle, 16384, 1), 9)
+        before = heap.stats().committed
+        assert before - heap.trim().decommitted == heap.stats().committed
+        heap.destroy(force=True)
