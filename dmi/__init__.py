@@ -17,7 +17,7 @@ from dmi._version import __version__
 from dmi.errors import DmiError, HeapError, SizeError, TraceError
 
 if TYPE_CHECKING:
-    from dmi import address, numpy, python, trace, windbg
+    from dmi import address, metrics, numpy, python, report, testing, top, trace, windbg
     from dmi._cffi import ffi, lib
     from dmi._core import Block
     from dmi._layers import Layers
@@ -79,10 +79,14 @@ __all__ = [
     "replay",
     "sweep",
     "address",
-    "trace",
-    "windbg",
+    "metrics",
     "numpy",
     "python",
+    "report",
+    "testing",
+    "top",
+    "trace",
+    "windbg",
     "ffi",
     "lib",
     "get_include",
@@ -154,6 +158,7 @@ _LATER = {
     "lib": "dmi._cffi:lib",
     "Mark": "dmi.walk:Mark",
     "metadata_committed": "dmi.heap:metadata_committed",
+    "metrics": "dmi.metrics",
     "numpy": "dmi.numpy",
     "open_core": "dmi.process:open_core",
     "open_process": "dmi.process:open_process",
@@ -167,11 +172,14 @@ _LATER = {
     "Range": "dmi.walk:Range",
     "Ranges": "dmi.walk:Ranges",
     "replay": "dmi.experiment:replay",
+    "report": "dmi.report",
     "Segment": "dmi.walk:Segment",
     "Snapshot": "dmi._snapshot:Snapshot",
     "snapshot": "dmi._snapshot:snapshot",
     "summary": "dmi.heap:summary",
     "sweep": "dmi.experiment:sweep",
+    "testing": "dmi.testing",
+    "top": "dmi.top",
     "trace": "dmi.trace",
     "ThreadUsage": "dmi.walk:ThreadUsage",
     "TrimReport": "dmi.stats:TrimReport",

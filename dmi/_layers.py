@@ -23,11 +23,14 @@ from typing import TYPE_CHECKING, Any, Final
 from dmi import heap
 from dmi._cgroup import cgroup_of
 from dmi._leaves import HEAP, Leaf, leaf_lines, short
+from dmi._tables import frame, html_table
 from dmi.address import pymalloc_usage
 from dmi.errors import HeapError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    import pandas
 
     from dmi._cgroup import Cgroup
     from dmi.address import AddressSummary
@@ -210,6 +213,24 @@ class Layers:
             "unknown": None if (unknown := self.unknown) is None else unknown.name,
             "notes": list(self.notes),
         }
+
+    def frame(self) -> pandas.DataFrame:
+        """A row a holder, with the layer that it is of. ImportError without pandas."""
+        return frame([
+            {"layer": layer.number, "of": layer.name, **part.as_dict()}
+            for layer in self.layers for part in layer.parts
+        ])  # fmt: skip
+
+    def _repr_html_(self) -> str:
+        names = ("holds", "uses", "retains", "resident")
+        made = html_table(f"Layers of process {self.pid}, bytes", ("", *names), [
+            (f"{layer.number} {part.name}", *(getattr(part, name) for name in names))
+            for layer in self.layers for part in layer.parts
+        ])  # fmt: skip
+        if self.leaves:
+            rows = [(leaf.name, leaf.holds) for leaf in self.leaves]
+            made += html_table("In physical memory by holder", ("", "bytes"), rows)
+        return made
 
     def __str__(self) -> str:
         return "\n".join(self._lines())

@@ -37,7 +37,8 @@ def html_table(title: str, head: Sequence[str], rows: Iterable[Sequence[object]]
         return "<tr>" + "".join(made) + "</tr>"
 
     body = "".join(line("td", row) for row in rows)
-    return f"<table><caption>{escape(title)}</caption>{line('th', head)}{body}</table>"
+    top = line("th", head) if head else ""
+    return f"<table><caption>{escape(title)}</caption>{top}{body}</table>"
 
 
 def frame(columns: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> pandas.DataFrame:

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dmi import _inspect
+from dmi._tables import frame, html_table
 from dmi.stats import HeapStats
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import pandas
 
 __all__ = ["Explanation", "Figure", "explain"]
 
@@ -100,6 +103,26 @@ class Explanation:
             "reasons": [row(figure) for figure in self.reasons],
             "ages": [row(figure) for figure in self.ages],
         }
+
+    def frame(self) -> pandas.DataFrame:
+        """A row a figure, with the table it is of. ImportError without pandas."""
+        kept = self.as_dict()
+        return frame([
+            {"table": table, **row} for table in ("figures", "reasons", "ages")
+            for row in kept[table]
+        ])  # fmt: skip
+
+    def _repr_html_(self) -> str:
+        made = ""
+        for title, figures in (
+            (f"{self.heap}, decommit {self.policy}", self.figures),
+            ("Why bytes are retained", [each for each in self.reasons if each.value]),
+            ("For how long free pages have been free", [each for each in self.ages if each.value]),
+        ):
+            made += html_table(title, ("", "value", "unit", "meaning", "formula"), [
+                (each.name, each.value, each.unit, each.meaning, each.formula) for each in figures
+            ])  # fmt: skip
+        return made
 
 
 def _show(figure: Figure) -> str:

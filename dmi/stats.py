@@ -317,3 +317,6 @@ class TrimReport:
             "calls": self.calls,
             "confirmed": self.confirmed,
         }
+
+    def _repr_html_(self) -> str:
+        return html_table("Trim", ("", "value"), list(self.as_dict().items()))

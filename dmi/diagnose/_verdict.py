@@ -6,10 +6,14 @@ import textwrap
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from dmi._tables import frame, html_table
+
 from ._causes import Cause, Cure, kib
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import pandas
 
 __all__ = ["Kind", "Verdict", "report"]
 
@@ -109,8 +113,31 @@ class Verdict:
             "others": [other.as_dict() for other in self.others],
         }
 
+    def frame(self) -> pandas.DataFrame:
+        """A row a moment and finding. ImportError without pandas."""
+        names = ("busy", "committed", "free", "free_blocks", "mean_free_block")
+        return frame([
+            {"subject": each.subject, "kind": each.kind, "moment": moment,
+             **{name: getattr(each, name)[n] for name in names}}
+            for each in (self, *self.others) for n, moment in enumerate(each.moments)
+        ])  # fmt: skip
+
     def __str__(self) -> str:
         return report(self)
+
+    def _repr_html_(self) -> str:
+        rows = [("busy", *self.busy), ("committed", *self.committed), ("free", *self.free)]
+        made = html_table(self.headline or _headline(self), ("bytes", *self.moments), rows)
+        said = (
+            ("Causes", [cause.text for cause in self.causes]),
+            ("What to do", self.advice),
+            ("Not seen", self.missing),
+            ("Also", [each.headline or _headline(each) for each in self.others]),
+        )
+        for title, lines in said:
+            if lines:
+                made += html_table(title, (), [(line,) for line in lines])
+        return made
 
 
 def report(verdict: Verdict) -> str:

@@ -7,6 +7,7 @@ import threading
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
+from dmi._tables import frame, html_table
 from dmi.heap import Heap, find
 from dmi.policy import Decommit
 from dmi.python import _checks
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
     from typing import Self
+
+    import pandas
 
     from dmi.python._hook import Scope
 
@@ -62,6 +65,16 @@ class UsageTable(list[Usage]):
             if row.name == name:
                 return row
         raise KeyError(name)
+
+    def frame(self) -> pandas.DataFrame:
+        """A row a context. ImportError without pandas."""
+        return frame([row.as_dict() for row in self])
+
+    def _repr_html_(self) -> str:
+        names = ("busy", "retained", "committed", "page_bound", "count", "limit")
+        return html_table("Contexts", ("", *names), [
+            (row.name or "(no name)", *(getattr(row, name) for name in names)) for row in self
+        ])  # fmt: skip
 
     def __str__(self) -> str:
         lines = [

@@ -18,12 +18,15 @@ from types import (
 )
 from typing import TYPE_CHECKING, Any
 
+from dmi._tables import frame, html_table
 from dmi.heap import find
 from dmi.python import _checks, _contexts
 from dmi.python._install import hook, process_heap
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    import pandas
 
 NO_OBJECT = "(no object)"
 """Blocks that are no object for certain: tables of dicts and lists, buffers, extensions' memory."""
@@ -66,6 +69,16 @@ class TypeTable(list[TypeRow]):
                 pinned=had.pinned + row.pinned,
             )
         return TypeTable(sorted(sums.values(), key=lambda row: -row.busy))
+
+    def frame(self) -> pandas.DataFrame:
+        """A row a type and size. ImportError without pandas."""
+        return frame([row.as_dict() for row in self])
+
+    def _repr_html_(self) -> str:
+        names = ("size", "count", "busy", "pinned")
+        return html_table("By type", ("", *names), [
+            (row.type, *(getattr(row, name) for name in names)) for row in self[:20]
+        ])  # fmt: skip
 
     def __str__(self) -> str:
         lines = [f"{'busy, KiB':>10} {'pinned':>10} {'count':>10} {'size':>8}  type"]
@@ -116,6 +129,10 @@ class Holder:
     root: str
     path: str
     """As in Python, from the root: app.CACHE['k'][3]."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
 
     def __str__(self) -> str:
         return f"{self.kind} {self.root}: {self.path}"
@@ -221,8 +238,8 @@ def _running(thing: object, path: str, ours: set[int]) -> list[Holder]:
     Up to 3.12 the look at a frame's variables leaves a dict of them with the frame.
     """
     found: list[Holder] = []
-    for frame in sys._current_frames().values():
-        at: FrameType | None = frame
+    for newest in sys._current_frames().values():
+        at: FrameType | None = newest
         while at is not None:
             values = {} if at.f_globals is globals() else at.f_locals
             if values is not at.f_globals:

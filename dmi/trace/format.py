@@ -10,14 +10,17 @@ from __future__ import annotations
 import itertools
 import struct
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from dmi._cffi import ffi, lib
+from dmi._tables import frame
 from dmi.errors import TraceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    import pandas
 
 MAGIC = b"DMITRACE"
 VERSION = 1
@@ -95,6 +98,23 @@ class Trace:
     def __iter__(self) -> Iterator[Record]:
         return map(Record._make, RECORD.iter_unpack(self.records))
 
+    def as_dict(self) -> dict[str, Any]:
+        """All but the records, for JSON; those are what iterating gives."""
+        found = {each.name: getattr(self, each.name) for each in fields(self)}
+        del found["records"]
+        return {**found, "count": self.count, "notes": dict(self.notes)}
+
+    def frame(self) -> pandas.DataFrame:
+        """A row a record. ImportError without pandas."""
+        rows = list(RECORD.iter_unpack(self.records))
+        return frame({name: [row[n] for row in rows] for n, name in enumerate(Record._fields)})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A view of memory can be neither pickled nor copied.
+        values = [getattr(self, each.name) for each in fields(self)]
+        values[1] = bytes(self.records)
+        return (_again, tuple(values))
+
     def header(self) -> bytes:
         """The 64 bytes that stand before the records in a file."""
         return HEADER.pack(
@@ -113,6 +133,10 @@ class Trace:
         """Write header and records, uncompressed."""
         file.write(self.header())
         file.write(self.records)
+
+
+def _again(name: str, records: bytes, *rest: Any) -> Trace:
+    return Trace(name, memoryview(records), *rest)
 
 
 def check(

@@ -7,11 +7,15 @@ share between threads.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
+
+from dmi._tables import frame, html_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    import pandas
 
     from ._facts import BlockList, HeapFacts, Mark, Notice, SizeTable, TraceTable, Unread
 
@@ -381,6 +385,27 @@ class AddressSummary:
             "protect": dict(self.protect),
             "notes": list(self.notes),
         }
+
+    def frame(self) -> pandas.DataFrame:
+        """A row a region; of a summary that was read from text, which has none, a row a usage.
+        ImportError without pandas."""
+        if self.regions:
+            return frame([asdict(region) for region in self.regions])
+        return frame([{"usage": name, "size": size} for name, size in self.usage.items()])
+
+    def _repr_html_(self) -> str:
+        made = ""
+        for name, table in (
+            ("usage", self.usage),
+            ("type", self.type),
+            ("state", self.state),
+            ("protect", self.protect),
+        ):
+            counts = self.counts.get(name, {})
+            rows = [(key, counts.get(key), size) for key, size in table.items()]
+            if rows:
+                made += html_table(f"By {name}", ("", "regions", "bytes"), rows)
+        return made
 
 
 @dataclass(frozen=True, slots=True)
