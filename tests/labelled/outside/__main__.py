@@ -4,6 +4,7 @@
     python -m tests.labelled.outside --set fresh       the second set (fresh.py)
     python -m tests.labelled.outside --set third       the third set (third.py)
     python -m tests.labelled.outside --set fourth      the fourth set (fourth.py)
+    python -m tests.labelled.outside --set fifth       the fifth set (fifth.py)
     python -m tests.labelled.outside NAME...           these, with the report of each
     python -m tests.labelled.outside --markdown        the tables as docs/diagnosis.md has them
 
@@ -29,6 +30,7 @@ from typing import TYPE_CHECKING
 import dmi
 from dmi.diagnose import diagnose
 
+from .fifth import FIFTH
 from .fourth import FOURTH
 from .fresh import FRESH
 from .languages import COMMANDS, build
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     from dmi.diagnose import Verdict
 
 KINDS = ("none", "first-order leak", "second-order leak", "growth", "unknown")
-_SETS = {"first": PROGRAMS, "fresh": FRESH, "third": THIRD, "fourth": FOURTH}
+_SETS = {"first": PROGRAMS, "fresh": FRESH, "third": THIRD, "fourth": FOURTH, "fifth": FIFTH}
 _END_SECONDS = 15
 
 
@@ -75,25 +77,26 @@ def moments(each: Program, python: Path, folder: Path) -> list[Snapshot]:
     # Debian keeps the programs of a server of PostgreSQL beside its version.
     servers = sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin")))
     environment["PATH"] = os.pathsep.join([environment["PATH"], *servers])
-    if each.on in ("malloc", "dmi"):
+    kind, *options = each.on.split()
+    if "malloc" in (kind, *options) or "dmi" in (kind, *options):
         environment["PYTHONMALLOC"] = "malloc"
-    if each.on == "dmi":
+    if "dmi" in (kind, *options):
         environment["LD_PRELOAD"] = dmi.get_preload_path()
     for need in each.needs:
-        kind, _, name = need.rpartition(":")
+        source, _, name = need.rpartition(":")
         there = {
             "": (folder / "venv" / f".{need}").exists(),
             "npm": (folder / "node_modules" / name).exists(),
             "program": shutil.which(name, path=environment["PATH"]) is not None,
-        }[kind]
+        }[source]
         if not there:
             raise MissingError(need)
-    kind, *options = each.on.split()
     program = COMMANDS.get(kind, str(python))
     if shutil.which(program) is None:
         raise MissingError(program)
     found = []
     with tempfile.TemporaryDirectory() as place:
+        options = [option for option in options if option != "dmi"]
         command = [program, *options, *build(each, Path(place), folder)]
         with subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, cwd=place,

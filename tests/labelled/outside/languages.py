@@ -25,6 +25,12 @@ WAIT: Final = {
     "java": 'System.out.println("{0}"); System.in.read();',
     "go": 'fmt.Println("{0}"); in.ReadString(10)',
     "r": 'cat("{0}\\n"); invisible(readLines(f, n = 1))',
+    "c++": 'puts("{0}"); fflush(stdout); getchar();',
+    "gawk": 'print "{0}"; fflush(); getline l < "-"',
+    "tcl": "puts {0}; flush stdout; gets stdin",
+    "guile": '(display "{0}\\n") (force-output) (read-line)',
+    "sbcl": '(format t "{0}~%") (finish-output) (read-line)',
+    "octave": 'disp("{0}"); fflush(stdout); fgetl(stdin);',
 }
 _GO: Final = (
     'package main\nimport ("bufio"; "fmt"; "os"; "runtime/debug")\nvar x [][]byte\n'
@@ -38,15 +44,19 @@ _AROUND: Final = {
     ),
     "go": (_GO, "\n}"),
     "r": ('f <- file("stdin", "r")\n', ""),
+    "c++": ("", "\n}"),
+    "gawk": ("BEGIN {\n", "\n}"),
+    "guile": ("(use-modules (ice-9 rdelim) (srfi srfi-1))\n", ""),
 }
 COMMANDS: Final = {
     "node": "node", "perl": "perl", "ruby": "ruby", "php": "php", "lua": "lua5.4", "java": "java",
-    "go": "env", "r": "Rscript",
+    "go": "env", "r": "Rscript", "c++": "env", "gawk": "gawk", "tcl": "tclsh", "guile": "guile",
+    "sbcl": "sbcl", "octave": "octave-cli",
 }  # fmt: skip
 
 
 def language(each: Program) -> str:
-    """What the program is written in; the other words of ``on`` are options."""
+    """What the program is written in; the other words of ``on`` are options, and dmi."""
     kind = each.on.partition(" ")[0]
     return kind if kind in WAIT else "python"
 
@@ -64,7 +74,7 @@ def build(each: Program, place: Path, folder: Path) -> list[str]:
     """Writes the program into ``place``, compiles it where its language asks for it, and gives what
     its command is to be told."""
     kind = language(each)
-    script = place / {"java": "Program.java", "go": "main.go"}.get(kind, "program")
+    script = place / {"java": "Program.java", "go": "main.go", "c++": "main.cpp"}.get(kind, "program")
     script.write_text(source(each), encoding="utf-8")
     if kind == "java":
         subprocess.run(["javac", "-d", str(place), str(script)], check=True)
@@ -72,5 +82,11 @@ def build(each: Program, place: Path, folder: Path) -> list[str]:
     if kind == "go":
         cache = {**os.environ, "GOCACHE": str(folder / "go"), "CGO_ENABLED": "0"}
         subprocess.run(["go", "build", "-o", "main", "main.go"], cwd=place, env=cache, check=True)
+        return [str(place / "main")]
+    if kind == "c++":
+        # Its first line, a comment, has what it is linked with.
+        libraries = each.setup.partition("\n")[0].removeprefix("//").split()
+        command = ["g++", "-O1", "-pthread", "-o", "main", "main.cpp", *libraries]
+        subprocess.run(command, cwd=place, check=True)
         return [str(place / "main")]
     return [str(script)]
