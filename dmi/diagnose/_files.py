@@ -200,7 +200,7 @@ def _log(text: str | windbg.LongText) -> windbg.Log:
     """A log; one of which only lines that cannot be read are left is a moment of which nothing is
     known, and one without any is no log."""
     log = windbg.parse(text, partial=True)
-    if not (log.heaps or log.unread or log.addresses or log.facts):
+    if not (log.heaps or log.unread or log.addresses or log.facts or log.told or log.asked):
         return windbg.parse(text)
     return log
 
@@ -264,6 +264,11 @@ def what_was_read(path: str | os.PathLike[str]) -> dict[str, Any]:
         _table(compared.line, "UMDH comparison", len(compared.traces), "")
         for compared in log.traces
     ]
+    tables += [
+        _table(block.line, f"one block (-p -a, -i) of {block.address:08x}", 1, "")
+        for block in log.asked
+    ]
+    tables += [_table(told.line, told.source, len(told.rows), told.label) for told in log.told]
     tables.sort(key=lambda each: each["line"])
     return {
         "file": name,

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from dmi.windbg import SMALLEST_VIRTUAL_BLOCK
 
-from . import _allocators, _causes, _process
+from . import _allocators, _causes, _process, _told
 from ._causes import Cause, Cure, kib
 from ._cures import cures
 from ._lines import with_lines
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["THRESHOLDS", "DifferentProcessError", "Thresholds", "judge"]
 
 _MOST_OTHERS: Final = 4
+_ALIKE: Final = 1.1
 _LESSER: Final = 0.1
 """From this share of the larger on, the lesser order of a heap is a finding of its own."""
 
@@ -136,6 +137,7 @@ def _compared(states: Sequence[State], thresholds: Thresholds, page_size: int) -
     found += [v for key in keys if (v := _virtual_blocks(key, states, thresholds)) is not None]
     found += _process.findings(states, found, thresholds)
     found += _process.traces(states)
+    found += _told.findings(states, thresholds)
     found.sort(key=lambda v: -(v.bytes or 0))
     missing, open_ends = _missing(states, keys, found, thresholds)
     if not found:
@@ -383,7 +385,8 @@ def _kinds(picked: Sequence[Observation | None], thresholds: Thresholds) -> list
         found.append(_Kinded(kind, first, "busy", first, second))
     if kept > slack:
         found.append(_Kinded("second-order leak", kept, "commit", first, second))
-        found.sort(key=lambda one: -(one.size or 0))
+        # Of two alike the blocks that are held come first: they pin what is free around them.
+        found.sort(key=lambda one: -(one.size or 0) * (_ALIKE if one.how == "busy" else 1))
         if len(found) == 2 and (found[1].size or 0) < _LESSER * (found[0].size or 0):
             found.pop()
     return found or [_Kinded("none", 0, "commit", first, second)]
@@ -512,6 +515,7 @@ def _missing(
         not found
         and not open_ends
         and not _process.comparable(states)
+        and not _told.comparable(states)
         and not any(_shown(key, states) for key in keys)
     ):
         lines.append("no figure of memory that both ends have")

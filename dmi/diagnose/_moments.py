@@ -13,7 +13,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from dmi.windbg import AddressSummary, BlockList, HeapFacts, HeapTable, Log, SizeTable, TraceTable
+from dmi.windbg import (
+    AddressSummary,
+    AskedBlock,
+    BlockList,
+    HeapFacts,
+    HeapTable,
+    Log,
+    SizeTable,
+    Told,
+    TraceTable,
+)
 
 from ._observe import Observation, State, observation_of_facts, state_of
 from ._scope import Scope, difference, merged
@@ -23,7 +33,9 @@ if TYPE_CHECKING:
 
 __all__ = ["UnclearError", "in_order", "join", "joined", "of_one_process", "states_of_log"]
 
-Piece = HeapTable | AddressSummary | HeapFacts | SizeTable | BlockList | TraceTable
+Piece = (
+    HeapTable | AddressSummary | HeapFacts | SizeTable | BlockList | TraceTable | AskedBlock | Told
+)
 
 _FIGURES: Final = frozenset({"heaps", "segments", "detail", "address", "snapshot"})
 _MOST_ENDS: Final = 3
@@ -53,7 +65,7 @@ class _Group:
 
     def handles(self, kind: str) -> set[int | None]:
         return {p.handle for p in self.pieces if not isinstance(
-            p, HeapTable | AddressSummary | TraceTable) and _kind(p) == kind}  # fmt: skip
+            p, HeapTable | AddressSummary | TraceTable | Told) and _kind(p) == kind}  # fmt: skip
 
 
 def _kind(piece: Piece) -> str:
@@ -65,6 +77,10 @@ def _kind(piece: Piece) -> str:
         return {"segment": "segments", "listing": "listing"}.get(piece.source, "detail")
     if isinstance(piece, SizeTable):
         return "sizes"
+    if isinstance(piece, AskedBlock):
+        return "asked"
+    if isinstance(piece, Told):
+        return f"told by {piece.source}"
     return "blocks" if isinstance(piece, BlockList) else "traces"
 
 
@@ -77,8 +93,13 @@ def states_of_log(log: Log, source: str = "") -> list[State]:
     groups = _same_titles(groups)
     states = [_state(group, source) for group in groups if group.pieces]
     if not states:
-        states = [State({}, lists_all=False, source=source)] if log.unread or log.notices else []
+        states = [State({}, lists_all=False, source=source)] if _says(log) else []
     return _with_lines(states, log)
+
+
+def _says(log: Log) -> bool:
+    """Something beside figures that a report has to tell."""
+    return bool(log.unread) or any(notice.kind != "command" for notice in log.notices)
 
 
 def _pieces(log: Log) -> list[Piece]:
@@ -89,6 +110,8 @@ def _pieces(log: Log) -> list[Piece]:
         *log.sizes,
         *log.blocks,
         *log.traces,
+        *log.asked,
+        *log.told,
     ]
     return sorted(every, key=lambda piece: piece.line)
 
@@ -107,7 +130,7 @@ def _by_number(log: Log) -> list[_Group]:
         _Group(heap.label or address.label, [heap, address])
         for heap, address in zip(heaps, addresses, strict=True)
     ]
-    groups[-1].pieces += [*log.sizes, *log.blocks, *log.traces]
+    groups[-1].pieces += [*log.sizes, *log.blocks, *log.traces, *log.asked, *log.told]
     return groups
 
 
@@ -140,7 +163,7 @@ def _by_text(log: Log) -> list[_Group]:
         if group.pieces and (_begins(group, piece) or (fresh and group.kinds() & _FIGURES)):
             group = _Group()
             groups.append(group)
-        title = piece.label if isinstance(piece, HeapTable | AddressSummary) else ""
+        title = piece.label if isinstance(piece, HeapTable | AddressSummary | Told) else ""
         group.title = group.title or title
         group.time, group.uptime = time, uptime
         group.system, group.prompt, group.key = system, prompt, key
@@ -156,6 +179,8 @@ def _begins(group: _Group, piece: Piece) -> bool:
     if isinstance(piece, HeapTable | AddressSummary):
         if piece.label and group.title and piece.label != group.title:
             return True
+        return kind in group.kinds()
+    if isinstance(piece, Told):
         return kind in group.kinds()
     if kind in ("segments", "detail", "sizes"):
         assert isinstance(piece, HeapFacts | SizeTable)
@@ -223,6 +248,8 @@ def _state(group: _Group, source: str) -> State:
         sizes=tuple(piece for piece in group.pieces if isinstance(piece, SizeTable)),
         blocks=tuple(piece for piece in group.pieces if isinstance(piece, BlockList)),
         traces=tuple(piece for piece in group.pieces if isinstance(piece, TraceTable)),
+        asked=tuple(piece for piece in group.pieces if isinstance(piece, AskedBlock)),
+        told=tuple(piece for piece in group.pieces if isinstance(piece, Told)),
         line=group.pieces[0].line,
     )
 
@@ -270,6 +297,8 @@ def join(one: State, other: State) -> State:
         sizes=one.sizes + other.sizes,
         blocks=one.blocks + other.blocks,
         traces=one.traces + other.traces,
+        asked=one.asked + other.asked,
+        told=one.told + other.told,
         notices=one.notices + other.notices,
         unread=one.unread + other.unread,
         kinds=one.kinds | other.kinds,

@@ -21,12 +21,14 @@ from typing import Any, Final
 from dmi.windbg import (
     FREE_USAGE,
     AddressSummary,
+    AskedBlock,
     BlockList,
     HeapFacts,
     HeapRow,
     HeapTable,
     Notice,
     SizeTable,
+    Told,
     TraceTable,
 )
 
@@ -149,11 +151,16 @@ class State:
     sizes: tuple[SizeTable, ...] = ()
     blocks: tuple[BlockList, ...] = ()
     traces: tuple[TraceTable, ...] = ()
+    asked: tuple[AskedBlock, ...] = ()
+    """Single blocks that the debugger was asked for."""
+    told: tuple[Told, ...] = ()
+    """What other tools tell by name."""
     notices: tuple[Notice, ...] = ()
     unread: tuple[str, ...] = ()
     """Lines that held figures of this moment and were not read."""
     kinds: frozenset[str] = frozenset()
-    """What it was read from: heaps, segments, detail, address, sizes, blocks, traces, snapshot."""
+    """What it was read from: heaps, segments, detail, address, sizes, blocks, traces, asked,
+    told, snapshot."""
     source: str = ""
     line: int = 0
     disagreements: tuple[str, ...] = ()
@@ -414,7 +421,9 @@ def _heap(entry: Any, fallback: str, *, outside: bool) -> Observation:
     if free is None:
         parts = [_optional(numbers, k) for k in ("free_lfh", "free_list", "free_pages", "offered")]
         free = known_sum(parts)
-    resident = _optional(numbers, "resident")
+    resident = _optional(numbers, "memory")
+    if resident is None:
+        resident = _optional(numbers, "resident")
     if outside and resident is not None and committed is not None:
         # What a trim took stays writable: only what is in memory counts.
         committed = min(committed, max(resident, busy or 0))

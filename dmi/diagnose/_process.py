@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from . import _told
 from ._allocators import pools
 from ._causes import ADVICE, Cause, Cure, kib
 from ._cures import cures
@@ -380,9 +381,12 @@ def quiet(states: Sequence[State]) -> Verdict:
     """Nothing grew, and there is no heap to say it of."""
     chosen = [0, len(states) - 1]
     levels = [states[n].process_committed for n in chosen]
+    subject = "the process"
+    if levels == [None, None] and _told.comparable(states):
+        subject, levels = _told.ends(states)
     nothing = (None, None)
     return Verdict(
-        "none", "the process", 0, None, None, None,
+        "none", subject, 0, None, None, None,
         tuple(states[n].label or ("before", "after")[i] for i, n in enumerate(chosen)),
         nothing, tuple(levels), nothing, nothing, nothing, (),
     )  # fmt: skip

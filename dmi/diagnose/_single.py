@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from dmi.windbg import SMALLEST_VIRTUAL_BLOCK
 
-from . import _process
+from . import _process, _told
 from ._causes import ADVICE, Cause, Cure, causes, kib
 from ._cures import cures
 from ._verdict import Verdict, columns, kib_or_dash, number
@@ -73,6 +73,8 @@ def _has_figures(state: State) -> bool:
         or state.sizes
         or state.blocks
         or state.traces
+        or state.told
+        or state.asked
     )
 
 
@@ -125,6 +127,13 @@ def _headline(state: State, heaps: Sequence[Observation]) -> str:
             f"blocks of {top_size.size:,} bytes hold most of heap {state.sizes[0].handle:08x}, "
             f"{kib(top_size.total)}."
         )
+    if told := _told.lines_of(state):
+        return told[0]
+    if asked := _told.asked_lines(state.asked):
+        return asked[0]
+    if any(listed.blocks for listed in state.blocks):
+        count = sum(listed.blocks for listed in state.blocks)
+        return f"{'a single block is' if count == 1 else f'{count:,} single blocks are'} listed."
     if heaps:
         return f"{len(heaps)} heaps are named, without figures."
     if "heaps" in state.kinds:
@@ -268,8 +277,9 @@ def _evidence(state: State, heaps: Sequence[Observation]) -> list[str]:
     for listed in state.blocks:
         if listed.command != "leaked":
             size = "" if listed.bytes is None else f", {listed.bytes:,} bytes"
-            lines.append(f"{listed.blocks:,} single busy blocks are listed{size}.")
-    return lines
+            are = "single busy block is" if listed.blocks == 1 else "single busy blocks are"
+            lines.append(f"{listed.blocks:,} {are} listed{size}.")
+    return lines + _told.lines_of(state) + _told.asked_lines(state.asked)
 
 
 def _large(state: State, heap: Observation) -> str:

@@ -111,14 +111,20 @@ def other_heaps(
     for index, owner in enumerate(owners):
         shares.add(owner.spans, index)
     sizes: dict[int, list[tuple[int, int, int, int | None]]] = {}
+    held: dict[int, list[int | None]] = {}
     for part in parts:
         for low, high, number in shares.cut(part.start, part.end):
             size = high - low
             row = (low, size, part.committed * size // (part.end - part.start),
                    _resident(memory, part.region, low, size))  # fmt: skip
-            sizes.setdefault(-1 if number is None else number, []).append(row)
+            home = -1 if number is None else number
+            sizes.setdefault(home, []).append(row)
+            whole = size == part.region.size and part.region.memory is not None
+            held.setdefault(home, []).append(part.region.memory if whole else row[3])
     heaps = [
-        ShapeHeap(owners[number].kind, rows, name=owners[number].name)
+        ShapeHeap(
+            owners[number].kind, rows, name=owners[number].name, memory=_known_sum(held[number])
+        )
         for number, rows in sizes.items()
         if number >= 0
     ]
@@ -136,15 +142,22 @@ def other_heaps(
         )  # fmt: skip
         if same is not None and same in sizes:
             heaps = [heap for heap in heaps if heap.kind != owners[same].kind]
+            both = _known_sum([*held[same], *held[-1]])
             heaps.append(
-                ShapeHeap(owners[same].kind, sizes[same] + rest, missing, owners[same].name)
+                ShapeHeap(owners[same].kind, sizes[same] + rest, missing, owners[same].name, both)
             )
         elif kinds:
             title = " or ".join(dict.fromkeys(each.kind for each in kinds))
-            heaps.append(ShapeHeap(title, rest, missing, name))
+            heaps.append(ShapeHeap(title, rest, missing, name, _known_sum(held[-1])))
         else:
-            heaps.append(ShapeHeap("unknown", rest, missing))
+            heaps.append(ShapeHeap("unknown", rest, missing, memory=_known_sum(held[-1])))
     return heaps, notes
+
+
+def _known_sum(parts: Iterable[int | None]) -> int | None:
+    """The sum; None when a part is not known."""
+    known = list(parts)
+    return None if None in known else sum(part for part in known if part is not None)
 
 
 def _left(claims: Claims, regions: Iterable[Region]) -> Iterator[_Part]:

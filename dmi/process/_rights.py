@@ -155,12 +155,15 @@ class ShapeHeap:
         regions: Sequence[tuple[int, int, int, int | None]],
         less: int = 0,
         name: str = "by its mappings alone",
+        memory: int | None = None,
     ) -> None:
         self.kind = kind
         self.name = name
         self._regions = regions
         # Bytes of them that another heap has, nobody knows where.
         self._less = less
+        # Resident and swapped, without what was freed lazily; None: unknown.
+        self._memory = memory
 
     @property
     def handle(self) -> int:
@@ -177,6 +180,7 @@ class ShapeHeap:
             resident=max(0, sum(residents) - self._less)
             if len(residents) == len(self._regions)
             else None,
+            details=None if self._memory is None else {"memory": max(0, self._memory - self._less)},
         )
 
     def row(self) -> ForeignRow:

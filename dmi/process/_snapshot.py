@@ -71,6 +71,7 @@ def _foreign(each: ForeignHeap, source: Process) -> dict[str, Any]:
         "list_length": stats.free_blocks,
         "mapped": stats.mapped,
         "resident": whole(stats.resident),
+        "memory": (stats.details or {}).get("memory"),
         "trim": stats.trim,
         "pinned": stats.pinned,
         "free_on_huge_pages": _free_on_huge_pages(each, stats, source),

@@ -133,6 +133,7 @@ class BlockReader:
     _granularity: int | None = None
     _size_heap: int | None = None
     _size_line: int = 0
+    _size_of_blocks: bool = False
     _size_rows: list[SizeRow] = field(default_factory=list)
     _entries: dict[str, list[int]] = field(default_factory=dict)
     _entries_line: int = 0
@@ -183,7 +184,7 @@ class BlockReader:
         if self._size_heap is not None and self._size_rows:
             rows = tuple(self._size_rows)
             self.sizes.append(SizeTable(self._size_heap, rows, self.label, self._size_line))
-        self._size_heap, self._size_rows = None, []
+        self._size_heap, self._size_rows, self._size_of_blocks = None, [], False
 
     def _close_entries(self) -> None:
         for command, sizes in self._entries.items():
@@ -269,12 +270,15 @@ class BlockReader:
         if self._size_heap is None:
             return False
         if _STAT_HEAD.match(text) or text.lstrip().startswith("group-by:"):
+            # -grp B prints what share of all blocks a row has, not of their bytes.
+            self._size_of_blocks = self._size_of_blocks or "blocks)" in text
             return True
         row = _STAT_ROW.match(text)
         if row:
             self.count_row(number)
             size, count, total = (int(row[n], 16) for n in (1, 2, 3))
-            self._size_rows.append(SizeRow(size, count, total, row[4].replace(",", ".")))
+            share = None if self._size_of_blocks else row[4].replace(",", ".")
+            self._size_rows.append(SizeRow(size, count, total, share))
             return True
         if _STAT_LIKE.match(text):
             self.unread.append(

@@ -7,16 +7,21 @@ Sizes are in bytes. None means that the text does not say, which is not the same
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = [
     "SMALLEST_VIRTUAL_BLOCK",
+    "AskedBlock",
     "BlockList",
     "HeapFacts",
     "Mark",
     "Notice",
     "SizeRow",
     "SizeTable",
+    "Told",
     "Trace",
     "TraceTable",
     "Unread",
@@ -103,6 +108,35 @@ class BlockList:
 
 
 @dataclass(frozen=True, slots=True)
+class AskedBlock:
+    """A block that `!heap -p -a` or `!heap -i` was asked for."""
+
+    address: int
+    handle: int | None = None
+    size: int | None = None
+    """What was asked for when it was allocated; None where the text does not say."""
+    state: str = ""
+    """busy, free, or empty where the text does not say."""
+    stack: tuple[str, ...] = ()
+    """Who allocated or freed it last, where the debugger knew."""
+    line: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Bytes by name as another tool tells them: `!eeheap`, `!dumpheap -stat` and `!maddress` of
+    SOS, VMMap, `!poolused` and `!vm` of a kernel debugger, a log of UMDH."""
+
+    source: str
+    rows: Mapping[str, int]
+    total: int
+    label: str = ""
+    line: int = field(default=0, compare=False)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True, slots=True)
 class Trace:
     """A stack of a UMDH comparison and what its blocks gained, in bytes."""
 
@@ -129,7 +163,8 @@ class TraceTable:
 class Notice:
     """Something that the debugger or the program says is wrong, or a setting worth to know."""
 
-    kind: Literal["corruption", "leaks", "setting", "note"]
+    kind: Literal["corruption", "leaks", "setting", "note", "command"]
+    """command: one whose output is not read."""
     text: str
     line: int = 0
 

@@ -17,7 +17,17 @@ if TYPE_CHECKING:
 
     import pandas
 
-    from ._facts import BlockList, HeapFacts, Mark, Notice, SizeTable, TraceTable, Unread
+    from ._facts import (
+        AskedBlock,
+        BlockList,
+        HeapFacts,
+        Mark,
+        Notice,
+        SizeTable,
+        Told,
+        TraceTable,
+        Unread,
+    )
 
 __all__ = [
     "CUT_OFFS",
@@ -422,5 +432,7 @@ class Log:
     marks: tuple[Mark, ...] = field(default=(), compare=False)
     unread: tuple[Unread, ...] = field(default=(), compare=False)
     """Lines that look like figures and were not read; what they said is missing everywhere else."""
+    asked: tuple[AskedBlock, ...] = ()
+    told: tuple[Told, ...] = ()
 
     __hash__ = None  # type: ignore[assignment]

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Final
 
 from . import _heap_text as rows
 from ._address_text import AddressReader, Title, looks_like_block, region_of_block, title_of
+from ._asked_text import AskedReader
 from ._block_text import BlockReader
 from ._clothes import MAX_LINE, Line, LongText, plain_lines
 from ._facts import Mark, Notice, Unread
 from ._model import AddressSummary, HeapRow, HeapTable, Log, ParseError, PrintedLine
+from ._told_text import UNREAD_COMMANDS, ToldReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -44,6 +46,9 @@ _PROMPT: Final = re.compile(
 )
 _LEAD: Final = re.compile(r"^[\s\-\u2013\u2014*#/;>]+")
 _COMMAND: Final = re.compile(r"[\s>]*(!(?:heap|address|ext\.heap|ext\.address|exts\.heap)\b.*)")
+_READ_COMMANDS: Final = frozenset(
+    {"!heap", "!address", "!eeheap", "!dumpheap", "!maddress", "!vm", "!poolused", "!umdh"}
+)
 _COMMENT: Final = re.compile(r"(?:\.echo\s+|\*+\s*|\$\$\s*)(\S.*)")
 _GOES_ON: Final = re.compile(
     r"(?:g[chnu]?|p[aht]?|t[ab]?|~\*?g|\.restart|sx[edin]?\s.*;\s*g)(?:\s.*)?$"
@@ -115,6 +120,8 @@ class _Reader:
         self.heap: _Heap | None = None
         self.address: AddressReader | None = None
         self.blocks = BlockReader(self._count_row)
+        self.asked = AskedReader()
+        self.told = ToldReader(self._count_row)
         self.label = ""
         self.lfh_key: int | None = None
         self.expects_heaps = False
@@ -171,6 +178,8 @@ class _Reader:
                 self.addresses.append(summary)
             self.unread += address.unread[: max(0, _MAX_NOTES - len(self.unread))]
         self.blocks.close()
+        self.asked.close()
+        self.told.close()
 
     def finish(self) -> Log:
         """Everything that was read."""
@@ -183,7 +192,8 @@ class _Reader:
         return Log(
             tuple(self.heaps), tuple(self.addresses), tuple(self.blocks.facts),
             tuple(self.blocks.sizes), tuple(self.blocks.blocks), tuple(self.blocks.traces),
-            tuple(self.notices), _comparable(self.marks), tuple(unread),
+            tuple(self.notices), _comparable(self.marks), tuple(unread), tuple(self.asked.asked),
+            tuple(self.told.told),
         )  # fmt: skip
 
     # -- one line -----------------------------------------------------------------------------
@@ -225,7 +235,11 @@ class _Reader:
             taken = self.address.feed(number, text, after, cut=cut)
             if taken is not None:
                 return taken
-        if self.blocks.feed(number, text):
+        if (
+            self.asked.feed(number, text)
+            or self.blocks.feed(number, text)
+            or self.told.feed(number, text)
+        ):
             return 0
         if self._headless(line, found):
             return 0
@@ -253,11 +267,21 @@ class _Reader:
         elif command:
             self.in_command = True
             words = command.lower().replace("\u2013", "-").split()
+            self._not_read(number, words[0], command)
             self.expects_heaps = words[0].endswith("heap") and "-s" in words[1:3]
+
+    def _not_read(self, number: int, word: str, command: str) -> None:
+        """A command whose output nobody here reads is named."""
+        name = f"!{word.rpartition('.')[2].lstrip('!')}" if word[:1] == "!" else word
+        if name in UNREAD_COMMANDS:
+            what = UNREAD_COMMANDS[name]
+            self._note("note", f"line {number}: `{command[:60]}` ({what}) is not read", number)
+        elif name not in _READ_COMMANDS:
+            self._note("command", f"`{command[:60]}`: its output is not read", number)
 
     def _name(self, title: str) -> None:
         self.label = title.strip().strip("\"'")[:_MAX_LABEL].rstrip(": ")
-        self.blocks.label = self.label
+        self.blocks.label = self.told.label = self.label
 
     def _milestone(self, number: int, text: str) -> bool:
         """Lines that tell which process and which moment the text is of."""
@@ -534,11 +558,13 @@ def parse(text: str | LongText, *, partial: bool = False) -> Log:
             ahead.popleft()
     log = reader.finish()
     figures = any(table.rows for table in log.heaps) or log.addresses or log.facts
-    if partial or figures or log.sizes or log.blocks or log.traces:
+    if partial or figures or log.sizes or log.blocks or log.traces or log.asked or log.told:
         return log
     if unread := [each for each in log.unread if each.why != _EMPTY]:
         first = unread[0]
         raise ParseError(first.why, first.line)
-    if any(table for table in log.heaps if table.whole or table.printed) or log.notices:
+    if any(table for table in log.heaps if table.whole or table.printed) or any(
+        notice.kind != "command" for notice in log.notices
+    ):
         return log
     raise ParseError("no !heap -s table and no !address -summary output in this text")

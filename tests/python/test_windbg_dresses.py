@@ -153,8 +153,9 @@ def test_a_block_of_a_page_heap() -> None:
                       171a3bf2a90:      171a3c4efd0      30 -      171a3c4e000      2000
     00007ffb1d0b44e1 ntdll!RtlDebugAllocateHeap+0x000000000000003f
 """
-    (listed,) = windbg.parse(text).blocks
-    assert (listed.blocks, listed.bytes) == (1, 0x30)
+    (block,) = windbg.parse(text).asked
+    assert (block.size, block.state, block.handle) == (0x30, "busy", 0x171A0001000)
+    assert block.stack == ("ntdll!RtlDebugAllocateHeap+0x000000000000003f",)
 
 
 def test_the_heap_error_that_the_extension_reports() -> None:

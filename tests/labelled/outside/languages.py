@@ -74,7 +74,9 @@ def build(each: Program, place: Path, folder: Path) -> list[str]:
     """Writes the program into ``place``, compiles it where its language asks for it, and gives what
     its command is to be told."""
     kind = language(each)
-    script = place / {"java": "Program.java", "go": "main.go", "c++": "main.cpp"}.get(kind, "program")
+    script = place / {"java": "Program.java", "go": "main.go", "c++": "main.cpp"}.get(
+        kind, "program"
+    )
     script.write_text(source(each), encoding="utf-8")
     if kind == "java":
         subprocess.run(["javac", "-d", str(place), str(script)], check=True)

@@ -1,0 +1,161 @@
+"""What other tools tell of memory by name, and single blocks that a debugger was asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from ._causes import Cause, Cure, kib
+from ._verdict import Verdict, columns
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from dmi.windbg import AskedBlock, Told
+
+    from ._judge import Thresholds
+    from ._observe import State
+
+__all__ = ["asked_lines", "comparable", "ends", "findings", "lines_of"]
+
+_MOST: Final = 5
+
+
+class _Tool(NamedTuple):
+    """What a tool's figures are of, and what to do when they grow."""
+
+    subject: str
+    total: str
+    next_step: str
+    collected: bool = False
+
+
+_TOOLS: Final[Mapping[str, _Tool]] = {
+    "!eeheap": _Tool(
+        "the heap of .NET (`!eeheap`)", "committed",
+        "Name the types with `!dumpheap -stat` at both moments, then `!gcroot` on an object of the "
+        "one that grew. If `!dumpheap` did not grow, the collector keeps it: "
+        "DOTNET_GCConserveMemory=5 or a limit (DOTNET_GCHeapHardLimit)",
+        collected=True,
+    ),
+    "!dumpheap": _Tool(
+        "the objects of .NET (`!dumpheap -stat`)", "in objects",
+        "Ask `!gcroot` for an object of the type that grew: it names what holds it",
+        collected=True,
+    ),
+    "!maddress": _Tool(
+        "the process (`!maddress`)", "of address space",
+        "Look into what grew: of GCHeap `!eeheap -gc` and `!dumpheap -stat`, of Heap `!heap -s`",
+    ),
+    "VMMap": _Tool(
+        "the process (VMMap)", "committed",
+        "Look into what grew: of Heap `!heap -s` and UMDH, of Managed Heap `!dumpheap -stat`, of "
+        "Private Data who calls VirtualAlloc",
+    ),
+    "!poolused": _Tool(
+        "the kernel's pools (`!poolused`)", "in pools",
+        "Find the driver that owns the tag that grew: `findstr /m /l TAG *.sys`, or pooltag.txt",
+    ),
+    "!vm": _Tool(
+        "the machine (`!vm`)", "committed", "Find the process with `!process 0 0` and VMMap",
+    ),
+    "UMDH": _Tool(
+        "the allocations that UMDH lists", "in blocks",
+        "Compare both logs with `umdh before.log after.log`: it names the stacks that grew",
+    ),
+}  # fmt: skip
+
+
+def _last(state: State) -> dict[str, Told]:
+    """Of a moment that asked twice the later answer counts."""
+    return {told.source: told for told in state.told}
+
+
+def comparable(states: Sequence[State]) -> bool:
+    """Both ends were told of by one tool."""
+    return bool(states[0].told) and not _last(states[0]).keys().isdisjoint(_last(states[-1]))
+
+
+def ends(states: Sequence[State]) -> tuple[str, list[int | None]]:
+    """Whose figures they are, and those of both ends, of the tool that tells of most."""
+    first, last = _last(states[0]), _last(states[-1])
+    source = max(first.keys() & last.keys(), key=lambda name: last[name].total)
+    return _TOOLS[source].subject, [first[source].total, last[source].total]
+
+
+def findings(states: Sequence[State], thresholds: Thresholds) -> list[Verdict]:
+    """What grew by such figures between the ends."""
+    first, last = _last(states[0]), _last(states[-1])
+    out = []
+    for source in first.keys() & last.keys():
+        tool = _TOOLS[source]
+        levels = [told.total for state in states if (told := _last(state).get(source)) is not None]
+        before, after = levels[0], levels[-1]
+        peak = max(levels[1:-1], default=None)
+        slack = thresholds.tolerance_of_memory(before, peak, collected=tool.collected)
+        if after - before <= slack:
+            continue
+        rows = [first[source].rows, last[source].rows]
+        grown = {name: size - rows[0].get(name, 0) for name, size in rows[1].items()}
+        top = sorted(((g, n) for n, g in grown.items() if g > 0), reverse=True)[:_MOST]
+        text = f"{kib(after - before)} more {tool.total}"
+        if top:
+            text += f"; {top[0][1]} grew most, by {kib(top[0][0])}"
+        table = [("name", "before KB", "after KB", "more KB")]
+        table += [
+            (name[:70], f"{rows[0].get(name, 0) >> 10:,}", f"{rows[1][name] >> 10:,}",
+             f"{gain >> 10:,}")
+            for gain, name in top
+        ]  # fmt: skip
+        ends = (states[0].label or "before", states[-1].label or "after")
+        nothing = (None, None)
+        out.append(
+            Verdict(
+                "growth", tool.subject, after - before,
+                100 * (after - before) / before if before else None, None, None, ends, nothing,
+                (before, after), nothing, nothing, nothing,
+                (Cause("outside", text, after - before),), (Cure(tool.next_step),), how="measured",
+                lines=tuple(columns(table)),
+            )
+        )  # fmt: skip
+    return out
+
+
+def lines_of(state: State) -> list[str]:
+    """What one moment was told, the largest names first."""
+    lines = []
+    for told in state.told:
+        tool = _TOOLS[told.source]
+        top = sorted(told.rows.items(), key=lambda item: -item[1])[:_MOST]
+        named = ", ".join(f"{name} {kib(size)}" for name, size in top)
+        lines.append(f"{tool.subject}: {kib(told.total)} {tool.total}; {named}.")
+    return [line[:1].upper() + line[1:] for line in lines]
+
+
+def asked_lines(asked: Sequence[AskedBlock]) -> list[str]:
+    """Single blocks and who allocated them."""
+    lines = []
+    for block in asked[:_MOST]:
+        heap = "" if block.handle is None else f" of heap {block.handle:08x}"
+        size = "its size is not in the text" if block.size is None else f"{block.size:,} bytes"
+        text = f"Block {block.address:08x}{heap}: {size}"
+        if block.state:
+            text += f", {block.state}"
+        own = [frame for frame in block.stack if not _of_heap(frame)]
+        if block.stack:
+            who = "freed" if block.state == "free" else "allocated"
+            text += (
+                f"; {who} by {' < '.join(f.partition('+0x')[0] for f in (own or block.stack)[:4])}"
+            )
+        else:
+            text += "; its stack is not in the text (gflags +ust keeps them)"
+        lines.append(f"{text}.")
+    if len(asked) > _MOST:
+        lines.append(f"{len(asked) - _MOST} more blocks were asked for.")
+    return lines
+
+
+def _of_heap(frame: str) -> bool:
+    lower = frame.lower()
+    return lower.startswith(("ntdll!", "verifier!", "msvcr", "ucrtbase", "vrfcore!")) or any(
+        word in lower for word in ("operator new", "!malloc", "heap_alloc", "!calloc", "!realloc")
+    )

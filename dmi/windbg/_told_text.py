@@ -1,0 +1,226 @@
+"""What other tools beside a debugger's heap commands tell of memory by name: SOS of .NET, VMMap,
+the kernel's pools, the logs of UMDH. Each is read as a table of names and bytes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from ._facts import Told
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["UNREAD_COMMANDS", "ToldReader"]
+
+UNREAD_COMMANDS: Final = {
+    "!vadump": "the ranges of the address space",
+    "!memusage": "the machine's physical memory",
+    "!process": "a process as the kernel sees it",
+    "!vad": "the ranges of a process as the kernel sees them",
+    "!pool": "a page of the kernel's pools",
+    "!poolfind": "blocks of the kernel's pools",
+    "!lfh": "the low-fragmentation heap of Windows XP",
+    "!gchandles": "handles of .NET",
+    "!heapstat": "the generations of .NET",
+    "!gcheapstat": "the generations of .NET",
+    "!objsize": "what an object of .NET holds",
+    "!dumpobj": "an object of .NET",
+    "!gcroot": "what holds an object of .NET",
+    "!finalizequeue": "objects of .NET that wait for their finalizer",
+    "!jsheap": "the heap of a script engine",
+    "!avrf": "Application Verifier",
+    "!mex.memory": "memory as MEX tells it",
+    "!htrace": "handles and their stacks",
+}
+"""Commands that tell of memory and are named, not read: what each tells."""
+
+_COUNT: Final = r"([0-9]{1,3}(?:[,.'\u00a0 ][0-9]{3}){1,6}|[0-9]{1,20})"
+_EEHEAP: Final = re.compile(
+    r"\W*(GC (?:Allocated |Committed )?Heap Size|Total LoaderHeap size|Total Committed Size"
+    r"|Total Allocated Size):\s+(?:Size:\s+)?"
+    rf"0x[0-9a-fA-F]{{1,16}}\s?\({_COUNT}\)",
+    re.IGNORECASE,
+)
+_EEHEAP_NAMES: Final = {
+    "gc heap size": "GC heap, allocated",
+    "gc allocated heap size": "GC heap, allocated",
+    "gc committed heap size": "GC heap, committed",
+    "total loaderheap size": "loader heaps",
+}
+_MADDRESS_HEAD: Final = re.compile(r"[\W_]*Memory (?:Type|Kind)\W+Count\W+Size\W+Size \(bytes\)")
+_MADDRESS_ROW: Final = re.compile(
+    r"[\s|+]*(\[TOTAL\]|[A-Za-z][\w ]{1,40}?)[\s|]+[0-9,.]{1,14}[\s|]+[0-9.,]{1,14}\s?[kmgt]?b"
+    rf"[\s|]+{_COUNT}[\s|]*$"
+)
+_DUMPHEAP_HEAD: Final = re.compile(r"\W*MT\s+Count\s+TotalSize\s+Class Name", re.IGNORECASE)
+_DUMPHEAP_ROW: Final = re.compile(
+    rf"\s*(?:0x)?[0-9a-fA-F`]{{8,17}}\s+{_COUNT}\s+{_COUNT}\s+(\S.{{0,160}})$"
+)
+_VMMAP_TYPES: Final = (
+    "Total", "Image", "Mapped File", "Shareable", "Heap", "Managed Heap", "Stack", "Private Data",
+    "Page Table", "Unusable", "Free",
+)  # fmt: skip
+_VMMAP_HEAD: Final = re.compile(
+    r"\W*Type\W+(?:Defined\W+)?Size\W+Committed\W+(?:Private\W+)?Total WS\b"
+)
+_VMMAP_ROW: Final = re.compile(rf'\W*({"|".join(_VMMAP_TYPES)})"?(?=[\s,;\t"])')
+_VMMAP_CELL: Final = re.compile(
+    r'"([^"]{0,24})"|([0-9]{1,3}(?:[,.\u00a0][0-9]{3})+|[0-9]+)|(?<=[,;\t])(?=[,;\t]|$)'
+)
+_POOL_HEAD: Final = re.compile(r"\W*Tag\s+Allocs\s+(?:Frees\s+Diff\s+)?Used\s+Allocs\s+")
+_POOL_ROW: Final = re.compile(
+    r"\s*(TOTAL|\S(?:.{0,2}\S)?)\s+([0-9]{1,15})\s+([0-9]{1,18})\s+([0-9]{1,15})\s+([0-9]{1,18})\b"
+)
+_VM: Final = re.compile(
+    r"\W*(Committed pages|NonPagedPool Usage|PagedPool Usage|CommitLimit):?\s+[0-9]{1,15}\s*"
+    r"\(\s*([0-9]{1,15}) Kb\)",
+    re.IGNORECASE,
+)
+_UMDH_LOG: Final = re.compile(
+    r"\s*([0-9a-fA-F]{1,16}) bytes (?:in 0x[0-9a-fA-F]{1,8} allocations|\+)\s?.{0,80}\bby:? "
+    r"(BackTrace\w{1,20})"
+)
+_UMDH_HEAP: Final = re.compile(r"[\W]*Start of data for heap @ (?:0x)?([0-9a-fA-F`]{4,17})")
+_UMDH_FRAME: Final = re.compile(r"\s+([\w.$?@-]{1,80}![^\s+]{1,120})")
+_MOST_NAMES: Final = 20_000
+
+
+def _whole(digits: str) -> int:
+    return int("".join(c for c in digits if c in "0123456789"))
+
+
+@dataclass(slots=True)
+class ToldReader:
+    """Collects these tables, whichever a text holds."""
+
+    count_row: Callable[[int], None]
+    told: list[Told] = field(default_factory=list)
+    label: str = ""
+
+    _source: str = ""
+    _line: int = 0
+    _rows: dict[str, int] = field(default_factory=dict)
+    _total: int | None = None
+    _heaps: set[str] = field(default_factory=set)
+    """Of a log of UMDH: one that comes again begins the next log."""
+    _stack: str = ""
+    _places: dict[str, str] = field(default_factory=dict)
+
+    def close(self) -> None:
+        """What was open ends here."""
+        if self._source and (self._rows or self._total is not None):
+            rows = {
+                f"{name} {self._places[name]}" if name in self._places else name: size
+                for name, size in self._rows.items()
+            }
+            self.told.append(Told(self._source, rows, self._sum(), self.label, self._line))
+        self._source, self._rows, self._total = "", {}, None
+        self._heaps, self._stack, self._places = set(), "", {}
+
+    def _sum(self) -> int:
+        rows = self._rows
+        if self._source == "!eeheap":
+            for name in ("GC heap, committed", "GC heap, allocated", "loader heaps"):
+                if name in rows:
+                    return rows[name]
+        if self._source == "!vm" and "Committed pages" in rows:
+            return rows["Committed pages"]
+        return sum(rows.values()) if self._total is None else self._total
+
+    def _open(self, source: str, number: int) -> None:
+        if self._source != source:
+            self.close()
+            self._source, self._line = source, number
+
+    def _add(self, number: int, name: str, size: int) -> None:
+        self.count_row(number)
+        if len(self._rows) < _MOST_NAMES or name in self._rows:
+            self._rows[name] = self._rows.get(name, 0) + size
+
+    def feed(self, number: int, text: str) -> bool:
+        """Read a line; False when it is of none of these kinds."""
+        return self._head(number, text) or self._inside(number, text) or self._alone(number, text)
+
+    def _head(self, number: int, text: str) -> bool:
+        for pattern, source in (
+            (_MADDRESS_HEAD, "!maddress"), (_DUMPHEAP_HEAD, "!dumpheap"),
+            (_VMMAP_HEAD, "VMMap"), (_POOL_HEAD, "!poolused"),
+        ):  # fmt: skip
+            if pattern.match(text):
+                self.close()
+                self._open(source, number)
+                return True
+        return False
+
+    def _inside(self, number: int, text: str) -> bool:
+        """A row of the table whose header was seen."""
+        if self._source == "!maddress":
+            row = _MADDRESS_ROW.match(text)
+            if row and row[1] == "[TOTAL]":
+                self._total = _whole(row[2])
+            elif row:
+                self._add(number, row[1], _whole(row[2]))
+            return row is not None
+        if self._source == "!dumpheap":
+            row = _DUMPHEAP_ROW.match(text)
+            if row:
+                self._add(number, row[3].strip(), _whole(row[2]))
+            return row is not None
+        if self._source == "!poolused":
+            row = _POOL_ROW.match(text)
+            size = int(row[3]) + int(row[5]) if row else 0
+            if row and row[1] == "TOTAL":
+                self._total = size
+            elif row:
+                self._add(number, f"pool tag {row[1]}", size)
+            return row is not None
+        return self._vmmap(number, text) if self._source == "VMMap" else False
+
+    def _vmmap(self, number: int, text: str) -> bool:
+        row = _VMMAP_ROW.match(text)
+        if not row:
+            return False
+        cells = [m[1] if m[1] is not None else m[2] or ""
+                 for m in _VMMAP_CELL.finditer(text, row.end())]  # fmt: skip
+        if len(cells) < 2 or not any(c.isdigit() for c in cells[1]):
+            return True  # free and unusable ranges have no commit
+        size = _whole(cells[1]) << 10
+        if row[1] == "Total":
+            self._total = size
+        elif row[1] not in ("Free", "Unusable"):
+            self._add(number, row[1], size)
+        return True
+
+    def _alone(self, number: int, text: str) -> bool:
+        """Lines that need no header above them."""
+        if "ize:" in text and (found := _EEHEAP.match(text)):
+            name = _EEHEAP_NAMES.get(found[1].lower())
+            self._open("!eeheap", number)
+            if name is not None:
+                self.count_row(number)
+                self._rows[name] = _whole(found[2])
+            return True
+        if "Kb)" in text and (found := _VM.match(text)):
+            self._open("!vm", number)
+            self.count_row(number)
+            self._rows[found[1]] = int(found[2]) << 10
+            return True
+        if "heap @" in text and (found := _UMDH_HEAP.match(text)):
+            if found[1] in self._heaps:
+                self.close()
+            self._open("UMDH", number)
+            self._heaps.add(found[1])
+            return True
+        if "BackTrace" in text and (found := _UMDH_LOG.match(text)):
+            self._open("UMDH", number)
+            self._add(number, found[2], int(found[1], 16))
+            self._stack = found[2]
+            return True
+        if self._stack and (found := _UMDH_FRAME.match(text)):
+            # The first frame that is not the heap's own names the place.
+            if not found[1].lower().startswith(("ntdll!", "ucrtbase!", "msvcr")):
+                self._places.setdefault(self._stack, found[1])
+            return True
+        return False

@@ -1,0 +1,175 @@
+"""What other tools tell of memory, single blocks, and commands that are named."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from dmi import windbg
+from dmi.cli import main
+from dmi.diagnose._files import what_was_read
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ASKED = """0:000> !heap -p -a 0x0000018c2a1f5e40
+    address 0000018c2a1f5e40 found in
+    _HEAP @ 18c29e80000
+              HEAP_ENTRY Size Prev Flags            UserPtr UserSize - state
+        0000018c2a1f5e10 0005 0000  [00]   0000018c2a1f5e40    00014 - (busy)
+        7ffbe5a7bb1b ntdll!RtlpCallInterceptRoutine+0x000000000000003f
+        7ff6bd8a1e44 app!operator new+0x0000000000000024
+        7ff6bd8a1033 app!Leak+0x0000000000000013
+
+"""
+PAGES = """0:001> !heap -p -a 02b3eff0
+    address 02b3eff0 found in
+    _DPH_HEAP_ROOT @ 1161000
+    in free-ed allocation (  DPH_HEAP_BLOCK:         VirtAddr         VirtSize)
+                                   1f10b74:          2b3e000             2000
+    6d9f90b2 verifier!AVrfDebugPageHeapFree+0x000000c2
+    00401099 app!Free+0x00000019
+"""
+HEADER = """0:000> !heap -i 0000018c29e80740
+Detailed information for block entry 0000018c29e80740
+Assumed heap       : 0x0000018c29e80000 (Use !heap -i NewHeapHandle to change)
+Header content     : 0x4C9F2EB4 0x1000F6C8 (decoded : 0x0B010006 0x10000074)
+Block flags        : 0x1 (busy )
+Total block size   : 0x6 units (0x60 bytes)
+Requested size     : 0x50 bytes (unused 0x10 bytes)
+"""
+EEHEAP = """0:000> !eeheap -gc
+Number of GC Heaps: 1
+generation 0 starts at 0x0000023d8a5b1018
+GC Allocated Heap Size:    Size: 0x524c328 ({0}) bytes.
+GC Committed Heap Size:    Size: 0x54c0000 ({1}) bytes.
+"""
+DUMPHEAP = """0:000> !dumpheap -stat
+Statistics:
+              MT    Count    TotalSize Class Name
+00007ffb5a0e7c38   120034      8642448 System.String
+000001f2e5a3b1c0     1904     22342448      Free
+00007ffb5a0f9a50    30001     {0} System.Byte[]
+Total 151940 objects
+"""
+MADDRESS = """0:000> !maddress -summary
+ +-------------------------------------------------------------------------+
+ | Memory Type         |          Count |         Size |   Size (bytes) |
+ +-------------------------------------------------------------------------+
+ | GCHeap              |             35 |     184.20mb |    {0} |
+ | Image               |            811 |     145.98mb |    153,072,640 |
+ +-------------------------------------------------------------------------+
+ | [TOTAL]             |            846 |     330.18mb |    {1} |
+ +-------------------------------------------------------------------------+
+"""
+VMMAP = """"Process:","app.exe"
+"PID:","4711"
+
+"Type","Size","Committed","Private","Total WS","Private WS","Shareable WS","Shared WS","Locked WS",
+"Total","2,201,344","{1}","120,004","90,120","70,004","20,116","18,004","","812","",
+"Image","90,120","90,120","4,004","40,004","3,004","37,000","36,000","","500","20,004",
+"Heap","980,004","{0}","60,004","50,004","50,000","4","4","","60","16,004",
+"Free","135,000,000,000","","","","","","","","60","130,000,000,000",
+"""
+POOLS = """0: kd> !poolused 2
+ Sorting by  NonPaged Pool Consumed
+            NonPaged            Paged
+ Tag    Allocs     Used    Allocs     Used
+ Leak    30012 {0}         0        0\tUNKNOWN pooltag 'Leak', please update pooltag.txt
+ Thre      120    48000         0        0\tThread objects , Binary: nt!ps
+ TOTAL    90012 {1}     1200  9000000
+"""
+UMDH = """// Debug library initialized ...
+*- - - - - - - - - - Start of data for heap @ 1E0000
+    {0} bytes in 0x14 allocations (@ 0x00000428 + 0x00000018) by: BackTrace00053
+    ntdll!RtlDebugAllocateHeap+000000FD
+    app!Leak+00000012
+"""
+
+
+def test_a_block_and_who_allocated_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = windbg.parse(ASKED).asked
+    assert (block.address, block.handle) == (0x18C2A1F5E40, 0x18C29E80000)
+    assert (block.size, block.state) == (0x14, "busy")
+    assert [frame.partition("+")[0] for frame in block.stack][-1] == "app!Leak"
+    path = tmp_path / "asked.txt"
+    path.write_text(ASKED + PAGES + HEADER)
+    assert main(["doctor", str(path)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "20 bytes, busy; allocated by app!Leak." in said
+    assert "its size is not in the text, free; freed by app!Free." in said
+    assert "Block 18c29e80740 of heap 18c29e80000: 80 bytes, busy;" in said
+    whats = [table["what"] for table in what_was_read(path)["tables"]]
+    assert len(whats) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "before", "after", "subject", "more", "name"),
+    [
+        (EEHEAP, (80_000_000, 88_866_816), (230_000_000, 250_000_000), ".NET", 161_133_184, "GC"),
+        (DUMPHEAP, (43_201_440,), (143_201_440,), ".NET", 100_000_000, "System.Byte[]"),
+        (MADDRESS, ("193,143,296", "346,215,936"), ("393,143,296", "546,215,936"), "!maddress",
+         200_000_000, "GCHeap"),
+        (VMMAP, ("60,004", "150,124"), ("260,004", "350,124"), "VMMap", 200_000 << 10, "Heap"),
+        (POOLS, (120_048_000, 240_048_000), (220_048_000, 340_048_000), "pools", 100_000_000,
+         "Leak"),
+        (UMDH, ("5320",), ("9005320",), "UMDH", 0x9000000, "BackTrace00053 app!Leak"),
+    ],
+    ids=["eeheap", "dumpheap", "maddress", "vmmap", "poolused", "umdh"],
+)  # fmt: skip
+@pytest.mark.parametrize("together", [False, True])
+def test_growth_by_what_another_tool_tells(
+    text: str, before: tuple[object, ...], after: tuple[object, ...], subject: str, more: int,
+    name: str, together: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    texts = [text.format(*before), text.format(*after)]
+    if together:
+        texts = ["\n".join(texts)]
+    paths = [tmp_path / f"m{number}.txt" for number in range(len(texts))]
+    for path, each in zip(paths, texts, strict=True):
+        path.write_text(each)
+    assert main(["doctor", *map(str, paths)]) == 1
+    said = capsys.readouterr().out
+    assert said.startswith("Growth in ")
+    assert subject in said.splitlines()[0]
+    assert name in said
+    assert f"{more >> 10:,} KB" in said.splitlines()[0]
+    # The other way round nothing grew.
+    if not together:
+        assert main(["doctor", *map(str, reversed(paths))]) == 0
+        assert capsys.readouterr().out.startswith("No leak")
+
+
+@pytest.mark.parametrize("text", [EEHEAP, DUMPHEAP, MADDRESS, VMMAP, POOLS, UMDH])
+def test_one_moment_by_another_tool(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "one.txt"
+    path.write_text(text.format("1000", "2000"))
+    (told,) = windbg.parse(path.read_text()).told
+    assert told.rows
+    assert main(["doctor", str(path)]) == 0
+
+
+def test_commands_that_are_not_read_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "log.txt"
+    path.write_text("0:000> !analyze -v\nBUGCHECK\n0:000> !sos.gcroot 1234\nFound 0 roots\n"
+                    + ASKED)  # fmt: skip
+    assert main(["doctor", "--what-was-read", str(path)]) == 0
+    said = capsys.readouterr().out
+    assert "`!analyze -v`: its output is not read" in said
+    assert "`!sos.gcroot 1234` (what holds an object of .NET) is not read" in said
+
+
+def test_shares_of_blocks_are_no_shares_of_bytes() -> None:
+    text = """0:000> !heap -stat -h 0 -grp B
+ heap @ 0000018c29e80000
+group-by: BLOCKCOUNT max-display: 20
+    size     #blocks     total     ( %) (percent of totalblocks)
+    50 7d0 - 27100  (45.00)
+    200 3e8 - 7d000  (22.50)
+"""
+    (table,) = windbg.parse(text).sizes
+    assert [row.percent for row in table.rows] == [None, None]
+    assert table.busy is None
