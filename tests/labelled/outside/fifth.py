@@ -28,13 +28,15 @@ _SERVER: Final = (
     "    return got\n"
 )
 _GUNICORN: Final = (
-    _SERVER + "open('app.py', 'w').write('''import os, json\\nkept = []\\ndef app(environ, start):\\n    {}\\n"
+    _SERVER
+    + "open('app.py', 'w').write('''import os, json\\nkept = []\\ndef app(environ, start):\\n    {}\\n"
     "    start(\"200 OK\", []); return [str(os.getpid()).encode()]\\n''')\n"
     "p = start('gunicorn', '-w', '1', '-b', f'127.0.0.1:{{port}}', 'app:app'); look = int(ask(40))"
 )
 _UVICORN: Final = (
-    _SERVER + "open('app.py', 'w').write('''from starlette.applications import Starlette\\nfrom starlette.responses import JSONResponse\\n"
-    "from starlette.routing import Route\\nasync def page(request): return JSONResponse([{\"a\": i} for i in range(2000)])\\n"
+    _SERVER
+    + "open('app.py', 'w').write('''from starlette.applications import Starlette\\nfrom starlette.responses import JSONResponse\\n"
+    'from starlette.routing import Route\\nasync def page(request): return JSONResponse([{"a": i} for i in range(2000)])\\n'
     "app = Starlette(routes=[Route(\"/\", page)])\\n''')\n"
     "p = start('uvicorn', '--port', str(port), '--log-level', 'error', 'app:app'); look = p.pid; ask(200)"
 )
@@ -75,13 +77,17 @@ _PAGES: Final = (
     "int main() { char *p = own(1 << 20, 0);"
 )
 _XML2: Final = (
-    "// -I/usr/include/libxml2 -lxml2\n" + _C + "#include <libxml/parser.h>\n#include <string>\n#include <vector>\nstatic std::vector<xmlDocPtr> x;\n"
-    "static void read(size_t n) { std::string t = \"<r>\"; for (int i = 0; i < 60; i++) t += \"<a k='1'><b>some text in it</b></a>\"; t += \"</r>\";\n"
-    "  while (n--) x.push_back(xmlReadMemory(t.data(), (int)t.size(), \"\", 0, 0)); }\n"
+    "// -I/usr/include/libxml2 -lxml2\n"
+    + _C
+    + "#include <libxml/parser.h>\n#include <string>\n#include <vector>\nstatic std::vector<xmlDocPtr> x;\n"
+    'static void read(size_t n) { std::string t = "<r>"; for (int i = 0; i < 60; i++) t += "<a k=\'1\'><b>some text in it</b></a>"; t += "</r>";\n'
+    '  while (n--) x.push_back(xmlReadMemory(t.data(), (int)t.size(), "", 0, 0)); }\n'
     "int main() { x.reserve(20000); read(9);"
 )
 _GLIB: Final = (
-    "// -I/usr/include/glib-2.0 -I/usr/lib/x86_64-linux-gnu/glib-2.0/include -lglib-2.0\n" + _C + "#include <glib.h>\n"
+    "// -I/usr/include/glib-2.0 -I/usr/lib/x86_64-linux-gnu/glib-2.0/include -lglib-2.0\n"
+    + _C
+    + "#include <glib.h>\n"
     "static GHashTable *t; static void add(int a, int b) { for (int i = a; i < b; i++) g_hash_table_insert(t, g_strdup_printf(\"key %d\", i), g_strnfill(150, 'x')); }\n"
     "int main() { t = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free); add(0, 9);"
 )
