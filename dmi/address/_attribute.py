@@ -59,6 +59,10 @@ _GLIBC_HEAP: Final = 64 << 20
 _GLIBC_HEADER: Final = 64
 """At most so many bytes stand before the arena in its first heap."""
 _MAX_HEAPS: Final = 1 << 14
+_HEAP_PROBES: Final = 1 << 18
+"""Places at which a heap of an arena is looked for, in one mapping and in all."""
+_STACK_BYTES: Final = 256 << 20
+"""Bytes of stacks that are looked through for where a thread ends."""
 """Heaps looked for in one mapping; a core file may claim mappings of any size."""
 _GUARD_MAX: Final = 1 << 20
 _TCB_SPAN: Final = 16 << 10
@@ -251,15 +255,21 @@ def _stacks(mappings: list[Mapping], source: Source) -> _Claims:
     for mapping in mappings:
         if _NAMED_STACK in mapping.name:
             claims.add(mapping.start, mapping.end)
+    left = _STACK_BYTES
+    at_end: dict[int, int] = {}
     for pointer in source.stack_pointers():
         index = bisect_right(starts, pointer) - 1
         if index < 0 or pointer >= mappings[index].end or not mappings[index].plain:
             continue
         here = mappings[index]
         end = here.end
-        if not _control_block(source, max(here.start, end - _TCB_SPAN), end):
+        if index not in at_end:
+            at_end[index] = _control_block(source, max(here.start, end - _TCB_SPAN), end)
+        if not at_end[index]:
             # A neighbour may have been merged into the mapping above the thread's end.
-            found = _control_block(source, pointer, min(end, pointer + _STACK_SCAN))
+            limit = min(end, pointer + min(_STACK_SCAN, left))
+            found = _control_block(source, pointer, limit)
+            left -= limit - pointer
             if found:
                 end = min(end, (found // source.page + 1) * source.page)
             elif guard(index) == here.start:
@@ -302,11 +312,15 @@ def _control_block(source: Source, start: int, end: int) -> int:
 
 def _glibc_arenas(mappings: list[Mapping], source: Source, readable: bool) -> _Claims:
     claims = _Claims("HeapGlibcArena")
+    probes = _HEAP_PROBES
     for index, here in enumerate(mappings):
         if not here.plain:
             continue
         first = -(-here.start // _GLIBC_HEAP) * _GLIBC_HEAP
         for base in range(first, min(here.end, first + _MAX_HEAPS * _GLIBC_HEAP), _GLIBC_HEAP):
+            probes -= 1
+            if probes < 0:
+                return claims
             reach = min(base + _GLIBC_HEAP, _reach(mappings, index))
             if readable:
                 known = _is_heap_info(source, base, here.end)

@@ -7,6 +7,7 @@ the file.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import struct
@@ -52,6 +53,7 @@ _MAX_NOTES: Final = 1 << 20
 """How many notes are looked at; each thread has up to seven."""
 _MAX_NOTE: Final = 16 << 20
 _MAX_SMALL_NOTE: Final = 1 << 16
+_MOST_HOLES: Final = 64
 _PIECE: Final = 1 << 20
 """Bytes of program headers that are read at once."""
 
@@ -101,6 +103,10 @@ class CoreReader:
         self.denied = ""
         self.notes: list[str] = []
         self._notes_left = _MAX_NOTES
+        self._unclaimed = 0
+        """Bytes of the file that no program header has claimed: no two may have the same, else a
+        small file were a memory without an end."""
+        self._claimed_twice = 0
         self.threads: list[tuple[int, int]] = []
         self._file = -1
         self._segments = Segments()
@@ -142,7 +148,7 @@ class CoreReader:
             if command:
                 raise CoreError(f"{self.path}: compressed; unpack it first: {command}")
             raise CoreError(f"{self.path}: not a core file")
-        size = os.fstat(self._file).st_size
+        size = self._unclaimed = os.fstat(self._file).st_size
         head = os.pread(self._file, 64, 0)
         if head[4:6] != b"\x02\x01":
             raise CoreError(f"{self.path}: a core file of another kind than 64-bit little-endian")
@@ -178,6 +184,10 @@ class CoreReader:
         if kind == _PT_LOAD and length and start + length < 1 << 64:
             promised = min(filled, length)
             have = max(0, min(promised, size - offset))
+            if have > self._unclaimed:
+                self._claimed_twice += have - self._unclaimed
+                have = promised = self._unclaimed
+            self._unclaimed -= have
             self._segments.add(Segment(start, start + length, offset, have, promised, flags))
         elif kind == _PT_NOTE and offset < size:
             self._read_notes(offset, min(offset + filled, size))
@@ -189,6 +199,11 @@ class CoreReader:
                 f"it has {self._shown.left_out + MOST_MAPPINGS:,} mappings, of which the "
                 f"{MOST_MAPPINGS:,} largest are looked at; the others have "
                 f"{self._shown.left_bytes >> 10:,} KB"
+            )
+        if self._claimed_twice:
+            self.notes.append(
+                f"its program headers claim bytes that others have: {self._claimed_twice >> 10:,} "
+                "KB are not looked at"
             )
         said = self._list(
             (each.start + each.have, each.promised - each.have)
@@ -349,10 +364,22 @@ class CoreReader:
 
     def read(self, address: int, size: int) -> bytes | None:
         """Bytes of the process; None when the file does not have all of them."""
-        room = bytearray(size) if 0 <= size <= 1 << 30 else None
-        if room is None or self.read_into(address, memoryview(room)) != size:
+        if not self._has(address, size):
             return None
-        return bytes(room)
+        room = bytearray(size)
+        return bytes(room) if self.read_into(address, memoryview(room)) == size else None
+
+    def _has(self, address: int, size: int) -> bool:
+        """Whether the file has all of it: no room is taken for what it only claims."""
+        if not 0 <= size <= 1 << 30:
+            return False
+        at, end = address, address + size
+        while at < end:
+            _, have = self._segments.place(at)
+            if not have:
+                return False
+            at += have
+        return True
 
     def read_into(self, address: int, room: memoryview) -> int:
         """Fill room from address on; how many bytes were there, from the first one on."""
@@ -369,10 +396,25 @@ class CoreReader:
         return done
 
     def next_there(self, address: int) -> int:
-        """Where the file has bytes again: nothing lies between."""
+        """Where the file may have bytes again: between lies nothing, or zeros that are a hole in
+        it."""
+        looks = _MOST_HOLES
         for segment in self._segments.behind(max(0, self._segments.before(address))):
-            if address < segment.start + segment.have:
-                return max(address, segment.start)
+            at = max(address, segment.start)
+            if not looks:
+                return at
+            looks -= 1
+            if at >= segment.start + segment.have:
+                continue
+            offset = segment.offset + at - segment.start
+            try:
+                at += os.lseek(self._file, offset, os.SEEK_DATA) - offset
+            except OSError as error:
+                if error.errno != errno.ENXIO:
+                    return at
+                continue
+            if at < segment.start + segment.have:
+                return at
         return 1 << 63
 
     def pagemap(self, address: int, pages: int) -> bytes | None:

@@ -169,13 +169,14 @@ def data_of_files(space: Space) -> Iterator[tuple[int, int]]:
 
 def pieces(memory: Memory, start: int, end: int) -> Iterator[tuple[int, bytes]]:
     """What can be read of the range, in pieces; zero-filled ends may not be there."""
-    at = start
+    at = max(start, memory.next_there(start) & -8)
     while at < end:
         room = bytearray(min(_PIECE, end - at))
         got = memory.read_into(at, memoryview(room))
         if got >= 16:
             yield at, bytes(room[: got & ~7])
         at += len(room)
+        at = max(at, memory.next_there(at) & -8)
 
 
 def find_main(memory: Memory, space: Space) -> list[ArenaState]:
@@ -333,7 +334,7 @@ def find_parameters(
             near = space.mappings[other]
             if near.end == here.start and near.perms[1] == "w" and near.has_file:
                 low = max(near.start, here.start - (1 << 16))
-            if near.start == here.end and near.perms[1] == "w":
+            if near.start == here.end and near.perms[1] == "w" and high == here.end:
                 high = min(near.end, max(high, here.end + (1 << 16)))
     data = memory.read(low, (high - low) & ~7)
     if data is None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
+from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -28,9 +29,18 @@ _POINTER: Final = (1 << 48) - 1 & ~0x3F
 _STRUCTS: Final = 21
 """Memory for structs is taken by 2 MiB."""
 _LOOKS: Final = 4096
+_ALL_LOOKS: Final = 1 << 19
+"""Pages that are looked up in one range, and in all."""
 _CACHED: Final = 1024
 """Pages of tables that are kept: 4 MiB."""
 _MOST_ROOTS: Final = 1 << 12
+_MOST_DATA: Final = 1 << 16
+"""Pages of the data of one file that are looked through."""
+_MOST_PAIRS: Final = 1 << 19
+"""Places at which a root is tried: words that may lead to tables, for each GiB that they may be
+of."""
+_LEAST_GIBS: Final = 64
+_KNOWS: Final = 1 << 12
 
 
 class Tree:
@@ -43,6 +53,7 @@ class Tree:
         self.leaves = leaves
         self._pages: dict[int, bytes | None] = {}
         self._structs: set[int] = set()
+        self._looks = _ALL_LOOKS
 
     def word(self, address: int) -> int:
         """What the tree leads to for the page at the address: its extent's struct, or 0."""
@@ -105,7 +116,7 @@ class Tree:
         return found
 
     def _known(self, pages: Iterable[int]) -> Iterator[int]:
-        looks = _LOOKS
+        looks = min(_LOOKS, self._looks)
         skip = -1
         for address in pages:
             if address >> 21 == skip:
@@ -116,7 +127,8 @@ class Tree:
                 # 512 pages stand in one page of a table: it knows none of them.
                 skip = address >> 21
             looks -= 1
-            if not looks:
+            self._looks -= 1
+            if looks <= 0:
                 return
 
     def _empty(self, address: int) -> bool:
@@ -145,31 +157,45 @@ def trees(
     """Every jemalloc that has memory. free: private memory that no other heap has; images: the data
     of programs and libraries, with the zero-filled part, and their files."""
     found: list[Tree] = []
-    gibs = {
-        number
-        for start, end in free
-        for number in range(start >> _GIB, min((end - 1 >> _GIB) + 1, (start >> _GIB) + 4096))
-    }
     for start, end, file in images:
         if end - start < _TABLE:
             continue
         words, others = _words(memory, space, start, end)
+        gibs = _gibs(free, max(_LEAST_GIBS, _MOST_PAIRS // max(1, len(words))))
         root = _root(memory, space, words, others, gibs, (start, end), free)
         if root is not None:
             found.append(Tree(memory, space, file, root))
     return found
 
 
-def _words(memory: Memory, space: Space, start: int, end: int) -> tuple[dict[int, int], list[int]]:
-    """Where words stand that lead to writable memory of no file with room for a table; and where
-    all other words stand that are not 0."""
+def _gibs(free: Iterable[tuple[int, int]], most: int) -> set[int]:
+    """The GiB that the ranges lie in, so many at most, those of small ranges first: what takes
+    more than jemalloc asks for at once is somebody's reservation."""
+    found: set[int] = set()
+    for start, end in sorted(free, key=lambda each: each[1] - each[0]):
+        last = min(end - 1 >> _GIB, _WORDS - 1)
+        for number in range(start >> _GIB, last + 1):
+            if len(found) >= most:
+                return found
+            found.add(number)
+    return found
+
+
+def _words(
+    memory: Memory, space: Space, start: int, end: int
+) -> tuple[dict[int, int], dict[int, int]]:
+    """Where words stand that lead to writable memory of no file with room for a table; and how many
+    others there are in each page that are not 0."""
     found: dict[int, int] = {}
-    others: list[int] = []
-    for at in range(start, end, 4096):
+    others: dict[int, int] = {}
+    looks = _MOST_DATA
+    at = memory.next_there(start)
+    while at < end and looks:
+        looks -= 1
         data = _there(memory, at, min(4096, end - at))
-        if data is None or not any(data):
-            continue
-        for number, word in enumerate(array("Q", data[: len(data) & ~7])):
+        strange = 0
+        # Most of it is zeros.
+        for number, word in enumerate(array("Q", data[: len(data) & ~7]) if data else ()):
             if not word:
                 continue
             here = space.at(word) if word > 1 << 20 and not (word >> 48 or word % 64) else None
@@ -177,7 +203,10 @@ def _words(memory: Memory, space: Space, start: int, end: int) -> tuple[dict[int
             if fits and len(found) < _MOST_ROOTS and word + _TABLE <= space.stretch(word)[1]:
                 found[at + 8 * number] = word
             else:
-                others.append(at + 8 * number)
+                strange += 1
+        if strange:
+            others[at >> _PAGE] = strange
+        at = max(at + 4096, memory.next_there(at + 4096) & -4096)
     return found, others
 
 
@@ -185,7 +214,7 @@ def _root(
     memory: Memory,
     space: Space,
     words: dict[int, int],
-    others: Sequence[int],
+    others: dict[int, int],
     gibs: set[int],
     data: tuple[int, int],
     free: Sequence[tuple[int, int]],
@@ -193,31 +222,37 @@ def _root(
     """The tables of the root that the words are of, by GiB: that which knows of most."""
     best: dict[int, int] = {}
     roots: dict[int, int] = {}
+    pages = sorted(others)
+    upto = [0, *accumulate(others[page] for page in pages)]
     for where in words:
         for number in gibs:
             root = where - 8 * number
             if data[0] <= root and root + _TABLE <= data[1]:
                 roots[root] = roots.get(root, 0) + 1
+    ranges = sorted(free)
     for root, _ in sorted(roots.items(), key=lambda each: -each[1])[:64]:
         leaves = {
             (where - root) // 8: leaf
             for where, leaf in words.items()
             if root <= where < root + _TABLE and (where - root) // 8 in gibs
         }
-        # Nothing else stands in a root.
-        strange = bisect_left(others, root + _TABLE) - bisect_left(others, root)
+        # Nothing else stands in a root; its first and last page may be others' too.
+        first, last = -(-root >> _PAGE), root + _TABLE >> _PAGE
+        strange = upto[bisect_left(pages, last)] - upto[bisect_left(pages, first)]
         if strange * 4 > len(leaves):
             continue
         tree = Tree(memory, space, "", leaves)
-        known = {number: leaf for number, leaf in leaves.items() if _knows(tree, number, free)}
+        known = {number: leaf for number, leaf in leaves.items() if _knows(tree, number, ranges)}
         if len(known) > len(best):
             best = known
     return best or None
 
 
 def _knows(tree: Tree, number: int, free: Sequence[tuple[int, int]]) -> bool:
-    """Whether the table of that GiB knows a page of private memory that lies there."""
-    for start, end in free:
+    """Whether the table of that GiB knows a page of private memory that lies there; free is
+    sorted."""
+    first = max(0, bisect_right(free, (number << _GIB, 0)) - 1)
+    for start, end in free[first : first + _KNOWS]:
         low, high = max(start, number << _GIB), min(end, number + 1 << _GIB)
         middle = low + high >> 1
         if high > low and any(tree.proves(at & -4096) for at in (low, high - 4096, middle)):

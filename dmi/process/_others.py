@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from ._glibc import GlibcHeap
+from ._glibc_find import pieces
 from ._jemalloc import trees
 from ._mapped import mapped_blocks
 from ._pages import pages_of
@@ -210,7 +211,8 @@ def _proven(
         shaped = [span for span in spans if _inside(stretches, span)]
         if shaped:
             add(kind, f"in {', '.join(files)}", shaped)
-            spans = [span for span in spans if span not in shaped]
+            taken = set(shaped)
+            spans = [span for span in spans if span not in taken]
     for kind, (low, high) in _PLACES.items():
         files = dict.fromkeys(each.file for each in there if each.kind == kind)
         placed = [(start, end) for start, end in spans if low <= start < high]
@@ -299,14 +301,18 @@ def _pointing(
         return names
     low, high = min(start for start, _ in spans), max(end for _, end in spans)
     found: list[str] = []
+    left = _MOST_DATA
     for start, end, path in _images(summary):
         base = path.rpartition("/")[2].removesuffix(" (deleted)")
-        if base in names and base not in found and end - start <= _MOST_DATA:
-            room = bytearray(end - start)
-            got = memory.read_into(start, memoryview(room))
-            if any(low <= word < high for word in memoryview(room)[: got & ~7].cast("Q")):
+        if base not in names or base in found or end - start > left:
+            continue
+        left -= end - start
+        for _, data in pieces(memory, start, end):
+            if any(low <= word < high for word in memoryview(data).cast("Q")):
                 found.append(base)
+                break
     return found or names
 
 
-_MOST_DATA: Final = 64 << 20
+_MOST_DATA: Final = 256 << 20
+"""Bytes of data of all files that are looked through for words that lead elsewhere."""

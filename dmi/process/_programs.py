@@ -80,6 +80,8 @@ _OVERLAP: Final = 64
 _MOST_BYTES: Final = 1 << 30
 """Bytes of files that are looked through in one process."""
 _MOST_FILES: Final = 4096
+_MOST_LOOKS: Final = 4096
+"""Pieces of memory of one file that is gone."""
 _MAX_HEADERS: Final = 256
 _PT_LOAD: Final = 1
 _CACHE: Final[dict[tuple[int, int, int, int], tuple[str, ...]]] = {}
@@ -224,11 +226,14 @@ def _in_memory(
     memory: Memory, mappings: Sequence[Mapping], most: int
 ) -> tuple[int, tuple[str, ...] | None]:
     """The same of what the process has in memory of a file that is gone."""
-    total = 0
+    total = looks = 0
     found: dict[str, None] = {}
     seen = False
     for mapping in mappings:
-        for at in range(mapping.start, mapping.end, _PIECE):
+        at = memory.next_there(mapping.start)
+        # A core file may claim any size; of memory that nobody has there is nothing to look at.
+        while at < mapping.end and looks < _MOST_LOOKS:
+            looks += 1
             room = bytearray(min(_PIECE, mapping.end - at))
             if total + len(room) > most:
                 break
@@ -236,4 +241,6 @@ def _in_memory(
             total += got
             seen = seen or got > 0
             found |= dict.fromkeys(_kinds(iter([bytes(room[:got])])))
+            at += len(room)
+            at = max(at, memory.next_there(at))
     return total, tuple(found) if seen else None

@@ -58,9 +58,13 @@ class Image:
     """Segments of memory: address, bytes, file name."""
 
     segments: dict[int, tuple[bytearray, str]] = field(default_factory=dict)
+    programs: set[int] = field(default_factory=set)
+    """Those that can be executed, and not written."""
 
-    def add(self, address: int, size: int, name: str = "") -> None:
+    def add(self, address: int, size: int, name: str = "", *, program: bool = False) -> None:
         self.segments[address] = (bytearray(size), name)
+        if program:
+            self.programs.add(address)
 
     def put(self, address: int, *words: int) -> None:
         for base, (data, _) in self.segments.items():
@@ -99,8 +103,9 @@ class Image:
         table = struct.pack("<IIQQQQQQ", 4, 0, 64 + 56 * count, 0, 0, len(notes), 0, 4)
         bodies = b""
         for base, (data, _) in sorted(self.segments.items()):
+            flags = 5 if base in self.programs else 6
             table += struct.pack(
-                "<IIQQQQQQ", 1, 6, offset + len(bodies), base, 0, len(data), len(data), 4096
+                "<IIQQQQQQ", 1, flags, offset + len(bodies), base, 0, len(data), len(data), 4096
             )
             bodies += bytes(data)
         whole = head + table + notes

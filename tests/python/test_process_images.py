@@ -13,6 +13,15 @@ import dmi
 from dmi.errors import DmiError
 from dmi.process import open_core, text
 from tests.python.images import HEAP, KEY, LIBC, Glibc, glibc_image
+from tests.python.images_more import (
+    EXTENTS,
+    MAPPED,
+    SCATTERED,
+    Pymalloc,
+    jemalloc_image,
+    pymalloc_image,
+    scattered_image,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,6 +50,53 @@ def test_arenas_of_each_version_are_what_was_put_there(minor: int, tmp_path: Pat
             assert stats.resident is None
         first = heaps[0].stats()
         assert (first.mapped_blocks, first.mapped) == (3, 600 << 10)
+
+
+@pytest.mark.parametrize("minor", [7, 9, 10, 11, 12, 13, 14])
+def test_pools_of_each_version_are_what_was_put_there(minor: int, tmp_path: Path) -> None:
+    image, expected = pymalloc_image(Pymalloc(minor))
+    with open_core(image.save(tmp_path / "core")) as process:
+        heaps = [heap for heap in process.heaps() if heap.kind == "pymalloc"]
+        assert len(heaps) == len(expected) == (2 if minor >= 13 else 1)
+        for heap, right in zip(heaps, expected, strict=True):
+            stats = heap.stats()
+            details = stats.details or {}
+            assert stats.busy == right.busy
+            assert details["free_in_pools"] == right.free
+            assert details["pools_used"] == right.used_pools
+            assert stats.unknown == 0
+            assert [segment.address for segment in heap.segments()] == sorted(right.arenas)
+            blocks = [each for each in heap.walk() or () if each.kind == "lfh"]
+            assert sum(each.size for each in blocks if each.state == "busy") == right.busy
+            assert sum(each.size for each in blocks if each.state == "free") == right.free
+
+
+def test_memory_of_jemalloc_is_told_by_its_tree(tmp_path: Path) -> None:
+    image, extents = jemalloc_image()
+    with open_core(image.save(tmp_path / "core")) as process:
+        (heap,) = process.heaps()
+        assert (heap.kind, heap.name) == ("jemalloc", "in libcarrier.so")
+        assert heap.stats().busy is None
+        spans = {(segment.address, segment.reserved) for segment in heap.segments()}
+        assert (EXTENTS + 0x1000000, extents) in spans
+    # The words of the tree lead to nothing: nobody is known.
+    image.put(EXTENTS + (8 << 18) + 16, *[0] * 300)
+    with open_core(image.save(tmp_path / "core")) as process:
+        assert [heap.kind for heap in process.heaps()] == ["unknown"]
+
+
+@pytest.mark.parametrize("minor", [28, 36, 43])
+def test_mapped_blocks_and_pieces_of_a_main_arena_are_found(minor: int, tmp_path: Path) -> None:
+    image, _ = scattered_image(Glibc(minor))
+    with open_core(image.save(tmp_path / "core")) as process:
+        heap = process.heaps()[0]
+        assert getattr(heap, "mapped", None) == tuple(
+            (MAPPED + number * (200 << 10), 200 << 10) for number in range(3)
+        )
+        assert any(segment.address == SCATTERED for segment in heap.segments())
+        found = process.find(SCATTERED + 0x1010)
+        assert found is not None
+        assert (found[1].state, found[1].size) == ("free", 0x1FFE0)
 
 
 def test_what_a_thread_left_behind_in_the_heap_is_passed_over(tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ LOAD, NOTE = 1, 4
 NT_FILE = 0x46494C45
 
 
-def core(path: Path, segments: int, files: int) -> Path:
-    """Pages that do not touch, and files mapped elsewhere."""
+def core(path: Path, segments: int, files: int, *, same: bool = False) -> Path:
+    """Pages that do not touch, and files mapped elsewhere. same: all pages are one of the file."""
     spans = b"".join(
         struct.pack(
             "<3Q", 0x7F00_0000_0000 + n * 2 * PAGE, 0x7F00_0000_0000 + (n * 2 + 1) * PAGE, 0
@@ -46,10 +46,11 @@ def core(path: Path, segments: int, files: int) -> Path:
         out.write(struct.pack("<IIQQQQQQ", NOTE, 4, notes, 0, 0, len(note), 0, 4))
         for n in range(segments):
             start = 0x1000_0000 + n * 2 * PAGE
-            out.write(struct.pack("<IIQQQQQQ", LOAD, 6, data, start, 0, PAGE, PAGE, PAGE))
+            offset = data if same else data + n * PAGE
+            out.write(struct.pack("<IIQQQQQQ", LOAD, 6, offset, start, 0, PAGE, PAGE, PAGE))
         out.write(struct.pack("<IIQQQQIIQQ", 0, 0, 0, 0, 0, 0, 0, count, 0, 0))
         out.write(note)
-        out.truncate(data + PAGE)
+        out.truncate(data + (1 if same else segments) * PAGE)
     return path
 
 
@@ -91,6 +92,40 @@ def test_of_more_mappings_than_a_process_can_have_the_largest_are_looked_at(
         # What is not shown can be read all the same.
         assert process.reader.read(0x1000_0000 + 99 * 2 * PAGE, 16) == bytes(16)
     assert MOST_MAPPINGS == 65_536
+
+
+def test_bytes_of_the_file_that_many_mappings_claim_are_those_of_one(tmp_path: Path) -> None:
+    with open_core(core(tmp_path / "core", 300, 0, same=True)) as process:
+        process.heaps()
+        assert any("claim bytes that others have" in note for note in process.notes)
+        assert not any("cut off" in note for note in process.notes)
+        first, last = 0x1000_0000, 0x1000_0000 + 299 * 2 * PAGE
+        assert process.reader.read(first, 16) is not None
+        assert process.reader.read(last, 16) is None
+
+
+@pytest.mark.long
+def test_sizes_that_are_only_claimed_take_no_time(tmp_path: Path) -> None:
+    """Mappings of 64 TiB in all, of which the file has holes or nothing; of programs too."""
+    path = core(tmp_path / "core", 2_000, 2_000)
+    with path.open("r+b") as file:
+        file.truncate(1 << 40)
+        data = bytearray(file.read(64 + 56 * 2_001))
+        for n in range(2_000):
+            at = 64 + 56 * (n + 1)
+            start, size = 0x1000_0000 + (n << 35), 1 << 35
+            have = 1 << 29 if n % 2 else 0
+            offset = (1 << 30) + n // 2 * (1 << 29)
+            struct.pack_into(
+                "<IIQQQQQQ", data, at, LOAD, 6 + n % 2, offset, start, 0, have, size, PAGE
+            )
+        file.seek(0)
+        file.write(data)
+    said = subprocess.run(
+        [sys.executable, "-c", LOOK, str(path)],
+        capture_output=True, text=True, check=True, timeout=100,
+    ).stdout  # fmt: skip
+    assert int(said) < 192 << 10
 
 
 def test_segments_in_any_order_and_on_top_of_each_other() -> None:
