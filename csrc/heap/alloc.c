@@ -195,16 +195,10 @@ void *_dmi_alloc_own(dmi_thread *self, dmi_cache *cache, size_t size) {
     return alloc_from_own(self, cache, size);
 }
 
-/* The slow path of a caller that has another way of its own. */
-static void *give_none(size_t size) {
-    (void)size;
-    return NULL;
-}
-
 /* As alloc_from_own, for a hardened heap, whose cache no usual fast path sees. */
 static void *alloc_from_own_hard(dmi_thread *self, dmi_cache *cache, size_t size) {
     if (size > DMI_BUCKET_MAX - sizeof(uint64_t)) return NULL; /* the sum may wrap around */
-    void *block = _dmi_hard_draw(self, cache, size, give_none);
+    void *block = _dmi_hard_draw(self, cache, size);
     if (__builtin_expect(block != NULL, 1)) return block;
     dmi_heap *heap = cache->heap;
     unsigned bucket = _dmi_bucket(size + heap->tail);

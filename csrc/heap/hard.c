@@ -10,12 +10,16 @@
 
 #include <string.h>
 
-/* Of all quarantines of a heap together. */
-#define QUARANTINE_BYTES ((uint64_t)262144)
-/* Places of all bins. */
-#define QUARANTINE_BLOCKS (16 * 32 + 24 * 16 + 32 * 8)
+/* Of all quarantines of a heap together: half of it for blocks in places, which nobody gets, and half for those on stacks,
+ * which are handed out next. */
+#define QUARANTINE_BYTES ((uint64_t)524288)
+/* What all bins have: places, one item between, and the stack. */
+#define QUARANTINE_ITEMS (16 * (16 + 1 + 32) + 24 * (8 + 1 + 24) + 32 * (4 + 1 + 4))
 /* Neighbours that are shuffled with each other when they are carved. */
 #define GROUP 8
+
+/* The bucket of the smallest requests: a block has room for two words and for the canary, which stands while it waits. */
+#define SMALLEST 1
 
 /* The more blocks a run has, the larger the item that holds their states. */
 #define STATES(bytes, number)                                                                      \
@@ -23,10 +27,11 @@
 static dmi_lock pools;
 static dmi_pool states[] = {STATES(128, 16384), STATES(576, 8192), STATES(4160, 2048)};
 #define KINDS (sizeof states / sizeof *states)
-static dmi_pool quarantines = {
-    .name = "dmi-quarantine",
-    .item = (sizeof(dmi_quarantine) + QUARANTINE_BLOCKS * sizeof(dmi_waiting) + 4095) / 4096 * 4096,
-    .chunk = 256};
+static dmi_pool quarantines = {.name = "dmi-quarantine",
+                               .item = (sizeof(dmi_quarantine) + DMI_BUCKETS * sizeof(dmi_bin) +
+                                        QUARANTINE_ITEMS * sizeof(dmi_waiting) + 4095) /
+                                       4096 * 4096,
+                               .chunk = 256};
 
 /* ---- what blocks are ----------------------------------------------------------------------------------- */
 
@@ -99,23 +104,35 @@ void _dmi_hard_shuffle(dmi_cache *cache, dmi_run *run) {
 
 /* ---- the quarantine ---------------------------------------------------------------------------------------- */
 
+/* Places of a bin, and how high its stack may be, which is no less. The bins of all sizes up to 1 KiB together are to
+ * keep within the bound. */
+static uint32_t places_of(size_t size) { return size <= 256 ? 16 : size <= 2048 ? 8 : 4; }
+static uint16_t most_of(size_t size) { return size <= 256 ? 32 : size <= 2048 ? 24 : 4; }
+
 bool _dmi_hard_setup(dmi_cache *cache) {
     _dmi_lock(&pools);
     dmi_quarantine *q = _dmi_pool_alloc(&quarantines);
     _dmi_unlock(&pools);
     if (!q) return false;
     (void)_dmi_os_random(&q->random, sizeof q->random); /* the heap has its secrets by now */
-    dmi_waiting *item = q->item;
+    char *next = (char *)(q + 1);
     for (size_t b = 0; b < DMI_BUCKETS; b++) {
-        size_t size = _dmi_bucket_size[b];
-        size_t ring = size <= 256 ? 8 : size <= 2048 ? 4 : 2;
-        q->bin[b] = (dmi_bin){.ring = item,
-                              .pool = item + ring,
-                              .mask = (uint8_t)(ring - 1),
-                              .most = (uint16_t)(3 * ring),
-                              .size = (uint16_t)size};
-        item += 4 * ring;
+        dmi_bin *bin = q->bin[b] = (dmi_bin *)(void *)next;
+        uint32_t places = places_of(_dmi_bucket_size[b]);
+        dmi_waiting *bottom = bin->place + places + 1;
+        *bin = (dmi_bin){.top = bottom,
+                         .limit = bottom,
+                         .bottom = bottom,
+                         .random = _dmi_hard_step(&q->random),
+                         .mask = (places - 1) * (uint32_t)sizeof(dmi_waiting),
+                         .places = places,
+                         .most = most_of(_dmi_bucket_size[b]),
+                         .size = _dmi_bucket_size[b]};
+        bottom[-1] = _dmi_no_quarantine.bin[b]->top[-1];
+        next = (char *)(bottom + bin->most);
     }
+    q->bin[0] = q->bin[SMALLEST];
+    q->cache = cache;
     cache->quarantine = q;
     return true;
 }
@@ -139,38 +156,62 @@ void _dmi_hard_drop_all(dmi_heap *heap) {
     _dmi_hard_drop(&heap->shared);
 }
 
-void *_dmi_hard_go(void *damaged, size_t size, void *(*slow)(size_t)) {
-    if (damaged) _dmi_fault_note(DMI_NOTE_LINK, damaged);
-    return slow(size);
+/* Take one from the stack, which is not empty, at random. */
+static dmi_waiting draw(dmi_quarantine *q, dmi_bin *bin) {
+    uint32_t count = (uint32_t)(bin->top - bin->bottom);
+    dmi_waiting *at = &bin->bottom[_dmi_hard_draw_number(&q->random, count)], one = *at;
+    *at = *--bin->top;
+    return one;
 }
 
-void *_dmi_hard_draw_locked(dmi_thread *self, dmi_cache *cache, size_t size,
-                            void *(*slow)(size_t)) {
-    if (!_dmi_lock_try(&self->lock)) return slow(size);
+/* A block from the stack, as the fast path hands it out; NULL: somebody has to go the whole way. */
+static void *pop_locked(dmi_thread *self, dmi_bin *bin) {
+    if (!_dmi_lock_try(&self->lock)) return NULL;
     _dmi_owner_arrive(self);
-    dmi_quarantine *q = cache->quarantine;
-    dmi_bin *bin = &q->bin[_dmi_bucket(size + sizeof(uint64_t))];
-    dmi_waiting one = {0};
-    bool drawn = bin->count > bin->low;
-    if (drawn) one = _dmi_hard_take(q, bin, bin->count);
-    bool intact = drawn && _dmi_hard_intact(one.block);
-    if (intact) _dmi_hard_hand_out(bin, one);
+    void *block = _dmi_hard_pop_waiting(bin);
     _dmi_unlock(&self->lock);
-    return intact ? one.block : _dmi_hard_go(one.block, size, slow);
+    return block;
 }
 
-void _dmi_hard_free_locked(void *block, dmi_run *run, void (*slow)(void *, dmi_run *)) {
+void *_dmi_hard_draw(dmi_thread *self, dmi_cache *cache, size_t size) {
+    dmi_bin *bin = _dmi_hard_bin(cache->quarantine, size);
+    if (cache->heap->flags & DMI_HEAP_ZERO) return NULL;
+    if (!_dmi_owner_enter(self)) return pop_locked(self, bin);
+    void *block = _dmi_hard_pop_waiting(bin);
+    _dmi_owner_leave(self);
+    return block;
+}
+
+/* Done, or there is nothing to do so shortly: then *own says whether this thread's slow path is to be taken at once. */
+static bool free_inside(void *block, dmi_run *run, bool *own) {
+    dmi_thread *self = _dmi_self_get();
+    dmi_cache *cache = atomic_load_explicit(&run->cache, memory_order_acquire);
+    *own = false;
+    /* Nobody enters &_dmi_no_thread, which owns no cache and is everybody's. */
+    if (!cache || cache->thread != self || !_dmi_owner_enter(self)) return false;
+    *own = atomic_load_explicit(&run->cache, memory_order_relaxed) == cache;
+    bool done = *own && _dmi_hard_take_back(cache->quarantine, run, block);
+    _dmi_owner_leave(self);
+    return done;
+}
+
+static bool free_locked(void *block, dmi_run *run) {
     dmi_cache *cache = atomic_load_explicit(&run->cache, memory_order_acquire);
     dmi_lock *lock = cache ? cache->lock : NULL;
+    if (!lock || !_dmi_lock_try(lock)) return false;
     bool done = false;
-    if (lock && _dmi_lock_try(lock)) {
-        if (atomic_load_explicit(&run->cache, memory_order_relaxed) == cache) {
-            if (cache->thread) _dmi_owner_arrive(cache->thread);
-            done = _dmi_hard_take_back(cache, run, block);
-        }
-        _dmi_unlock(lock);
+    if (atomic_load_explicit(&run->cache, memory_order_relaxed) == cache) {
+        if (cache->thread) _dmi_owner_arrive(cache->thread);
+        done = _dmi_hard_take_back(cache->quarantine, run, block);
     }
-    if (!done) slow(block, run);
+    _dmi_unlock(lock);
+    return done;
+}
+
+void _dmi_hard_free_other(void *block, dmi_run *run, void (*slow)(void *, dmi_run *)) {
+    bool own;
+    if (free_inside(block, run, &own)) return;
+    if (own || !free_locked(block, run)) slow(block, run);
 }
 
 static void release(dmi_cache *cache, dmi_waiting one) {
@@ -182,24 +223,31 @@ static void release(dmi_cache *cache, dmi_waiting one) {
     _dmi_cache_free(cache, _dmi_pagemap_get(one.block), one.block);
 }
 
-/* To how many blocks a pool is filled when it is empty, and emptied when it is full. */
-static uint32_t middle(const dmi_bin *bin) { return bin->room / 2u; }
+static uint32_t stacked(const dmi_bin *bin) { return (uint32_t)(bin->top - bin->bottom); }
+
+/* How many blocks a stack gets when it is empty, and loses when it is full. */
+static uint32_t share(const dmi_bin *bin) { return bin->room / 4u; }
 
 static void let_out(dmi_cache *cache, dmi_bin *bin, uint32_t to) {
-    while (bin->count > to) release(cache, _dmi_hard_take(cache->quarantine, bin, bin->count));
+    while (stacked(bin) > to) release(cache, draw(cache->quarantine, bin));
 }
 
 /* Bytes that may wait in a bin. */
 static uint64_t capacity(const dmi_bin *bin) {
-    return bin->room ? (uint64_t)(bin->mask + 1u + bin->room) * bin->size : 0;
+    return bin->room ? (uint64_t)(bin->places + bin->room) * bin->size : 0;
+}
+
+/* The fast path may use the stack once every place holds a block. */
+static void set_limit(dmi_bin *bin) {
+    bin->limit = bin->bottom + (bin->young == bin->places ? bin->room : 0);
 }
 
 static void close_bin(dmi_cache *cache, dmi_bin *bin) {
     uint64_t bytes = capacity(bin);
     let_out(cache, bin, 0);
-    while (bin->young) release(cache, bin->ring[--bin->young]);
-    bin->room = bin->turn = 0;
-    bin->limit = 0;
+    while (bin->young) release(cache, bin->place[--bin->young]);
+    bin->room = 0;
+    set_limit(bin);
     atomic_fetch_sub_explicit(&cache->heap->waiting, bytes, memory_order_relaxed);
 }
 
@@ -207,18 +255,18 @@ void _dmi_hard_flush(dmi_cache *cache) {
     dmi_quarantine *q = cache->quarantine;
     if (!q || !q->any) return;
     for (size_t b = 0; b < DMI_BUCKETS; b++)
-        if (q->bin[b].room) close_bin(cache, &q->bin[b]);
+        if (q->bin[b]->room) close_bin(cache, q->bin[b]);
     q->any = false;
 }
 
-/* Give a bin more room, if all quarantines of the heap stay within their bound: first the ring and a third of the pool,
- * then all of it. */
+/* Give a bin more room, if all quarantines of the heap stay within their bound: first its places and as
+ * many on the stack, then all of it. */
 static bool widen(dmi_cache *cache, dmi_bin *bin) {
     dmi_heap *heap = cache->heap;
     if (bin->room == bin->most) return false;
     uint64_t had = capacity(bin);
     uint16_t room = bin->room;
-    bin->room = bin->room ? bin->most : bin->most / 3;
+    bin->room = bin->room ? bin->most : (uint16_t)bin->places;
     uint64_t bytes = capacity(bin) - had;
     if (atomic_fetch_add_explicit(&heap->waiting, bytes, memory_order_relaxed) + bytes >
         QUARANTINE_BYTES) {
@@ -226,9 +274,7 @@ static bool widen(dmi_cache *cache, dmi_bin *bin) {
         bin->room = room;
         return false;
     }
-    /* The fast path clears two words only; where blocks are cleared whole, the slow path draws them. */
-    bin->low = heap->flags & DMI_HEAP_ZERO ? UINT32_MAX : 0;
-    bin->limit = bin->young > bin->mask ? bin->room : 0;
+    set_limit(bin);
     cache->quarantine->any = true;
     return true;
 }
@@ -237,7 +283,7 @@ static bool widen(dmi_cache *cache, dmi_bin *bin) {
 static dmi_bin *widest(dmi_quarantine *q) {
     dmi_bin *found = NULL;
     for (size_t b = 0; b < DMI_BUCKETS; b++)
-        if (capacity(&q->bin[b]) > (found ? capacity(found) : 0)) found = &q->bin[b];
+        if (capacity(q->bin[b]) > (found ? capacity(found) : 0)) found = q->bin[b];
     return found;
 }
 
@@ -249,34 +295,40 @@ static bool wait(dmi_cache *cache, dmi_bin *bin, void *block, uint8_t *state) {
         if (!other) return false;
         close_bin(cache, other);
     }
-    if (bin->young <= bin->mask) {
-        _dmi_hard_wait(&bin->ring[bin->young++], block, state);
-        if (bin->young > bin->mask) bin->limit = bin->room;
+    if (bin->young < bin->places) {
+        _dmi_hard_wait(&bin->place[bin->young++], block, state);
+        set_limit(bin);
         return true;
     }
-    if (bin->count == bin->room && !widen(cache, bin)) let_out(cache, bin, middle(bin));
-    _dmi_hard_rotate(bin, bin->count, block, state);
+    if (bin->top == bin->limit && !widen(cache, bin))
+        let_out(cache, bin, stacked(bin) - share(bin));
+    _dmi_hard_exchange(bin, block, state);
     return true;
 }
 
-/* Let some blocks of the current run's list wait, so that the next allocations find them in the pool. */
+/* Let some blocks of the current run's list come onto the stack, in random order, so that the next allocations find them
+ * there. */
 static void fill(dmi_cache *cache, dmi_bin *bin, unsigned bucket) {
     dmi_quarantine *q = cache->quarantine;
     dmi_run *run = cache->current[bucket];
     void *block;
-    while (bin->count < middle(bin) && (block = _dmi_hard_pop(q, run))) {
+    while (stacked(bin) < share(bin) && (block = _dmi_hard_pop(q, run))) {
         if (run->flags & DMI_RUN_COUNTED)
             _dmi_engine_count_block(&cache->heap->engine, run, block, 1);
-        _dmi_hard_wait(&bin->pool[bin->count++], block, q->state);
+        _dmi_canary_set(cache->heap, block, bin->size);
+        dmi_waiting *at = &bin->bottom[_dmi_hard_draw_number(&q->random, stacked(bin) + 1)];
+        *bin->top++ = *at;
+        _dmi_hard_wait(at, block, q->state);
     }
 }
 
 void *_dmi_hard_alloc(dmi_cache *cache, unsigned bucket) {
+    if (bucket < SMALLEST) bucket = SMALLEST;
     dmi_quarantine *q = cache->quarantine;
-    dmi_bin *bin = &q->bin[bucket];
+    dmi_bin *bin = q->bin[bucket];
     void *block = NULL;
-    while (!block && bin->count) {
-        dmi_waiting one = _dmi_hard_take(q, bin, bin->count);
+    while (!block && stacked(bin)) {
+        dmi_waiting one = *--bin->top;
         if (_dmi_hard_intact(one.block)) {
             *one.state = DMI_HARD_BUSY;
             block = one.block;
@@ -321,7 +373,7 @@ int _dmi_hard_free_slow(dmi_run *run, void *block) {
     if (!cache) return DMI_FAULT_FREE;
     int fault = judge(run, block, &index);
     if (!fault) {
-        dmi_bin *bin = &cache->quarantine->bin[run->bucket];
+        dmi_bin *bin = cache->quarantine->bin[run->bucket];
         if (!wait(cache, bin, block, &run->states->of[index])) {
             run->states->of[index] = DMI_HARD_FREE;
             _dmi_cache_free(cache, run, block);

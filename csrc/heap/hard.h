@@ -8,10 +8,9 @@
  * is busy, and no address that is no block, whatever a program writes into a free one. A canary stands behind each
  * block.
  *
- * A freed block waits in the quarantine of its run's cache, which has one bin for each bucket. At first it is in the
- * bin's ring, until so many others were freed; then in its pool. An allocation draws one from the pool at random. A
- * pool that is full gives some back to their runs. A block that waits counts as busy in its run. When it leaves the
- * quarantine its first two words must be as they were left.
+ * A freed block waits in the quarantine of its run's cache (quarantine.h): first in a place, then on a stack. A stack that
+ * is full gives some back to their runs, and one that is empty is filled from the current run. A block that waits counts
+ * as busy in its run, and keeps its canary. When it leaves the quarantine its first two words must be as they were left.
  *
  * Blocks that are carved are linked in random order, a few neighbours at a time.
  *
@@ -41,6 +40,9 @@ void _dmi_hard_drop_all(dmi_heap *heap);
 void _dmi_hard_flush(dmi_cache *cache);
 /* Hand out a block, one that waited or another. NULL: out of memory. */
 void *_dmi_hard_alloc(dmi_cache *cache, unsigned bucket);
+/* A block that waited in that cache of this thread's, for a path that was not the shortest. NULL: go the whole way. Takes
+ * the lock if it must. */
+void *_dmi_hard_draw(dmi_thread *self, dmi_cache *cache, size_t size);
 /* Check a block and free it. Takes the lock. Returns the kind of a fault, in which case nothing is freed, or DMI_OK. */
 int _dmi_hard_free_slow(dmi_run *run, void *block);
 /* Only the check. Takes the lock. */

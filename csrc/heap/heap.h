@@ -68,7 +68,9 @@ struct dmi_thread {
     dmi_cache *hard, *hard_memo;
     /* How its thread takes the lock for hardened heaps (owner.h): whether it need not, how often it is inside, and how
      * often it took it since others came. */
+    _Atomic(dmi_quarantine *) favour; /* of hard, while it is favoured; else &_dmi_no_quarantine */
     _Atomic bool favoured;
+    size_t draws; /* a fast path hands out blocks of hard for requests below that; 0: for none */
     _Atomic uint32_t inside;
     uint32_t quiet;
     dmi_lock lock;

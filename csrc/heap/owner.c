@@ -1,19 +1,26 @@
 /* owner.c - who else wants the lock of a thread that takes it with plain stores. */
 #include "owner.h"
+#include "quarantine.h"
 
 /* So many times a thread takes its lock, and meets nobody, before it is favoured again. A barrier costs the others some
  * microseconds, that is a hundred of these. */
 #define QUIET 4096
 
+void _dmi_owner_set(dmi_thread *thread, bool favoured) {
+    dmi_quarantine *own = thread->hard ? thread->hard->quarantine : &_dmi_no_quarantine;
+    atomic_store_explicit(&thread->favour, favoured ? own : &_dmi_no_quarantine,
+                          memory_order_relaxed);
+    atomic_store_explicit(&thread->favoured, favoured, memory_order_relaxed);
+}
+
 void _dmi_owner_favour(dmi_thread *self) {
-    if (!_dmi_have_barrier || self->state != DMI_THREAD_LIVE) return;
-    atomic_store_explicit(&self->favoured, true, memory_order_relaxed);
+    if (_dmi_have_barrier && self->state == DMI_THREAD_LIVE) _dmi_owner_set(self, true);
 }
 
 bool _dmi_owner_stop(dmi_thread *thread) {
     thread->quiet = 0;
     if (!atomic_load_explicit(&thread->favoured, memory_order_relaxed)) return false;
-    atomic_store_explicit(&thread->favoured, false, memory_order_relaxed);
+    _dmi_owner_set(thread, false);
     return true;
 }
 

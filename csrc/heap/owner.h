@@ -6,6 +6,9 @@
  * thread has left: a thread that said so before the barrier is seen, one that says so later sees that it is not
  * favoured, and takes the lock as others do. It is favoured again after a while in which nobody else came.
  *
+ * The favour is told in two words, of which a path reads one: thread->favour leads straight to the quarantine of the
+ * default heap's cache, for the paths that are as short as can be, and thread->favoured is for the rest.
+ *
  * What the lock of a record protects apart from that is not touched in here: for that the lock alone is enough.
  */
 #ifndef DMI_OWNER_H
@@ -45,12 +48,21 @@ static inline bool _dmi_owner_enter(dmi_thread *self) {
     return false;
 }
 
+/* The same for the default heap's cache: its quarantine, or &_dmi_no_quarantine. In both cases leave. */
+static inline dmi_quarantine *_dmi_owner_enter_own(dmi_thread *self) {
+    _dmi_owner_count(self, 1);
+    atomic_signal_fence(memory_order_seq_cst);
+    return atomic_load_explicit(&self->favour, memory_order_relaxed);
+}
+
 /* Somebody holds the lock of that record: its thread is not inside, and will not be. Of the caller's own record it
  * counts how long nobody else came. */
 void _dmi_owner_arrive(dmi_thread *thread);
 /* The two halves of it around a barrier that others want too: end the favour; true: wait then. */
 bool _dmi_owner_stop(dmi_thread *thread);
 void _dmi_owner_wait(dmi_thread *thread);
+/* Is it favoured? The record is locked. */
+void _dmi_owner_set(dmi_thread *thread, bool favoured);
 /* The record's own thread, which holds the lock, is favoured from now on, if it can be. */
 void _dmi_owner_favour(dmi_thread *self);
 

@@ -1,8 +1,18 @@
 /* records.c - the records of threads: a list that only grows, and those without a thread. */
 #include "records.h"
+#include "quarantine.h"
+
+/* What is popped from a stack that is empty: no secret makes two zeroes of an address. */
+static const uint64_t never_intact[2];
+static dmi_waiting nothing = {.block = (void *)(uintptr_t)never_intact};
+static dmi_bin empty = {.top = &nothing + 1, .limit = &nothing + 1, .bottom = &nothing + 1};
+static dmi_cache of_no_cache;
+dmi_quarantine _dmi_no_quarantine = {.cache = &of_no_cache,
+                                     .bin = {[0 ... DMI_BUCKETS - 1] = &empty}};
 
 dmi_thread _dmi_no_thread = {.memo_heap = DMI_NO_HANDLE,
                              .door = &_dmi_no_thread.cache,
+                             .favour = &_dmi_no_quarantine,
                              .cache = {.direct = {[0 ... DMI_DIRECT_MAX / 16] = &_dmi_no_run},
                                        .current = {[0 ... DMI_BUCKETS - 1] = &_dmi_no_run}}};
 DMI_TLS dmi_thread *_dmi_self = &_dmi_no_thread;
@@ -24,6 +34,7 @@ dmi_thread *_dmi_record_get(bool *adopted) {
         self = _dmi_pool_alloc(&pool);
         if (self) {
             *self = _dmi_no_thread;
+            self->inside = 0; /* who has no record may enter that one, to find nothing */
             self->state = DMI_THREAD_ABANDONED;
             self->next = all;
             atomic_store_explicit(&all, self, memory_order_release);

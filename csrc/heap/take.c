@@ -53,7 +53,7 @@ bool _dmi_thread_take(dmi_thread *thread) {
     __atomic_store_n(thread->tls, &_dmi_no_thread, __ATOMIC_RELAXED);
     bool favoured = _dmi_owner_stop(thread);
     if (_dmi_os_barrier()) {
-        atomic_store_explicit(&thread->favoured, favoured, memory_order_relaxed);
+        _dmi_owner_set(thread, favoured);
         __atomic_store_n(thread->tls, thread, __ATOMIC_RELAXED);
         _dmi_unlock(&thread->lock);
         return false;

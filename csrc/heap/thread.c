@@ -36,6 +36,7 @@ static void end_thread(void *value) {
     self->memo_heap = DMI_NO_HANDLE;
     self->door = &_dmi_no_thread.cache;
     self->hard = self->hard_memo = NULL;
+    self->draws = 0;
     for (dmi_cache *cache = self->caches; cache; cache = cache->next_of_thread)
         atomic_fetch_add_explicit(&cache->heap->abandoned, 1, memory_order_relaxed);
     _dmi_unlock(&self->lock);
@@ -129,7 +130,10 @@ dmi_cache *_dmi_thread_lock_cache(dmi_heap *heap) {
         _dmi_lock(cache->lock);
     } else if (cache->quarantine) {
         *(heap == _dmi_default ? &self->hard : &self->hard_memo) = cache;
+        bool draws = self->hard && !(_dmi_default->flags & DMI_HEAP_ZERO);
+        self->draws = draws ? DMI_BUCKET_MAX - sizeof(uint64_t) + 1 : 0;
         _dmi_owner_arrive(self);
+        _dmi_owner_set(self, atomic_load_explicit(&self->favoured, memory_order_relaxed));
     } else {
         self->memo_heap = heap->handle;
         self->memo = cache;

@@ -52,7 +52,7 @@ static COLD void free_rest(void *block, dmi_run *run) {
 }
 
 void _dmi_preload_free_slow(void *block, dmi_run *run) {
-    if (_dmi_run_is_hard(run)) _dmi_hard_free_or(block, run, free_rest);
+    if (_dmi_hard_owns(run)) _dmi_hard_free_or(block, run, free_rest);
     else free_rest(block, run);
 }
 
