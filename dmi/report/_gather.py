@@ -223,7 +223,7 @@ def _mib(size: int | None) -> str | None:
 
 
 def _maps(found: Snapshot) -> list[HeapMap]:
-    counts = [0 if heap.blocks is None else len(heap.blocks) for heap in found.heaps]
+    counts = [0 if heap.blocks is None else heap.stats.busy_blocks for heap in found.heaps]
     made = []
     for heap, allowed in zip(found.heaps, budget(counts), strict=True):
         title = f"heap {heap.handle:x} {heap.name}".rstrip()
@@ -395,8 +395,8 @@ def _of_process(pid: int) -> Content:
             stats = each.stats()
             if stats.busy is not None and stats.retained is not None:
                 waterfall.append((name, [("busy", stats.busy), ("retained", stats.retained)]))
-            drawn, ranges = map_of_walk(f"heap {name}", each, mmap.PAGESIZE, most=left)
-            left -= ranges
+            drawn, listed = map_of_walk(f"heap {name}", each, mmap.PAGESIZE, most=left)
+            left -= listed
             if drawn.segments or drawn.note:
                 made.maps.append(drawn)
         rows = "\n".join(text.heap(process, "-s"))

@@ -49,15 +49,18 @@ def map_of_ranges(title: str, ranges: Ranges, page: int, *, blocks: bool = True)
 def map_of_walk(
     title: str, heap: ForeignHeap, page: int, *, most: int = MAX_BLOCKS
 ) -> tuple[HeapMap, int]:
-    """The map of a heap in another process, and how many ranges it has.
+    """The map of a heap in another process, and how many busy blocks it lists.
 
-    The blocks are listed where they are known and not more than ``most``.
+    The blocks are listed where they are known and not more than ``most`` are busy. A walk of over
+    twice as many ranges is given up: the memory for it must have an end.
     """
     numpy = _numpy()
     segments = sorted(heap.segments(), key=lambda each: each.address)
     words = array("Q")
+    busy = 0
     for each in heap.walk() or ():
-        if len(words) >= 4 * most:
+        busy += each.state == "busy"
+        if busy > most or len(words) >= 8 * most:
             words = array("Q")
             break
         words.extend((each.address, each.size, STATE_CODES.get(each.state, OVERHEAD), each.segment))  # type: ignore[call-overload]
@@ -70,7 +73,7 @@ def map_of_walk(
     bases = numpy.array([each.address for each in segments] or [0], dtype=numpy.uint64)
     rows["segment"] = numpy.searchsorted(bases, rows["address"], side="right")
     rows = rows[numpy.argsort(rows["address"], kind="stable")]
-    return _map_of_rows(title, rows, page, True), len(rows)
+    return _map_of_rows(title, rows, page, True), busy
 
 
 def _map_of_rows(title: str, rows: Any, page: int, blocks: bool) -> HeapMap:

@@ -292,6 +292,19 @@ def test_a_million_blocks_and_the_redis_demo_stay_small(tmp_path: Path) -> None:
         assert "owner not recorded" in browsed(tmp_path / "million.html", tmp_path)
 
 
+def test_free_blocks_do_not_count_against_those_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dmi.report._map.MAX_BLOCKS", 1000)
+    with dmi.Heap("never") as heap:
+        blocks = [heap.malloc(64) for _ in range(1800)]
+        for block in blocks[::2]:
+            heap.free(block)
+        listed = data_of(report([dmi.snapshot(True)]).html)["maps"]
+        blocks = [heap.malloc(64) for _ in range(1800)]
+        left_out = data_of(report([dmi.snapshot(True)]).html)["maps"]
+    assert all(part["blocks"] for each in listed for part in each["segments"])
+    assert all(part["blocks"] is None for each in left_out for part in each["segments"])
+
+
 CHROMIUM = (
     "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
