@@ -24,7 +24,7 @@ static dmi_lock lock;
 static dmi_watch *chains[CHAINS];
 static size_t count;
 static dmi_pool pool = {
-    .name = "dmi-watch", .item = (sizeof(dmi_watch) + 63) / 64 * 64, .chunk = 2048};
+    .name = "dmi-watch", .item = (sizeof(dmi_watch) + 63) / 64 * 64, .chunk = 2048, .stable = true};
 
 /* SplitMix64: one counter for all threads, so that each draw is one of its own. */
 static uint64_t next_random(void) {
@@ -117,13 +117,23 @@ static void begin(dmi_run *run, size_t page, size_t first, uint32_t every) {
     watch->page = (uint32_t)page;
     watch->first = (uint16_t)first;
     watch->blocks = (uint16_t)(end - first);
+    watch->given_up = false;
     atomic_store_explicit(&watch->every, every, memory_order_relaxed);
+    atomic_store_explicit(&watch->hits, 0, memory_order_relaxed);
+    atomic_store_explicit(&watch->before, 0, memory_order_relaxed);
+    for (size_t k = 0; k < DMI_WATCH_BLOCKS; k++)
+        atomic_store_explicit(&watch->holder[k], 0, memory_order_relaxed);
     watch->shadow.segment = run->segment;
-    watch->shadow.next = run;
-    watch->shadow.head = (void *)(uintptr_t)_dmi_end;
+    /* Whoever looked it up by the page that it was of before sees that the page map has changed, if it sees this run. */
+    __atomic_store_n(&watch->shadow.next, run, __ATOMIC_RELEASE);
+    if (watch->shadow.kind != DMI_RUN_SHADOW) {
+        watch->shadow.head = (void *)(uintptr_t)_dmi_end;
+        watch->shadow.kind = DMI_RUN_SHADOW;
+    }
+    /* It has been so since it was first used, and never looks like a run again. */
     atomic_store_explicit(&watch->shadow.owner, DMI_OWNER_SHADOW, memory_order_release);
-    watch->shadow.kind = DMI_RUN_SHADOW;
     dmi_watch **chain = chain_of(run);
+    watch->prev = NULL;
     watch->next = *chain;
     if (watch->next) watch->next->prev = watch;
     *chain = watch;

@@ -61,9 +61,16 @@ static inline dmi_run *_dmi_pagemap_look(const void *address) {
     dmi_run *run = _dmi_pagemap_get(address);
     return run ? run : &_dmi_no_run;
 }
-/* The run, also of a watched page, which the page map leads to a shadow of its own. */
+/* The run, also of a watched page, which the page map leads to a shadow of its own. Whoever does not own the page may
+ * see that shadow come to be another page's: then the page map no longer leads to it, and tells more. */
 static inline dmi_run *_dmi_pagemap_find(const void *address) {
     dmi_run *run = _dmi_pagemap_look(address);
-    return __builtin_expect(_dmi_run_is_shadow(run), 0) ? run->next : run;
+    while (__builtin_expect(_dmi_run_is_shadow(run), 0)) {
+        dmi_run *real = __atomic_load_n(&run->next, __ATOMIC_ACQUIRE);
+        dmi_run *again = _dmi_pagemap_look(address);
+        if (again == run) return real;
+        run = again;
+    }
+    return run;
 }
 #endif

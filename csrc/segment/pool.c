@@ -54,7 +54,7 @@ void *_dmi_pool_alloc(dmi_pool *pool) {
         }
         if (note & BACKED && pool->warm) pool->warm--;
         pool->freed--;
-        memset(object, 0, pool->item);
+        if (!pool->stable) memset(object, 0, pool->item);
         return object;
     }
     size_t chunk = pool->used / pool->chunk, i = pool->used % pool->chunk;

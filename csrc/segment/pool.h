@@ -13,8 +13,9 @@
 
 typedef struct dmi_pool {
     const char *name;
-    size_t item;                 /* bytes an object, a multiple of 64 */
-    size_t chunk;                /* objects a chunk; DMI_POOL_CHUNKS chunks at most */
+    size_t item;  /* bytes an object, a multiple of 64 */
+    size_t chunk; /* objects a chunk; DMI_POOL_CHUNKS chunks at most */
+    bool stable;  /* what was freed is not cleared: readers without a lock still look at it */
     char *base[DMI_POOL_CHUNKS]; /* each: chunk objects, then a stack of chunk freed indices */
     size_t freed;                /* indices on the stack, which runs through the chunks */
     size_t freed_high;           /* the most there ever were */
@@ -23,7 +24,7 @@ typedef struct dmi_pool {
     size_t live_bytes;           /* committed bytes now */
 } dmi_pool;
 
-/* An object of zeroes, or NULL. */
+/* An object of zeroes, or NULL; from a stable pool one of zeroes, or as it was freed. */
 void *_dmi_pool_alloc(dmi_pool *pool);
 /* Give one back; but for the first few, an object of whole pages gives them to the OS. */
 void _dmi_pool_free(dmi_pool *pool, void *object);

@@ -58,6 +58,18 @@ TEST_EACH_PAGE(objects_of_whole_pages) { random_objects(8192, 50, false, 3); }
 TEST_EACH_PAGE(small_objects_with_failures) { random_objects(192, 70, true, 4); }
 TEST_EACH_PAGE(objects_of_whole_pages_with_failures) { random_objects(8192, 50, true, 5); }
 
+/* Who looks at one without a lock, while it is freed and used again, sees no word change but those that are written. */
+TEST_EACH_PAGE(a_stable_pool_leaves_objects_as_they_were_freed) {
+    dmi_pool pool = {.name = "test", .item = 192, .chunk = 30, .stable = true};
+    unsigned char *first = _dmi_pool_alloc(&pool);
+    ENSURE(all_are(first, 192, 0));
+    memset(first, 7, 192);
+    _dmi_pool_free(&pool, first);
+    ENSURE(all_are(first, 192, 7));
+    ENSURE(_dmi_pool_alloc(&pool) == first && all_are(first, 192, 7));
+    ENSURE(all_are(_dmi_pool_alloc(&pool), 192, 0));
+}
+
 TEST_EACH_PAGE(a_full_pool_says_no) {
     dmi_pool pool = {.name = "test", .item = 64, .chunk = 3};
     void *last = NULL;

@@ -239,13 +239,15 @@ def test_pages_are_given_up_at_random_when_they_cost_too_much(heap: dmi.Heap) ->
     data = p.data()
     weights = {mark["weight"] for mark in data["marks"]}
     assert len(data["marks"]) < 30000 * 256 // PAGE // 4
+    heap.validate()
+    if not weights:
+        return  # on a slow machine, where the last one goes too
     assert min(weights) >= 4
     assert all(math.log2(weight).is_integer() for weight in weights)
     held = [(sum(s for _, s, *_ in m["blocks"]), m["weight"]) for m in data["marks"]]
     value = sum(size * weight for size, weight in held)
     error = math.sqrt(sum(weight * (weight - 1) * size * size for size, weight in held))
     assert near((value, error), 256 * len(cache))
-    heap.validate()
 
 
 def test_larger_blocks_are_sampled_by_bytes(heap: dmi.Heap) -> None:
@@ -487,6 +489,7 @@ def test_threads_free_each_others_blocks() -> None:
     subprocess.run([sys.executable, "-c", THREADS], check=True, timeout=100)
 
 
+@pytest.mark.skipif("COVERAGE_RUN" in os.environ, reason="64 Pythons; one is counted elsewhere")
 def test_pythons_that_start_are_not_disturbed(tmp_path: Path) -> None:
     """A module that is imported while another one's lock is being taken would end the import."""
     environment = {
