@@ -169,7 +169,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Run all suites with counters, and sum up.")
     parser.add_argument("folder", type=Path, help="where the copy of the tree is made")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
-    parser.add_argument("--tests", default="not long and not alone", help="the Python tests, as pytest's -m")
+    parser.add_argument(
+        "--tests", default="not long and not alone", help="the Python tests, as pytest's -m"
+    )
     parser.add_argument("--report", action="store_true", help="sum up the last run again")
     given = parser.parse_args()
     copy: Path = given.folder.resolve()
