@@ -237,10 +237,12 @@ void dmi_heap_free_sized(void *handle, void *block, size_t size) {
 size_t dmi_usable_size(const void *block) {
     dmi_run *run = _dmi_pagemap_find(block);
     switch (run->kind) {
+    /* Of what is no block, nothing: some ask before they write. */
     case DMI_RUN_LFH:
+        if (!_dmi_lfh_fits(run, _dmi_lfh_mark(run, block))) return 0;
         return run->block_size - (_dmi_run_is_hard(run) ? _dmi_heap_of_run(run)->tail : 0);
     case DMI_RUN_LIST: {
-        /* Of what is no block, nothing: some ask before they write. Whoever asks while the heap is locked, from a walk
+        /* Whoever asks while the heap is locked, from a walk
          * say, is told what the tag says. */
         dmi_heap *heap = _dmi_heap_of_run(run);
         bool locked = _dmi_lock_try(&heap->lock);

@@ -10,11 +10,17 @@ static dmi_cache of_no_cache;
 dmi_quarantine _dmi_no_quarantine = {.cache = &of_no_cache,
                                      .bin = {[0 ... DMI_BUCKETS - 1] = &empty}};
 
-dmi_thread _dmi_no_thread = {.memo_heap = DMI_NO_HANDLE,
-                             .door = &_dmi_no_thread.cache,
-                             .favour = &_dmi_no_quarantine,
-                             .cache = {.direct = {[0 ... DMI_DIRECT_MAX / 16] = &_dmi_no_run},
-                                       .current = {[0 ... DMI_BUCKETS - 1] = &_dmi_no_run}}};
+#define NO_CACHES                                                                                  \
+    {                                                                                              \
+        .memo_heap = DMI_NO_HANDLE, .door = &_dmi_no_thread.cache, .favour = &_dmi_no_quarantine,  \
+        .cache = {                                                                                 \
+            .direct = {[0 ... DMI_DIRECT_MAX / 16] = &_dmi_no_run},                                \
+            .current = {[0 ... DMI_BUCKETS - 1] = &_dmi_no_run}                                    \
+        }                                                                                          \
+    }
+/* Whoever has no record may say that he is inside this one, where he finds nothing: nobody reads how many there are. */
+dmi_thread _dmi_no_thread = NO_CACHES;
+static const dmi_thread fresh = NO_CACHES;
 DMI_TLS dmi_thread *_dmi_self = &_dmi_no_thread;
 DMI_TLS dmi_thread *_dmi_record;
 static dmi_lock registry;
@@ -33,8 +39,7 @@ dmi_thread *_dmi_record_get(bool *adopted) {
     } else {
         self = _dmi_pool_alloc(&pool);
         if (self) {
-            *self = _dmi_no_thread;
-            self->inside = 0; /* who has no record may enter that one, to find nothing */
+            *self = fresh;
             self->state = DMI_THREAD_ABANDONED;
             self->next = all;
             atomic_store_explicit(&all, self, memory_order_release);

@@ -559,6 +559,8 @@ read_a_mark_and_put_it_back(void) { /* a block that is busy looks free, then fre
     release(a);
 }
 
+#include "others.h"
+
 typedef struct attack {
     const char *name;
     void (*run)(void);
@@ -652,6 +654,29 @@ static const attack attacks[] = {
     ATTACK(read_both_words_and_forge_them),
     ATTACK(read_the_last_link_for_the_key),
     ATTACK(read_a_mark_and_put_it_back),
+    ATTACK(aligned_double),
+    ATTACK(aligned_interior),
+    ATTACK(double_after_many_frees),
+    ATTACK(double_in_a_fork_child),
+    ATTACK(reuse_of_what_a_fork_child_freed),
+    ATTACK(free_of_what_realloc_moved),
+    ATTACK(realloc_of_what_another_thread_freed),
+    ATTACK(realloc_of_a_large_interior),
+    ATTACK(free_of_what_realloc_cut_off),
+    ATTACK(realloc_that_wraps),
+    ATTACK(calloc_that_wraps),
+    ATTACK(malloc_of_nearly_everything),
+    ATTACK(calloc_of_what_was_written_when_free),
+    ATTACK(size_of_an_interior_address),
+    ATTACK(size_of_a_misaligned_address),
+    ATTACK(size_of_a_large_interior),
+    ATTACK(size_of_a_global),
+    ATTACK(size_of_a_freed_block),
+    ATTACK(freed_end_written),
+    ATTACK(forged_handle),
+    ATTACK(stale_handle),
+    ATTACK(free_of_a_heap_that_went),
+    ATTACK(free_into_another_heap),
 };
 
 static char outcome_of(const attack *it, size_t bytes, size_t blocks) {
