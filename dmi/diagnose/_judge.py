@@ -38,6 +38,7 @@ __all__ = ["THRESHOLDS", "DifferentProcessError", "Thresholds", "judge"]
 
 _MOST_OTHERS: Final = 4
 _ALIKE: Final = 1.1
+"""Of two findings alike the blocks that are held come first: they pin what is free around them."""
 _LESSER: Final = 0.1
 """From this share of the larger on, the lesser order of a heap is a finding of its own."""
 
@@ -138,7 +139,7 @@ def _compared(states: Sequence[State], thresholds: Thresholds, page_size: int) -
     found += _process.findings(states, found, thresholds)
     found += _process.traces(states)
     found += _told.findings(states, thresholds)
-    found.sort(key=lambda v: -(v.bytes or 0))
+    found.sort(key=lambda v: -(v.bytes or 0) * (_ALIKE if _is_held(v) else 1))
     missing, open_ends = _missing(states, keys, found, thresholds)
     if not found:
         if open_ends:
@@ -152,6 +153,13 @@ def _compared(states: Sequence[State], thresholds: Thresholds, page_size: int) -
     evidence = first.evidence + _process.evidence(states, first)
     others = tuple(found[1 : 1 + _MOST_OTHERS])
     return replace(first, evidence=evidence, others=others, missing=missing)
+
+
+def _is_held(verdict: Verdict) -> bool:
+    """Whether its bytes are busy, known to be so."""
+    if verdict.kind == "growth":
+        return verdict.busy[-1] is not None
+    return verdict.kind == "first-order leak"
 
 
 def _joined(states: Sequence[State]) -> list[State]:
@@ -385,8 +393,7 @@ def _kinds(picked: Sequence[Observation | None], thresholds: Thresholds) -> list
         found.append(_Kinded(kind, first, "busy", first, second))
     if kept > slack:
         found.append(_Kinded("second-order leak", kept, "commit", first, second))
-        # Of two alike the blocks that are held come first: they pin what is free around them.
-        found.sort(key=lambda one: -(one.size or 0) * (_ALIKE if one.how == "busy" else 1))
+        found.sort(key=lambda one: -(one.size or 0))
         if len(found) == 2 and (found[1].size or 0) < _LESSER * (found[0].size or 0):
             found.pop()
     return found or [_Kinded("none", 0, "commit", first, second)]

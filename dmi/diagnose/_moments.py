@@ -59,6 +59,8 @@ class _Group:
     prompt: str = ""
     key: int | None = None
     """The LFH key of the process that the text is of."""
+    views: set[tuple[str, str]] = field(default_factory=set)
+    """Kinds, and as which processor the debugger showed them."""
 
     def kinds(self) -> set[str]:
         return {_kind(piece) for piece in self.pieces}
@@ -160,25 +162,40 @@ def _by_text(log: Log) -> list[_Group]:
                 if mark.kind == "dump":
                     time = uptime = key = None
         group = groups[-1]
-        if group.pieces and (_begins(group, piece) or (fresh and group.kinds() & _FIGURES)):
+        view = _view(prompt)
+        if group.pieces and (_begins(group, piece, view) or (fresh and group.kinds() & _FIGURES)):
             group = _Group()
             groups.append(group)
         title = piece.label if isinstance(piece, HeapTable | AddressSummary | Told) else ""
         group.title = group.title or title
         group.time, group.uptime = time, uptime
-        group.system, group.prompt, group.key = system, prompt, key
+        group.system, group.prompt = system, group.prompt or prompt
+        # Of a program of 32 bits both of its loaders draw a key: the first one counts.
+        group.key = key if group.key is None or not _other_view(group, view) else group.key
         group.pieces.append(piece)
+        group.views.add((_kind(piece), view))
         if isinstance(piece, HeapFacts):
             group.listed = piece.line
     return groups
 
 
-def _begins(group: _Group, piece: Piece) -> bool:
+def _view(prompt: str) -> str:
+    """Of a program of 32 bits on 64 the debugger shows the heaps of either: `0:000:x86>`."""
+    return prompt.rpartition(":")[2].lower() if re.search(r":[xX]86$", prompt) else ""
+
+
+def _other_view(group: _Group, view: str) -> bool:
+    return any(each != view for _, each in group.views)
+
+
+def _begins(group: _Group, piece: Piece, view: str) -> bool:
     """The piece cannot be of the same moment: the moment has one like it, or another title."""
     kind = _kind(piece)
     if isinstance(piece, HeapTable | AddressSummary):
         if piece.label and group.title and piece.label != group.title:
             return True
+        if isinstance(piece, HeapTable):
+            return (kind, view) in group.views
         return kind in group.kinds()
     if isinstance(piece, Told):
         return kind in group.kinds()

@@ -249,7 +249,7 @@ class BlockReader:
             # A wrap may have parted the digits of its last number.
             self._wrapped = (text, number) if text[-1:].isdigit() else None
             return True
-        if tokens and tokens[0] in ("Heap", "Index", "Global"):
+        if tokens and tokens[0].lower() in ("heap", "index", "global"):
             return True
         if tokens and is_handle(tokens[0], digits=7):
             self._wrapped = (text, number)

@@ -7,6 +7,7 @@ file that it stood in. No figure is changed.
 
 from __future__ import annotations
 
+import base64
 import codecs
 import html
 import itertools
@@ -70,6 +71,11 @@ _STAMP: Final = re.compile(
     r"(?:[ \t]*[|:-](?=[ \t]))?(?:[ \t]|$)"
 )
 
+_BASE64: Final = re.compile(
+    r"(?im)(^Content-Transfer-Encoding:[ \t]*base64[ \t]*\r?\n"
+    r"(?:[\w-]{1,60}:.*\r?\n|[ \t]+\S.*\r?\n){0,40})"
+    r"[ \t]*\r?\n((?:[A-Za-z0-9+/]{4,200}={0,2}[ \t]*(?:\r?\n|\Z))+)"
+)
 _INLINE_TAGS: Final = (
     "html|head|body|code|span|b|i|u|em|strong|font|a|small|tt|kbd|samp|thead|tbody|tfoot|table|"
     "colgroup|col|img|style|script|blockquote|section|article|wbr|var|sub|sup|ins|del|mark"
@@ -100,7 +106,20 @@ def decode(data: bytes) -> str:
     page 1252 for what is none of these. Never fails."""
     coding, errors = _coding(data[:_SAMPLE])
     text = data.decode(coding, errors)
-    return text.translate(_CP1252) if errors == "surrogateescape" and not data.isascii() else text
+    if errors == "surrogateescape" and not data.isascii():
+        text = text.translate(_CP1252)
+    return _BASE64.sub(_unpacked, text) if _BASE64.search(text) else text
+
+
+def _unpacked(found: re.Match[str]) -> str:
+    """The body of a mail that was sent as base64, in its place; as it is where it is none."""
+    body = "".join(found[2].split())
+    try:
+        data = base64.b64decode(body[: len(body) // 4 * 4], validate=True)
+    except ValueError:
+        return found[0]
+    coding, errors = _coding(data[:_SAMPLE])
+    return f"{found[1]}\n{data.decode(coding, errors)}"
 
 
 def _wide(data: bytes) -> str:

@@ -326,7 +326,8 @@ class _Reader:
             self.label, self.lfh_key = "", None
             self.in_command = self.expects_heaps = False
             return True
-        if stripped.split()[:2] == ["Heap", "Address"] and "Signature" in stripped:
+        lower = stripped.lower()
+        if lower.split()[:2] == ["heap", "address"] and "signature" in lower:
             self.close()
             self.blocks.begin_segment_heaps()
             return True

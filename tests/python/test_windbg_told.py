@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import TYPE_CHECKING
 
 import pytest
@@ -160,6 +161,54 @@ def test_commands_that_are_not_read_are_named(
     said = capsys.readouterr().out
     assert "`!analyze -v`: its output is not read" in said
     assert "`!sos.gcroot 1234` (what holds an object of .NET) is not read" in said
+
+
+TABLE = """{prompt}> !heap -s
+LFH Key                   : {key}
+  Heap     Flags   Reserv  Commit  Virt   Free  List   UCR  Virt  Lock  Fast
+                    (k)     (k)    (k)     (k) length      blocks cont. heap
+-----------------------------------------------------------------------------
+{handle} 00000002   {commit}   {commit}  {commit}    300   120     5    0      4   LFH
+-----------------------------------------------------------------------------
+"""
+
+
+def _both_views(commit: int) -> str:
+    wide = TABLE.format(prompt="0:000", key="0x9e7a7a4a1d3d0b5c", handle="0000000000b60000",
+                        commit=9460)  # fmt: skip
+    return wide + TABLE.format(prompt="0:000:x86", key="0x1a2b3c4d", handle="00d40000",
+                               commit=commit)  # fmt: skip
+
+
+def test_both_loaders_of_a_program_of_32_bits_are_one_moment(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "log.txt"
+    path.write_text(_both_views(50_000))
+    assert len(what_was_read(path)["moments"]) == 1
+    path.write_text(_both_views(50_000) + _both_views(90_000))
+    assert main(["doctor", str(path)]) == 1
+    assert capsys.readouterr().out.startswith("Growth in heap 00d40000: 40,000 KB")
+
+
+@pytest.mark.parametrize("header", ["", "Content-Disposition: attachment;\n filename=log.txt\n"])
+def test_mails_in_base64_are_read(header: str) -> None:
+    body = base64.encodebytes(_both_views(50_000).encode()).decode()
+    text = f"Subject: x\nContent-Transfer-Encoding: base64\n{header}\n{body}"
+    log = windbg.parse(windbg.decode(text.encode()))
+    assert [len(table.rows) for table in log.heaps] == [1, 1]
+    # What only looks like it stays as it is.
+    assert windbg.decode(text.replace("=", "*").encode())
+
+
+def test_segment_heaps_in_capitals() -> None:
+    text = """                              GLOBAL     HEAP RESERVED  COMMITTED
+    HEAP ADDRESS  SIGNATURE    FLAGS     LIST    BYTES      BYTES
+                                        INDEX      (K)        (K)
+     18223470000   DDEEDDEE     1000        3  2683012    2020796
+"""
+    (fact,) = windbg.parse(text).facts
+    assert (fact.source, fact.committed) == ("segment", 2020796 << 10)
 
 
 def test_shares_of_blocks_are_no_shares_of_bytes() -> None:
