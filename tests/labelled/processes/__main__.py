@@ -26,6 +26,7 @@ from typing import Final
 import dmi
 
 from .programs import PROGRAMS, Program
+from .surprises import SURPRISES
 
 SAY: Final = 61
 TRIM: Final = 62
@@ -248,8 +249,11 @@ def main() -> int:
     parser.add_argument(
         "--root", default="", help="a bare root with /proc in which the programs run"
     )
+    parser.add_argument("--set", default="all", choices=("all", "first", "surprises"))
     args = parser.parse_args()
-    chosen = [each for each in PROGRAMS if not args.names or each.name in args.names]
+    sets = {"first": PROGRAMS, "surprises": SURPRISES, "all": (*PROGRAMS, *SURPRISES)}
+    names = args.names
+    chosen = [each for each in sets[args.set] if not names or each.name in names]
     print(
         f"{'KiB':<28}{'system':>9}{'free':>9}{'says':>9}{'mapped':>9}{'says':>9}{'trim':>8}"
         f"{'gave':>8}{'?':>6}  holder   kinds"
