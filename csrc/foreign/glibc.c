@@ -124,8 +124,9 @@ bool _dmi_glibc_next(dmi_glibc_walk *w, dmi_glibc_chunk *chunk) {
     bool foreign = w->head & FOREIGN;
     chunk->address = at;
     if (at == r->top) {
-        chunk->size = size > r->end - at ? r->end - at : size;
-        chunk->state = DMI_GLIBC_TOP;
+        bool makes_sense = size > HEADER; /* a top has room for a chunk */
+        chunk->size = size > r->end - at || !makes_sense ? r->end - at : size;
+        chunk->state = makes_sense ? DMI_GLIBC_TOP : DMI_GLIBC_UNKNOWN;
         w->ended = true;
         return true;
     }

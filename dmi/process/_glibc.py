@@ -272,10 +272,13 @@ class GlibcHeap:
         return here is not None and here.name.startswith("/anon_hugepage")
 
     def _at_break(self, region: Region) -> bool:
-        """Whether the end of the stretch is the end of the brk heap: else the top stays. A core
-        file does not say."""
+        """Whether the end of the stretch is the end of the brk heap: else the top stays, as where
+        somebody else moved the break last."""
         here = self._space.at(region.end - 1)
-        return not self.scattered or (here is not None and here.name == "[heap]")
+        if here is None or here.name != "[heap]":
+            return not self.scattered
+        page = self._memory.page
+        return -(-region.end // page) * page == here.end
 
     # ---- where it lies ---------------------------------------------------------------------------
 

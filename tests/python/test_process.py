@@ -307,6 +307,9 @@ class _Unreadable:
     def read(self, address: int, size: int) -> bytes | None:
         return None
 
+    def next_there(self, address: int) -> int:
+        return address
+
     def pagemap(self, address: int, pages: int) -> bytes | None:
         return None
 

@@ -115,6 +115,17 @@ def test_what_a_thread_left_behind_in_the_heap_is_passed_over(tmp_path: Path) ->
         assert details["top"] == expected[0].top
 
 
+def test_a_top_without_room_for_a_chunk_is_unknown(tmp_path: Path) -> None:
+    image, _ = glibc_image(Glibc(36))
+    with open_core(image.save(tmp_path / "core")) as process:
+        top = next(each for each in process.heaps()[1].walk() or () if each.kind == "top")
+    image.put(top.address + 8, 5)
+    with open_core(image.save(tmp_path / "core")) as process:
+        last = list(process.heaps()[1].walk() or ())[-1]
+        assert (last.address, last.size, last.state) == (top.address, top.size, "unknown")
+        assert process.heaps()[1].stats().unknown == top.size
+
+
 def test_a_core_that_was_cut_off_says_so(tmp_path: Path) -> None:
     image, _ = glibc_image(Glibc(36))
     whole = image.core()
