@@ -9,6 +9,7 @@ that the files contain, where there are such; else it is unknown.
 from __future__ import annotations
 
 import re
+import struct
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -197,7 +198,8 @@ def _proven(
                 add(kind, "by the names of its mappings", [(part.start, part.end)])
                 break
     spans = [(part.start, part.end) for part in parts]
-    if any(_musl_group(memory, start) for start, _ in spans[:_MOST_GROUPS]):
+    glibc = any(m.has_file and _GLIBC.search(m.name) for m in space.mappings)
+    if not glibc and any(_musl_group(memory, start) for start, _ in spans[:_MOST_GROUPS]):
         libraries = [each.file for each in there if each.kind == "musl"]
         program = (path.rpartition("/")[2] for _, _, path in _images(summary))
         name = next(iter((*libraries, *program)), "")
@@ -241,18 +243,27 @@ def _inside(stretches: Sequence[tuple[int, int]], span: tuple[int, int]) -> bool
 
 
 _MOST_GROUPS: Final = 64
+_MUSL_HEAD, _MUSL_META = 24, 40
+"""Bytes of the head of a page of structs, and of each."""
+_GLIBC: Final = re.compile(r"/(?:libc-[0-9.]+\.so|libc\.so\.6|ld-linux)")
 
 
 def _musl_group(memory: Memory, start: int) -> bool:
-    """Whether a group of blocks of musl begins there: its first word leads to a struct whose third
-    word leads back. musl has no messages to be known by."""
+    """Whether a group of blocks of musl begins there: its first word leads to a struct, one of an
+    array in a page, whose third word leads back and whose last names a size class. musl has no
+    messages to be known by."""
     marks = memory.pagemap(start, 1)
     raw = memory.read(start, 8) if marks is None or marks[7] & 0x80 else None
     where = int.from_bytes(raw, "little") if raw else 0
-    if not where or where % 8 or where >> 48:
+    if not where or where % 8 or where >> 48 or (where % 4096 - _MUSL_HEAD) % _MUSL_META:
         return False
-    back = memory.read(where + 16, 8)
-    return back is not None and int.from_bytes(back, "little") == start
+    raw = memory.read(where, _MUSL_META)
+    if raw is None:
+        return False
+    before, behind, back, _, bits = struct.unpack("<5Q", raw)
+    size_class = bits >> 6 & 63
+    listed = bool(before) == bool(behind) and not (before % 8 or behind % 8)
+    return back == start and listed and (size_class < 48 or size_class == 63)
 
 
 def _remaining(there: Sequence[Contained], owners: Sequence[_Found]) -> list[Contained]:

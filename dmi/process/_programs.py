@@ -53,6 +53,10 @@ _NAMES: Final = tuple(
         ("Ruby", r"^ruby[0-9.]*$|^libruby"),
         ("SBCL", r"^sbcl$"),
         ("Julia", r"^libjulia-internal\.so"),
+        ("Racket", r"^racket$"),
+        ("JavaScriptCore", r"^libjavascriptcoregtk"),
+        ("mozjemalloc", r"^libmozglue\.so"),
+        ("valgrind", r"^(?:vgpreload_|memcheck-|massif-|dhat-|helgrind-|drd-|callgrind-)"),
     )
 )
 # What the messages tell that stand in a file.
@@ -72,6 +76,13 @@ _STRINGS: Final = (
     ("Zend", b"zend_mm_heap corrupted"),
     ("GHC", b"GHCRTS"),
     ("LuaJIT", b"LuaJIT 2."),
+    ("PartitionAlloc", b"PartitionAlloc.Partitions."),
+    ("OCaml", b"\0OCAMLRUNPARAM\0"),
+    # Their own allocators, and the shadow of all memory.
+    ("AddressSanitizer", b"ERROR: AddressSanitizer: "),
+    ("HWAddressSanitizer", b"ERROR: HWAddressSanitizer: "),
+    ("ThreadSanitizer", b"ThreadSanitizer: unexpected memory mapping"),
+    ("MemorySanitizer", b"FATAL: MemorySanitizer can not mmap"),
     # What strerror of musl says of 0, and nobody else's.
     ("musl", b"\0No error information\0"),
 )

@@ -12,7 +12,7 @@ import pytest
 import dmi
 from dmi.errors import DmiError
 from dmi.process import open_core, text
-from tests.python.images import HEAP, KEY, LIBC, Glibc, glibc_image
+from tests.python.images import HEAP, KEY, LIBC, Glibc, Image, glibc_image
 from tests.python.images_more import (
     EXTENTS,
     MAPPED,
@@ -83,6 +83,26 @@ def test_memory_of_jemalloc_is_told_by_its_tree(tmp_path: Path) -> None:
     image.put(EXTENTS + (8 << 18) + 16, *[0] * 300)
     with open_core(image.save(tmp_path / "core")) as process:
         assert [heap.kind for heap in process.heaps()] == ["unknown"]
+
+
+def test_words_that_lead_back_are_not_yet_musl(tmp_path: Path) -> None:
+    image = Image()
+    image.add(HEAP, 0x200000)
+    where = HEAP + 0x1000 + 24 + 40 * 3
+    image.put(HEAP, where)
+    image.put(where, 0, 0, HEAP, 0, 9 << 6)
+
+    def kind() -> str:
+        with open_core(image.save(tmp_path / "core")) as process:
+            (heap,) = process.heaps()
+            return heap.kind
+
+    assert kind() == "musl"
+    image.put(where + 32, 50 << 6)  # no size class
+    assert kind() == "unknown"
+    image.put(HEAP, where + 8)  # not one of an array
+    image.put(where + 8, 0, 0, HEAP, 0, 9 << 6)
+    assert kind() == "unknown"
 
 
 @pytest.mark.parametrize("minor", [28, 36, 43])

@@ -122,11 +122,13 @@ def try_program(program: Program, base: Path, places: dict[str, str]) -> list[st
         told = said(folder)
         with dmi.open_process(pid) as process:
             live, faults = judge(program, process, told)
-        subprocess.run(
-            ["gcore", "-o", str(folder / "core"), str(pid)], capture_output=True, check=True
-        )
-        with open_core(folder / f"core.{pid}") as process:
-            dead, more = judge(program, process, told)
+        dead, more = "", []
+        if program.core:
+            subprocess.run(
+                ["gcore", "-o", str(folder / "core"), str(pid)], capture_output=True, check=True
+            )
+            with open_core(folder / f"core.{pid}") as process:
+                dead, more = judge(program, process, told)
         faults += [f"core: {each}" for each in more]
         print(f"{program.name:<22}{live:<26}{dead:<26}{', '.join(faults) or 'ok'}", flush=True)
         return faults

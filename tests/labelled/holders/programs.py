@@ -38,6 +38,8 @@ class Program:
     child: str = ""
     """The name of the descendant that is meant; empty: the program itself."""
     wait: float = 2.0
+    core: bool = True
+    """False: what it reserves is more than gcore writes in a reasonable time."""
 
 
 _CSHARP: Final = """
@@ -192,6 +194,26 @@ main = do
   threadDelay 600000000
   print (M.size kept)
 """
+_BLOCKS: Final = """
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+static char *kept[40000];
+int main(void) {
+    for (int i = 0; i < 40000; i++) {
+        kept[i] = malloc(100 + i % 1900);
+        memset(kept[i], 1, 100 + i % 1900);
+    }
+    for (int i = 0; i < 40000; i++)
+        if (i % 7) free(kept[i]);
+    puts("ready");
+    fflush(stdout);
+    sleep(600);
+    return kept[7] != 0;
+}
+"""
+_PAGE: Final = "<script>kept=[];for(i=0;i<800000;i++)kept.push({i:i,s:'x'+i})</script>"
 _VARNISH: Final = "vcl 4.1; backend b none; sub vcl_recv { return (synth(200)); }"
 
 
@@ -226,6 +248,15 @@ def _interpreters(name: str) -> Program:
     )  # fmt: skip
 
 
+def _blocks(
+    name: str, holder: str, build: str, command: str = "{tmp}/kept", least: int = 30
+) -> Program:
+    return Program(
+        name, command, holder, least, files={"kept.c": _BLOCKS}, build=f"{build} kept.c -o kept",
+        wait=4, core=False,
+    )  # fmt: skip
+
+
 PROGRAMS: Final = (
     Program(
         "dotnet", "{venv}/lib/python3.11/site-packages/dotnetcore2/bin/dotnet {tmp}/kept.dll",
@@ -243,6 +274,20 @@ PROGRAMS: Final = (
     Program(
         "go", "{tmp}/kept", "Go", 60, files={"kept.go": _GO},
         build="GOFLAGS=-mod=mod HOME=$PWD go build -o kept kept.go",
+    ),
+    # These were labelled after they had been looked at.
+    _blocks("scudo", "scudo", "clang -fsanitize=scudo"),
+    _blocks("asan", "AddressSanitizer", "gcc -fsanitize=address"),
+    _blocks("tsan", "ThreadSanitizer", "gcc -fsanitize=thread"),
+    _blocks("msan", "MemorySanitizer", "clang -fsanitize=memory"),
+    _blocks("memcheck", "valgrind", "gcc", "valgrind -q {tmp}/kept"),
+    Program(
+        "chromium-page", "chromium --headless --no-sandbox --disable-gpu --remote-debugging-port=0 {tmp}/page.html",
+        "V8 or PartitionAlloc", 30, files={"page.html": _PAGE}, child="type=renderer", wait=12, core=False,
+    ),
+    Program(
+        "chromium", "chromium --headless --no-sandbox --disable-gpu --remote-debugging-port=0 {tmp}/page.html",
+        "V8 or PartitionAlloc", 10, files={"page.html": _PAGE}, child="headless", wait=12, core=False,
     ),
     # Built with Google's own tcmalloc, not that of gperftools.
     Program(
