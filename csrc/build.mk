@@ -91,7 +91,7 @@ run_hard = $(foreach mode,purge take,$(subst /HARD/,/$(mode)/,$(1)) &&) true
 # tells.
 JOBS ?= $(shell nproc 2>/dev/null || echo 1)
 run_programs = printf '%s\n' $(1) | xargs -P $(or $(3),$(JOBS)) -I PROGRAM sh -c \
-	'said=$$($(2) PROGRAM 2>&1); status=$$?; printf "== %s\n%s\n" PROGRAM "$$said"; \
+	'said=$$(timeout 900 $(2) PROGRAM 2>&1); status=$$?; printf "== %s\n%s\n" PROGRAM "$$said"; \
 	test $$status = 0 || { echo "PROGRAM FAILED ($$status)"; exit 1; }'
 
 .PHONY: test-c-hard test-model

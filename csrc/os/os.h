@@ -163,7 +163,8 @@ int _dmi_os_barrier(void);
 /* Call these around each fork. Does nothing where there is no fork. */
 int _dmi_os_at_fork(void (*prepare)(void), void (*parent)(void), void (*child)(void));
 /* Start a thread that runs body on a small stack with every signal blocked. Only one at a time: join it before the next
- * start. ENOSYS: no threads here. join waits until it has ended and the system counts it no more. */
+ * start. ENOSYS: no threads here. join waits until body has returned and, but for Windows, the system counts the thread no
+ * more. */
 int _dmi_os_thread_start(void (*body)(void));
 void _dmi_os_thread_join(void);
 

@@ -377,24 +377,30 @@ static int windows_barrier(void) {
     return 0;
 }
 
-static HANDLE helper;
 static void (*helper_body)(void);
+static _Atomic uint32_t helper_done;
 
 static DWORD WINAPI helper_main(void *unused) {
     (void)unused;
     helper_body();
+    atomic_store_explicit(&helper_done, 1, memory_order_release);
+    windows_wake(&helper_done, true);
     return 0;
 }
 
 static int windows_thread_start(void (*body)(void)) {
     helper_body = body;
-    helper = CreateThread(NULL, 65536, helper_main, NULL, 0, NULL);
+    atomic_store_explicit(&helper_done, 0, memory_order_relaxed);
+    HANDLE helper = CreateThread(NULL, 65536, helper_main, NULL, 0, NULL);
+    if (helper) (void)CloseHandle(helper);
     return helper ? 0 : EAGAIN;
 }
 
+/* Not until the thread has ended: what it does after its body needs the lock of the loader, and whoever waits here may
+ * be a thread that ends and has that lock. */
 static void windows_thread_join(void) {
-    (void)WaitForSingleObject(helper, INFINITE);
-    (void)CloseHandle(helper);
+    while (!atomic_load_explicit(&helper_done, memory_order_acquire))
+        windows_wait(&helper_done, 0, UINT64_MAX);
 }
 
 static int windows_at_fork(void (*prepare)(void), void (*parent)(void), void (*child)(void)) {

@@ -2,10 +2,12 @@
 #define WIN32_LEAN_AND_MEAN
 #include <dmi/dmi.h>
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <windows.h>
 
+#include "os/os.h"
 #include "test.h"
 
 #define MIB ((size_t)1 << 20)
@@ -159,6 +161,28 @@ TEST(stacks_of_all_threads_images_and_blocks_of_the_system) {
     done(&v);
     InterlockedExchange(&leave, 1);
     test_thread_join(other);
+}
+
+static _Atomic uint32_t end_now;
+
+static void wait_for_the_end(void) {
+    while (!atomic_load(&end_now)) test_yield();
+}
+
+static void join_while_ending(void *value) {
+    (void)value;
+    atomic_store(&end_now, 1);
+    _dmi_os_thread_join();
+}
+
+static void arm_exit(void *argument) { CHECK_EQ(_dmi_os_thread_exit_arm(argument), 0); }
+
+/* A thread that ends has the lock of the loader, which the helper needs to end. */
+TEST(a_thread_that_ends_can_join_the_helper) {
+    REQUIRE_EQ(_dmi_os_thread_exit_setup(join_while_ending), 0);
+    REQUIRE_EQ(_dmi_os_thread_start(wait_for_the_end), 0);
+    test_thread_join(test_thread_start(arm_exit, &end_now));
+    CHECK_EQ(atomic_load(&end_now), 1);
 }
 
 TEST(segments_and_large_blocks_of_system_heaps) {
