@@ -19,6 +19,16 @@ NAME = "completion"
 HELP = "print what bash, zsh or fish need to complete dmi's words"
 
 
+# As a file of fpath zsh runs it at the first completion; a start-up file may source it as well.
+ZSH_END = (
+    "if [[ ${funcstack[1]} == _dmi ]]; then",
+    '    _dmi "$@"',
+    "elif (( ${+functions[compdef]} )); then",
+    "    compdef _dmi dmi",
+    "fi",
+)
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("shell", choices=sorted(_SHELLS), metavar="SHELL", help="bash, zsh or fish")
@@ -123,7 +133,7 @@ def zsh(commands: list[Command]) -> list[str]:
             break
         lines[-1] = lines[-1].removesuffix(" \\")
         lines.append("        ;;")
-    return [*lines, "    esac", "}", '_dmi "$@"']
+    return [*lines, "    esac", "}", *ZSH_END]
 
 
 # ---- fish ---------------------------------------------------------------------------------------

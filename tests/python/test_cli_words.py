@@ -84,6 +84,31 @@ def test_bash_completes(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--policies" not in in_bash(text, "dmi", "run", "--", "--")
 
 
+ZSH = """
+zmodload zsh/zpty
+zpty shell zsh -f -i
+zpty -w shell 'PS1=; cd %s; autoload -Uz compinit; %s; print re''ady'
+zpty -r shell seen '*ready*'
+zpty -w -n shell $'dmi rep\t\t'
+zpty -r shell seen '*replay a recording*'
+zpty -d shell
+print -r -- completed
+"""
+
+
+@pytest.mark.parametrize(
+    "loaded", ["fpath=($PWD $fpath); compinit -u -D", "compinit -u -D; source ./_dmi"]
+)
+def test_zsh_completes(loaded: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    zsh = need("zsh")
+    (tmp_path / "_dmi").write_text(printed(capsys, "completion", "zsh"))
+    script = ZSH % (tmp_path, loaded)
+    done = subprocess.run(
+        [zsh, "-f", "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "completed" in done.stdout, done.stderr
+
+
 def test_fish_completes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     fish = need("fish")
     (tmp_path / "dmi.fish").write_text(printed(capsys, "completion", "fish"))
