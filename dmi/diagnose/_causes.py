@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -182,21 +183,27 @@ def _busy_unknown(before: Observation, after: Observation) -> Cause:
 
 def _sizes_that_grew(before: Observation, after: Observation) -> str:
     """Which block sizes hold more, where both moments counted them."""
-    if not before.histogram or not after.histogram:
+    had, has = _every_size(before), _every_size(after)
+    if not had or not has:
         return ""
     grown = sorted(
-        (
-            ((count - before.histogram.get(size, 0)) * size, size, count)
-            for size, count in after.histogram.items()
-        ),
+        (((count - had.get(size, 0)) * size, size, count) for size, count in has.items()),
         reverse=True,
     )
     named = [
-        f"blocks of {size:,} bytes by {kib(gain)} ({before.histogram.get(size, 0):,} -> {count:,})"
+        f"blocks of {size:,} bytes by {kib(gain)} ({had.get(size, 0):,} -> {count:,})"
         for gain, size, count in grown[:3]
-        if gain > 0 and gain * 100 > grown[0][0]
+        if gain >= 1024 and gain * 100 > grown[0][0]
     ]
     return f" What grew most: {', '.join(named)}." if named else ""
+
+
+def _every_size(heap: Observation) -> Counter[int]:
+    """Busy blocks by size, those that are mapped on their own with them; empty: not counted."""
+    found = Counter(heap.histogram)
+    if found:
+        found.update(heap.mapped_histogram or {})
+    return found
 
 
 def _types_that_grew(before: Observation, after: Observation) -> str:

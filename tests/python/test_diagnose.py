@@ -485,3 +485,20 @@ def test_a_limit_for_a_cache_is_among_the_cures_of_what_stays() -> None:
     assert "up to 60,416 KB" in str(limit)
     released = diagnose(moments[0], moments[1], moments[0])
     assert not [cure for cure in released.cures if "a cache" in cure.text]
+
+
+def test_blocks_that_are_mapped_on_their_own_are_among_the_sizes_that_grew() -> None:
+    def moment(alone: list[list[int]]) -> dict[str, object]:
+        busy = 5 << 20 if not alone else (5 << 20) + alone[0][0] * alone[0][1]
+        heap = {
+            "name": "glibc main arena", "kind": "glibc", "handle": 4096, "busy": busy,
+            "committed": busy, "free": 0, "histogram": [[224, 10 + len(alone)]],
+            "mapped_histogram": alone,
+        }  # fmt: skip
+        return {"heaps": [], "outside": [heap]}
+
+    verdict = diagnose(moment([]), moment([[48_001_024, 1]]))
+    assert verdict.kind == "growth"
+    assert "What grew most: blocks of 48,001,024 bytes by 46,876 KB (0 -> 1)." in (
+        verdict.causes[0].text
+    )

@@ -30,7 +30,7 @@ WAIT: Final = {
     "tcl": "puts {0}; flush stdout; gets stdin",
     "guile": '(display "{0}\\n") (force-output) (read-line)',
     "sbcl": '(format t "{0}~%") (finish-output) (read-line)',
-    "octave": 'disp("{0}"); fflush(stdout); fgetl(stdin);',
+    "octave": 'disp("{0}"); fflush(stdout); input("", "s");',
 }
 _GO: Final = (
     'package main\nimport ("bufio"; "fmt"; "os"; "runtime/debug")\nvar x [][]byte\n'
