@@ -188,7 +188,9 @@ class _Reader:
             total = sum(self.crt)
             text = f"the C runtime lists {len(self.crt)} leaked blocks of {total} bytes"
             self._note("leaks", text, self.crt_line)
-        unread = sorted([*self.unread, *self.blocks.unread], key=lambda each: each.line)
+        unread = sorted(
+            [*self.unread, *self.blocks.unread, *self.told.unread], key=lambda each: each.line
+        )
         return Log(
             tuple(self.heaps), tuple(self.addresses), tuple(self.blocks.facts),
             tuple(self.blocks.sizes), tuple(self.blocks.blocks), tuple(self.blocks.traces),

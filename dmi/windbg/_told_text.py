@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from ._facts import Told
+from ._facts import Told, Unread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,6 +58,12 @@ _DUMPHEAP_HEAD: Final = re.compile(r"\W*MT\s+Count\s+TotalSize\s+Class Name", re
 _DUMPHEAP_ROW: Final = re.compile(
     rf"\s*(?:0x)?[0-9a-fA-F`]{{8,17}}\s+{_COUNT}\s+{_COUNT}\s+(\S.{{0,160}})$"
 )
+_DUMPHEAP_TOTAL: Final = re.compile(rf"\W*Total {_COUNT} objects")
+_DUMPHEAP_LIKE: Final = re.compile(
+    r"\s*(?:0x)?[0-9a-fA-F`]{7,17}\b|.*\s[0-9,]{1,20}\s+[0-9,]{1,20}\s"
+)
+_MADDRESS_LIKE: Final = re.compile(r"[\s|+]*(?:\[TOTAL|[A-Za-z]).*[0-9]")
+_POOL_LIKE: Final = re.compile(r"\s*\S{1,5}(?:\s+\w*[0-9]\w*){2}")
 _VMMAP_TYPES: Final = (
     "Total", "Image", "Mapped File", "Shareable", "Heap", "Managed Heap", "Stack", "Private Data",
     "Page Table", "Unusable", "Free",
@@ -84,6 +90,7 @@ _UMDH_LOG: Final = re.compile(
 )
 _UMDH_HEAP: Final = re.compile(r"[\W]*Start of data for heap @ (?:0x)?([0-9a-fA-F`]{4,17})")
 _UMDH_FRAME: Final = re.compile(r"\s+([\w.$?@-]{1,80}![^\s+]{1,120})")
+_MOST_UNREAD: Final = 1_000
 _MOST_NAMES: Final = 20_000
 
 
@@ -97,6 +104,7 @@ class ToldReader:
 
     count_row: Callable[[int], None]
     told: list[Told] = field(default_factory=list)
+    unread: list[Unread] = field(default_factory=list)
     label: str = ""
 
     _source: str = ""
@@ -107,6 +115,7 @@ class ToldReader:
     """Of a log of UMDH: one that comes again begins the next log."""
     _stack: str = ""
     _places: dict[str, str] = field(default_factory=dict)
+    _objects: int = 0
 
     def close(self) -> None:
         """What was open ends here."""
@@ -117,7 +126,7 @@ class ToldReader:
             }
             self.told.append(Told(self._source, rows, self._sum(), self.label, self._line))
         self._source, self._rows, self._total = "", {}, None
-        self._heaps, self._stack, self._places = set(), "", {}
+        self._heaps, self._stack, self._places, self._objects = set(), "", {}, 0
 
     def _sum(self) -> int:
         rows = self._rows
@@ -143,6 +152,12 @@ class ToldReader:
         """Read a line; False when it is of none of these kinds."""
         return self._head(number, text) or self._inside(number, text) or self._alone(number, text)
 
+    def _miss(self, number: int, text: str, why: str = "") -> bool:
+        if len(self.unread) < _MOST_UNREAD:
+            why = why or f"no row of {self._source}"
+            self.unread.append(Unread(number, why, text.strip()[:80]))
+        return True
+
     def _head(self, number: int, text: str) -> bool:
         for pattern, source in (
             (_MADDRESS_HEAD, "!maddress"), (_DUMPHEAP_HEAD, "!dumpheap"),
@@ -162,12 +177,11 @@ class ToldReader:
                 self._total = _whole(row[2])
             elif row:
                 self._add(number, row[1], _whole(row[2]))
+            if row is None and _MADDRESS_LIKE.match(text):
+                return self._miss(number, text)
             return row is not None
         if self._source == "!dumpheap":
-            row = _DUMPHEAP_ROW.match(text)
-            if row:
-                self._add(number, row[3].strip(), _whole(row[2]))
-            return row is not None
+            return self._dumpheap(number, text)
         if self._source == "!poolused":
             row = _POOL_ROW.match(text)
             size = int(row[3]) + int(row[5]) if row else 0
@@ -175,8 +189,24 @@ class ToldReader:
                 self._total = size
             elif row:
                 self._add(number, f"pool tag {row[1]}", size)
+            if row is None and _POOL_LIKE.match(text):
+                return self._miss(number, text)
             return row is not None
         return self._vmmap(number, text) if self._source == "VMMap" else False
+
+    def _dumpheap(self, number: int, text: str) -> bool:
+        row = _DUMPHEAP_ROW.match(text)
+        if row:
+            self._add(number, row[3].strip(), _whole(row[2]))
+            self._objects += _whole(row[1])
+            return True
+        total = _DUMPHEAP_TOTAL.match(text)
+        if total and _whole(total[1]) > self._objects:
+            # -min, -max and -type leave types out, and so does a cut.
+            return self._miss(number, text, f"the rows have {self._objects:,} objects")
+        return total is not None or (
+            _DUMPHEAP_LIKE.match(text) is not None and self._miss(number, text)
+        )
 
     def _vmmap(self, number: int, text: str) -> bool:
         row = _VMMAP_ROW.match(text)
@@ -185,7 +215,8 @@ class ToldReader:
         cells = [m[1] if m[1] is not None else m[2] or ""
                  for m in _VMMAP_CELL.finditer(text, row.end())]  # fmt: skip
         if len(cells) < 2 or not any(c.isdigit() for c in cells[1]):
-            return True  # free and unusable ranges have no commit
+            # Free and unusable ranges have no commit.
+            return row[1] in ("Free", "Unusable") or self._miss(number, text)
         size = _whole(cells[1]) << 10
         if row[1] == "Total":
             self._total = size
@@ -202,6 +233,8 @@ class ToldReader:
                 self.count_row(number)
                 self._rows[name] = _whole(found[2])
             return True
+        if "eap Size" in text and text.strip()[:2] == "GC":
+            return self._miss(number, text, "no line of !eeheap")
         if "Kb)" in text and (found := _VM.match(text)):
             self._open("!vm", number)
             self.count_row(number)

@@ -52,7 +52,7 @@ Statistics:
 00007ffb5a0e7c38   120034      8642448 System.String
 000001f2e5a3b1c0     1904     22342448      Free
 00007ffb5a0f9a50    30001     {0} System.Byte[]
-Total 151940 objects
+Total 151939 objects
 """
 MADDRESS = """0:000> !maddress -summary
  +-------------------------------------------------------------------------+
@@ -161,6 +161,38 @@ def test_commands_that_are_not_read_are_named(
     said = capsys.readouterr().out
     assert "`!analyze -v`: its output is not read" in said
     assert "`!sos.gcroot 1234` (what holds an object of .NET) is not read" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "values", "row", "damaged"),
+    [
+        (DUMPHEAP, ("143201440",), "30001     143201440", "30001     1432#1440"),
+        (DUMPHEAP, ("143201440",), "00007ffb5a0f9a50    30001     143201440 System.Byte[]\n", ""),
+        (MADDRESS, ("393,143,296", "546,215,936"), "546,215,936", "546,2#5"),
+        (
+            VMMAP,
+            ("260,004", "350,124"),
+            '"260,004","60,004","50,004","50,000","4","4","","60","16,004",',
+            "",
+        ),
+        (POOLS, ("220048000", "340048000"), "340048000     1200  9000000", "3400@8000 1200"),
+        (EEHEAP, ("230000000", "250000000"), "0x54c0000 (250000000)", "0x54c0000 (2500#"),
+    ],
+    ids=["dumpheap", "dumpheap-gone", "maddress", "vmmap", "poolused", "eeheap"],
+)
+def test_a_row_that_cannot_be_read_is_named(
+    text: str, values: tuple[object, ...], row: str, damaged: str, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    before, after = tmp_path / "m0.txt", tmp_path / "m1.txt"
+    before.write_text(text.format(*(["1000"] * len(values))))
+    whole = text.format(*values)
+    assert row in whole
+    after.write_text(whole.replace(row, damaged))
+    status = main(["doctor", str(before), str(after)])
+    said = capsys.readouterr().out
+    assert "not read: line" in said
+    assert status in (1, 2)
 
 
 TABLE = """{prompt}> !heap -s
