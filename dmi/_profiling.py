@@ -27,8 +27,8 @@ __all__ = ["ONE_IN", "Profiler", "profile"]
 
 ONE_IN: Final = 64
 """One page in so many is sampled, unless told otherwise."""
-COST: Final = 0.015
-"""Of the time that passes the sampler takes no more, unless told otherwise."""
+COST: Final = 0.01
+"""Of the time that passes the sampler takes about that, unless told otherwise."""
 _MOST: Final = 1 << 20
 _NO_BOUND: Final = (1 << 32) - 1
 
@@ -134,8 +134,9 @@ def profile(
 
     one_in   one page in so many is sampled, 1 to 1,048,576; the fewer, the less it costs and the
              less it knows
-    cost     when it takes more than this share of the time, half of the sampled pages are given
-             up, at random, and the others count twice; None: no bound
+    cost     when it has long taken more than this share of the time, half of the sampled pages
+             are given up, at random, and the others count twice. Where one_in is below 64 it may
+             take as many times more, up to eight times; None: no bound
     seed     draw the same pages again (1 to 2**64 - 1); None: others each time
     """
     return Profiler(one_in, cost=cost, seed=seed)

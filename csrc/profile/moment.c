@@ -335,8 +335,9 @@ static void write_all(output *out, const dmi_spots *spots, numbers *frames, numb
     put_marks(out, spots, stacks, moment.name);
     put_large(out, stacks);
     put_allocated(out, stacks);
-    put(out, "],\n\"lost\":{\"stacks\":%" PRIu64 ",\"marks\":%" PRIu64 "}}\n", _dmi_stacks_lost(),
-        _dmi_watch_lost() + spots->lost + _dmi_sampler_lost());
+    put(out, "],\n\"lost\":{\"stacks\":%" PRIu64 ",\"marks\":%" PRIu64 "},\n\"memory\":%zu}\n",
+        _dmi_stacks_lost(), _dmi_watch_lost() + spots->lost + _dmi_sampler_lost(),
+        _dmi_sampler_metadata() + _dmi_stacks_metadata() + _dmi_watch_metadata());
     flush(out);
 }
 

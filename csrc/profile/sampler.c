@@ -31,19 +31,49 @@ static _Atomic double large_period; /* bytes for which a larger block is recorde
 
 /* ---- what it costs ------------------------------------------------------------------------------------- */
 
-/* What it costs, in ns, to hand out a sampled block and take it back, and each frame of its stack: 1,400 instructions and
- * a hundred, measured on programs that do little else, at 2.3 a ns. */
-#define BLOCK_NS 600
-#define FRAME_NS 45
-#define COST_PPM 15000   /* of the time that passes, by default */
-#define SPAN_NS 1000000  /* a span ends when it has cost so much: then the share is judged */
-#define FREE_NS 20000000 /* so much is free at the start */
+/* What it costs, in ns, to hand out a sampled block and take it back, and each frame of its stack: 1,600 instructions and
+ * 140, measured on programs that do little else, at 2.3 a ns. */
+#define BLOCK_NS 700
+#define FRAME_NS 60
+#define COST_PPM 10000 /* of the time that passes, by default */
+#define SPAN_NS 500000 /* a span ends when it has cost so much: then it is judged */
+#define FREE_NS                                                                                    \
+    8000000 /* what may be spent ahead of time: at the start, or after a while that cost little */
 
 static _Atomic uint32_t most_ppm, every;
 static _Atomic uint64_t spent, span_spent, span_began;
+static _Atomic int64_t credit; /* ns that may still be spent */
 
-/* The span that ends cost a larger share of the time than it may: give up half of the pages. It cost far less: draw new
- * ones twice as often, up to the rate that was asked for. */
+static int64_t credit_most; /* set before the sampler runs */
+
+/* What is left after a span that cost so much. Time fills it up, to its most and no further. */
+static int64_t settle_credit(uint64_t cost, uint64_t passed, uint32_t ppm) {
+    double earned = (double)passed * ppm / 1e6, most = (double)credit_most;
+    int64_t gained = (int64_t)(earned < most ? earned : most) - (int64_t)cost;
+    int64_t left = atomic_fetch_add_explicit(&credit, gained, memory_order_relaxed) + gained;
+    if (left <= credit_most) return left;
+    atomic_store_explicit(&credit, credit_most, memory_order_relaxed);
+    return credit_most;
+}
+
+/* Who asks for more samples than usual may pay as many times more, up to DENSER_MOST times: they would be given up
+ * again otherwise. Locked. */
+#define DENSER_MOST 8u
+static void begin_costs(uint32_t one, uint32_t ppm) {
+    uint32_t denser = PERIOD_DEFAULT / one, most = ppm;
+    denser = denser < 1 ? 1 : denser > DENSER_MOST ? DENSER_MOST : denser;
+    if (ppm != UINT32_MAX) most = ppm > 1000000 ? 1000000 : ppm * denser;
+    credit_most = (int64_t)FREE_NS * denser;
+    atomic_store_explicit(&credit, credit_most, memory_order_relaxed);
+    atomic_store_explicit(&most_ppm, most, memory_order_relaxed);
+    atomic_store_explicit(&spent, 0, memory_order_relaxed);
+    atomic_store_explicit(&span_spent, 0, memory_order_relaxed);
+    atomic_store_explicit(&span_began, _dmi_os_clock(), memory_order_relaxed);
+}
+
+/* Where more was spent than is there, and the span that ends cost a larger share of the time than it may, pages are
+ * given up; a short while that costs much does not matter, so that few of them are. After a span that cost less than
+ * half of its share new pages are drawn more often again, up to the rate that was asked for. */
 static void settle_costs(uint64_t now_spent) {
     uint64_t before = atomic_load_explicit(&span_spent, memory_order_relaxed);
     uint32_t most = atomic_load_explicit(&most_ppm, memory_order_relaxed);
@@ -51,14 +81,17 @@ static void settle_costs(uint64_t now_spent) {
     if (!atomic_compare_exchange_strong_explicit(&span_spent, &before, now_spent,
                                                  memory_order_relaxed, memory_order_relaxed))
         return;
-    uint64_t now = _dmi_os_clock();
+    uint64_t now = _dmi_os_clock(), cost = now_spent - before;
     uint64_t passed = now - atomic_exchange_explicit(&span_began, now, memory_order_relaxed);
     uint32_t period = atomic_load_explicit(&every, memory_order_relaxed);
-    double share = (double)(now_spent - before) / (double)(passed + 1) * 1e6;
-    if (share > most && now_spent > FREE_NS && period < PERIOD_MOST) {
+    int64_t left = settle_credit(cost, passed, most);
+    double times = (double)cost * 1e6 / ((double)(passed + 1) * (most + 1.0));
+    if ((left < 0 && times > 2) || (left < -credit_most / 4 && times > 1)) {
+        if (period >= PERIOD_MOST) return;
         _dmi_watch_thin();
         period *= 2;
-    } else if (share < most / 8.0 && period > atomic_load_explicit(&one_in, memory_order_relaxed)) {
+    } else if (times < (left > credit_most / 2 ? 1 : 0.5) &&
+               period > atomic_load_explicit(&one_in, memory_order_relaxed)) {
         period /= 2;
     } else {
         return;
@@ -116,6 +149,37 @@ static size_t merge(const dmi_native *native, size_t natives, const uintptr_t *p
     return n;
 }
 
+/* Stacks that were entered, by all that they are made of: a program asks again and again from the same places. An entry is
+ * the upper part of a key, and the number. */
+#define RECALLED 2048u
+#define NUMBER UINT64_C(0x7fff)
+static _Atomic uint64_t recalled[RECALLED];
+
+static inline uint64_t mix(uint64_t hash, uint64_t value) {
+    hash = (hash ^ value) * UINT64_C(0x9fb21c651e98df25);
+    return hash ^ hash >> 32;
+}
+
+static uint64_t key_of(const dmi_native *native, size_t natives, const dmi_frame *python,
+                       const uintptr_t *place, size_t pythons) {
+    uint64_t key = mix(natives, pythons);
+    for (size_t i = 0; i < natives; i++) key = mix(mix(key, native[i].address), native[i].end);
+    for (size_t i = 0; i < pythons; i++) key = mix(mix(key, python[i].key), place[i]);
+    return key;
+}
+
+/* 0: it is not known. */
+static uint32_t recall(uint64_t key) {
+    uint64_t entry = atomic_load_explicit(&recalled[key % RECALLED], memory_order_relaxed);
+    return (entry ^ key) & ~NUMBER ? 0 : (uint32_t)(entry & NUMBER);
+}
+
+static void remember(uint64_t key, uint32_t number) {
+    if (number == 0 || number > NUMBER) return;
+    atomic_store_explicit(&recalled[key % RECALLED], (key & ~NUMBER) | number,
+                          memory_order_relaxed);
+}
+
 static uint32_t take_stack(const void *frame) {
     dmi_frame python[PYTHONS];
     dmi_native native[NATIVES];
@@ -125,9 +189,12 @@ static uint32_t take_stack(const void *frame) {
     size_t natives = _dmi_os_frames(frame, native, NATIVES, &cut);
     size_t pythons = _dmi_python_frames(python, place, PYTHONS);
     if (pythons && atomic_load_explicit(&when_python, memory_order_relaxed)) tell_of_python();
+    charge(natives + pythons);
+    uint64_t key = key_of(native, natives, python, place, pythons) ^ cut;
+    uint32_t known = recall(key);
+    if (known) return known;
     size_t n = merge(native, natives, place, pythons, order);
     uint32_t node = 0;
-    charge(n);
     if (n == 0) return 0;
     if (cut || pythons == PYTHONS) {
         node = _dmi_stacks_enter(node, &(dmi_frame){.key = DMI_FRAME_CUT});
@@ -140,7 +207,9 @@ static uint32_t take_stack(const void *frame) {
         node = _dmi_stacks_enter(node, is_python ? &python[number] : &here);
         if (node == 0) break;
     }
-    return _dmi_stacks_number(node);
+    uint32_t number = _dmi_stacks_number(node);
+    remember(key, number);
+    return number;
 }
 
 static uint32_t stack_of(const void *frame, double weight, size_t size) {
@@ -262,10 +331,7 @@ static void begin(uint32_t one, uint64_t seed, uint32_t ppm) {
     atomic_store_explicit(&state, ~seed, memory_order_relaxed);
     atomic_store_explicit(&large_period, (double)one * DMI_WATCH_PAGE, memory_order_relaxed);
     atomic_store_explicit(&every, one, memory_order_relaxed);
-    atomic_store_explicit(&most_ppm, ppm, memory_order_relaxed);
-    atomic_store_explicit(&spent, 0, memory_order_relaxed);
-    atomic_store_explicit(&span_spent, 0, memory_order_relaxed);
-    atomic_store_explicit(&span_began, _dmi_os_clock(), memory_order_relaxed);
+    begin_costs(one, ppm);
     atomic_store_explicit(&runs, true, memory_order_relaxed);
     atomic_store_explicit(&_dmi_observer, &observer, memory_order_release);
     _dmi_watch_begin(one, seed);

@@ -42,6 +42,8 @@ class Profile:
     allocated: tuple[Allocated, ...]
     lost_stacks: int = 0
     lost_marks: int = 0
+    memory: int | None = None
+    """Bytes that the sampler took; None: not told."""
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Profile:
@@ -76,6 +78,7 @@ class Profile:
             "large": [each._asdict() for each in self.large],
             "allocated": [list(each) for each in self.allocated],
             "lost": {"stacks": self.lost_stacks, "marks": self.lost_marks},
+            **({} if self.memory is None else {"memory": self.memory}),
         }
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -119,6 +119,7 @@ def checked(values: object) -> dict[str, Any]:
         ),
         "lost_stacks": lost.whole("stacks", default=0),
         "lost_marks": lost.whole("marks", default=0),
+        "memory": None if top.values.get("memory") is None else top.whole("memory"),
     }
 
 

@@ -250,6 +250,20 @@ def test_pages_are_given_up_at_random_when_they_cost_too_much(heap: dmi.Heap) ->
     assert near((value, error), 256 * len(cache))
 
 
+def test_the_sampler_takes_little_memory_itself(heap: dmi.Heap) -> None:
+    """At most a hundredth of the heap and 4 MiB, and no page was given up."""
+    before = heap.stats().committed
+    with dmi.profile(cost=None, seed=3) as p:
+        blocks = [heap.malloc(64) for _ in range(400_000)]
+        grown = heap.stats().committed - before
+    data = p.data()
+    memory = data["memory"]
+    assert len(data["marks"]) > 50
+    assert 0 < memory < grown // 100 + (4 << 20)
+    for block in blocks:
+        heap.free(block)
+
+
 def test_larger_blocks_are_sampled_by_bytes(heap: dmi.Heap) -> None:
     with dmi.profile(ONE_IN, cost=None, seed=6) as p:
         kept = [heap.malloc(size) for size in (40000, 100000, 3_000_000) for _ in range(40)]

@@ -438,10 +438,10 @@ DMI_API int dmi_address_summary(uint64_t pid, dmi_address_tables *tables);
 typedef struct dmi_profile_options {
     size_t size;
     uint32_t one_in; /* one page in so many is sampled, up to 2^20; 0: 64 */
-    uint32_t
-        most_ppm; /* when it costs more of the time than so many millionths, half of the pages that are
-                        * sampled are given up, at random, and what is left counts twice; 0: 15,000; UINT32_MAX: no
-                        * bound */
+    /* When it has long cost more of the time than so many millionths, half of the pages that are sampled are given up,
+     * at random, and what is left counts twice; 0: 10,000; UINT32_MAX: no bound. Where one_in is below 64 it may cost as
+     * many times more, up to eight times. */
+    uint32_t most_ppm;
     uint64_t seed; /* what pages are drawn with; 0: a random one */
 } dmi_profile_options;
 
