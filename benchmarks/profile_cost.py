@@ -6,7 +6,7 @@ lengths. The difference of the two is what the work costs; what is left of the s
 each run pays once. The sampler bounds itself by time, and callgrind makes time go some thirty
 times slower; so the clock of the programs is slowed by as much (slow_clock.c).
 
-    python -m benchmarks.profile_cost [--only NAME,...] [--python PATH] [--json FILE]
+    python -m benchmarks.profile_cost [--only NAME,...] [--python PATH] [--times N] [--json FILE]
 """
 
 from __future__ import annotations
@@ -58,22 +58,22 @@ class Program:
     environment: dict[str, str]
 
 
-def programs(folder: Path, python: str) -> list[Program]:
-    """All of them, compiled and written into a folder."""
+def programs(folder: Path, python: str, longer: int = 1) -> list[Program]:
+    """All of them, compiled and written into a folder; so many times as long as usual."""
     found = []
     python_needs = {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONMALLOC": "malloc"}
     for name, (rounds, text) in PROGRAMS.items():
         script = folder / f"work_{name}.py"  # not the name of a module that it imports
         script.write_text(f"{text}\nimport sys\nwork(int(sys.argv[1]))\n")
         command = (python, "-S", str(script))
-        lengths = [(*command, str(rounds * LONGER * times)) for times in (1, 2)]
+        lengths = [(*command, str(rounds * LONGER * longer * times)) for times in (1, 2)]
         found.append(Program(f"{name}.py", *lengths, python_needs))
     for name, (words, count) in NATIVE.items():
         source, made = HERE / "native" / f"{name}.c", folder / name
         subprocess.run(
             ["gcc", *COMPILE, str(source), "-o", str(made), "-lpthread", "-lm"], check=True
         )
-        lengths = [(str(made), *words.format(count * times).split()) for times in (1, 2)]
+        lengths = [(str(made), *words.format(count * longer * times).split()) for times in (1, 2)]
         found.append(Program(name, *lengths, {}))
     return found
 
@@ -138,6 +138,11 @@ class Cost:
         return 100 * ((self.on[1] - self.on[0]) / self.work - 1)
 
     @property
+    def whole(self) -> float:
+        """What the profile adds to the longer run, with what is paid once."""
+        return 100 * (self.on[1] / self.off[1] - 1)
+
+    @property
     def once(self) -> float:
         """What each run pays once, in millions."""
         return (2 * (self.on[0] - self.off[0]) - (self.on[1] - self.off[1])) / 1e6
@@ -165,6 +170,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", help="these programs, by name")
     parser.add_argument("--python", default=sys.executable)
+    parser.add_argument("--times", type=int, default=1, help="so many times as long")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     wanted = options.only.split(",") if options.only else None
@@ -173,14 +179,22 @@ def main() -> int:
         folder = Path(name)
         clock = ["gcc", "-O2", "-shared", "-fPIC", str(HERE / "slow_clock.c"), "-o"]
         subprocess.run([*clock, str(folder / "slow_clock.so")], check=True)
-        chosen = [p for p in programs(folder, options.python) if wanted is None or p.name in wanted]
-        print(f"{'':16}{'work, M':>9}{'seconds':>9}{'slower':>8}{'on, %':>8}{'once, M':>9}")
+        chosen = [
+            p
+            for p in programs(folder, options.python, options.times)
+            if wanted is None or p.name in wanted
+        ]
+        print(
+            f"{'':16}{'work, M':>9}{'seconds':>9}{'slower':>8}{'on, %':>8}{'once, M':>9}"
+            f"{'whole, %':>9}"
+        )
         with ThreadPoolExecutor(2) as pool:
             for cost in pool.map(lambda p: measure(p, folder), chosen):
                 costs.append(cost)
                 print(
                     f"{cost.name:16}{cost.work / 1e6:9.1f}{cost.seconds:9.2f}{cost.slower:8.1f}"
-                    f"{cost.percent:8.2f}{cost.once:9.1f}",
+                    f"{cost.percent:8.2f}{cost.once:9.1f}"
+                    f"{cost.whole:9.2f}",
                     flush=True,
                 )
     for kind, group in (
