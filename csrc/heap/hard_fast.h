@@ -129,7 +129,20 @@ static inline __attribute__((always_inline)) bool _dmi_hard_take_back(dmi_quaran
     return true;
 }
 
-/* The same for a block that is not of this thread's cache of the default heap, or while it is not favoured. */
+/* Is that a sound busy block of this thread's cache of the default heap? False: it may be one all the same. */
+static inline bool _dmi_hard_sound(const dmi_run *run, const void *block) {
+    dmi_thread *self = __atomic_load_n(&_dmi_self, __ATOMIC_RELAXED);
+    const dmi_quarantine *q = _dmi_owner_enter_own(self);
+    size_t index;
+    const uint64_t *end = _dmi_hard_end(block, run->block_size);
+    bool sound = atomic_load_explicit(&run->cache, memory_order_relaxed) == q->cache &&
+                 _dmi_hard_index(run, run->states, block, &index) &&
+                 run->states->of[index] == DMI_HARD_BUSY && *end == _dmi_hard_canary(end);
+    _dmi_owner_leave(self);
+    return sound;
+}
+
+/* As the next one, of a block that is not of this thread's cache of the default heap, or while it is not favoured. */
 void _dmi_hard_free_other(void *block, dmi_run *run, void (*slow)(void *, dmi_run *));
 
 /* Let a busy block of a hardened run of any thread wait in the quarantine of the run's cache. Where it is no such block,

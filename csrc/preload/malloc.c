@@ -71,6 +71,19 @@ static COLD void *realloc_slow(void *block, size_t size) {
     return dmi_realloc(block, size);
 }
 
+/* Of a block of a hardened heap. The rules are the core's (realloc.c). */
+static __attribute__((noinline)) void *realloc_hardened(void *block, dmi_run *run, size_t size) {
+    LINK_FRAME;
+    if (!_dmi_hard_sound(run, block)) return realloc_slow(block, size);
+    size_t have = run->block_size - sizeof(uint64_t);
+    if (size <= have && size + sizeof(uint64_t) >= run->block_size / 2u) return block;
+    void *fresh = _dmi_hard_malloc_or(size, malloc_rest);
+    if (!fresh) return NULL;
+    memcpy(fresh, block, have < size ? have : size);
+    _dmi_hard_free_or(block, run, free_rest);
+    return fresh;
+}
+
 static void *alloc_aligned(size_t align, size_t size) {
     if (align <= 16) return _dmi_fast_malloc_or(size, _dmi_preload_malloc_slow);
     prepare();
@@ -115,6 +128,7 @@ DMI_DOOR void *realloc(void *block, size_t size) {
             return fresh;
         }
     }
+    if (_dmi_hard_owns(run)) return realloc_hardened(block, run, size);
     return realloc_slow(block, size);
 }
 

@@ -5,6 +5,9 @@
  * barrier of somebody else, or the exchange of the lock, forces it out. Loads are not delayed, and stores come out in
  * their order, as on x86; on AArch64 the store that says it has left is a release.
  *
+ * The favour is told in two words, of which a path reads one; both are written under the lock, before the barrier. Here they
+ * are one.
+ *
  * What is checked: owner and others are never inside together, and nobody waits for ever.
  *
  * Mutations (each must fail, see run.py): -DNO_BARRIER others make no barrier; -DBARRIER_FIRST they make it before they
