@@ -134,8 +134,9 @@ class ToldReader:
             for name in ("GC heap, committed", "GC heap, allocated", "loader heaps"):
                 if name in rows:
                     return rows[name]
-        if self._source == "!vm" and "Committed pages" in rows:
-            return rows["Committed pages"]
+        if self._source == "!vm":
+            pages = [size for name, size in rows.items() if name.lower() == "committed pages"]
+            return pages[0] if pages else max(rows.values())
         return sum(rows.values()) if self._total is None else self._total
 
     def _open(self, source: str, number: int) -> None:
