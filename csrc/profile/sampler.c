@@ -44,16 +44,17 @@ static _Atomic uint32_t most_ppm, every;
 static _Atomic uint64_t spent, span_spent, span_began;
 static _Atomic int64_t credit; /* ns that may still be spent */
 
-static int64_t credit_most; /* set before the sampler runs */
+static _Atomic int64_t credit_most;
 
 /* What is left after a span that cost so much. Time fills it up, to its most and no further. */
 static int64_t settle_credit(uint64_t cost, uint64_t passed, uint32_t ppm) {
-    double earned = (double)passed * ppm / 1e6, most = (double)credit_most;
-    int64_t gained = (int64_t)(earned < most ? earned : most) - (int64_t)cost;
+    int64_t most = atomic_load_explicit(&credit_most, memory_order_relaxed);
+    double earned = (double)passed * ppm / 1e6;
+    int64_t gained = (earned < (double)most ? (int64_t)earned : most) - (int64_t)cost;
     int64_t left = atomic_fetch_add_explicit(&credit, gained, memory_order_relaxed) + gained;
-    if (left <= credit_most) return left;
-    atomic_store_explicit(&credit, credit_most, memory_order_relaxed);
-    return credit_most;
+    if (left <= most) return left;
+    atomic_store_explicit(&credit, most, memory_order_relaxed);
+    return most;
 }
 
 /* Who asks for more samples than usual may pay as many times more, up to DENSER_MOST times: they would be given up
@@ -63,8 +64,9 @@ static void begin_costs(uint32_t one, uint32_t ppm) {
     uint32_t denser = PERIOD_DEFAULT / one, most = ppm;
     denser = denser < 1 ? 1 : denser > DENSER_MOST ? DENSER_MOST : denser;
     if (ppm != UINT32_MAX) most = ppm > 1000000 ? 1000000 : ppm * denser;
-    credit_most = (int64_t)FREE_NS * denser;
-    atomic_store_explicit(&credit, credit_most, memory_order_relaxed);
+    int64_t free_ns = (int64_t)FREE_NS * denser;
+    atomic_store_explicit(&credit_most, free_ns, memory_order_relaxed);
+    atomic_store_explicit(&credit, free_ns, memory_order_relaxed);
     atomic_store_explicit(&most_ppm, most, memory_order_relaxed);
     atomic_store_explicit(&spent, 0, memory_order_relaxed);
     atomic_store_explicit(&span_spent, 0, memory_order_relaxed);
@@ -85,12 +87,13 @@ static void settle_costs(uint64_t now_spent) {
     uint64_t passed = now - atomic_exchange_explicit(&span_began, now, memory_order_relaxed);
     uint32_t period = atomic_load_explicit(&every, memory_order_relaxed);
     int64_t left = settle_credit(cost, passed, most);
+    int64_t full = atomic_load_explicit(&credit_most, memory_order_relaxed);
     double times = (double)cost * 1e6 / ((double)(passed + 1) * (most + 1.0));
-    if ((left < 0 && times > 2) || (left < -credit_most / 4 && times > 1)) {
+    if ((left < 0 && times > 2) || (left < -full / 4 && times > 1)) {
         if (period >= PERIOD_MOST) return;
         _dmi_watch_thin();
         period *= 2;
-    } else if (times < (left > credit_most / 2 ? 1 : 0.5) &&
+    } else if (times < (left > full / 2 ? 1 : 0.5) &&
                period > atomic_load_explicit(&one_in, memory_order_relaxed)) {
         period /= 2;
     } else {
