@@ -242,8 +242,7 @@ size_t dmi_usable_size(const void *block) {
         if (!_dmi_lfh_fits(run, _dmi_lfh_mark(run, block))) return 0;
         return run->block_size - (_dmi_run_is_hard(run) ? _dmi_heap_of_run(run)->tail : 0);
     case DMI_RUN_LIST: {
-        /* Whoever asks while the heap is locked, from a walk
-         * say, is told what the tag says. */
+        /* Whoever asks while the heap is locked, from a walk say, is told what the tag says. */
         dmi_heap *heap = _dmi_heap_of_run(run);
         bool locked = _dmi_lock_try(&heap->lock);
         bool busy = !locked || _dmi_freelist_check(run, block) == DMI_LIST_BUSY;

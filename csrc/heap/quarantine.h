@@ -20,12 +20,12 @@ typedef struct dmi_waiting {
 
 typedef struct dmi_bin {
     dmi_waiting *top; /* behind the block on the stack that is popped next */
-    dmi_waiting *
-        limit; /* with top here a free takes the slow path: the stack is full, or a place is empty */
+    /* With top here a free takes the slow path: the stack is full, or a place is empty. */
+    dmi_waiting *limit;
     uint32_t random;
     uint32_t mask; /* of the place of a number, in bytes */
-    dmi_waiting
-        *bottom; /* of the stack. In front of it is an item that is never intact: see draw */
+    /* Of the stack. In front of it is an item that is never intact: what is popped when it is empty. */
+    dmi_waiting *bottom;
     uint32_t places, young; /* how many there are; how many hold a block */
     uint16_t room, most; /* how high the stack may be now, and at most; no room: nothing may wait */
     uint16_t size;       /* bytes of a block */
