@@ -65,7 +65,7 @@ static char *cut(char **rest, char at) {
 }
 
 /* Is word one of the comma-separated list? */
-static bool listed(const char *list, const char *word) {
+static bool is_listed(const char *list, const char *word) {
     size_t length = strlen(word);
     for (;;) {
         size_t item = strcspn(list, ",");
@@ -126,7 +126,7 @@ static bool read_groups(char groups[2][2048]) {
         if (!group) continue;
         *group++ = 0;
         if (*controllers == 0) (void)keep(groups[1], sizeof groups[1], group);
-        else if (listed(controllers, "memory")) (void)keep(groups[0], sizeof groups[0], group);
+        else if (is_listed(controllers, "memory")) (void)keep(groups[0], sizeof groups[0], group);
     }
     return true;
 }
@@ -144,7 +144,7 @@ static void read_mount(char *line) {
     if (!type || !cut(&tail, ' ') || !tail) return;
     hierarchy *which = NULL;
     if (strcmp(type, "cgroup2") == 0) which = &v2;
-    if (strcmp(type, "cgroup") == 0 && listed(tail, "memory")) which = &v1;
+    if (strcmp(type, "cgroup") == 0 && is_listed(tail, "memory")) which = &v1;
     if (!which) return;
     unescape(field[3]);
     unescape(field[4]);

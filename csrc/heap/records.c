@@ -18,7 +18,7 @@ dmi_quarantine _dmi_no_quarantine = {.cache = &of_no_cache,
             .current = {[0 ... DMI_BUCKETS - 1] = &_dmi_no_run}                                    \
         }                                                                                          \
     }
-/* Whoever has no record may say that he is inside this one, where he finds nothing: nobody reads how many there are. */
+/* A thread without a record may say that it is inside this one, where it finds nothing: nobody reads how many there are. */
 dmi_thread _dmi_no_thread = NO_CACHES;
 static const dmi_thread fresh = NO_CACHES;
 DMI_TLS dmi_thread *_dmi_self = &_dmi_no_thread;

@@ -39,7 +39,7 @@ static lfh_answer by_first_word(const dmi_run *run, size_t index) {
     return _dmi_lfh_looks_free(run, _dmi_lfh_block(run, index)) ? LFH_ASK : LFH_BUSY;
 }
 
-static bool listed(const dmi_run *run, size_t index) {
+static bool is_listed(const dmi_run *run, size_t index) {
     dmi_blockmap map;
     size_t pinned = SIZE_MAX;
     return !_dmi_lfh_free_map(run, true, &map, &pinned, NULL) || _dmi_map_get(&map, index) ||
@@ -69,7 +69,7 @@ static bool find_lfh(dmi_run *run, const char *address, dmi_range *range, bool *
         if (_dmi_run_is_hard(run)) answer = _dmi_hard_busy(run, index) ? LFH_BUSY : LFH_FREE;
         if (answer == LFH_ASK && take) {
             _dmi_cache_take_run(cache, run);
-            answer = listed(run, index) ? LFH_FREE : LFH_BUSY;
+            answer = is_listed(run, index) ? LFH_FREE : LFH_BUSY;
         }
         if (answer != LFH_ASK) {
             size_t tail = answer == LFH_BUSY ? _dmi_heap_of_run(run)->tail : 0;
