@@ -113,9 +113,10 @@ nightly:
 # copy of the tree, so that this one's stays what it is.
 HARD := build/hard
 .PHONY: test-python-hard
-test-python-hard:
+test-python-hard: $(VENV)/.installed
 	mkdir -p $(HARD)
 	git ls-files -z | xargs -0 cp --parents -t $(HARD)
+	$(BIN)/python -m tools.copy_environment $(HARD)
 	CFLAGS="$(CFLAGS) -DDMI_HARD_PURGE" $(MAKE) -C $(HARD) VENV=.venv build
 	cd $(HARD) && $(PYTEST) $(BESIDE) -m "not long and not keeps and not reads"
 

@@ -19,6 +19,8 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
+from tools.copy_environment import copy_environment
+
 ROOT = Path(__file__).resolve().parents[1]
 # Part of every C compilation: counters that threads do not lose, and code as it is written. Two
 # functions are marked always_inline, so that the product has a copy of them for each constant
@@ -68,6 +70,7 @@ def run_suites(copy: Path, jobs: int, chosen: str) -> None:
     """Build with counters and run all suites."""
     python = str(copy / ".venv" / "bin" / "python")
     make = ["make", "-s", "VENV=.venv", f"JOBS={jobs}"]
+    copy_environment(copy)
     must([*make, ".venv/.coverage"], copy)
     must([*make, "build"], copy)
     must([python, "-m", "tools.native"], copy, CC="gcc", CFLAGS=COUNTERS)
