@@ -99,6 +99,7 @@ def process(files: list[str | Path]) -> None:
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         print(dmi.sweep(files, "never,lazy", executor=pool))
     print(dmi.summary(), dmi.windbg, dmi.address, dmi.trace, dmi.lib.dmi_malloc(3) == dmi.ffi.NULL)
+    print(dmi.metrics, dmi.report, dmi.testing, dmi.top)
 
 
 def places() -> list[str]:

@@ -8,6 +8,9 @@ import pytest
 
 import dmi
 
+# A library that gives back at every chance empties quarantines in each slow path.
+pytestmark = pytest.mark.keeps
+
 KIB = 1024
 # Bytes of a request, and how many others of its size are freed before a block may come back.
 WAITS = [(1, 8), (24, 8), (200, 8), (500, 4), (2000, 4), (5000, 2), (32000, 2)]

@@ -292,6 +292,7 @@ def test_a_million_blocks_and_the_redis_demo_stay_small(tmp_path: Path) -> None:
         assert "owner not recorded" in browsed(tmp_path / "million.html", tmp_path)
 
 
+@pytest.mark.keeps
 def test_free_blocks_do_not_count_against_those_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dmi.report._map.MAX_BLOCKS", 1000)
     with dmi.Heap("never") as heap:
