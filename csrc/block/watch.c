@@ -306,6 +306,11 @@ size_t _dmi_watch_count(void) {
 }
 
 uint64_t _dmi_watch_lost(void) { return atomic_load_explicit(&lost, memory_order_relaxed); }
-size_t _dmi_watch_metadata(void) { return pool.live_bytes; }
+size_t _dmi_watch_metadata(void) {
+    _dmi_lock(&lock);
+    size_t bytes = pool.live_bytes;
+    _dmi_unlock(&lock);
+    return bytes;
+}
 void _dmi_watch_lock(void) { _dmi_lock(&lock); }
 void _dmi_watch_unlock(void) { _dmi_unlock(&lock); }

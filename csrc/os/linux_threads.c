@@ -6,6 +6,7 @@
 #include <linux/futex.h>
 #include <pthread.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -123,6 +124,9 @@ static void wait_until_gone(pid_t thread) {
         if (tries < 100) (void)syscall(SYS_sched_yield);
         else (void)syscall(SYS_clock_nanosleep, CLOCK_MONOTONIC, 0, &moment, NULL);
     }
+    /* The kernel takes its number away first, and then the thread itself out of the process, under one lock, for which
+     * this call waits. */
+    (void)syscall(SYS_getpriority, PRIO_PGRP, 0);
     errno = saved;
 }
 

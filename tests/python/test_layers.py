@@ -61,7 +61,7 @@ def test_what_malloc_counts_without_a_place_is_not_of_unknown_use() -> None:
     # Above 32 MiB malloc maps every block for which nothing that was freed before has room.
     kept = [bytearray(300 * MIB) for _ in range(4)]
     with dmi.Heap("never", name="hoard") as heap:
-        for address in [heap.malloc(4000) for _ in range(20_000)]:
+        for address in [heap.malloc(4000) for _ in range(60_000)]:
             heap.free(address)
         layers = dmi.layers()
         assert layers.counted >= len(kept) * 300 * MIB
