@@ -6,7 +6,6 @@
 #include <linux/futex.h>
 #include <pthread.h>
 #include <signal.h>
-#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -120,13 +119,10 @@ int _dmi_linux_thread_start(void (*body)(void)) {
 static void wait_until_gone(pid_t thread) {
     const struct timespec moment = {0, 100000};
     int saved = errno;
-    for (int tries = 0; tries < 1100 && syscall(SYS_tgkill, home, thread, 0) == 0; tries++) {
+    for (int tries = 0; tries < 1100 && syscall(SYS_tgkill, getpid(), thread, 0) == 0; tries++) {
         if (tries < 100) (void)syscall(SYS_sched_yield);
         else (void)syscall(SYS_clock_nanosleep, CLOCK_MONOTONIC, 0, &moment, NULL);
     }
-    /* The kernel takes its number away first, and then the thread itself out of the process, under one lock, for which
-     * this call waits. */
-    (void)syscall(SYS_getpriority, PRIO_PGRP, 0);
     errno = saved;
 }
 
