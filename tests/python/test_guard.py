@@ -54,7 +54,7 @@ def test_the_waterfall_closes_with_samples() -> None:
 
 def test_what_is_resident_is_committed() -> None:
     """The system holds no page of a slot that the heap does not count, before and after."""
-    with dmi.Heap("lazy:delay=0", guard=10) as heap:
+    with dmi.Heap("lazy:delay=0", guard=10, clock="manual") as heap:
         blocks = sampled(heap, 1000, 3000)
         for block in blocks:
             ctypes.memset(block, 1, 1000)
