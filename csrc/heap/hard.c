@@ -18,6 +18,7 @@
 /* Neighbours that are shuffled with each other when they are carved. */
 #define GROUP 8
 
+_Static_assert(DMI_BUCKETS == 16 + 24 + 32, "bins with 16 places, with 8, and with 4");
 /* The bucket of the smallest requests: a block has room for two words and for the canary, which stands while it waits. */
 #define SMALLEST 1
 

@@ -152,16 +152,20 @@ static bool set_snapshot(const char *value) {
     return true;
 }
 
-/* FILE[:sample=N][:at=WHEN]...[:only=PID] */
+/* FILE[:sample=N][:cost=PPM][:at=WHEN]...[:only=PID] */
 static bool set_profile(const char *value) {
     dmi_preload_wish *wish = &_dmi_preload_wish;
     char *file = text + (value - text), *rest = strchr(file, ':'), word[32];
-    long sample = 0;
+    long sample = 0, cost = 0;
     memset(&wish->profile, 0, sizeof wish->profile);
     while (rest) {
         if (!next_word(&rest, word, sizeof word)) return false;
         if (!strncmp(word, "sample=", 7)) {
             if (!number_of(word + 7, 1L << 20, &sample)) return false;
+        } else if (!strcmp(word, "cost=off")) {
+            cost = UINT32_MAX;
+        } else if (!strncmp(word, "cost=", 5)) {
+            if (!number_of(word + 5, 1000000, &cost)) return false;
         } else if (!set_moment(word, &wish->profile.at_exit, &wish->profile.signal,
                                &wish->profile.only)) {
             return false;
@@ -170,6 +174,7 @@ static bool set_profile(const char *value) {
     if (!is_pattern(file)) return false;
     if (!wish->profile.signal) wish->profile.at_exit = true;
     wish->profile.one_in = (uint32_t)sample;
+    wish->profile.most_ppm = (uint32_t)cost;
     wish->profile.file = file;
     return true;
 }
@@ -233,9 +238,8 @@ static const struct {
      "of " WHENS,
      set_snapshot},
     {"profile",
-     "FILE (%p process, %n number, %% percent), then :sample=N (1 to 1048576), :at=WHEN, "
-     ":only=PID; "
-     "WHEN is one of " WHENS,
+     "FILE (%p process, %n number, %% percent), then :sample=N (1 to 1048576), :cost=PPM (of the "
+     "time, 1 to 1000000, or off), :at=WHEN, :only=PID; WHEN is one of " WHENS,
      set_profile},
     {"deepbind", "strip, keep", set_deepbind},
     {"scavenger", "on, off", set_scavenger},

@@ -45,7 +45,7 @@ typedef struct dmi_preload_wish {
         bool at_exit;
         int signal;
         long only;
-        uint32_t one_in; /* 0: as many as it takes by itself */
+        uint32_t one_in, most_ppm; /* 0: as much as it takes by itself */
     } profile;
 } dmi_preload_wish;
 extern dmi_preload_wish _dmi_preload_wish;

@@ -59,11 +59,11 @@ _GLIBC_HEAP: Final = 64 << 20
 _GLIBC_HEADER: Final = 64
 """At most so many bytes stand before the arena in its first heap."""
 _MAX_HEAPS: Final = 1 << 14
+"""Heaps looked for in one mapping; a core file may claim mappings of any size."""
 _HEAP_PROBES: Final = 1 << 18
-"""Places at which a heap of an arena is looked for, in one mapping and in all."""
+"""The same in all mappings."""
 _STACK_BYTES: Final = 256 << 20
 """Bytes of stacks that are looked through for where a thread ends."""
-"""Heaps looked for in one mapping; a core file may claim mappings of any size."""
 _GUARD_MAX: Final = 1 << 20
 _TCB_SPAN: Final = 16 << 10
 _STACK_SCAN: Final = 8 << 20

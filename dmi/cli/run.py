@@ -21,6 +21,7 @@ program it is written when Python ends, before it frees all that the program sti
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import re
 import shutil
@@ -52,7 +53,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     parser.usage = (
         "dmi run [--decommit POLICY] [--name NAME] [--summary[=WHEN]] [--snapshot FILE [--blocks] "
-        "| --report FILE] [--profile FILE [--sample N]] [--at WHEN]... -- PROGRAM [ARGUMENT ...]"
+        "| --report FILE] [--profile FILE [--sample N] [--cost SHARE]] [--at WHEN]... "
+        "-- PROGRAM [ARGUMENT ...]"
     )
     parser.add_argument("--decommit", metavar="POLICY", help="such as lazy:delay=0.5")
     parser.add_argument("--name", help="of the default heap")
@@ -91,6 +93,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="of --profile: watch one page in N (default 64); less costs more and knows more",
     )
+    parser.add_argument(
+        "--cost",
+        metavar="SHARE",
+        help="of --profile: when it takes more of the time than that, half of the pages are given "
+        "up (default 0.01); off: never",
+    )
     parser.add_argument("program", metavar="PROGRAM")
     parser.add_argument("arguments", metavar="ARGUMENT", nargs=argparse.REMAINDER)
 
@@ -114,9 +122,10 @@ def options(args: argparse.Namespace, inherited: str) -> str:
         raise ValueError("--blocks needs --snapshot FILE")
     if args.profile is not None:
         words = [] if args.sample is None else [f"sample={sample_of(args.sample)}"]
+        words += [] if args.cost is None else [f"cost={cost_of(args.cost)}"]
         parts.append(file_option("profile", args.profile, words, args.at or ()))
-    elif args.sample is not None:
-        raise ValueError("--sample needs --profile FILE")
+    elif args.sample is not None or args.cost is not None:
+        raise ValueError(f"--{'cost' if args.sample is None else 'sample'} needs --profile FILE")
     if args.at and args.snapshot is None and args.profile is None:
         raise ValueError("--at needs --snapshot FILE or --profile FILE")
     return ",".join(parts)
@@ -127,6 +136,17 @@ def sample_of(text: str) -> int:
     if not re.fullmatch("[0-9]{1,7}", text) or not 1 <= int(text) <= _MOST_SAMPLE:
         raise ValueError(f"--sample must be a number from 1 to {_MOST_SAMPLE:,}, not {text!r}")
     return int(text)
+
+
+def cost_of(text: str) -> str:
+    """Millionths of the time, as DMI_OPTIONS has them, from the share of --cost; or off."""
+    try:
+        share = float(text)
+    except ValueError:
+        share = math.nan
+    if text != "off" and not 1e-6 <= share <= 1:
+        raise ValueError(f"--cost must be a share from 0.000001 to 1, or off, not {text!r}")
+    return "off" if text == "off" else str(round(share * 1e6))
 
 
 def file_option(option: str, name: str, words: list[str], moments: Iterable[str]) -> str:

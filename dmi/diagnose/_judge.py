@@ -267,9 +267,11 @@ def _judge_heap(
     other is a finding too."""
     chosen = _pick(heaps)
     fit = _fitting(states, thresholds)
+    # A moment that shows no heap at all says nothing of any.
+    seen = bool(states[0].heaps or states[0].kinds & {"heaps", "segments"})
     return [
         _verdict_of(each, heaps, chosen, states, thresholds, page_size)
-        for each in _kinds([heaps[n] for n in chosen], fit)
+        for each in _kinds([heaps[n] for n in chosen], fit, first_seen=seen)
     ]
 
 
@@ -355,7 +357,9 @@ class _Kinded(NamedTuple):
     second: int | None
 
 
-def _kinds(picked: Sequence[Observation | None], thresholds: Thresholds) -> list[_Kinded]:
+def _kinds(
+    picked: Sequence[Observation | None], thresholds: Thresholds, *, first_seen: bool
+) -> list[_Kinded]:
     """What is so of one heap, the larger first."""
     before, after = picked[0], picked[-1]
     peak = picked[1] if len(picked) == 3 else None
@@ -364,7 +368,7 @@ def _kinds(picked: Sequence[Observation | None], thresholds: Thresholds) -> list
         return [unknown]
     if before is None:
         # Made since, or not shown: what it holds now is the most that it can have gained.
-        if after.committed > thresholds.tolerance(0, None):
+        if first_seen and after.committed > thresholds.tolerance(0, None):
             return [_Kinded("growth", after.committed, "commit", None, None)]
         return [unknown]
     if before.committed is None:
@@ -518,6 +522,9 @@ def _missing(
             name = next(heap.name for heap in ended if heap is not None)
             lines.append(f"{name}: its commit is not known at both ends")
             open_ends.append(f"the commit of {name}")
+    for line in _told.not_compared(states, names):
+        lines.append(line)
+        open_ends.append(line.partition(":")[0])
     if (
         not found
         and not open_ends

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ._judge import Thresholds
     from ._observe import State
 
-__all__ = ["asked_lines", "comparable", "ends", "findings", "lines_of"]
+__all__ = ["asked_lines", "comparable", "ends", "findings", "lines_of", "not_compared"]
 
 _MOST: Final = 5
 
@@ -70,25 +70,69 @@ def _last(state: State) -> dict[str, Told]:
     return {told.source: told for told in state.told}
 
 
+def _of(source: str, figure: str) -> str:
+    """What a figure of a tool counts."""
+    return _TOOLS[source].total if figure == "total" else figure
+
+
+class _Levels(NamedTuple):
+    """One figure of a tool, at the moments that have it."""
+
+    of: str
+    bytes: list[int]
+
+
+def _in_both(states: Sequence[State]) -> dict[str, _Levels]:
+    """By tool the best figure that both ends have."""
+    first, last = _last(states[0]), _last(states[-1])
+    found = {}
+    for source in first:
+        if source not in last:
+            continue
+        figure = next((each for each in last[source].totals if each in first[source].totals), None)
+        if figure is None:
+            continue
+        told = [one for state in states if (one := _last(state).get(source)) is not None]
+        levels = [one.totals[figure] for one in told if figure in one.totals]
+        found[source] = _Levels(_of(source, figure), levels)
+    return found
+
+
 def comparable(states: Sequence[State]) -> bool:
     """Both ends were told of by one tool."""
-    return bool(states[0].told) and not _last(states[0]).keys().isdisjoint(_last(states[-1]))
+    return bool(_in_both(states))
 
 
 def ends(states: Sequence[State]) -> tuple[str, list[int | None]]:
     """Whose figures they are, and those of both ends, of the tool that tells of most."""
-    first, last = _last(states[0]), _last(states[-1])
-    source = max(first.keys() & last.keys(), key=lambda name: last[name].total)
-    return _TOOLS[source].subject, [first[source].total, last[source].total]
+    found = _in_both(states)
+    source = max(found, key=lambda name: found[name].bytes[-1])
+    return _TOOLS[source].subject, [found[source].bytes[0], found[source].bytes[-1]]
+
+
+def not_compared(states: Sequence[State], names: Sequence[str]) -> list[str]:
+    """What a tool told of at one end only, or as another figure at the other."""
+    ends = (_last(states[0]), _last(states[-1]))
+    known = _in_both(states)
+    lines = []
+    for source in dict.fromkeys((*ends[0], *ends[1])):
+        if source in known:
+            continue
+        said = []
+        for end, name in zip(ends, (names[0], names[-1]), strict=True):
+            figures = [_of(source, each) for each in end[source].totals] if source in end else []
+            of = f"what is {' or '.join(figures)}" if figures else "no total"
+            said.append(f"{of if source in end else 'nothing'} in {name}")
+        lines.append(f"{_TOOLS[source].subject}: {', '.join(said)}, so it was not compared")
+    return lines
 
 
 def findings(states: Sequence[State], thresholds: Thresholds) -> list[Verdict]:
     """What grew by such figures between the ends."""
     first, last = _last(states[0]), _last(states[-1])
     out = []
-    for source in first.keys() & last.keys():
+    for source, (of, levels) in _in_both(states).items():
         tool = _TOOLS[source]
-        levels = [told.total for state in states if (told := _last(state).get(source)) is not None]
         before, after = levels[0], levels[-1]
         peak = max(levels[1:-1], default=None)
         slack = thresholds.tolerance_of_memory(before, peak, collected=tool.collected)
@@ -97,7 +141,7 @@ def findings(states: Sequence[State], thresholds: Thresholds) -> list[Verdict]:
         rows = [first[source].rows, last[source].rows]
         grown = {name: size - rows[0].get(name, 0) for name, size in rows[1].items()}
         top = sorted(((g, n) for n, g in grown.items() if g > 0), reverse=True)[:_MOST]
-        text = f"{kib(after - before)} more {tool.total}"
+        text = f"{kib(after - before)} more {of}"
         if top:
             text += f"; {top[0][1]} grew most, by {kib(top[0][0])}"
         table = [("name", "before KB", "after KB", "more KB")]
@@ -106,12 +150,13 @@ def findings(states: Sequence[State], thresholds: Thresholds) -> list[Verdict]:
              f"{gain >> 10:,}")
             for gain, name in top
         ]  # fmt: skip
-        ends = (states[0].label or "before", states[-1].label or "after")
+        moments = (states[0].label or "before", states[-1].label or "after")
         nothing = (None, None)
         out.append(
             Verdict(
                 "growth", tool.subject, after - before,
-                100 * (after - before) / before if before else None, None, None, ends, nothing,
+                100 * (after - before) / before if before else None, None, None, moments,
+                nothing,
                 (before, after), nothing, nothing, nothing,
                 (Cause("outside", text, after - before),), (Cure(tool.next_step),), how="measured",
                 lines=tuple(columns(table)),
@@ -127,7 +172,9 @@ def lines_of(state: State) -> list[str]:
         tool = _TOOLS[told.source]
         top = sorted(told.rows.items(), key=lambda item: -item[1])[:_MOST]
         named = ", ".join(f"{name} {kib(size)}" for name, size in top)
-        lines.append(f"{tool.subject}: {kib(told.total)} {tool.total}; {named}.")
+        best = next(iter(told.totals), None)
+        total = "" if best is None else f"{kib(told.totals[best])} {_of(told.source, best)}; "
+        lines.append(f"{tool.subject}: {total}{named}.")
     return [line[:1].upper() + line[1:] for line in lines]
 
 

@@ -81,6 +81,8 @@ class Blame:
     rows: tuple[Row, ...] = field(repr=False)
     lost: int = 0
     """Stacks and marks for which the sampler had no room."""
+    kept_one_in: int = 0
+    """One page in so many is left where most were given up, for the sampler's time has a bound."""
     cut: int = 0
     """Bytes, of the last moment, of which no more than the caller of malloc is known: code without
     tables for exceptions and without frame pointers does not tell who called it."""
@@ -130,11 +132,12 @@ class Blame:
 
     def too_few(self, samples: int) -> str:
         """Why a row has no name, and what to do."""
+        cost = " --cost off" if self.kept_one_in > self.one_in else ""
         if self.one_in <= 1:
-            return f"too few ({samples})"
+            return f"too few ({samples})" + (f": use{cost}" if cost else "")
         rate = max(1, self.one_in * max(1, samples) // ENOUGH)
         rate = min(self.one_in // 2, 1 << (rate.bit_length() - 1))
-        return f"too few ({samples}): use --sample {max(1, rate)}"
+        return f"too few ({samples}): use --sample {max(1, rate)}{cost}"
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON, as blame.schema.json beside this module describes it."""
@@ -145,6 +148,7 @@ class Blame:
             "by": self.by,
             "moments": self.moments,
             "one_in": self.one_in,
+            "kept_one_in": self.kept_one_in,
             "bytes": self.bytes,
             "error": self.error,
             "samples": self.samples,
@@ -240,9 +244,11 @@ def blame(
     total, error, count = _total(pair, what)
     rows = _rows(merged, places, by, total, len(pair))
     lost = sum(each.lost_stacks + each.lost_marks for each in pair)
+    kept = round(max((mark.weight for mark in last.marks), default=last.one_in))
     return Blame(
-        what, by, len(pair), last.one_in, total, error, count, rows, lost, _cut(last, what)
-    )
+        what, by, len(pair), last.one_in, total, error, count, rows, lost,
+        max(kept, last.one_in), _cut(last, what),
+    )  # fmt: skip
 
 
 def _cut(profile: Profile, what: str) -> int:

@@ -46,6 +46,8 @@ def _cell(row: Row) -> tuple[str, str, str, str, str]:
 
 def _title(blame: Blame) -> str:
     rate = "every page" if blame.one_in == 1 else f"one page in {blame.one_in:,}"
+    if blame.kept_one_in > blame.one_in:
+        rate += f", of which up to one in {blame.kept_one_in // blame.one_in:,} is left"
     words = f"{blame.what} by {blame.by}"
     if blame.moments == 2 and blame.what != "grew":
         words = f"what {blame.what} gained, by {blame.by}"

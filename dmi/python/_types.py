@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 NO_OBJECT = "(no object)"
 """Blocks that are no object for certain: tables of dicts and lists, buffers, extensions' memory."""
+_SHOWN = 20
+"""Rows that are shown; all are in the table."""
 LEVELS = 12
 """How far holders() goes up."""
 WIDTH = 200
@@ -76,8 +78,10 @@ class TypeTable(list[TypeRow]):
 
     def _repr_html_(self) -> str:
         names = ("size", "count", "busy", "pinned")
-        return html_table("By type", ("", *names), [
-            (row.type, *(getattr(row, name) for name in names)) for row in self[:20]
+        shown = self[:_SHOWN]
+        title = "By type" if len(shown) == len(self) else f"By type, {_SHOWN} of {len(self):,} rows"
+        return html_table(title, ("", *names), [
+            (row.type, *(getattr(row, name) for name in names)) for row in shown
         ])  # fmt: skip
 
     def __str__(self) -> str:
@@ -85,8 +89,10 @@ class TypeTable(list[TypeRow]):
         lines += [
             f"{row.busy / 1024:10,.0f} {row.pinned / 1024:10,.0f} {row.count:10,} "
             f"{'-' if row.size is None else row.size:>8}  {row.type}"
-            for row in self[:20]
+            for row in self[:_SHOWN]
         ]
+        if len(self) > _SHOWN:
+            lines.append(f"{len(self) - _SHOWN:,} more rows")
         return "\n".join(lines)
 
 

@@ -111,9 +111,8 @@ class Trace:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A view of memory can be neither pickled nor copied.
-        values = [getattr(self, each.name) for each in fields(self)]
-        values[1] = bytes(self.records)
-        return (_again, tuple(values))
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return (_again, ({**values, "records": bytes(self.records)},))
 
     def header(self) -> bytes:
         """The 64 bytes that stand before the records in a file."""
@@ -135,8 +134,8 @@ class Trace:
         file.write(self.records)
 
 
-def _again(name: str, records: bytes, *rest: Any) -> Trace:
-    return Trace(name, memoryview(records), *rest)
+def _again(values: dict[str, Any]) -> Trace:
+    return Trace(**{**values, "records": memoryview(values["records"])})
 
 
 def check(

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Final
 
+from ._block_text import address_of
 from ._facts import AskedBlock
 
 __all__ = ["AskedReader"]
@@ -41,10 +42,6 @@ _MOST_FRAMES: Final = 64
 _MOST_BLOCKS: Final = 10_000
 
 
-def _address(digits: str) -> int:
-    return int(digits.replace("`", "") or "0", 16)
-
-
 @dataclass(slots=True)
 class _Asked:
     address: int
@@ -77,7 +74,7 @@ class AskedReader:
         found = _FOUND.match(text) or _DETAILED.match(text)
         if found:
             self.close()
-            self._open = _Asked(_address(found[1]), number, detailed="etailed" in text)
+            self._open = _Asked(address_of(found[1]), number, detailed="etailed" in text)
             return True
         one = self._open
         if one is None:
@@ -87,7 +84,7 @@ class AskedReader:
     @staticmethod
     def _of_header(one: _Asked, text: str) -> bool:
         if found := _ASSUMED.match(text):
-            one.handle = _address(found[1])
+            one.handle = address_of(found[1])
         elif found := _FLAGS.match(text):
             one.state = found[1] or ""
         elif found := _REQUESTED.match(text):
@@ -101,7 +98,7 @@ class AskedReader:
     @staticmethod
     def _of_place(one: _Asked, text: str) -> bool:
         if found := _HEAP.match(text):
-            one.handle = _address(found[1])
+            one.handle = address_of(found[1])
             return True
         if found := _ENTRY.match(text):
             one.size, one.state = int(found[1], 16), found[2]

@@ -12,7 +12,7 @@ from ._heap_text import cells, handle_number, is_handle, segment_row
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["BlockReader"]
+__all__ = ["BlockReader", "address_of"]
 
 _STAT_HEAP: Final = re.compile(r"\W*(?:_HEAP|heap) @ (?:0x)?([0-9a-fA-F`]{5,17})\s*$")
 _STAT_HEAD: Final = re.compile(r"\W*size\s+#blocks\s+total\b")
@@ -101,7 +101,8 @@ def _whole(digits: str) -> int:
     return int("".join(c for c in digits if c in "0123456789"))
 
 
-def _address(digits: str) -> int:
+def address_of(digits: str) -> int:
+    """As the debugger writes it."""
     return int(digits.replace("`", "") or "0", 16)
 
 
@@ -264,7 +265,7 @@ class BlockReader:
         found = _STAT_HEAP.match(text)
         if found:
             self.close()
-            self._size_heap, self._size_line = _address(found[1]), number
+            self._size_heap, self._size_line = address_of(found[1]), number
             self._listed_heap = self._size_heap
             return True
         if self._size_heap is None:
@@ -294,7 +295,7 @@ class BlockReader:
         if heap or index or typed:
             self.close()
             digits = heap[1] if heap else index[2] if index else typed[1] if typed else ""
-            self._detail, self._detail_line = {"handle": _address(digits)}, number
+            self._detail, self._detail_line = {"handle": address_of(digits)}, number
             return True
         if not self._detail:
             return False
@@ -334,7 +335,7 @@ class BlockReader:
             return True
         leak = _LEAK_ROW.match(text) if self._in_leaks else None
         if leak:
-            self._listed(number, self._in_leaks, int(leak[2], 16), _address(leak[1]))
+            self._listed(number, self._in_leaks, int(leak[2], 16), address_of(leak[1]))
             return True
         entry = _ENTRY.match(text)
         if entry:

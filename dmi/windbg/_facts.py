@@ -129,7 +129,9 @@ class Told:
 
     source: str
     rows: Mapping[str, int]
-    total: int
+    totals: Mapping[str, int]
+    """Bytes in all, by what was counted, the best figure first: not every version of a tool prints
+    each. Empty: the text does not say."""
     label: str = ""
     line: int = field(default=0, compare=False)
 

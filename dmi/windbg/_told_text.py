@@ -49,6 +49,15 @@ _EEHEAP_NAMES: Final = {
     "gc committed heap size": "GC heap, committed",
     "total loaderheap size": "loader heaps",
 }
+_TOTALS: Final = {
+    "!eeheap": (
+        ("GC heap, committed", "committed"),
+        ("GC heap, allocated", "allocated"),
+        ("loader heaps", "in loader heaps"),
+    ),
+    "!vm": (("committed pages", "committed"),),
+}
+"""Of tools that print several figures: those that are a total, the best first."""
 _MADDRESS_HEAD: Final = re.compile(r"[\W_]*Memory (?:Type|Kind)\W+Count\W+Size\W+Size \(bytes\)")
 _MADDRESS_ROW: Final = re.compile(
     r"[\s|+]*(\[TOTAL\]|[A-Za-z][\w ]{1,40}?)[\s|]+[0-9,.]{1,14}[\s|]+[0-9.,]{1,14}\s?[kmgt]?b"
@@ -90,6 +99,12 @@ _UMDH_LOG: Final = re.compile(
 )
 _UMDH_HEAP: Final = re.compile(r"[\W]*Start of data for heap @ (?:0x)?([0-9a-fA-F`]{4,17})")
 _UMDH_FRAME: Final = re.compile(r"\s+([\w.$?@-]{1,80}![^\s+]{1,120})")
+_HEADS: Final = {
+    "!maddress": _MADDRESS_HEAD,
+    "!dumpheap": _DUMPHEAP_HEAD,
+    "VMMap": _VMMAP_HEAD,
+    "!poolused": _POOL_HEAD,
+}
 _MOST_UNREAD: Final = 1_000
 _MOST_NAMES: Final = 20_000
 
@@ -124,20 +139,15 @@ class ToldReader:
                 f"{name} {self._places[name]}" if name in self._places else name: size
                 for name, size in self._rows.items()
             }
-            self.told.append(Told(self._source, rows, self._sum(), self.label, self._line))
+            self.told.append(Told(self._source, rows, self._totals(), self.label, self._line))
         self._source, self._rows, self._total = "", {}, None
         self._heaps, self._stack, self._places, self._objects = set(), "", {}, 0
 
-    def _sum(self) -> int:
-        rows = self._rows
-        if self._source == "!eeheap":
-            for name in ("GC heap, committed", "GC heap, allocated", "loader heaps"):
-                if name in rows:
-                    return rows[name]
-        if self._source == "!vm":
-            pages = [size for name, size in rows.items() if name.lower() == "committed pages"]
-            return pages[0] if pages else max(rows.values())
-        return sum(rows.values()) if self._total is None else self._total
+    def _totals(self) -> dict[str, int]:
+        if self._source in _TOTALS:
+            figures = _TOTALS[self._source]
+            return {of: self._rows[name] for name, of in figures if name in self._rows}
+        return {"total": sum(self._rows.values()) if self._total is None else self._total}
 
     def _open(self, source: str, number: int) -> None:
         if self._source != source:
@@ -146,8 +156,9 @@ class ToldReader:
 
     def _add(self, number: int, name: str, size: int) -> None:
         self.count_row(number)
-        if len(self._rows) < _MOST_NAMES or name in self._rows:
-            self._rows[name] = self._rows.get(name, 0) + size
+        if len(self._rows) >= _MOST_NAMES and name not in self._rows:
+            name = "(all other names)"
+        self._rows[name] = self._rows.get(name, 0) + size
 
     def feed(self, number: int, text: str) -> bool:
         """Read a line; False when it is of none of these kinds."""
@@ -160,10 +171,7 @@ class ToldReader:
         return True
 
     def _head(self, number: int, text: str) -> bool:
-        for pattern, source in (
-            (_MADDRESS_HEAD, "!maddress"), (_DUMPHEAP_HEAD, "!dumpheap"),
-            (_VMMAP_HEAD, "VMMap"), (_POOL_HEAD, "!poolused"),
-        ):  # fmt: skip
+        for source, pattern in _HEADS.items():
             if pattern.match(text):
                 self.close()
                 self._open(source, number)
@@ -239,7 +247,7 @@ class ToldReader:
         if "Kb)" in text and (found := _VM.match(text)):
             self._open("!vm", number)
             self.count_row(number)
-            self._rows[found[1]] = int(found[2]) << 10
+            self._rows[found[1].lower()] = int(found[2]) << 10
             return True
         if "heap @" in text and (found := _UMDH_HEAP.match(text)):
             if found[1] in self._heaps:

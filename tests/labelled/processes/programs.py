@@ -37,7 +37,7 @@ def _shell(name: str, text: str, kinds: str = "glibc", holder: str = "glibc") ->
     return Program(name, ("/bin/sh", "-c", text), frozenset(kinds.split()), holder)
 
 
-def _program(
+def program(
     name: str,
     *command: str,
     kinds: str = "glibc",
@@ -93,59 +93,59 @@ _MANY: Final = 'char *a%d[] = {"%d"}; int f%d(int x) { return x * %d + (x >> 3);
 _C_SOURCE: Final = "\n".join(_MANY % (n, n, n, n) for n in range(1500)) + "\n"
 
 PROGRAMS: Final = (
-    _program("python-peak", sys.executable, "-c", _PEAK, kinds=_PY, holder="pymalloc"),
-    _program("python-threads", sys.executable, "-c", _THREADS, kinds=_PY),
-    _program("python-service", sys.executable, "-c", _SERVICE, kinds=_PY),
-    _program("python-large", sys.executable, "-c", _LARGE, kinds=_PY),
-    _program("python-sqlite", sys.executable, "-c", _SQL, kinds=_PY),
-    _program("python-malloc", sys.executable, "-c", _PEAK, PYTHONMALLOC="malloc"),
-    _program("debian-python-peak", "/usr/bin/python3", "-c", _PEAK, kinds=_PY, holder="pymalloc"),
-    _program("debian-python-threads", "/usr/bin/python3", "-c", _THREADS, kinds=_PY),
-    _program(
+    program("python-peak", sys.executable, "-c", _PEAK, kinds=_PY, holder="pymalloc"),
+    program("python-threads", sys.executable, "-c", _THREADS, kinds=_PY),
+    program("python-service", sys.executable, "-c", _SERVICE, kinds=_PY),
+    program("python-large", sys.executable, "-c", _LARGE, kinds=_PY),
+    program("python-sqlite", sys.executable, "-c", _SQL, kinds=_PY),
+    program("python-malloc", sys.executable, "-c", _PEAK, PYTHONMALLOC="malloc"),
+    program("debian-python-peak", "/usr/bin/python3", "-c", _PEAK, kinds=_PY, holder="pymalloc"),
+    program("debian-python-threads", "/usr/bin/python3", "-c", _THREADS, kinds=_PY),
+    program(
         "python-threads-two-arenas", "/usr/bin/python3", "-c", _THREADS, kinds=_PY,
         MALLOC_ARENA_MAX="2",
     ),
-    _program(
+    program(
         "python-threads-no-tcache", "/usr/bin/python3", "-c", _THREADS, kinds=_PY,
         GLIBC_TUNABLES="glibc.malloc.tcache_count=0",
     ),
-    _program(
+    program(
         "python-large-brk", "/usr/bin/python3", "-c", _LARGE, kinds=_PY,
         GLIBC_TUNABLES="glibc.malloc.mmap_threshold=33554432",
     ),
-    _program(
+    program(
         "python-mmap-all", "/usr/bin/python3", "-c", _LARGE, kinds=_PY,
         GLIBC_TUNABLES="glibc.malloc.mmap_threshold=4096",
     ),
-    _program("perl", "perl", "-e", _PERL),
+    program("perl", "perl", "-e", _PERL),
     # Its own allocator maps 2 MiB at a time; glibc has little.
-    _program("php", "php", "-r", _PHP, kinds="glibc Zend", holder="Zend"),
+    program("php", "php", "-r", _PHP, kinds="glibc Zend", holder="Zend"),
     # From 3.2 on short strings lie in Ruby's own pages.
-    _program("ruby", "ruby", "-e", _RUBY, holder="glibc|Ruby", wait=2),
-    _program("lua", "lua5.4", "-e", _LUA),
-    _program("tcl", "tclsh", feed=_TCL + "\n", wait=2),
-    _program("mawk", "mawk", _AWK, wait=2),
-    _program("gawk", "gawk", _AWK, wait=2),
+    program("ruby", "ruby", "-e", _RUBY, holder="glibc|Ruby", wait=2),
+    program("lua", "lua5.4", "-e", _LUA),
+    program("tcl", "tclsh", feed=_TCL + "\n", wait=2),
+    program("mawk", "mawk", _AWK, wait=2),
+    program("gawk", "gawk", _AWK, wait=2),
     # Its buffers are malloc's, not V8's.
-    _program("node", "node", "-e", _JS, kinds="glibc V8", wait=2),
-    _program("node-objects", "node", "-e", _JS_OBJECTS, kinds="glibc V8", holder="V8", wait=2),
-    _program(
+    program("node", "node", "-e", _JS, kinds="glibc V8", wait=2),
+    program("node-objects", "node", "-e", _JS_OBJECTS, kinds="glibc V8", holder="V8", wait=2),
+    program(
         "python-threads-thp", "/usr/bin/python3", "-c", _THREADS, kinds=_PY,
         GLIBC_TUNABLES="glibc.malloc.hugetlb=1",
     ),
-    _program(
+    program(
         "python-large-thp", "/usr/bin/python3", "-c", _LARGE, kinds=_PY,
         GLIBC_TUNABLES="glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=33554432",
     ),
-    _program(
+    program(
         "python-decorated", "/usr/bin/python3", "-c", _THREADS, kinds=_PY,
         GLIBC_TUNABLES="glibc.mem.decorate_maps=1",
     ),
-    _program(
+    program(
         "python-top-pad", "/usr/bin/python3", "-c", _LARGE, kinds=_PY,
         GLIBC_TUNABLES="glibc.malloc.top_pad=20000000",
     ),
-    _program(
+    program(
         "sqlite3", "sqlite3",
         feed="create table t(a,b); with recursive n(i) as (select 1 union all select i+1 from n where "
         "i<200000) insert into t select i, hex(randomblob(i%80)) from n; delete from t where a%11; "
@@ -153,33 +153,33 @@ PROGRAMS: Final = (
         wait=3,
     ),
     _shell("bash", "exec bash -c 'a=(); for ((i=0;i<60000;i++)); do a[i]=$i$i; done; unset a[{1..50000..2}]; read x'"),
-    _program("dash", "dash", feed="x=1; for i in 1 2 3 4 5; do x=$x$x$x; done\n"),
-    _program("gcc", "gcc", "-O1", "-x", "c", "-", "-S", "-o", "/dev/null", feed=_C_SOURCE, child="cc1", wait=3),
-    _program("clang", "clang", "-O1", "-x", "c", "-", "-S", "-o", "/dev/null", feed=_C_SOURCE, child="clang", wait=3),
-    _program("gdb", "gdb", "-q", "-nx", "/usr/bin/gdb", feed="info functions main\n", wait=4, kinds=_PY),
-    _program("vim", "vim", "-es", "-u", "NONE", feed=":r /usr/share/common-licenses/GPL-3\n:%s/the/THEM/g\n:undo\n"),
-    _program("xz", "xz", "-9", "-c", feed="x" * 100000),
-    _program("sort", "sort", "-S", "40M", feed="some line\n" * 20000),
-    _program("jq", "jq", "--unbuffered", ".", feed='{"a":[' + ",".join(map(str, range(50000))) + "]}\n"),
-    _program("bc", "bc", "-q", feed="a=2^40000; b=a*a+3; c=0\n"),
-    _program("git", "git", "cat-file", "--batch", feed="HEAD\nHEAD^{tree}\n"),
-    _program("make", "make", "-f", "-", feed="all:\n\tsleep 600\n", setup=""),
-    _program("cmake", "cmake", "-P", "{tmp}/x.cmake", setup="echo 'foreach(i RANGE 30000)\nlist(APPEND a x${i})\nendforeach()\nset(a)\nexecute_process(COMMAND sleep 600)' > {tmp}/x.cmake", wait=4),
-    _program("sed", "sed", "-n", "H;$p", feed="a line of text\n" * 30000),
-    _program("tmux", "tmux", "-L", "dmi-labelled", "-f", "/dev/null", "new-session", "-d", "seq 5000; sleep 600", child="tmux: server"),
-    _program("openssl", "openssl", "s_server", "-accept", "0", "-nocert"),
-    _program("nginx", "nginx", "-p", "{tmp}", "-c", "{tmp}/n.conf", "-e", "{tmp}/e.log",
+    program("dash", "dash", feed="x=1; for i in 1 2 3 4 5; do x=$x$x$x; done\n"),
+    program("gcc", "gcc", "-O1", "-x", "c", "-", "-S", "-o", "/dev/null", feed=_C_SOURCE, child="cc1", wait=3),
+    program("clang", "clang", "-O1", "-x", "c", "-", "-S", "-o", "/dev/null", feed=_C_SOURCE, child="clang", wait=3),
+    program("gdb", "gdb", "-q", "-nx", "/usr/bin/gdb", feed="info functions main\n", wait=4, kinds=_PY),
+    program("vim", "vim", "-es", "-u", "NONE", feed=":r /usr/share/common-licenses/GPL-3\n:%s/the/THEM/g\n:undo\n"),
+    program("xz", "xz", "-9", "-c", feed="x" * 100000),
+    program("sort", "sort", "-S", "40M", feed="some line\n" * 20000),
+    program("jq", "jq", "--unbuffered", ".", feed='{"a":[' + ",".join(map(str, range(50000))) + "]}\n"),
+    program("bc", "bc", "-q", feed="a=2^40000; b=a*a+3; c=0\n"),
+    program("git", "git", "cat-file", "--batch", feed="HEAD\nHEAD^{tree}\n"),
+    program("make", "make", "-f", "-", feed="all:\n\tsleep 600\n", setup=""),
+    program("cmake", "cmake", "-P", "{tmp}/x.cmake", setup="echo 'foreach(i RANGE 30000)\nlist(APPEND a x${i})\nendforeach()\nset(a)\nexecute_process(COMMAND sleep 600)' > {tmp}/x.cmake", wait=4),
+    program("sed", "sed", "-n", "H;$p", feed="a line of text\n" * 30000),
+    program("tmux", "tmux", "-L", "dmi-labelled", "-f", "/dev/null", "new-session", "-d", "seq 5000; sleep 600", child="tmux: server"),
+    program("openssl", "openssl", "s_server", "-accept", "0", "-nocert"),
+    program("nginx", "nginx", "-p", "{tmp}", "-c", "{tmp}/n.conf", "-e", "{tmp}/e.log",
              setup="printf 'daemon off; pid {tmp}/pid; worker_processes 2; error_log {tmp}/e.log; events { worker_connections 2000; } http { access_log off; server { listen unix:{tmp}/s; } }' > {tmp}/n.conf"),
-    _program("nginx-worker", "nginx", "-p", "{tmp}", "-c", "{tmp}/n.conf", "-e", "{tmp}/e.log", child="nginx",
+    program("nginx-worker", "nginx", "-p", "{tmp}", "-c", "{tmp}/n.conf", "-e", "{tmp}/e.log", child="nginx",
              setup="printf 'user root; daemon off; pid {tmp}/pid; worker_processes 1; error_log {tmp}/e.log; events { worker_connections 2000; } http { access_log off; server { listen unix:{tmp}/s; } }' > {tmp}/n.conf"),
-    _program("redis-jemalloc", "redis-server", "--port", "0", "--unixsocket", "{tmp}/s", "--save", "", kinds="glibc jemalloc", holder="jemalloc"),
-    _program("memcached", "memcached", "-u", "root", "-s", "{tmp}/s", "-t", "4"),
-    _program("haproxy", "haproxy", "-db", "-f", "{tmp}/h.cfg", setup="printf 'global\n maxconn 500\ndefaults\n mode tcp\n timeout client 1s\n timeout server 1s\n timeout connect 1s\nlisten a\n bind unix@{tmp}/s\n' > {tmp}/h.cfg"),
-    _program("dnsmasq", "dnsmasq", "-k", "-p", "0", "--dhcp-authoritative", "-u", "root", "-x", "{tmp}/pid"),
+    program("redis-jemalloc", "redis-server", "--port", "0", "--unixsocket", "{tmp}/s", "--save", "", kinds="glibc jemalloc", holder="jemalloc"),
+    program("memcached", "memcached", "-u", "root", "-s", "{tmp}/s", "-t", "4"),
+    program("haproxy", "haproxy", "-db", "-f", "{tmp}/h.cfg", setup="printf 'global\n maxconn 500\ndefaults\n mode tcp\n timeout client 1s\n timeout server 1s\n timeout connect 1s\nlisten a\n bind unix@{tmp}/s\n' > {tmp}/h.cfg"),
+    program("dnsmasq", "dnsmasq", "-k", "-p", "0", "--dhcp-authoritative", "-u", "root", "-x", "{tmp}/pid"),
     # What the program has is the collector's.
-    _program("guile", "guile-3.0", "-c", "(define l (iota 300000)) (set! l #f) (gc) (let loop () (sleep 600) (loop))", holder="Boehm GC", wait=3),
-    _program("ocaml", "ocaml", feed="let l = List.init 200000 string_of_int;;\nlet m = List.filter (fun s -> String.length s < 3) l;;\n", wait=3),
-    _program("postgres-backend", "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "{pg}/postgres", "-D", "{tmp}/d", "-k", "{tmp}", "-c", "listen_addresses=", "-c", "port=54399",
+    program("guile", "guile-3.0", "-c", "(define l (iota 300000)) (set! l #f) (gc) (let loop () (sleep 600) (loop))", holder="Boehm GC", wait=3),
+    program("ocaml", "ocaml", feed="let l = List.init 200000 string_of_int;;\nlet m = List.filter (fun s -> String.length s < 3) l;;\n", wait=3),
+    program("postgres-backend", "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "{pg}/postgres", "-D", "{tmp}/d", "-k", "{tmp}", "-c", "listen_addresses=", "-c", "port=54399",
              setup="chmod 777 {tmp}; setpriv --reuid=65534 --regid=65534 --clear-groups env HOME={tmp} {pg}/initdb -D {tmp}/d -A trust -U p >/dev/null; (sleep 4; (echo 'create temp table t as select i, md5(i::text) from generate_series(1,50000) i; select count(*) from (select * from t order by 2) s;'; sleep 600) | psql -h {tmp} -p 54399 -U p template1 >/dev/null 2>&1) &",
              child="postgres:", wait=9),
 )  # fmt: skip

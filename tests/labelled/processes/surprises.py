@@ -5,9 +5,10 @@ Written and committed before any of them was looked at.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
-from .programs import Program
+from .programs import Program, program
 
 __all__ = ["SURPRISES"]
 
@@ -54,21 +55,7 @@ _YUV: Final = "YUV4MPEG2 W640 H360 F25:1 Ip A1:1 C420\n" + ("FRAME\n" + "x" * 34
 _PG: Final = "setpriv --reuid=65534 --regid=65534 --clear-groups"
 
 
-def _one(
-    name: str,
-    *command: str,
-    kinds: str = "glibc",
-    holder: str = "glibc",
-    feed: str = "",
-    setup: str = "",
-    child: str = "",
-    wait: float = 2.0,
-    **environment: str,
-) -> Program:
-    return Program(
-        name, command, frozenset(kinds.split()), holder, feed, setup, child,
-        tuple(environment.items()), wait,
-    )  # fmt: skip
+_one: Final = partial(program, wait=2.0)
 
 
 def _python(name: str, code: str, holder: str = "glibc", **environment: str) -> Program:
