@@ -183,11 +183,47 @@ static void remember(uint64_t key, uint32_t number) {
                           memory_order_relaxed);
 }
 
-static uint32_t take_stack(const void *frame) {
+typedef struct both_frames {
     dmi_frame python[PYTHONS];
     dmi_native native[NATIVES];
-    uintptr_t place[PYTHONS];
     uint16_t order[NATIVES + PYTHONS];
+} both_frames;
+
+/* The number of the stack of the innermost n frames; cut: it does not begin with the outermost of the thread. */
+static uint32_t enter_stack(const both_frames *both, size_t n, bool cut, dmi_stack_kind kind) {
+    uint32_t node = 0;
+    if (cut) {
+        node = _dmi_stacks_enter(node, &(dmi_frame){.key = DMI_FRAME_CUT}, kind);
+        if (node == 0) return _dmi_stacks_number(node, kind);
+    }
+    for (size_t i = n; i-- > 0;) {
+        size_t number = both->order[i] & (PYTHON - 1);
+        bool is_python = both->order[i] & PYTHON;
+        dmi_frame here = {.key = is_python ? 0 : both->native[number].address};
+        node = _dmi_stacks_enter(node, is_python ? &both->python[number] : &here, kind);
+        if (node == 0) break;
+    }
+    return _dmi_stacks_number(node, kind);
+}
+
+/* So many frames a kind of stack has, of which native ones only among the first: the innermost, which name the line. */
+static const struct {
+    size_t all, native;
+} most_frames[] = {[DMI_STACK_LINE] = {6, 1}, [DMI_STACK_SHORT] = {12, 3}};
+
+/* Leave what a stack of that kind has; how many of n frames those are. */
+static size_t leave_frames(uint16_t *order, size_t n, dmi_stack_kind kind) {
+    size_t kept = 0;
+    for (size_t i = 0; i < n && kept < most_frames[kind].all; i++)
+        if (i < most_frames[kind].native || order[i] & PYTHON) order[kept++] = order[i];
+    return kept;
+}
+
+static uint32_t take_stack(const void *frame) {
+    both_frames both;
+    dmi_frame *python = both.python;
+    dmi_native *native = both.native;
+    uintptr_t place[PYTHONS];
     bool cut;
     size_t natives = _dmi_os_frames(frame, native, NATIVES, &cut);
     size_t pythons = _dmi_python_frames(python, place, PYTHONS);
@@ -196,21 +232,17 @@ static uint32_t take_stack(const void *frame) {
     uint64_t key = key_of(native, natives, python, place, pythons) ^ cut;
     uint32_t known = recall(key);
     if (known) return known;
-    size_t n = merge(native, natives, place, pythons, order);
-    uint32_t node = 0;
+    size_t n = merge(native, natives, place, pythons, both.order);
     if (n == 0) return 0;
-    if (cut || pythons == PYTHONS) {
-        node = _dmi_stacks_enter(node, &(dmi_frame){.key = DMI_FRAME_CUT});
-        if (node == 0) return _dmi_stacks_number(node);
+    cut |= pythons == PYTHONS;
+    uint32_t number = enter_stack(&both, n, cut, DMI_STACK_WHOLE);
+    for (int less = DMI_STACK_SHORT; number == 0 && less >= DMI_STACK_LINE; less--) {
+        dmi_stack_kind kind = (dmi_stack_kind)less;
+        size_t kept = leave_frames(both.order, n, kind);
+        cut |= kept < n;
+        n = kept;
+        number = enter_stack(&both, n, cut, kind);
     }
-    for (size_t i = n; i-- > 0;) {
-        size_t number = order[i] & (PYTHON - 1);
-        bool is_python = order[i] & PYTHON;
-        dmi_frame here = {.key = is_python ? 0 : native[number].address};
-        node = _dmi_stacks_enter(node, is_python ? &python[number] : &here);
-        if (node == 0) break;
-    }
-    uint32_t number = _dmi_stacks_number(node);
     remember(key, number);
     return number;
 }

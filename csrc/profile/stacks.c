@@ -85,23 +85,28 @@ static inline uint64_t mix(uint64_t hash, uint64_t value) {
 static uint32_t take(_Atomic uint32_t *used, uint32_t n, uint32_t most) {
     uint32_t at = atomic_load_explicit(used, memory_order_relaxed);
     do {
-        if (n > most - at) return UINT32_MAX;
+        if (at > most || n > most - at) return UINT32_MAX;
     } while (!atomic_compare_exchange_weak_explicit(used, &at, at + n, memory_order_relaxed,
                                                     memory_order_relaxed));
     return at;
 }
 
-/* Where key stands or may stand among size places of step bytes that begin with their keys; *fresh: it was entered
- * now, and the rest is the caller's to fill. UINT32_MAX: no room. */
-static uint32_t place(void *array, size_t step, uint32_t size, _Atomic uint32_t *used, uint64_t key,
-                      bool *fresh) {
+/* So much of a table may be in use: three quarters at most, or it takes long to look something up. */
+static uint32_t most_of(uint32_t size, dmi_stack_kind kind) {
+    return size / 16 * (12 - (uint32_t)kind);
+}
+
+/* Where key stands or may stand among size places of step bytes that begin with their keys, of which so many may be
+ * used; *fresh: it was entered now, and the rest is the caller's to fill. UINT32_MAX: no room. */
+static uint32_t place(void *array, size_t step, uint32_t size, uint32_t most,
+                      _Atomic uint32_t *used, uint64_t key, bool *fresh) {
     *fresh = false;
     for (uint32_t i = (uint32_t)(key >> 20) & (size - 1);; i = (i + 1) & (size - 1)) {
         _Atomic uint64_t *there = (_Atomic uint64_t *)(void *)((char *)array + i * step);
         uint64_t now = atomic_load_explicit(there, memory_order_relaxed);
         if (now == key) return i;
         if (now) continue;
-        if (take(used, 1, size / 4 * 3) == UINT32_MAX) return UINT32_MAX;
+        if (take(used, 1, most) == UINT32_MAX) return UINT32_MAX;
         if (atomic_compare_exchange_strong_explicit(there, &now, key, memory_order_relaxed,
                                                     memory_order_relaxed)) {
             *fresh = true;
@@ -123,7 +128,7 @@ static uint32_t enter_text(const char *from, size_t length) {
         key = mix(key, word);
     }
     key |= 1;
-    uint32_t i = place(all->text, sizeof(text), TEXTS, &texts, key, &fresh);
+    uint32_t i = place(all->text, sizeof(text), TEXTS, TEXTS / 4 * 3, &texts, key, &fresh);
     if (i == UINT32_MAX) return 0;
     if (fresh) {
         uint32_t at = take(&letters, (uint32_t)length, LETTERS);
@@ -136,7 +141,7 @@ static uint32_t enter_text(const char *from, size_t length) {
     return i + 1;
 }
 
-static uint32_t enter_frame(const dmi_frame *from) {
+static uint32_t enter_frame(const dmi_frame *from, dmi_stack_kind kind) {
     bool fresh;
     /* Addresses are spread; they are the keys all the same. */
     uint64_t hash = from->key * UINT64_C(0x9e3779b97f4a7c15);
@@ -145,7 +150,7 @@ static uint32_t enter_frame(const dmi_frame *from) {
         uint64_t now = atomic_load_explicit(&f->key, memory_order_relaxed);
         if (now == from->key) return i;
         if (now) continue;
-        if (take(&frames, 1, FRAMES / 4 * 3) == UINT32_MAX) return UINT32_MAX;
+        if (take(&frames, 1, most_of(FRAMES, kind)) == UINT32_MAX) return UINT32_MAX;
         fresh = atomic_compare_exchange_strong_explicit(&f->key, &now, from->key,
                                                         memory_order_relaxed, memory_order_relaxed);
         if (!fresh && now == from->key) return i;
@@ -161,15 +166,15 @@ static uint32_t enter_frame(const dmi_frame *from) {
     }
 }
 
-uint32_t _dmi_stacks_enter(uint32_t caller, const dmi_frame *from) {
+uint32_t _dmi_stacks_enter(uint32_t caller, const dmi_frame *from, dmi_stack_kind kind) {
     bool fresh;
     if (!all) return 0;
     uint64_t key = mix(mix(UINT64_C(0x9e3779b97f4a7c15), caller), from->key) | 1;
-    uint32_t i = place(all->node, sizeof(node), NODES, &nodes, key, &fresh);
+    uint32_t i = place(all->node, sizeof(node), NODES, most_of(NODES, kind), &nodes, key, &fresh);
     if (i == UINT32_MAX) return 0;
     node *n = &all->node[i];
     if (__builtin_expect(atomic_load_explicit(&n->frame, memory_order_relaxed) == 0, 0)) {
-        uint32_t number = enter_frame(from);
+        uint32_t number = enter_frame(from, kind);
         if (number == UINT32_MAX) return 0;
         atomic_store_explicit(&n->parent, caller, memory_order_relaxed);
         atomic_store_explicit(&n->frame, number + 1, memory_order_release);
@@ -177,12 +182,12 @@ uint32_t _dmi_stacks_enter(uint32_t caller, const dmi_frame *from) {
     return i + 1;
 }
 
-static uint32_t number_of(uint32_t at) {
+static uint32_t number_of(uint32_t at, dmi_stack_kind kind) {
     if (at == 0) return 0;
     node *n = &all->node[at - 1];
     uint32_t number = atomic_load_explicit(&n->stack, memory_order_relaxed);
     if (number) return number;
-    uint32_t taken = take(&stacks, 1, STACKS);
+    uint32_t taken = take(&stacks, 1, STACKS / 8 * (8 - (uint32_t)kind));
     if (taken == UINT32_MAX) return 0;
     atomic_store_explicit(&all->stack[taken].node, at, memory_order_release);
     /* Where another thread was faster, this one's number stays unused. */
@@ -192,9 +197,10 @@ static uint32_t number_of(uint32_t at) {
     return number;
 }
 
-uint32_t _dmi_stacks_number(uint32_t at) {
-    uint32_t number = number_of(at);
-    if (number == 0) atomic_fetch_add_explicit(&lost, 1, memory_order_relaxed);
+uint32_t _dmi_stacks_number(uint32_t at, dmi_stack_kind kind) {
+    uint32_t number = number_of(at, kind);
+    if (number == 0 && kind == DMI_STACK_LINE)
+        atomic_fetch_add_explicit(&lost, 1, memory_order_relaxed);
     return number;
 }
 

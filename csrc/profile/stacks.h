@@ -45,11 +45,15 @@ typedef struct dmi_stack {
 int _dmi_stacks_setup(void);
 /* What was allocated is 0 again, and nothing lost. Stacks keep their numbers. */
 void _dmi_stacks_reset(void);
+/* A part of the tables is kept for stacks of which some frames are left out, and the last of it for those of which hardly
+ * any are there. The less a stack has, the fewer there are of its kind: when no more whole ones fit, lines are still
+ * known. */
+typedef enum { DMI_STACK_LINE, DMI_STACK_SHORT, DMI_STACK_WHOLE } dmi_stack_kind;
 /* The node of a frame that was called by that of the node caller (0: by nobody, or not known); 0: no room. A stack is
  * entered from its outermost frame on. */
-uint32_t _dmi_stacks_enter(uint32_t caller, const dmi_frame *frame);
-/* The number of the stack whose innermost frame that is, from 1; 0: no room, which is counted. */
-uint32_t _dmi_stacks_number(uint32_t node);
+uint32_t _dmi_stacks_enter(uint32_t caller, const dmi_frame *frame, dmi_stack_kind kind);
+/* The number of the stack whose innermost frame that is, from 1; 0: no room, which of a line is counted as lost. */
+uint32_t _dmi_stacks_number(uint32_t node, dmi_stack_kind kind);
 /* The stack of that number; NULL: there is none. */
 dmi_stack *_dmi_stacks_get(uint32_t number);
 /* All numbers of stacks are below it. */

@@ -61,7 +61,8 @@ def _notes(blame: Blame) -> list[str]:
     notes = []
     if blame.lost:
         notes.append(
-            f"{blame.lost:,} stacks or marks had no room in the profile: the sums are too small."
+            f"{blame.lost:,} stacks or marks had no room in the profile: what they held is under "
+            "(no stack), or missing."
         )
     if blame.cut:
         notes.append(

@@ -43,6 +43,11 @@ _EEHEAP: Final = re.compile(
     rf"0x[0-9a-fA-F]{{1,16}}\s?\({_COUNT}\)",
     re.IGNORECASE,
 )
+# A server has a heap for each processor, with sums of its own.
+_GC_HEAPS: Final = re.compile(r"\W*Number of GC Heaps: ([0-9]{1,4})\b")
+_GC_HEAP: Final = re.compile(
+    rf"\W*(Allocated|Committed) Heap Size:\s+Size:\s+0x[0-9a-fA-F]{{1,16}}\s?\({_COUNT}\)"
+)
 _EEHEAP_NAMES: Final = {
     "gc heap size": "GC heap, allocated",
     "gc allocated heap size": "GC heap, allocated",
@@ -131,9 +136,12 @@ class ToldReader:
     _stack: str = ""
     _places: dict[str, str] = field(default_factory=dict)
     _objects: int = 0
+    _gc_heaps: int = 0
+    _gc_sums: dict[str, list[int]] = field(default_factory=dict)
 
     def close(self) -> None:
         """What was open ends here."""
+        self._add_gc_heaps()
         if self._source and (self._rows or self._total is not None):
             rows = {
                 f"{name} {self._places[name]}" if name in self._places else name: size
@@ -142,6 +150,20 @@ class ToldReader:
             self.told.append(Told(self._source, rows, self._totals(), self.label, self._line))
         self._source, self._rows, self._total = "", {}, None
         self._heaps, self._stack, self._places, self._objects = set(), "", {}, 0
+
+    def _add_gc_heaps(self) -> None:
+        """What the heaps of a server come to, where the text ends before their sum."""
+        for word, sizes in self._gc_sums.items():
+            if f"GC heap, {word}" in self._rows:
+                continue
+            whole = len(sizes) == self._gc_heaps
+            self._rows[f"GC heap, {word}" if whole else f"GC heaps that are shown, {word}"] = sum(
+                sizes
+            )
+            if not whole:
+                shown = f"{len(sizes)} of {self._gc_heaps or 'an unknown number of'} heaps of .NET"
+                self._miss(self._line, "", f"{shown} are shown, and no sum of what is {word}")
+        self._gc_heaps, self._gc_sums = 0, {}
 
     def _totals(self) -> dict[str, int]:
         if self._source in _TOTALS:
@@ -235,6 +257,18 @@ class ToldReader:
 
     def _alone(self, number: int, text: str) -> bool:
         """Lines that need no header above them."""
+        if "GC Heaps:" in text and (found := _GC_HEAPS.match(text)):
+            # Heaps of the loader stand above it.
+            if self._gc_sums or self._rows.keys() - {"loader heaps"}:
+                self.close()
+            self._open("!eeheap", number)
+            self._gc_heaps = int(found[1])
+            return True
+        if "Heap Size:" in text and (found := _GC_HEAP.match(text)):
+            self._open("!eeheap", number)
+            self.count_row(number)
+            self._gc_sums.setdefault(found[1].lower(), []).append(_whole(found[2]))
+            return True
         if "ize:" in text and (found := _EEHEAP.match(text)):
             name = _EEHEAP_NAMES.get(found[1].lower())
             self._open("!eeheap", number)

@@ -166,6 +166,34 @@ def test_different_figures_of_a_tool_are_not_compared(
         assert said in " ".join(capsys.readouterr().out.split())
 
 
+SERVER = """0:000> !eeheap -gc
+Number of GC Heaps: 2
+------------------------------
+Heap 0 (0000021D7EE50170)
+Allocated Heap Size:       Size: 0x1a63650 (27670096) bytes.
+Committed Heap Size:       Size: 0x1f1f000 (32632832) bytes.
+------------------------------
+Heap 1 (0000021D7EE81170)
+Allocated Heap Size:       Size: 0x1a63650 (27670096) bytes.
+Committed Heap Size:       Size: 0x1f1f000 (32632832) bytes.
+"""
+
+
+def test_the_heaps_of_a_server_are_summed_where_the_sum_is_cut_off() -> None:
+    both = {"committed": 65265664, "allocated": 55340192}
+    (told,) = windbg.parse(SERVER).told
+    assert told.totals == both
+    end = "GC Allocated Heap Size:  Size: 0x34c6ca0 (55340192) bytes.\n"
+    (told,) = windbg.parse(SERVER + end).told
+    assert (told.totals, len(told.rows)) == (both, 2)
+    loader = "Total LoaderHeap size:   Size: 0x2a3000 (2764800) bytes.\n"
+    (told,) = windbg.parse(SERVER.replace("Number", f"{loader}Number")).told
+    assert told.totals == both | {"in loader heaps": 2764800}
+    log = windbg.parse(SERVER[: SERVER.index("Heap 1")])
+    assert (log.told[0].totals, sorted(log.told[0].rows.values())) == ({}, [27670096, 32632832])
+    assert "1 of 2 heaps of .NET are shown" in log.unread[0].why
+
+
 def test_without_a_total_none_is_made_up() -> None:
     (told,) = windbg.parse("0: kd> !vm\nNonPagedPool Usage:  30000 ( 120000 Kb)\n").told
     assert (told.totals, told.rows) == ({}, {"nonpagedpool usage": 120000 << 10})
