@@ -21,9 +21,8 @@ void _dmi_profile_begin(void) {
     const dmi_preload_wish *wish = &_dmi_preload_wish;
     if (!wish->profile.file) return;
     _dmi_target_start(&target, wish->profile.file);
-    dmi_profile_options options = {.size = sizeof options,
-                                   .one_in = wish->profile.one_in,
-                                   .most_ppm = wish->profile.most_ppm};
+    dmi_profile_options options = {
+        .size = sizeof options, .one_in = wish->profile.one_in, .most_ppm = wish->profile.most_ppm};
     if (wish->profile.at_exit) _dmi_preload_expect_python();
     if (dmi_profile_start(&options) == 0) return;
     static const char none[] = "dmi: profile: no memory for the sampler's tables\n";
