@@ -249,7 +249,7 @@ def test_wrong_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_run_and_report(tmp_path: Path) -> None:
     target = tmp_path / "run.html"
     command = [sys.executable, "-m", "dmi", "run", "--report", str(target), "--", sys.executable]
-    program = "import time; x = [bytes(200) for _ in range(90_000)]; time.sleep(0.4)"
+    program = "import time; x = [bytes(200) for _ in range(90_000)]; time.sleep(2)"
     done = subprocess.run(
         [*command, "-c", program + "; raise SystemExit(3)"], capture_output=True, text=True
     )
