@@ -28,7 +28,7 @@ from dmi.address import pymalloc_usage
 from dmi.errors import HeapError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     import pandas
 
@@ -341,13 +341,22 @@ def physical_memory(pid: int | None = None) -> dict[str, int]:
 
 
 def own_layers(
-    summary: AddressSummary, mappings: Sequence[Mapping], leaves: tuple[Leaf, ...]
+    summary: AddressSummary,
+    mappings: Sequence[Mapping],
+    leaves: tuple[Leaf, ...],
+    others: tuple[Part, ...] = (),
+    counted: int = 0,
+    notes: tuple[str, ...] = (),
 ) -> Layers:
-    """The layers of this process, as its own allocators tell them; see ``dmi.layers``."""
+    """The layers of this process, as its own allocators tell them; see ``dmi.layers``.
+
+    others   allocators that do not tell, and what they hold
+    counted  bytes that malloc counts without saying where they lie, and that were not found
+    """
     return Layers(
         os.getpid(),
         (
-            _custom(summary),
+            _custom(summary, others),
             _runtime(summary),
             os_heap(summary),
             virtual(summary),
@@ -355,7 +364,8 @@ def own_layers(
         ),
         leaves=leaves,
         cgroup=cgroup_of(),
-        counted=(glibc_malloc() or {}).get("hblkhd", 0),
+        counted=counted,
+        notes=notes,
     )
 
 
@@ -363,7 +373,7 @@ def _committed(summary: AddressSummary, *usages: str) -> int:
     return sum(region.committed for region in summary.regions if region.usage in usages)
 
 
-def _custom(summary: AddressSummary) -> Layer:
+def _custom(summary: AddressSummary, others: Iterable[Part]) -> Layer:
     parts = list(_dmi_heaps())
     if not parts and (held := _committed(summary, "HeapDmi")):
         parts.append(Part("dmi heaps", held, None))
@@ -371,7 +381,7 @@ def _custom(summary: AddressSummary) -> Layer:
     if arenas:
         held = _committed(summary, "HeapPymalloc")
         parts.append(Part("Python objects (pymalloc)", held, pymalloc_usage(None, arenas)))
-    return Layer("1a", "custom libraries", tuple(parts))
+    return Layer("1a", "custom libraries", (*parts, *others))
 
 
 def _dmi_heaps() -> Iterator[Part]:

@@ -1,14 +1,16 @@
 """CPython's own tests with Python's objects on dmi, and what fails only there.
 
     python tools/cpython_tests.py FOLDER [--python PATH] [--jobs N] [--timeout S] [--only NAME,...]
-        [--use RESOURCES] [--again]
+        [--use RESOURCES] [--skip PATTERN] [--again] [--alone]
 
 FOLDER gets a virtual environment of PATH with dmi in it, its start-up file in place (`dmi python
-enable`), so that every Python that a test starts is on dmi as well. Each file of tests runs by
-itself, for S seconds at most. A file that fails runs once more without dmi (DMI_PYTHON=0), and what
-fails there too is not dmi's; what is left runs with dmi a second time, for some tests fail one time
-in ten. Whatever was judged is kept in FOLDER/results.json, so that an interrupted run goes on where
-it stopped; --again judges anew what had failed. It takes the lowest priority.
+enable`), so that every Python that a test starts is on dmi as well. With --alone the process of the
+tests is, and those that it starts are not (`python -m dmi.python -m test`, which is what
+dmi.python.install() in a program does). Each file of tests runs by itself, for S seconds at most. A
+file that fails runs once more in an environment that has no dmi at all, and what fails there too is
+not dmi's; what is left runs with dmi a second time, for some tests fail one time in ten. Whatever
+was judged is kept in FOLDER/results.json (of --alone in alone.json), so that an interrupted run
+goes on where it stopped; --again judges anew what had failed. It takes the lowest priority.
 
 The status is 1 when something fails only with dmi. Needs the tests of that Python: where they are a
 package of their own (Debian's libpython3.X-testsuite) that must be installed.
@@ -30,7 +32,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 RAN_OUT = "(ran out of time)"
@@ -70,15 +72,25 @@ def quiet() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def environment(dmi: bool) -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(DROPPED)}
-    return kept if dmi else kept | {"DMI_PYTHON": "0"}
+def environment() -> dict[str, str]:
+    return {k: v for k, v in os.environ.items() if not k.startswith(DROPPED)}
 
 
-def prepare(folder: Path, python: str) -> Path:
-    """The environment's Python, dmi installed and enabled."""
-    home = folder / "venv"
-    made = home / "bin" / "python"
+class Pythons(NamedTuple):
+    """Of environments that differ in nothing but dmi."""
+
+    with_dmi: list[str]
+    """The command. All processes are on dmi, or this one alone."""
+    without: list[str]
+
+
+def prepare(folder: Path, python: str, *, alone: bool) -> Pythons:
+    """The environments, dmi installed and enabled in one of them."""
+    # Of a start-up file even a run that it leaves as it is has a trace: a file that was read.
+    home, other = folder / ("alone-venv" if alone else "venv"), folder / "plain-venv"
+    made, plain = home / "bin" / "python", other / "bin" / "python"
+    if not (other / "ready").exists():
+        make(other, [[python, "-m", "venv", "--clear", other]], folder)
     if not (home / "ready").exists():
         with tempfile.TemporaryDirectory() as scratch:
             # A copy, so that this tree keeps what it has built for its own Python.
@@ -87,26 +99,32 @@ def prepare(folder: Path, python: str) -> Path:
             commands: list[list[str | Path]] = [
                 [python, "-m", "venv", "--clear", home],
                 [made, "-m", "pip", "-q", "--disable-pip-version-check", "install", tree],
-                [made, "-m", "dmi", "python", "enable"],
             ]
-            for command in commands:
-                subprocess.run(command, check=True, env=environment(True), cwd=folder)
-        (home / "ready").touch()
+            if not alone:
+                commands.append([made, "-m", "dmi", "python", "enable"])
+            make(home, commands, folder)
+    found = Pythons([str(made), *(["-m", "dmi.python"] if alone else [])], [str(plain)])
     asked = "import sys; print('dmi.python._hook' in sys.modules)"
-    for dmi in (True, False):
+    for there, command in zip((True, False), found, strict=True):
         done = subprocess.run(
-            [made, "-c", asked], check=True, env=environment(dmi), capture_output=True, text=True
+            [*command, "-c", asked], check=True, env=environment(), capture_output=True, text=True
         )
-        if done.stdout.strip() != str(dmi):
-            raise SystemExit(f"{made}: dmi is{' not' if dmi else ''} there: {done.stderr}")
-    return made
+        if done.stdout.strip() != str(there):
+            raise SystemExit(f"{command}: dmi is{' not' if there else ''} there: {done.stderr}")
+    return found
 
 
-def files(python: Path) -> list[str]:
+def make(home: Path, commands: list[list[str | Path]], folder: Path) -> None:
+    for command in commands:
+        subprocess.run(command, check=True, env=environment(), cwd=folder)
+    (home / "ready").touch()
+
+
+def files(python: str) -> list[str]:
     """The names of its files of tests."""
     done = subprocess.run(
         [python, "-m", "test", "--list-tests"],
-        env=environment(False),
+        env=environment(),
         capture_output=True,
         text=True,
         check=False,
@@ -137,16 +155,17 @@ def read(log: str, status: int | None) -> tuple[int, list[str]]:
 class Runner:
     """Runs files of tests, each in a process group of its own."""
 
-    def __init__(self, python: Path, folder: Path, seconds: int, use: str) -> None:
-        self.python = python
-        self.logs = folder / "logs"
+    def __init__(self, pythons: Pythons, logs: Path, seconds: int, options: list[str]) -> None:
+        self.pythons = pythons
+        self.logs = logs
         self.seconds = seconds
-        self.use = use
+        self.options = options
         self.logs.mkdir(exist_ok=True)
 
     def run(self, name: str, dmi: bool) -> tuple[int, list[str]]:
         """How many tests there were, and the names of those that failed."""
-        command = [str(self.python), "-m", "test", "-v", *(["-u", self.use] if self.use else [])]
+        python = self.pythons.with_dmi if dmi else self.pythons.without
+        command = [*python, "-m", "test", "-v", *self.options]
         path = self.logs / f"{name}.{'with' if dmi else 'without'}.log"
         with (
             tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch,
@@ -158,7 +177,7 @@ class Runner:
                 stdout=log,
                 stderr=log,
                 cwd=scratch,
-                env=environment(dmi) | {"TMPDIR": scratch},
+                env=environment() | {"TMPDIR": scratch},
                 preexec_fn=quiet,
             )
             try:
@@ -215,18 +234,25 @@ def main() -> int:
     parser.add_argument("--timeout", type=int, default=900, metavar="S", help="of one file")
     parser.add_argument("--only", metavar="NAME,...", help="these files instead of all")
     parser.add_argument("--use", default="", metavar="RESOURCES", help="as -u of CPython's own")
+    parser.add_argument("--skip", default="", metavar="PATTERN", help="as -i of CPython's own")
     parser.add_argument("--again", action="store_true", help="judge anew what had failed")
+    parser.add_argument(
+        "--alone", action="store_true", help="the processes that tests start are without dmi"
+    )
     options = parser.parse_args()
     folder: Path = options.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    python = prepare(folder, options.python)
-    wanted = options.only.split(",") if options.only else files(python)
-    kept = folder / "results.json"
+    pythons = prepare(folder, options.python, alone=options.alone)
+    wanted = options.only.split(",") if options.only else files(*pythons.without)
+    kept = folder / ("alone.json" if options.alone else "results.json")
     results: dict[str, dict[str, Any]] = json.loads(kept.read_text()) if kept.exists() else {}
     if options.again:
         results = {name: each for name, each in results.items() if not each["failed"]}
     left = [name for name in wanted if name not in results]
-    runner = Runner(python, folder, options.timeout, options.use)
+    logs = folder / ("alone" if options.alone else "logs")
+    given = (("-u", options.use), ("-i", options.skip))
+    passed_on = [word for pair in given if pair[1] for word in pair]
+    runner = Runner(pythons, logs, options.timeout, passed_on)
     lock = threading.Lock()
 
     def one(name: str) -> None:

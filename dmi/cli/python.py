@@ -3,8 +3,9 @@
 enable writes a start-up file into this environment, disable takes it away, status (the default)
 shows how things stand. The system's own Python is never touched. DMI_PYTHON=0 in a program's
 environment leaves that run as it would be without, and so does a PYTHONMALLOC that names an
-allocator (malloc, pymalloc, mimalloc); beneath the debug hooks of PYTHONMALLOC=debug dmi is at
-work. For one program: `python -m dmi.python SCRIPT`, or dmi.python.install() in it.
+allocator (malloc, pymalloc, mimalloc), unless DMI_PYTHON=1 asks for dmi all the same; beneath the
+debug hooks of PYTHONMALLOC=debug dmi is at work. For one program: `python -m dmi.python SCRIPT`, or
+dmi.python.install() in it.
 """
 
 from __future__ import annotations

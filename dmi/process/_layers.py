@@ -6,12 +6,25 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from dmi._cgroup import cgroup_of
-from dmi._layers import Layer, Layers, Part, os_heap, own_layers, physical, physical_layer, virtual
+from dmi._layers import (
+    Layer,
+    Layers,
+    Part,
+    glibc_malloc,
+    os_heap,
+    own_layers,
+    physical,
+    physical_layer,
+    virtual,
+)
 from dmi._leaves import Leaf
 from dmi.address import own_ranges, summarise
-from dmi.address._maps import ProcSource, parse_maps
+from dmi.address._maps import parse_maps
 
+from ._glibc_find import Space
 from ._leaves import leaves_of
+from ._live import LiveReader
+from ._others import own_others
 from ._rights import status
 from ._spans import Claims
 from ._text import escaped
@@ -21,6 +34,7 @@ if TYPE_CHECKING:
 
     from . import Process
     from ._heaps import ForeignHeap
+    from ._rights import ShapeHeap
 
 __all__ = ["layers_of", "layers_of_self"]
 
@@ -31,11 +45,26 @@ _SHOWN: Final = 12
 
 def layers_of_self() -> Layers:
     """Who holds the memory of this process; see ``dmi.layers``."""
-    with ProcSource(None) as source:
+    with LiveReader() as source:
         mappings = parse_maps(source.maps())
         summary = summarise(source, own_ranges(), mappings)
-        leaves = leaves_of(source, mappings, summary.regions)
-    return own_layers(summary, mappings, leaves)
+        malloc = glibc_malloc() or {}
+        total, count = malloc.get("hblkhd", 0), malloc.get("hblks", 0)
+        others: list[ShapeHeap] = []
+        mapped: list[tuple[int, int]] = []
+        notes: list[str] = []
+        # Where a process may not read its own memory as a file, nobody else is told apart.
+        if not source.denied:
+            with suppress(OSError):
+                others, mapped, notes = own_others(source, Space(mappings), summary, total, count)
+        claims, owners = claims_of(others)
+        claims.add(((start, start + size) for start, size in mapped), len(owners))
+        owners.append(_mapped_leaf("glibc"))
+        leaves = leaves_of(source, mappings, summary.regions, claims, owners)
+    missing = max(0, total - sum(size for _, size in mapped))
+    return own_layers(
+        summary, mappings, leaves, _merged(map(part_of, others)), missing, tuple(notes)
+    )
 
 
 def layers_of(process: Process) -> Layers:
@@ -132,8 +161,12 @@ def claims_of(heaps: Iterable[ForeignHeap]) -> tuple[Claims, list[tuple[str, str
         mapped = getattr(heap, "mapped", ())
         if mapped:
             claims.add(((start, start + size) for start, size in mapped), len(owners))
-            owners.append((f"{heap.kind} blocks mapped on their own", heap.kind))
+            owners.append(_mapped_leaf(heap.kind))
     return claims, owners
+
+
+def _mapped_leaf(kind: str) -> tuple[str, str]:
+    return f"{kind} blocks mapped on their own", kind
 
 
 _OUTER: Final = {"dmi": 0, "glibc": 0, "pymalloc": 2}

@@ -31,11 +31,13 @@ if TYPE_CHECKING:
     from ._glibc_find import Space
     from ._heaps import ForeignHeap, Memory
 
-__all__ = ["other_heaps"]
+__all__ = ["other_heaps", "own_others"]
 
 _LEAST: Final = 1 << 20
 """Memory below this is not worth a row."""
 _OPEN: Final = ("Other", "HeapBrk")
+_NOBODY: Final = "unknown"
+"""The kind of heap of what is nobody's that is known."""
 # Where they ask the kernel to map: no other does.
 _PLACES: Final = {"mimalloc": (2 << 40, 30 << 40), "Go": (0xC000000000, 0x10000000000)}
 _NAMES: Final = tuple(
@@ -104,7 +106,34 @@ def other_heaps(
             heap.mapped = tuple(mapped_blocks(memory, spans, total, count))
             claims.add(((start, start + size) for start, size in heap.mapped), 0)
             missing += total - sum(size for _, size in heap.mapped)
-    parts = list(_left(claims, open_))
+    return _shared_out(memory, space, summary, list(_left(claims, open_)), missing)
+
+
+def own_others(
+    memory: Memory, space: Space, summary: AddressSummary, total: int, count: int
+) -> tuple[list[ShapeHeap], list[tuple[int, int]], list[str]]:
+    """The same of this process, whose allocators that are known told the summary their ranges:
+    heaps of those that have a name, the blocks that malloc mapped one by one, and what could not be
+    told. total, count: what malloc says of such blocks."""
+    claims = Claims()
+    open_ = [
+        region
+        for region in summary.regions
+        if region.usage == "Other" and region.type == "MEM_PRIVATE" and region.committed
+    ]
+    spans = [(region.start, region.start + region.size) for region in open_]
+    mapped = mapped_blocks(memory, spans, total, count)
+    claims.add(((start, start + size) for start, size in mapped), 0)
+    missing = max(0, total - sum(size for _, size in mapped))
+    heaps, notes = _shared_out(memory, space, summary, list(_left(claims, open_)), missing)
+    return [heap for heap in heaps if heap.kind != _NOBODY], mapped, notes
+
+
+def _shared_out(
+    memory: Memory, space: Space, summary: AddressSummary, parts: Sequence[_Part], missing: int
+) -> tuple[list[ShapeHeap], list[str]]:
+    """The parts as heaps, one for each allocator. missing: bytes that lie among them and are
+    another heap's, nobody knows where."""
     if sum(part.committed for part in parts) < _LEAST:
         return [], []
     there, notes = contained(memory, space)
@@ -152,7 +181,7 @@ def other_heaps(
             title = " or ".join(dict.fromkeys(each.kind for each in kinds))
             heaps.append(ShapeHeap(title, rest, missing, name, _known_sum(held[-1])))
         else:
-            heaps.append(ShapeHeap("unknown", rest, missing, memory=_known_sum(held[-1])))
+            heaps.append(ShapeHeap(_NOBODY, rest, missing, memory=_known_sum(held[-1])))
     return heaps, notes
 
 

@@ -33,9 +33,11 @@ _NAMES_NONE = ("", "default", "debug")
 
 
 def asked_for() -> str | None:
-    """The allocator that PYTHONMALLOC asks this process to use, in its words; None without one."""
+    """The allocator that PYTHONMALLOC asks this process to use, in its words, and that it is to
+    keep; None without one, and where DMI_PYTHON=1 asks for dmi all the same."""
     named = os.environ.get("PYTHONMALLOC", "")
-    return None if sys.flags.ignore_environment or named in _NAMES_NONE else named
+    ignored = sys.flags.ignore_environment or os.environ.get("DMI_PYTHON") == "1"
+    return None if ignored or named in _NAMES_NONE else named
 
 
 def not_here() -> str | None:

@@ -14,11 +14,11 @@ from dmi.python._install import InstallError, hook
 FILE = "dmi-python.pth"
 
 # One line, which site executes because it begins with import. It must not break a Python from which
-# dmi has gone.
+# dmi has gone, nor leave a file open, which -X dev tells of.
 _LINE = (
-    "import os; f = {path!r}; os.path.isfile(f) and "
-    "exec(compile(open(f, 'rb').read(), f, 'exec'), "
-    "{{'__file__': f, '__name__': 'dmi.python._start by path'}})\n"
+    "import os; p = {path!r}; os.path.isfile(p) and "
+    'exec(\'with open(p, "rb") as o: c = o.read()\\nexec(compile(c, p, "exec"), '
+    '{{"__file__": p, "__name__": "dmi.python._start by path"}})\')\n'
 )
 
 
@@ -40,7 +40,8 @@ class Startup:
         if self.enabled and self.asked_for:
             said += (
                 f"\nbut PYTHONMALLOC={self.asked_for} is set here and asks for another allocator: "
-                "programs that are started with it keep that one"
+                "programs that are started with it keep that one (DMI_PYTHON=1 puts them on dmi "
+                "all the same)"
             )
         return said
 

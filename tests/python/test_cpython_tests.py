@@ -73,7 +73,8 @@ def test_only_what_fails_twice_and_not_without_is_dmis(
         return 1, left.pop(0)
 
     monkeypatch.setattr(cpython_tests.Runner, "run", run)
-    judged = cpython_tests.Runner(tmp_path / "python", tmp_path, 1, "").judge("test_x")
+    pythons = cpython_tests.Pythons(["with"], ["without"])
+    judged = cpython_tests.Runner(pythons, tmp_path / "logs", 1, []).judge("test_x")
     assert judged.only == only
     assert not left
     assert ways == [True, False, True][: len(runs)]

@@ -64,7 +64,8 @@ def test_what_malloc_counts_without_a_place_is_not_of_unknown_use() -> None:
         for address in [heap.malloc(4000) for _ in range(60_000)]:
             heap.free(address)
         layers = dmi.layers()
-        assert layers.counted >= len(kept) * 300 * MIB
+        there = sum(leaf.size for leaf in layers.leaves if leaf.name.startswith("glibc blocks"))
+        assert there + layers.counted >= len(kept) * 300 * MIB
         assert layers.stuck == part(layers, "1a", f"dmi heap {heap.handle:x}"), str(layers)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 import subprocess
@@ -137,6 +138,56 @@ def test_an_allocator_that_was_preloaded(kind: str, library: str, tmp_path: Path
             assert layers.unknown is not None
             assert layers.unknown.name.startswith(f"{kind} in {library}")
             assert "cannot be said" in str(layers)
+
+
+INSIDE = """
+import dmi
+kept = [{"n": n, "text": str(n)} for n in range(60_000)]
+del kept[::3]
+large = bytearray(40 << 20)
+layers = dmi.layers()
+rows = [(part.name, part.holds, part.uses, part.resident) for part in layers["1a"].parts]
+leaves = [(leaf.name, leaf.allocator, leaf.size, leaf.holds) for leaf in layers.leaves]
+print([rows, leaves, layers["3"].holds, layers.counted])
+"""
+
+
+def told_inside(environment: Mapping[str, str]) -> tuple[list[Any], list[Any], int, int]:
+    done = subprocess.run(
+        [sys.executable, "-c", INSIDE],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, **environment},
+    )
+    rows, leaves, resident, counted = ast.literal_eval(done.stdout)
+    assert sum(holds or 0 for *_, holds in leaves) == resident
+    return rows, leaves, resident, counted
+
+
+@pytest.mark.parametrize(
+    ("kind", "library"),
+    [("jemalloc", "libjemalloc.so.2"), ("mimalloc", "libmimalloc.so.2")],
+)
+def test_a_process_names_its_own_other_allocators(kind: str, library: str) -> None:
+    path = f"{LIBRARIES}/{library}"
+    if not Path(path).exists():
+        pytest.skip(f"needs {library}")
+    rows, leaves, _, _ = told_inside({"LD_PRELOAD": path, "PYTHONMALLOC": "malloc"})
+    ((name, holds, uses, resident),) = (row for row in rows if row[0].startswith(kind))
+    assert name.startswith(f"{kind} in {library}")
+    assert uses is None
+    assert 20 * MIB < resident <= holds < 120 * MIB
+    assert [(leaf[0], leaf[3]) for leaf in leaves if leaf[1] == kind] == [(name, resident)]
+
+
+def test_a_process_finds_its_own_blocks_that_malloc_mapped() -> None:
+    rows, leaves, _, counted = told_inside({"PYTHONMALLOC": "malloc", "LD_PRELOAD": ""})
+    assert rows == []
+    ((size, holds),) = (leaf[2:] for leaf in leaves if leaf[0].startswith("glibc blocks"))
+    assert size >= 40 * MIB
+    assert holds <= size
+    assert counted < MIB
 
 
 @pytest.mark.parametrize("options", [("musl-gcc",), ("musl-gcc", "-static", "-s")])

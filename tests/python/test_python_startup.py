@@ -127,6 +127,9 @@ def test_a_virtual_environment_starts_with_its_objects_on_dmi(tmp_path: Path) ->
         assert run("-c", ask, PYTHONMALLOC=value) == str(there), value
         # Which Python ignores, so that nobody gets what it names.
         assert run("-I", "-c", ask, PYTHONMALLOC=value) == "True"
+        assert run("-c", ask, PYTHONMALLOC=value, DMI_PYTHON="1") == "True", value
+    assert run("-X", "dev", "-W", "error", "-c", ask) == "True"
+    assert run("-X", "dev", "-W", "error", "-c", "print()", DMI_PYTHON="0") == ""
     assert run("-c", ask, PYTHONMALLOC="malloc", LD_PRELOAD=dmi.get_preload_path()) == "True"
     assert run("-c", ask, PYTHONMALLOC="pymalloc", LD_PRELOAD=dmi.get_preload_path()) == "False"
     assert "PYTHONMALLOC=malloc is set here" in run("-m", "dmi", "python", PYTHONMALLOC="malloc")
