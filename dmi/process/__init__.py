@@ -272,6 +272,8 @@ def open_core(path: str | os.PathLike[str]) -> Process:
 def layers(pid: int | None = None) -> Layers:
     """The layers of process ``pid``, by default of this one.
 
+    This process is asked for what it knows: dmi's heaps, pymalloc, malloc; other allocators in it
+    (jemalloc, mimalloc) are told by where and how their memory lies, not how much of it is used.
     Another process is looked at from outside (``dmi.open_process``): its heaps of every kind, each
     arena of glibc's malloc. That needs the rights of a debugger; notes say what could not be told.
     The moments of the layers differ by the time it takes to read them. Raises what
