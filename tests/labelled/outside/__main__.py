@@ -5,6 +5,7 @@
     python -m tests.labelled.outside --set third       the third set (third.py)
     python -m tests.labelled.outside --set fourth      the fourth set (fourth.py)
     python -m tests.labelled.outside --set fifth       the fifth set (fifth.py)
+    python -m tests.labelled.outside --set sixth       the sixth set (sixth.py)
     python -m tests.labelled.outside NAME...           these, with the report of each
     python -m tests.labelled.outside --markdown        the tables as docs/diagnosis.md has them
 
@@ -35,6 +36,7 @@ from .fourth import FOURTH
 from .fresh import FRESH
 from .languages import COMMANDS, build
 from .programs import PROGRAMS, Program
+from .sixth import SIXTH
 from .third import THIRD
 
 if TYPE_CHECKING:
@@ -42,7 +44,10 @@ if TYPE_CHECKING:
     from dmi.diagnose import Verdict
 
 KINDS = ("none", "first-order leak", "second-order leak", "growth", "unknown")
-_SETS = {"first": PROGRAMS, "fresh": FRESH, "third": THIRD, "fourth": FOURTH, "fifth": FIFTH}
+_SETS = {
+    "first": PROGRAMS, "fresh": FRESH, "third": THIRD, "fourth": FOURTH, "fifth": FIFTH,
+    "sixth": SIXTH,
+}  # fmt: skip
 _END_SECONDS = 15
 
 

@@ -31,6 +31,12 @@ WAIT: Final = {
     "guile": '(display "{0}\\n") (force-output) (read-line)',
     "sbcl": '(format t "{0}~%") (finish-output) (read-line)',
     "octave": 'disp("{0}"); fflush(stdout); input("", "s");',
+    "pypy": "print('{0}', flush=True); input()",
+    "ocaml": 'print_endline "{0}"; ignore (read_line ());;',
+    "erlang": 'io:format("{0}~n"), io:get_line(""),',
+    "mono": 'Console.WriteLine("{0}"); Console.In.ReadLine();',
+    "prolog": "writeln({0}), flush_output, read_line_to_string(user_input, _),",
+    "rust": 'println!("{0}"); std::io::stdin().read_line(&mut String::new()).unwrap();',
 }
 _GO: Final = (
     'package main\nimport ("bufio"; "fmt"; "os"; "runtime/debug")\nvar x [][]byte\n'
@@ -47,11 +53,24 @@ _AROUND: Final = {
     "c++": ("", "\n}"),
     "gawk": ("BEGIN {\n", "\n}"),
     "guile": ("(use-modules (ice-9 rdelim) (srfi srfi-1))\n", ""),
+    "erlang": ("#!/usr/bin/env escript\nmain(_) ->\n", "\nok."),
+    "mono": (
+        "using System; using System.Collections.Generic; class Program { static void Main() {\n",
+        "\nGC.KeepAlive(x); } }",
+    ),
+    "prolog": (":- initialization(main, main).\nmain :-\n", "\ntrue."),
+    "rust": ("fn main() {\n", "\ndrop(x); }"),
 }
 COMMANDS: Final = {
     "node": "node", "perl": "perl", "ruby": "ruby", "php": "php", "lua": "lua5.4", "java": "java",
     "go": "env", "r": "Rscript", "c++": "env", "gawk": "gawk", "tcl": "tclsh", "guile": "guile",
-    "sbcl": "sbcl", "octave": "octave-cli",
+    "sbcl": "sbcl", "octave": "octave-cli", "pypy": "pypy3", "ocaml": "ocaml", "erlang": "escript",
+    "mono": "mono", "prolog": "swipl", "rust": "env",
+}  # fmt: skip
+
+_FILES: Final = {
+    "java": "Program.java", "go": "main.go", "c++": "main.cpp", "mono": "Program.cs",
+    "prolog": "program.pl", "rust": "main.rs",
 }  # fmt: skip
 
 
@@ -74,9 +93,7 @@ def build(each: Program, place: Path, folder: Path) -> list[str]:
     """Writes the program into ``place``, compiles it where its language asks for it, and gives what
     its command is to be told."""
     kind = language(each)
-    script = place / {"java": "Program.java", "go": "main.go", "c++": "main.cpp"}.get(
-        kind, "program"
-    )
+    script = place / _FILES.get(kind, "program")
     script.write_text(source(each), encoding="utf-8")
     if kind == "java":
         subprocess.run(["javac", "-d", str(place), str(script)], check=True)
@@ -90,5 +107,11 @@ def build(each: Program, place: Path, folder: Path) -> list[str]:
         libraries = each.setup.partition("\n")[0].removeprefix("//").split()
         command = ["g++", "-O1", "-pthread", "-o", "main", "main.cpp", *libraries]
         subprocess.run(command, cwd=place, check=True)
+        return [str(place / "main")]
+    if kind == "mono":
+        subprocess.run(["mcs", "-out:Program.exe", "Program.cs"], cwd=place, check=True)
+        return [str(place / "Program.exe")]
+    if kind == "rust":
+        subprocess.run(["rustc", "-O", "-o", "main", "main.rs"], cwd=place, check=True)
         return [str(place / "main")]
     return [str(script)]
