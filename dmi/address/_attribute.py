@@ -317,17 +317,18 @@ def _glibc_arenas(mappings: list[Mapping], source: Source, readable: bool) -> _C
         if not here.plain:
             continue
         first = -(-here.start // _GLIBC_HEAP) * _GLIBC_HEAP
+        behind = _reach(mappings, index)
         for base in range(first, min(here.end, first + _MAX_HEAPS * _GLIBC_HEAP), _GLIBC_HEAP):
             probes -= 1
             if probes < 0:
                 return claims
-            reach = min(base + _GLIBC_HEAP, _reach(mappings, index))
+            end = base + _GLIBC_HEAP
             if readable:
                 known = _is_heap_info(source, base, here.end)
             else:
-                known = base == here.start and reach == base + _GLIBC_HEAP and here.end < reach
+                known = base == here.start and here.end < end <= behind
             if known:
-                claims.add(base, reach)
+                claims.add(base, min(end, behind))
     return claims
 
 

@@ -399,21 +399,21 @@ class CoreReader:
         """Where the file may have bytes again: between lies nothing, or zeros that are a hole in
         it."""
         looks = _MOST_HOLES
-        for segment in self._segments.behind(max(0, self._segments.before(address))):
-            at = max(address, segment.start)
+        for start, begin, have in self._segments.parts(max(0, self._segments.before(address))):
+            at = max(address, start)
             if not looks:
                 return at
             looks -= 1
-            if at >= segment.start + segment.have:
+            if at >= start + have:
                 continue
-            offset = segment.offset + at - segment.start
+            offset = begin + at - start
             try:
                 at += os.lseek(self._file, offset, os.SEEK_DATA) - offset
             except OSError as error:
                 if error.errno != errno.ENXIO:
                     return at
                 continue
-            if at < segment.start + segment.have:
+            if at < start + have:
                 return at
         return 1 << 63
 

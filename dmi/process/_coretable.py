@@ -55,6 +55,13 @@ class Segments:
         for number in range(index, len(self.starts)):
             yield self[number]
 
+    def parts(self, index: int) -> Iterator[tuple[int, int, int]]:
+        """Of those from that one on where each begins, where its bytes stand in the file, and how
+        many there are. A look passes over thousands."""
+        _, offsets, have, _ = self._columns
+        for number in range(index, len(self.starts)):
+            yield self.starts[number], offsets[number], have[number]
+
     def add(self, segment: Segment) -> None:
         """Take one more, in any order. Its end is below 1 << 64."""
         self.starts.append(segment.start)

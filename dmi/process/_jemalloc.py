@@ -41,6 +41,7 @@ _MOST_PAIRS: Final = 1 << 19
 of."""
 _LEAST_GIBS: Final = 64
 _KNOWS: Final = 1 << 12
+_ZEROS: Final = bytes(4096)
 
 
 class Tree:
@@ -194,8 +195,9 @@ def _words(
         looks -= 1
         data = _there(memory, at, min(4096, end - at))
         strange = 0
-        # Most of it is zeros.
-        for number, word in enumerate(array("Q", data[: len(data) & ~7]) if data else ()):
+        # Most of it is zeros, and most pages hold nothing else.
+        words = array("Q", data[: len(data) & ~7] if data and not _ZEROS.startswith(data) else b"")
+        for number, word in enumerate(words):
             if not word:
                 continue
             here = space.at(word) if word > 1 << 20 and not (word >> 48 or word % 64) else None

@@ -240,15 +240,16 @@ def _in_memory(
     total = looks = 0
     found: dict[str, None] = {}
     seen = False
+    whole = memoryview(bytearray(_PIECE))
     for mapping in mappings:
         at = memory.next_there(mapping.start)
         # A core file may claim any size; of memory that nobody has there is nothing to look at.
         while at < mapping.end and looks < _MOST_LOOKS:
             looks += 1
-            room = bytearray(min(_PIECE, mapping.end - at))
+            room = whole[: mapping.end - at]
             if total + len(room) > most:
                 break
-            got = memory.read_into(at, memoryview(room))
+            got = memory.read_into(at, room)
             total += got
             seen = seen or got > 0
             found |= dict.fromkeys(_kinds(iter([bytes(room[:got])])))

@@ -30,7 +30,9 @@ from tests.python.images_more import (
     PLACES,
     Pymalloc,
     jemalloc_image,
+    musl_image,
     pymalloc_image,
+    runtimes_image,
     scattered_image,
 )
 
@@ -53,12 +55,14 @@ VALUES = (*PLACES, HEAP + 0x290, LIBC + 0x800, KEY, LIBC + 0x860, ARENA_HEAP, AR
 
 
 def samples() -> list[Sample]:
-    """Cores of each layout of glibc and of pymalloc, of jemalloc, and of dmi of several builds."""
+    """Cores of each layout of glibc and of pymalloc, of others, and of dmi of several builds."""
     images = [
         *(glibc_image(Glibc(minor))[0] for minor in MINORS),
         *(scattered_image(Glibc(minor))[0] for minor in (31, 43)),
         *(pymalloc_image(Pymalloc(minor))[0] for minor in PYTHONS),
         jemalloc_image()[0],
+        musl_image(),
+        runtimes_image(),
     ]
     found = [Sample(image.core(), VALUES) for image in images]
     return found + [

@@ -16,6 +16,8 @@ JEMALLOC = 0x7F0010000000
 EXTENTS = 0x7F0020000000
 MAPPED = 0x7F0000800000
 SCATTERED = 0x7F0000900000
+GO = 0xC000000000
+MIMALLOC = 0x30000000000
 _GIB = 30
 
 
@@ -132,6 +134,29 @@ def jemalloc_image() -> tuple[Image, int]:
     return image, total
 
 
+def musl_image() -> Image:
+    """A group of blocks of musl, and its struct in an array."""
+    image = Image()
+    image.add(PYTHON, 0x3000, "/opt/small", program=True)
+    image.add(HEAP, 0x200000)
+    where = HEAP + 0x1000 + 24 + 40 * 3
+    image.put(HEAP, where)
+    image.put(where, 0, 0, HEAP, 0, 9 << 6)
+    return image
+
+
+def runtimes_image() -> Image:
+    """Go's heap and mimalloc's, where they alone ask for memory, and what the files say."""
+    image = Image()
+    image.add(PYTHON, 0x3000, "/opt/service", program=True)
+    image.put_bytes(PYTHON + 0x1000, b"\xff Go buildinf:")
+    image.add(GO, 0x300000)
+    image.add(LIBC, 0x3000, "/usr/lib/libmimalloc.so.3", program=True)
+    image.put_bytes(LIBC + 0x1000, b"mimalloc: ")
+    image.add(MIMALLOC, 0x200000)
+    return image
+
+
 def scattered_image(version: Glibc) -> tuple[Image, list[Expected]]:
     """As ``glibc_image``, with blocks mapped on their own, and a main arena that is told not to be
     one stretch."""
@@ -154,4 +179,4 @@ def scattered_image(version: Glibc) -> tuple[Image, list[Expected]]:
 
 
 PYTHONS = (7, 9, 11, 12, 13, 14)
-PLACES = (HEAP, LIBC, PYTHON, ARENAS, JEMALLOC, EXTENTS, MAPPED, SCATTERED)
+PLACES = (HEAP, LIBC, PYTHON, ARENAS, JEMALLOC, EXTENTS, MAPPED, SCATTERED, GO, MIMALLOC)

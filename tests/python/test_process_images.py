@@ -12,14 +12,18 @@ import pytest
 import dmi
 from dmi.errors import DmiError
 from dmi.process import open_core, text
-from tests.python.images import HEAP, KEY, LIBC, Glibc, Image, glibc_image
+from tests.python.images import HEAP, KEY, LIBC, Glibc, glibc_image
 from tests.python.images_more import (
     EXTENTS,
+    GO,
     MAPPED,
+    MIMALLOC,
     SCATTERED,
     Pymalloc,
     jemalloc_image,
+    musl_image,
     pymalloc_image,
+    runtimes_image,
     scattered_image,
 )
 
@@ -86,11 +90,8 @@ def test_memory_of_jemalloc_is_told_by_its_tree(tmp_path: Path) -> None:
 
 
 def test_words_that_lead_back_are_not_yet_musl(tmp_path: Path) -> None:
-    image = Image()
-    image.add(HEAP, 0x200000)
+    image = musl_image()
     where = HEAP + 0x1000 + 24 + 40 * 3
-    image.put(HEAP, where)
-    image.put(where, 0, 0, HEAP, 0, 9 << 6)
 
     def kind() -> str:
         with open_core(image.save(tmp_path / "core")) as process:
@@ -103,6 +104,12 @@ def test_words_that_lead_back_are_not_yet_musl(tmp_path: Path) -> None:
     image.put(HEAP, where + 8)  # not one of an array
     image.put(where + 8, 0, 0, HEAP, 0, 9 << 6)
     assert kind() == "unknown"
+
+
+def test_places_that_they_alone_take_tell_go_and_mimalloc(tmp_path: Path) -> None:
+    with open_core(runtimes_image().save(tmp_path / "core")) as process:
+        found = {heap.kind: [s.address for s in heap.segments()] for heap in process.heaps()}
+    assert found == {"Go": [GO], "mimalloc": [MIMALLOC]}
 
 
 @pytest.mark.parametrize("minor", [28, 36, 43])
