@@ -181,7 +181,8 @@ class GlibcHeap:
         sizes, counts = dict(found["bytes"]), dict(found["counts"])
         if self._caches.chunk and not self._caches.key:
             cached, number = self._cached_by_counts(found["caches"])
-            cached = min(cached, sizes["busy"])
+            # Damaged counts may say more than there is.
+            cached, number = min(cached, sizes["busy"]), min(number, counts["busy"])
             sizes["busy"] -= cached
             sizes["tcache"] += cached
             counts["busy"] -= number

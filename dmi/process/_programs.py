@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ._glibc_find import Space
     from ._heaps import Memory
 
-__all__ = ["Contained", "contained"]
+__all__ = ["Contained", "contained", "names_of_symbols"]
 
 
 class Contained(NamedTuple):
@@ -67,7 +67,9 @@ _STRINGS: Final = (
     # Google's own and that of gperftools.
     ("tcmalloc", b"tcmalloc.pageheap_unmapped_bytes"),
     ("scudo", b"Scudo ERROR: "),
-    ("snmalloc", b"snmalloc: "),
+    ("snmalloc", b"Failed to initialise snmalloc."),
+    # It has no messages: the name of a function, which a library exports and a program may keep.
+    ("rpmalloc", b"\0rpmalloc_thread_finalize\0"),
     ("Boehm GC", b"GC Warning: "),
     ("V8", b"Cannot create a handle without a HandleScope"),
     ("Go", b"\xff Go buildinf:"),
@@ -94,7 +96,9 @@ _MOST_FILES: Final = 4096
 _MOST_LOOKS: Final = 4096
 """Pieces of memory of one file that is gone."""
 _MAX_HEADERS: Final = 256
+_MAX_SECTIONS: Final = 4096
 _PT_LOAD: Final = 1
+_SHT_SYMTAB: Final = 2
 _CACHE: Final[dict[tuple[int, int, int, int], tuple[str, ...]]] = {}
 _MOST_CACHED: Final = 4096
 
@@ -138,7 +142,7 @@ def _said(
         key = (known.st_dev, known.st_ino, known.st_size, known.st_mtime_ns)
         if key in _CACHE:
             return 0, _CACHE[key]
-        spans = _loaded(file, known.st_size)
+        spans = [*_loaded(file, known.st_size), *names_of_symbols(file, known.st_size)]
         total = sum(size for _, size in spans)
         if total > most:
             return 0, None
@@ -209,6 +213,27 @@ def _loaded(file: int, size: int) -> list[tuple[int, int]]:
         if kind == _PT_LOAD and offset < size:
             spans.append((offset, min(length, size - offset)))
     return spans
+
+
+def names_of_symbols(file: int, size: int) -> list[tuple[int, int]]:
+    """Offset and size of the names of an ELF file's symbols, where they were kept: nobody loads
+    them."""
+    head = os.pread(file, 64, 0)
+    if len(head) < 64 or head[:6] != b"\x7fELF\x02\x01":
+        return []
+    (table,) = struct.unpack_from("<Q", head, 40)
+    entry, count = struct.unpack_from("<HH", head, 58)
+    if entry != 64 or count > _MAX_SECTIONS or not table < size:
+        return []
+    sections = os.pread(file, entry * count, table)
+    found: list[tuple[int, int]] = []
+    for at in range(0, len(sections) - entry + 1, entry):
+        kind, link = struct.unpack_from("<4xI32xI", sections, at)
+        if kind == _SHT_SYMTAB and (link + 1) * entry <= len(sections):
+            offset, length = struct.unpack_from("<2Q", sections, link * entry + 24)
+            if offset < size:
+                found.append((offset, min(length, size - offset)))
+    return found[:1]
 
 
 def _parts(read: Callable[[int, int], bytes], start: int, size: int) -> Iterator[bytes]:

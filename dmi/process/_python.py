@@ -36,6 +36,8 @@ _POOLS: Final = (4 << 10, 16 << 10, 32 << 10, 64 << 10)
 _MAX_ARENAS: Final = 1 << 22
 _MAX_POOLS: Final = 1 << 12
 _FEW: Final = 4
+_FIRST_ARENAS: Final = 16
+"""Elements that the vector of arenas has at first; it is doubled when they are used up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,8 +380,7 @@ def _arenas(
 def _search_vector(
     memory: Memory, space: Space, table: int, pool: int, index: int, at: int
 ) -> tuple[int, int]:
-    """The vector of arenas by a pointer in the data of the same file, and how long it can be: it is
-    a block of malloc's."""
+    """The vector of arenas by a pointer in the data of the same file, and how long it can be."""
     for start, end in data_of_files(space):
         if not start <= table < end:
             continue
@@ -393,7 +394,35 @@ def _search_vector(
                 one = _arena(raw, 0, index, pool)
                 if one is None or not one.address <= at < one.address + one.size:
                     continue
-                head = memory.read(word - 8, 8)
-                size = struct.unpack("<Q", head)[0] & ~7 if head else 0
-                return word, max(index + 1, (size - 8) // _OBJECT)
+                return word, _length(memory, word, pool) or _by_block(memory, word, index)
     return 0, 0
+
+
+def _length(memory: Memory, vector: int, pool: int) -> int:
+    """How many elements a vector without a count has: 16, or that doubled, as many as are arenas or
+    stand in the one list of those that are not. 0: not told. Whose block it lies in is not asked,
+    for Python may run on any malloc."""
+    found, most, ends = 0, _FIRST_ARENAS, 0
+    while most <= _MAX_ARENAS:
+        raw = memory.read(vector + found * _OBJECT, (most - found) * _OBJECT)
+        if raw is None:
+            break
+        for offset in range(0, len(raw), _OBJECT):
+            if _arena(raw, offset, 0, pool) is not None:
+                continue
+            address, following = struct.unpack_from("<Q24xQ", raw, offset)
+            inside = 0 <= following - vector < 2 * most * _OBJECT
+            if address or (following and (not inside or (following - vector) % _OBJECT)):
+                return found
+            ends += not following
+            if ends > 1:
+                return found
+        found, most = most, 2 * most
+    return found
+
+
+def _by_block(memory: Memory, vector: int, index: int) -> int:
+    """The same by the header of glibc's block, at least what is known to be there."""
+    head = memory.read(vector - 8, 8)
+    size = struct.unpack("<Q", head)[0] & ~7 if head else 0
+    return max(index + 1, (size - 8) // _OBJECT)

@@ -82,6 +82,10 @@ def _objects(
     heads = {number: table + 16 * number - 16 for number in range(32)}
     for number, head in heads.items():
         image.put(table + 16 * number, head, head)
+    # Those that are no arenas stand in a list.
+    for index in range(len(arenas), 16):
+        following = vector + 48 * (index + 1) if index < 15 else 0
+        image.put(vector + 48 * index, 0, 0, 0, 0, following, 0)
     for index, address in enumerate(arenas):
         pools = version.arena // pool
         carved = min(pools, 24) - 3 - index

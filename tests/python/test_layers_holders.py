@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from dmi.process import open_core
 from dmi.process._glibc_find import Space
 from dmi.process._mapped import mapped_blocks
 from dmi.process._others import other_heaps
-from dmi.process._programs import contained
+from dmi.process._programs import contained, names_of_symbols
 from dmi.windbg import Region
 
 if TYPE_CHECKING:
@@ -188,6 +189,46 @@ def test_a_process_finds_its_own_blocks_that_malloc_mapped() -> None:
     assert size >= 40 * MIB
     assert holds <= size
     assert counted < MIB
+
+
+NAMED = r"""
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#ifdef MESSAGE
+const char message[] __attribute__((used)) = MESSAGE;
+#endif
+__attribute__((noinline, used)) void NAME(char *place) { memset(place, 1, 4 << 20); }
+int main(void) {
+    NAME(mmap(NULL, 4 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    puts("ready");
+    fflush(stdout);
+    return getchar();
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        (("-DNAME=rpmalloc_thread_finalize",), "rpmalloc"),
+        (("-DNAME=rpmalloc_thread_finalize", "-s"), "unknown"),
+        (("-DNAME=f", "-s", '-DMESSAGE="Failed to initialise snmalloc."'), "snmalloc"),
+    ],
+)
+def test_names_and_messages_in_a_program_tell_what_is_linked_into_it(
+    options: tuple[str, ...], kind: str, tmp_path: Path
+) -> None:
+    if shutil.which("gcc") is None:
+        pytest.skip("needs gcc")
+    source, program = tmp_path / "named.c", tmp_path / "named"
+    source.write_text(NAMED)
+    subprocess.run(["gcc", "-O1", "-o", str(program), str(source), *options], check=True)
+    for layers in looked_at([str(program)], tmp_path / "core"):
+        if layers is not None:
+            assert layers.unknown is not None
+            assert layers.unknown.name.startswith(kind)
+            assert layers.stuck is None
 
 
 @pytest.mark.parametrize("options", [("musl-gcc",), ("musl-gcc", "-static", "-s")])
@@ -362,3 +403,18 @@ def test_blocks_that_malloc_mapped_are_found_where_the_kernel_joined_them() -> N
     assert mapped_blocks(memory, ranges, 1 << 40, 9) == found
     assert mapped_blocks(memory, ranges, 0x5000, 9) == found[:2]
     assert mapped_blocks(memory, ranges, 0, 0) == []
+
+
+def test_a_damaged_table_of_symbols_is_no_fault(tmp_path: Path) -> None:
+    chance = random.Random(3)
+    whole = Path(sys.executable).resolve().read_bytes()[:4096] + os.urandom(64)
+    for _ in range(300):
+        data = bytearray(whole)
+        data[40:48] = chance.choice((0, 64, len(data) - 8, 1 << 63)).to_bytes(8, "little")
+        data[60:62] = chance.choice((1, 40, 4096)).to_bytes(2, "little")
+        at = chance.randrange(64, len(data) - 64)
+        data[at : at + 4] = (2).to_bytes(4, "little")
+        (tmp_path / "damaged").write_bytes(data)
+        with (tmp_path / "damaged").open("rb") as file:
+            for offset, size in names_of_symbols(file.fileno(), len(data)):
+                assert 0 <= offset <= offset + size <= len(data)

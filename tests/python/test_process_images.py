@@ -14,10 +14,12 @@ from dmi.errors import DmiError
 from dmi.process import open_core, text
 from tests.python.images import HEAP, KEY, LIBC, Glibc, glibc_image
 from tests.python.images_more import (
+    ARENAS,
     EXTENTS,
     GO,
     MAPPED,
     MIMALLOC,
+    PYTHON,
     SCATTERED,
     Pymalloc,
     jemalloc_image,
@@ -73,6 +75,30 @@ def test_pools_of_each_version_are_what_was_put_there(minor: int, tmp_path: Path
             blocks = [each for each in heap.walk() or () if each.kind == "lfh"]
             assert sum(each.size for each in blocks if each.state == "busy") == right.busy
             assert sum(each.size for each in blocks if each.state == "free") == right.free
+
+
+@pytest.mark.parametrize("minor", [7, 11])
+@pytest.mark.parametrize("header", [0, 1 << 40, 24])
+def test_arenas_of_a_python_on_another_malloc_are_all_found(
+    minor: int, header: int, tmp_path: Path
+) -> None:
+    image, (expected,) = pymalloc_image(Pymalloc(minor))
+    (vector,) = struct.unpack_from("<Q", image.segments[PYTHON][0], 0x5000)
+    image.put(vector - 8, header)
+    # It was doubled for a third arena, of which nothing was used; behind it is somebody else's.
+    version = Pymalloc(minor)
+    pools = version.arena // version.pool
+    third = ARENAS + 4 * version.arena
+    image.add(third, version.arena)
+    for index in range(15, 32):
+        following = 0 if index == 31 else vector + 48 * (index + 1 + (index == 19))
+        image.put(vector + 48 * index, 0, 0, 0, 0, following, 0)
+    image.put(vector + 48 * 20, third, third, pools | pools << 32, 0, 0, 0)
+    image.put(vector + 48 * 32, 3, 3, 3, 3, 3, 3)
+    with open_core(image.save(tmp_path / "core")) as process:
+        (heap,) = [heap for heap in process.heaps() if heap.kind == "pymalloc"]
+        assert heap.stats().busy == expected.busy
+        assert [segment.address for segment in heap.segments()] == [*expected.arenas, third]
 
 
 def test_memory_of_jemalloc_is_told_by_its_tree(tmp_path: Path) -> None:
