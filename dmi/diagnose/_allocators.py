@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from ._observe import Observation, State
 
-__all__ = ["cures_of_runtimes", "pools", "subject_of"]
+__all__ = ["collector_of", "cures_of_runtimes", "pools", "subject_of"]
 
 
 class _Runtime(NamedTuple):
@@ -100,6 +100,29 @@ def cures_of_runtimes(heap: Observation) -> tuple[Cure, ...]:
             )
         )
     return tuple(lines)
+
+
+# ---- collectors above malloc ------------------------------------------------------------------
+
+_COLLECTORS: Final[Mapping[str, tuple[str, str]]] = {
+    "ruby": ("Ruby", "GC.start"),
+    "irb": ("Ruby", "GC.start"),
+    "puma": ("Ruby", "GC.start"),
+    "R": ("R", "gc()"),
+    "Rscript": ("R", "gc()"),
+    "lua": ("Lua", "collectgarbage()"),
+    "ocaml": ("OCaml", "Gc.compact ()"),
+    "pypy": ("PyPy", "gc.collect()"),
+    "swipl": ("Prolog", "garbage_collect_atoms"),
+}
+"""By the name of the program, as the system has it: what frees blocks of malloc only when it runs,
+and how the program is made to run it."""
+
+
+def collector_of(states: Sequence[State]) -> tuple[str, str] | None:
+    """The collector of a program whose blocks malloc has: its garbage is busy until it runs."""
+    name = (states[-1].scope.program or "").partition(":")[0]
+    return _COLLECTORS.get(name) or _COLLECTORS.get(name.rstrip("0123456789.-"))
 
 
 # ---- pools above malloc --------------------------------------------------------------------------

@@ -307,6 +307,12 @@ def _from_columns(before: Observation, after: Observation, second: int, page_siz
             f"the mean free block has {mean:,} bytes, at least a page: pages could be given back, "
             "but the heap keeps them, by its thresholds or because it never releases"
         )
+        if after.kind == "glibc":
+            text = (
+                f"the mean free block has {mean:,} bytes, at least a page, and malloc keeps such "
+                "pages: by itself it gives back only the end of an arena, when that is larger than "
+                "its threshold, and nothing that lies below a busy block"
+            )
         return Cause("keeps pages", text, second)
     return Cause("unknown", "the snapshots say how much is kept, but not in what pieces", second)
 

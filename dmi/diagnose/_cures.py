@@ -21,6 +21,8 @@ _THRESHOLD: Final = 64 << 10
 """Of malloc's blocks, from this size on, each would be mapped on its own."""
 _NOTEWORTHY_HUGE: Final = 1 << 20
 _FEW_ARENAS: Final = 2
+_NOTEWORTHY_TOP: Final = 1 << 20
+_NOTEWORTHY_SHARE: Final = 0.05
 
 
 def cures(
@@ -119,12 +121,18 @@ def _of_settings(
     arenas = [heap for heap in beside if heap.kind == "glibc" and "thread" in heap.name]
     kept = sum(heap.retained or 0 for heap in arenas)
     text = "MALLOC_ARENA_MAX=1 or 2 keeps threads from spreading over arenas"
-    if len(arenas) > _FEW_ARENAS:
+    if len(arenas) > _FEW_ARENAS and kept > _NOTEWORTHY_SHARE * (after.retained or 0):
         said = f"{text}: {len(arenas)} of threads keep what is free apart"
         lines.append(Cure(said, kept, most=True))
     elif not any("arena" in heap.name for heap in beside):
         lines.append(Cure(f"{text}; what it gives cannot be told from here"))
     large = _large_blocks_freed(after, peak)
+    if after.trim_top is not None and after.trim_top > _NOTEWORTHY_TOP:
+        said = (
+            "MALLOC_TRIM_THRESHOLD_=131072 gives the end of the heap back whenever that much of it "
+            "is free, and keeps malloc from raising the threshold by itself"
+        )
+        lines.append(Cure(said, after.trim_top, most=True))
     text = (
         "MALLOC_MMAP_THRESHOLD_=65536 maps blocks of 64 KiB and more on their own, so that they go "
         "back when they are freed"

@@ -27,7 +27,7 @@ from ._lines import with_lines
 from ._observe import Observation, known_sum
 from ._scope import difference
 from ._single import one_moment
-from ._verdict import Kind, Verdict
+from ._verdict import Kind, Verdict, steps
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,6 +66,8 @@ class Thresholds:
     collected_min_bytes: int = 16 << 20
     collected_share: float = 0.25
     """Of memory whose garbage waits for a collector."""
+    garbage_bytes: int = 0
+    """Of busy blocks, in a program whose collector frees them late."""
 
     def tolerance(self, start: int, peak: int | None) -> int:
         """Bytes that do not count."""
@@ -299,13 +301,14 @@ def _verdict_of(
         found = (Cause("not shown", text, size),)
     evidence: tuple[str, ...] = ()
     if before is not None and after is not None and kind in ("none", "second-order leak"):
+        evidence = _use_of(one, picked, known.name, states, thresholds)
         due = _causes.due_later(before, after)
         if due > thresholds.min_bytes:
             said = (
                 f"{kib(due)} that {known.name} keeps are free and due later: its policy gives them "
                 "back when their delay is over. Look again after two delays, or six half-lives."
             )
-            evidence = (said,)
+            evidence = (*evidence, said)
     level = None
     if before is not None:
         level = before.busy if how == "busy" else before.committed
@@ -333,6 +336,36 @@ def _verdict_of(
     )
 
 
+def _use_of(
+    one: _Kinded,
+    picked: Sequence[Observation | None],
+    name: str,
+    states: Sequence[State],
+    thresholds: Thresholds,
+) -> tuple[str, ...]:
+    """What is to be said of busy where it did not grow, or by so little that it may be garbage."""
+    first = one.first
+    if first is None:
+        return ()
+    if first > thresholds.work_bytes:
+        collector = _allocators.collector_of(states)
+        if collector is None:
+            return ()
+        said = (
+            f"{kib(first)} more of {name} is in use, which may be garbage that waits for the "
+            f"collector of {collector[0]}: run `{collector[1]}` before each moment to tell."
+        )
+        return (said,)
+    if one.kind == "none" or one.size is None or "snapshot" not in states[-1].kinds:
+        return ()
+    levels = steps([None if heap is None else heap.busy for heap in picked])
+    said = (
+        f"What the program uses did not grow ({levels}): the {kib(one.size)} are free memory that "
+        f"{name} keeps, and the next peak is served from them before the process grows."
+    )
+    return (said,)
+
+
 def _fitting(states: Sequence[State], thresholds: Thresholds) -> Thresholds:
     """The thresholds for a process of this size."""
     state = states[0]
@@ -344,7 +377,10 @@ def _fitting(states: Sequence[State], thresholds: Thresholds) -> Thresholds:
     floor = int(thresholds.heap_process_share * process)
     if state.memory:
         floor = max(floor, thresholds.work_bytes)
-    return replace(thresholds, min_bytes=max(thresholds.min_bytes, floor))
+    garbage = thresholds.garbage_bytes
+    if _allocators.collector_of(states) is not None:
+        garbage = max(garbage, thresholds.collected_min_bytes)
+    return replace(thresholds, min_bytes=max(thresholds.min_bytes, floor), garbage_bytes=garbage)
 
 
 class _Kinded(NamedTuple):
@@ -391,7 +427,7 @@ def _kinds(
     kept = max(0, second - _causes.due_later(before, after))
     busy_peak = None if peak is None else peak.busy
     found: list[_Kinded] = []
-    if first > thresholds.tolerance(before.busy, busy_peak):
+    if first > max(thresholds.garbage_bytes, thresholds.tolerance(before.busy, busy_peak)):
         rises = busy_peak is None or _rises(before.busy, busy_peak, after.busy, thresholds)
         kind: Kind = "growth" if rises else "first-order leak"
         found.append(_Kinded(kind, first, "busy", first, second))

@@ -41,7 +41,10 @@ WALKED: Final = frozenset({"", "dmi", "glibc", "pymalloc", "nt", "segment"})
 """Kinds of heaps whose blocks are known, where they could be read. Of the others only the memory
 is."""
 
-COLLECTED: Final = frozenset({"Go", "V8", "JVM", ".NET", "Erlang", "Boehm GC", "GHC", "SBCL"})
+COLLECTED: Final = frozenset({
+    "Go", "V8", "JVM", ".NET", "Erlang", "Boehm GC", "GHC", "SBCL", "Ruby", "PyPy", "OCaml",
+    "Julia", "Racket", "JavaScriptCore", "LuaJIT",
+})  # fmt: skip
 """Kinds whose garbage waits until a collector runs."""
 
 
@@ -82,6 +85,8 @@ class Observation:
     """The blocks that are mapped on their own: size -> count; None: not known."""
     types: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """Blocks and bytes by the type of Python's objects, from a sample; empty: not known."""
+    trim_top: int | None = None
+    """What of it lies at the end of the main arena, which a threshold gives back."""
     on_huge_pages: int | None = None
     """Free bytes, in whole pages, that lie on huge pages."""
     threads: Mapping[str, int] = field(default_factory=dict)
@@ -447,6 +452,7 @@ def _heap(entry: Any, fallback: str, *, outside: bool) -> Observation:
         _optional(numbers, "resident"),
         mapped=_optional(numbers, "mapped"),
         trim=_optional(numbers, "trim"),
+        trim_top=_optional(entry, "trim_top"),
         histogram=_histogram(entry.get("histogram")),
         mapped_histogram=None
         if entry.get("mapped_histogram") is None

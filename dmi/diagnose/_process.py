@@ -23,6 +23,7 @@ __all__ = ["commit_did_not_grow", "comparable", "evidence", "findings", "quiet",
 
 _NOTEWORTHY_HUGE: Final = 4 << 20
 _UNTOUCHED_BYTES: Final = 16 << 20
+_NOTEWORTHY_STACKS: Final = 8 << 20
 _SMALL_SPACE: Final = 4 << 30
 """Up to this address space, its use is a measure of its own: it runs out."""
 _FREE: Final = frozenset({"Free"})
@@ -165,6 +166,21 @@ def _untouched(states: Sequence[State]) -> list[str]:
     said = (
         f"{kib(promised)} more of the program's own mappings may be written to, and "
         f"{kib(max(0, touched))} more of it is in memory: the rest costs none until it is."
+    )
+    return [said]
+
+
+def _stacks(states: Sequence[State]) -> list[str]:
+    """Stacks of threads are committed whole, and cost what was touched of them."""
+    if len(states) < 2 or not all("Stack" in s.commit and "Stack" in s.memory for s in states):
+        return []
+    promised = states[-1].commit["Stack"] - states[0].commit["Stack"]
+    touched = max(0, states[-1].memory["Stack"] - states[0].memory["Stack"])
+    if promised - touched <= _NOTEWORTHY_STACKS:
+        return []
+    said = (
+        f"{kib(promised)} more of the commit is stacks of threads, and {kib(touched)} of that is "
+        "in memory: threads cost what they touch, not what they reserve."
     )
     return [said]
 
@@ -439,6 +455,7 @@ def evidence(states: Sequence[State], verdict: Verdict) -> tuple[str, ...]:
             f"The address space reserved for heaps is {kib(heap[0])} throughout: what changed "
             "is how much of it is committed."
         )
+    lines += _stacks(states)
     lines += _untouched(states)
     lines += pools(states)
     lines += [

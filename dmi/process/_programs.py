@@ -52,6 +52,7 @@ _NAMES: Final = tuple(
         ("Erlang", r"^beam\.smp$"),
         ("Ruby", r"^ruby[0-9.]*$|^libruby"),
         ("SBCL", r"^sbcl$"),
+        ("PyPy", r"^pypy3?[0-9.]*(?:-c)?$|^libpypy"),
         ("Julia", r"^libjulia-internal\.so"),
         ("Racket", r"^racket$"),
         ("JavaScriptCore", r"^libjavascriptcoregtk"),

@@ -73,6 +73,7 @@ def _foreign(each: ForeignHeap, source: Process) -> dict[str, Any]:
         "resident": whole(stats.resident),
         "memory": (stats.details or {}).get("memory"),
         "trim": stats.trim,
+        "trim_top": (stats.details or {}).get("trim_top"),
         "pinned": stats.pinned,
         "free_on_huge_pages": _free_on_huge_pages(each, stats, source),
         "histogram": _counts(each),
