@@ -6,6 +6,8 @@
     |                              a size that no heap of these options can ever serve
     `-- TraceError (ValueError)    a recording that cannot be read
 
+dmi.python has two of its own, InstallError and LimitError (both RuntimeError).
+
 A plain MemoryError says that the system or the heap's max_size has nothing left right now; a
 plain ValueError or TypeError names the argument and the accepted values.
 """

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dmi.python import middleware
-    from dmi.python._contexts import Usage, UsageTable, context_of, current, heap, usage
+    from dmi.python._contexts import LimitError, Usage, UsageTable, context_of, current, heap, usage
     from dmi.python._free_lists import clear_free_lists
     from dmi.python._install import InstallError, install, is_installed
     from dmi.python._survivors import copy_into
@@ -27,6 +27,7 @@ __all__ = [
     "is_installed",
     "InstallError",
     "heap",
+    "LimitError",
     "current",
     "context_of",
     "usage",
@@ -47,6 +48,7 @@ _LATER = {
     "is_installed": "_install",
     "InstallError": "_install",
     "heap": "_contexts",
+    "LimitError": "_contexts",
     "current": "_contexts",
     "context_of": "_contexts",
     "usage": "_contexts",

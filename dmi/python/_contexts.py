@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from dmi._tables import frame, html_table
+from dmi.errors import DmiError
 from dmi.heap import Heap, find
 from dmi.policy import Decommit
 from dmi.python import _checks
@@ -32,6 +34,11 @@ _scopes: dict[str, Scope] = {}
 _spare: list[Heap] = []
 _leaving: list[Heap] = []
 """Heaps of contexts without a name that nothing can enter any more, some with objects."""
+
+
+class LimitError(DmiError, RuntimeError):
+    """A context passed its limit, where a MemoryError would end more than what passed it: a celery
+    worker stops at one, whatever the task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +126,7 @@ class heap:  # noqa: N801 - used like a function: with dmi.python.heap("import")
     InstallError before install().
     """
 
-    __slots__ = ("_fresh", "_scope", "_token")
+    __slots__ = ("_fresh", "_refused", "_scope", "_token")
 
     def __init__(
         self,
@@ -150,6 +157,7 @@ class heap:  # noqa: N801 - used like a function: with dmi.python.heap("import")
             Heap.from_handle(self._scope.handle).decommit = policy
         self._token: Any = None
         self._fresh = fresh
+        self._refused = 0
 
     @property
     def heap(self) -> Heap:
@@ -170,6 +178,7 @@ class heap:  # noqa: N801 - used like a function: with dmi.python.heap("import")
             raise InstallError(str(error)) from None
         if self._fresh:
             clear_free_lists()
+        self._refused = self._scope.refused
         self._token = native.current.set(self._scope)
         native.sync()
         return self
@@ -190,6 +199,18 @@ class heap:  # noqa: N801 - used like a function: with dmi.python.heap("import")
             native.sync()
         if self._fresh:
             clear_free_lists()
+        if isinstance(error, MemoryError) and (why := self.refusal()):
+            with suppress(MemoryError):
+                error.add_note(why)
+
+    def refusal(self) -> str | None:
+        """That its limit was passed since it was entered, as a sentence; None if it was not."""
+        if self._scope.refused == self._refused:
+            return None
+        return (
+            f"dmi.python.heap({self._scope.name!r}): what is busy passed its limit of "
+            f"{self._scope.limit:,} bytes"
+        )
 
 
 def usage() -> UsageTable:

@@ -23,7 +23,8 @@ typedef struct dmi_scope {
     uint64_t limit; /* bytes busy; 0: none */
     int hard;       /* MemoryError; else the callback is told */
     int told;
-    PyObject *owner; /* the Scope, borrowed */
+    uint64_t refused; /* how often there was no memory because of the limit */
+    PyObject *owner;  /* the Scope, borrowed */
 } dmi_scope;
 
 static dmi_scope dmi_no_scope = {.left = INT64_MAX};
@@ -76,7 +77,10 @@ static __attribute__((noinline)) int dmi_look_at_limit(dmi_scope *scope) {
     }
     /* Whoever deals with it needs some memory himself. */
     scope->left = (int64_t)step;
-    if (scope->hard) return 0;
+    if (scope->hard) {
+        scope->refused++;
+        return 0;
+    }
     if (!scope->told) {
         Py_INCREF(scope->owner);
         if (Py_AddPendingCall(dmi_scope_tell, scope->owner) == 0) scope->told = 1;

@@ -48,6 +48,7 @@ cdef extern from "_hook.h":
         uint64_t limit
         int hard
         int told
+        uint64_t refused
         PyObject *owner
 
     ctypedef struct dmi_place:
@@ -265,6 +266,11 @@ cdef class Scope:
     def limit(self):
         """Bytes; 0 for none."""
         return self.scope.limit
+
+    @property
+    def refused(self):
+        """How often there was no memory because of the limit."""
+        return self.scope.refused
 
 
 cdef dmi_scope *scope_of(PyObject *value) noexcept:

@@ -26,8 +26,9 @@ def copy_into(name: str, value: T, *, decommit: str | Decommit | None = None) ->
     with heap():
         # On pages that are free again at once.
         packed = pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
-    clear_free_lists()
     with heap(name, decommit=decommit):
+        # Inside, for on the way in a few more objects are dropped.
+        clear_free_lists()
         made: T = pickle.loads(packed)
     del packed
     return made

@@ -7,18 +7,20 @@
 name is the context's: a str for all requests together, a function of the WSGI environ, the ASGI
 scope or the celery task for one context each (by tenant, by route); None gives each request a heap
 of its own, which the next one takes over when it is empty. limit is as for dmi.python.heap(); with
-on_limit=None a request beyond it gets MemoryError. All of them call install().
+on_limit=None a request beyond it gets MemoryError, and a celery task LimitError: at a MemoryError
+celery stops the worker. All of them call install().
 """
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
-from dmi.python._contexts import Usage, heap
+from dmi.python._contexts import LimitError, Usage, heap
 from dmi.python._install import install
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
 
     OnLimit = Callable[[Usage], object] | None
 
@@ -116,15 +118,21 @@ def celery(
     limit: int | None = None,
     on_limit: OnLimit = None,
 ) -> None:
-    """Run each celery task of this process, and of the workers that it forks, in a context."""
+    """Run each celery task of this process, and of the workers that it forks, in a context.
+
+    A task that passes the limit fails with LimitError. Where it is called at once
+    (task_always_eager) it is MemoryError, and so is whatever has another cause.
+    """
     from celery import signals
 
     install()
     running: dict[str, heap] = {}
 
     def begin(task_id: str, task: Any, **_: object) -> None:
-        running[task_id] = _context(name, task, limit, on_limit)
-        running[task_id].__enter__()
+        context = running[task_id] = _context(name, task, limit, on_limit)
+        if limit is not None and on_limit is None:
+            _name_limit(task, running)
+        context.__enter__()
 
     def end(task_id: str, **_: object) -> None:
         context = running.pop(task_id, None)
@@ -133,3 +141,25 @@ def celery(
 
     signals.task_prerun.connect(begin, weak=False)
     signals.task_postrun.connect(end, weak=False)
+
+
+def _name_limit(task: Any, running: Mapping[str, heap]) -> None:
+    """Have a task that passes its limit fail with LimitError from now on."""
+    # A worker looks run up for each call; a task that is called at once has it already.
+    if task.request.is_eager or hasattr(task.run, "dmi_limit"):
+        return
+    inner = task.run
+
+    @functools.wraps(inner)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return inner(*args, **kwargs)
+        except MemoryError as error:
+            context = running.get(task.request.id)
+            why = None if context is None else context.refusal()
+            if why is None:
+                raise
+            raise LimitError(why) from error
+
+    run.dmi_limit = True  # type: ignore[attr-defined]
+    task.run = run

@@ -192,14 +192,18 @@ def test_a_limit_raises_and_leaves_room_to_deal_with_it() -> None:
             try:
                 with heap("bounded", limit=1 << 20):
                     while True: kept.append(Node(len(kept)))
-            except MemoryError:
+            except MemoryError as error:
                 row = usage().of("bounded")
+                assert "'bounded'" in error.__notes__[0] and "1,048,576" in error.__notes__[0]
                 assert (1 << 20) <= row.busy <= (1 << 20) * 1.2 and row.limit == 1 << 20, row
             else: raise SystemExit("no limit")
         kept.clear()
         with heap("bounded", limit=1 << 20):
             kept = made(3000)
         more = made(100000)
+        try:
+            with heap("roomy", limit=1 << 30): raise MemoryError
+        except MemoryError as error: assert not hasattr(error, "__notes__")
     """)
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import dmi
 from tests.python.test_python_contexts import run
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="install() is for Linux")
@@ -139,3 +144,62 @@ def test_celery_runs_tasks_on_pages_of_their_own() -> None:
         assert fail.delay().failed()
         assert dmi.python.current() is None
     """)
+
+
+WORK = """
+import os, celery, dmi
+dmi.python.middleware.celery(lambda task: "task " + task.name, limit=8 << 20)
+app = celery.Celery("app", broker="filesystem://", backend="file://" + os.path.abspath("results"))
+app.conf.broker_transport_options = {
+    "data_folder_in": "queue", "data_folder_out": "queue", "processed_folder": "done",
+}
+@app.task(name="work")
+def work(n):
+    rows = [{"n": k} for k in range(n)]
+    return dmi.python.current(), dmi.python.context_of(rows[-1])
+@app.task(name="grow")
+def grow(): return len([bytes(1000) for _ in range(100_000)])
+"""
+ASK = """
+from work import grow, work
+assert work.delay(1000).get(timeout=40) == ["task work", "task work"]
+for _ in range(2):
+    try: grow.delay().get(timeout=40)
+    except Exception as error:
+        assert type(error).__name__ == "LimitError" and "'task grow'" in str(error), repr(error)
+    else: raise SystemExit("no limit")
+assert work.delay(1000).get(timeout=40) == ["task work", "task work"]
+print("all well")
+"""
+
+
+@pytest.mark.long
+def test_a_celery_worker_outlives_a_task_that_passes_its_limit(tmp_path: Path) -> None:
+    needs("celery")
+    for name in ("queue", "done", "results"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "work.py").write_text(WORK)
+    (tmp_path / "ask.py").write_text(ASK)
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "celery", "-A", "work", "worker", "-c", "1", "--pool", "prefork"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": f"{Path(dmi.__file__).parent.parent}{os.pathsep}."},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        asked = subprocess.run(
+            [sys.executable, "ask.py"],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(Path(dmi.__file__).parent.parent)},
+            capture_output=True,
+            text=True,
+            timeout=150,
+            check=False,
+        )
+    finally:
+        os.killpg(worker.pid, signal.SIGKILL)
+        said = worker.communicate()[0]
+    assert asked.stdout == "all well\n", asked.stderr + said

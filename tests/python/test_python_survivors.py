@@ -36,6 +36,8 @@ def test_a_copy_of_what_stays_lies_close_and_the_peak_goes() -> None:
         kept = random.sample(peak, 3000)
         table = dmi.python.copy_into("survivors", kept)
         assert table == kept and table is not kept
+        places = [dmi.python.context_of(each) for each in (table, *table)]
+        assert places.count("survivors") == len(places), places[:9]
         assert table[5]["id"] is not kept[5]["id"] and table[5]["name"] is not kept[5]["name"]
         before = usage().of("outside").page_bound
         del peak, kept
