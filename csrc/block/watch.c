@@ -20,6 +20,7 @@ static _Atomic int64_t skip;      /* pages to pass before the next that is watch
 static _Atomic double scale;      /* -1 / ln(1 - 1 / period); 0: every page is watched */
 static _Atomic uint32_t all_hits; /* frees on watched pages */
 static _Atomic uint64_t lost;
+_Atomic uint32_t _dmi_watch_freed[DMI_WATCH_CLASSES];
 static dmi_lock lock;
 static dmi_watch *chains[CHAINS];
 static size_t count;
@@ -273,6 +274,8 @@ bool _dmi_watch_note_free(dmi_run *shadow, const void *block) {
     uint32_t held = atomic_exchange_explicit(&watch->holder[_dmi_watch_index(watch, block)], 0,
                                              memory_order_relaxed);
     if (held & DMI_HOLDER_TOLD) _dmi_os_probe_free(block);
+    size_t class = held >> DMI_HOLDER_CLASS_SHIFT & (DMI_WATCH_CLASSES - 1);
+    atomic_fetch_add_explicit(&_dmi_watch_freed[class], 1, memory_order_relaxed);
     uint32_t all = atomic_fetch_add_explicit(&all_hits, 1, memory_order_relaxed) + 1;
     uint32_t hits = atomic_load_explicit(&watch->hits, memory_order_relaxed) + 1;
     if (hits < _dmi_watch_patience) {

@@ -28,8 +28,12 @@
 
 #define DMI_WATCH_PAGE ((size_t)1 << DMI_UNIT_SHIFT)
 #define DMI_WATCH_BLOCKS (DMI_WATCH_PAGE / 16)
-#define DMI_HOLDER_TOLD                                                                            \
-    (UINT32_C(1) << 31) /* of a holder: an agent was told of the block (os/probes.h) */
+/* A holder: who has a block, as the profiler has it. */
+#define DMI_HOLDER_TOLD (UINT32_C(1) << 31) /* an agent was told of the block (os/probes.h) */
+#define DMI_HOLDER_RARER_SHIFT 28           /* 3 bits: the profiler's */
+#define DMI_HOLDER_CLASS_SHIFT 16           /* 12 bits: its frees are counted by that */
+#define DMI_HOLDER_STACK UINT32_C(0xffff)   /* the profiler's */
+#define DMI_WATCH_CLASSES 4096u
 
 typedef struct dmi_watch dmi_watch;
 struct dmi_watch {
@@ -41,8 +45,7 @@ struct dmi_watch {
     bool given_up;           /* it is no longer watched, but a free may know it */
     _Atomic uint32_t hits;   /* blocks freed since it was last asked whether one should sit out */
     _Atomic uint32_t before; /* hits of all pages at that time */
-    _Atomic uint32_t
-        holder[DMI_WATCH_BLOCKS]; /* who has the block, as the profiler has it; 0: not known */
+    _Atomic uint32_t holder[DMI_WATCH_BLOCKS]; /* who has the block; 0: not known */
 };
 
 extern _Atomic uint32_t _dmi_watch_period;
@@ -75,6 +78,8 @@ static inline size_t _dmi_watch_index(const dmi_watch *watch, const void *block)
     const dmi_run *run = _dmi_watch_run(watch);
     return (size_t)((const char *)block - _dmi_run_base(run)) / run->block_size - watch->first;
 }
+/* Blocks of watched pages that were freed, by the class of their holder. */
+extern _Atomic uint32_t _dmi_watch_freed[DMI_WATCH_CLASSES];
 /* Note who has it. */
 static inline void _dmi_watch_hold(dmi_watch *watch, const void *block, uint32_t holder) {
     atomic_store_explicit(&watch->holder[_dmi_watch_index(watch, block)], holder,

@@ -11,6 +11,7 @@
 #include "../heap/cache.h"
 #include "../heap/registry.h"
 #include "../heap/take.h"
+#include "sampler.h"
 
 #include <errno.h>
 #include <string.h>
@@ -104,8 +105,9 @@ static int add(void *argument, dmi_watch *watch) {
         pinned += part_of(at, run, i);
         blocks[n].address = (uintptr_t)_dmi_lfh_block(run, i);
         blocks[n].size = run->block_size;
-        blocks[n++].stack =
-            atomic_load_explicit(&watch->holder[k], memory_order_relaxed) & ~DMI_HOLDER_TOLD;
+        uint32_t held = atomic_load_explicit(&watch->holder[k], memory_order_relaxed);
+        blocks[n].stack = held & DMI_HOLDER_STACK;
+        blocks[n++].times = _dmi_sampler_times(held);
     }
     bool usable = _dmi_page_usable(run->segment, run->first + page);
     spot->address = (uintptr_t)_dmi_run_base(run) + watch->page * DMI_WATCH_PAGE;

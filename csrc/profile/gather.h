@@ -21,6 +21,8 @@ typedef struct dmi_spot {
 typedef struct dmi_spot_block {
     uint64_t address;
     uint32_t size, stack;
+    uint32_t
+        times; /* how many blocks of the page it stands for in what goes by stack; 0: it has none, by chance */
 } dmi_spot_block;
 
 typedef struct dmi_spots {

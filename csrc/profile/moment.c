@@ -45,21 +45,31 @@ __attribute__((format(printf, 2, 3))) static void put(output *out, const char *f
 }
 
 /* Most of a profile are numbers and the marks between them: formatted output took forty times as long. */
+static void put_character(output *out, char character) {
+    if (sizeof out->bytes == out->used) flush(out);
+    out->bytes[out->used++] = character;
+}
+
 static void put_plain(output *out, const char *text) {
-    size_t length = strlen(text);
-    if (sizeof out->bytes - out->used < length) flush(out);
-    memcpy(out->bytes + out->used, text, length);
-    out->used += length;
+    while (*text) put_character(out, *text++);
 }
 
 static void put_number(output *out, uint64_t number) {
     char digits[20];
     size_t at = sizeof digits;
-    do digits[--at] = (char)('0' + number % 10);
-    while (number /= 10);
+    for (; number > UINT32_MAX; number /= 10) digits[--at] = (char)('0' + number % 10);
+    uint32_t less = (uint32_t)number;
+    do digits[--at] = (char)('0' + less % 10);
+    while (less /= 10);
     if (sizeof out->bytes - out->used < sizeof digits) flush(out);
-    memcpy(out->bytes + out->used, digits + at, sizeof digits - at);
+    char *to = out->bytes + out->used;
     out->used += sizeof digits - at;
+    while (at < sizeof digits) *to++ = digits[at++];
+}
+
+static void put_named(output *out, const char *name, uint64_t number) {
+    put_plain(out, name);
+    put_number(out, number);
 }
 
 static void put_text(output *out, const char *text, size_t length) {
@@ -167,12 +177,13 @@ static void put_stacks(output *out, const numbers *frames, numbers *stacks) {
         const dmi_stack *stack = _dmi_stacks_get(i);
         if (!stack || !is_whole(stack, frames)) continue;
         uint32_t node = atomic_load_explicit(&stack->node, memory_order_relaxed), frame;
-        const char *comma = "";
-        put_plain(out, written ? ",\n[" : "\n[");
-        for (; _dmi_stacks_walk(&node, &frame); comma = ",") {
-            put_plain(out, comma);
+        char before = '[';
+        put_plain(out, written ? ",\n" : "\n");
+        for (; _dmi_stacks_walk(&node, &frame); before = ',') {
+            put_character(out, before);
             put_number(out, frames->of[frame]);
         }
+        if (before == '[') put_character(out, before);
         put_plain(out, "]");
         stacks->of[i] = written++;
     }
@@ -209,15 +220,23 @@ static struct moment {
 } moment;
 
 /* The type of the Python object in a block, as the fourth thing that is said of it. Blocks that are none say so, where
- * the process has an interpreter whose objects can be told. */
-static void put_type(output *out, const seen *page, const dmi_spot_block *block) {
+ * the process has an interpreter whose objects can be told. The fifth: how many blocks it stands for. */
+static void put_more(output *out, const seen *page, const dmi_spot_block *block) {
     size_t at = (size_t)(block->address - page->from);
-    if (at >= page->bytes) return;
-    size_t bytes = page->bytes - at < block->size ? page->bytes - at : block->size;
-    const char *type = _dmi_python_type(page->copy + at, bytes, block->size);
-    if (!type) return;
+    const char *type = NULL;
+    if (at < page->bytes) {
+        size_t bytes = page->bytes - at < block->size ? page->bytes - at : block->size;
+        type = _dmi_python_type(page->copy + at, bytes, block->size);
+    }
+    if (type) {
+        put_plain(out, ",");
+        put_text(out, *type ? type : "(no object)", strlen(*type ? type : "(no object)"));
+    } else if (block->times != 1) {
+        put_plain(out, ",null");
+    }
+    if (block->times == 1) return;
     put_plain(out, ",");
-    put_text(out, *type ? type : "(no object)", strlen(*type ? type : "(no object)"));
+    put_number(out, block->times);
 }
 
 static const char *const fates[] = {"pinned", "goes_back", "empty"};
@@ -229,12 +248,15 @@ static void put_marks(output *out, const dmi_spots *spots, const numbers *stacks
     put(out, "],\n\"marks\":[");
     for (const dmi_spot *spot = NULL; (spot = _dmi_spots_next(spots, spot)); comma = ",") {
         const dmi_spot_block *block = _dmi_spot_blocks(spot);
-        put(out, "%s\n{\"heap\":", comma);
+        put_plain(out, comma);
+        put_plain(out, "\n{\"heap\":");
         put_text(out, names[spot->heap], strlen(names[spot->heap]));
-        uint32_t bytes = spot->free > DMI_WATCH_PAGE ? spot->free : DMI_WATCH_PAGE;
-        put(out, ",\"weight\":%" PRIu32 ".0,\"bytes\":%" PRIu32 ",\"free\":%" PRIu32 ",",
-            spot->every, bytes, spot->free);
-        put(out, "\"fate\":\"%s\",\"blocks\":[", fates[spot->fate]);
+        put_named(out, ",\"weight\":", spot->every);
+        put_named(out, ".0,\"bytes\":", spot->free > DMI_WATCH_PAGE ? spot->free : DMI_WATCH_PAGE);
+        put_named(out, ",\"free\":", spot->free);
+        put_plain(out, ",\"fate\":\"");
+        put_plain(out, fates[spot->fate]);
+        put_plain(out, "\",\"blocks\":[");
         if (spot->blocks) look_at(&moment.seen, spot);
         for (unsigned i = 0; i < spot->blocks; i++) {
             put_plain(out, i ? ",[" : "[");
@@ -243,7 +265,7 @@ static void put_marks(output *out, const dmi_spots *spots, const numbers *stacks
             put_number(out, block[i].size);
             put_plain(out, ",");
             put_stack_number(out, stacks, block[i].stack);
-            put_type(out, &moment.seen, &block[i]);
+            put_more(out, &moment.seen, &block[i]);
             put_plain(out, "]");
         }
         put_plain(out, "]}");
@@ -295,8 +317,12 @@ static void put_allocated(output *out, const numbers *stacks) {
             none[1] += count;
             none[2] += samples;
         } else if (samples) {
-            put(out, "%s\n[%" PRIu32 ",%" PRIu64 ".0,%" PRIu64 ".0,%" PRIu64 "]", comma,
-                stacks->of[i], bytes, count / DMI_STACK_PARTS, samples);
+            put_plain(out, comma);
+            put_named(out, "\n[", stacks->of[i]);
+            put_named(out, ",", bytes);
+            put_named(out, ".0,", count / DMI_STACK_PARTS);
+            put_named(out, ".0,", samples);
+            put_plain(out, "]");
             comma = ",";
         }
     }

@@ -176,6 +176,23 @@ size_t _dmi_python_frames(dmi_frame *out, uintptr_t *place, size_t most) {
     return n;
 }
 
+uint64_t _dmi_python_site(void) {
+    void *(*now)(void) = atomic_load_explicit(&thread_now, memory_order_acquire);
+    const char *thread = now ? now() : NULL;
+    if (!thread) return 0;
+    const char *frame = pointer(thread, where.frame_of_thread);
+    if (where.by_cframe && frame) frame = pointer(frame, where.frame_of_cframe);
+    uint64_t key = 0;
+    for (int n = 0; frame && n < 2; frame = pointer(frame, where.previous)) {
+        unsigned owner = (unsigned char)frame[where.owner];
+        if (owner >= LAST_OWNER) break;
+        if (owner >= OWNER_NATIVE) continue;
+        key = mix(mix(key, word(frame, where.code)), word(frame, where.instruction));
+        n++;
+    }
+    return key;
+}
+
 /* ---- what a code object says ------------------------------------------------------------------------- */
 
 static uint32_t varint(const uint8_t **at, const uint8_t *end) {

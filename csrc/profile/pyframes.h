@@ -16,6 +16,8 @@ bool _dmi_python_found(void);
 /* Frames of this thread, the innermost first, at most so many. place[i]: an address on the stack of the native function
  * that runs it; 0: not known. One native function runs all frames of one place. */
 size_t _dmi_python_frames(dmi_frame *out, uintptr_t *place, size_t most);
+/* A hash of the places in the two innermost Python functions that this thread runs; 0: it runs none. */
+uint64_t _dmi_python_site(void);
 /* Is this the address of code of the function that runs Python frames? */
 bool _dmi_python_evaluates(uint64_t address);
 

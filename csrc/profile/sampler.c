@@ -11,6 +11,7 @@
 #include "agent.h"
 #include "pyframes.h"
 #include "pytypes.h"
+#include "sites.h"
 #include "stacks.h"
 
 #include <dmi/dmi.h>
@@ -31,20 +32,37 @@ static _Atomic double large_period; /* bytes for which a larger block is recorde
 
 /* ---- what it costs ------------------------------------------------------------------------------------- */
 
-/* What it costs, in ns, to hand out a sampled block and take it back, and each frame of its stack: 1,600 instructions and
- * 140, measured on programs that do little else, at 2.3 a ns. */
-#define BLOCK_NS 700
+/* What it costs, in ns, to hand out a block of a watched page and take it back, its stack, and each frame of that: 700
+ * instructions, 900 and 140, measured on programs that do little else, at 2.3 a ns. */
+#define BLOCK_NS 300
+#define STACK_NS 400
 #define FRAME_NS 60
-#define COST_PPM 10000 /* of the time that passes, by default */
+#define COST_PPM 8000  /* of the time that passes, by default */
 #define SPAN_NS 500000 /* a span ends when it has cost so much: then it is judged */
 #define FREE_NS                                                                                    \
-    8000000 /* what may be spent ahead of time: at the start, or after a while that cost little */
+    2000000 /* what may be spent ahead of time: at the start, or after a while that cost little */
 
 static _Atomic uint32_t most_ppm, every;
 static _Atomic uint64_t spent, span_spent, span_began;
 static _Atomic int64_t credit; /* ns that may still be spent */
 
 static _Atomic int64_t credit_most;
+
+/* What these nanoseconds are on this machine, now: one stack in MEASURED is measured, and what it took is compared with
+ * what it was charged for. In parts of PACE_ONE. So the share that is allowed is one of the program's own work, on a fast
+ * machine as on a slow one. */
+#define MEASURED 16u
+#define PACE_ONE 1024u
+#define PACE_MOST (2 * PACE_ONE)
+static _Atomic uint32_t pace = PACE_ONE;
+
+static void learn_pace(uint64_t took, uint64_t charged) {
+    uint64_t here = charged ? took * PACE_ONE / charged : PACE_ONE;
+    if (here > PACE_MOST) here = PACE_MOST; /* it was interrupted, perhaps */
+    uint32_t was = atomic_load_explicit(&pace, memory_order_relaxed);
+    uint32_t now = was - was / 8 + (uint32_t)here / 8;
+    atomic_store_explicit(&pace, now > PACE_ONE / 32 ? now : PACE_ONE / 32, memory_order_relaxed);
+}
 
 /* What is left after a span that cost so much. Time fills it up, to its most and no further. */
 static int64_t settle_credit(uint64_t cost, uint64_t passed, uint32_t ppm) {
@@ -63,6 +81,7 @@ static int64_t settle_credit(uint64_t cost, uint64_t passed, uint32_t ppm) {
 static void begin_costs(uint32_t one, uint32_t ppm) {
     uint32_t denser = PERIOD_DEFAULT / one, most = ppm;
     denser = denser < 1 ? 1 : denser > DENSER_MOST ? DENSER_MOST : denser;
+    _dmi_sites_reset(ppm == UINT32_MAX ? 0 : denser);
     if (ppm != UINT32_MAX) most = ppm > 1000000 ? 1000000 : ppm * denser;
     int64_t free_ns = (int64_t)FREE_NS * denser;
     atomic_store_explicit(&credit_most, free_ns, memory_order_relaxed);
@@ -86,12 +105,14 @@ static void settle_costs(uint64_t now_spent) {
     uint64_t now = _dmi_os_clock(), cost = now_spent - before;
     uint64_t passed = now - atomic_exchange_explicit(&span_began, now, memory_order_relaxed);
     uint32_t period = atomic_load_explicit(&every, memory_order_relaxed);
+    passed = passed * PACE_ONE / atomic_load_explicit(&pace, memory_order_relaxed);
     int64_t left = settle_credit(cost, passed, most);
     int64_t full = atomic_load_explicit(&credit_most, memory_order_relaxed);
     double times = (double)cost * 1e6 / ((double)(passed + 1) * (most + 1.0));
     if ((left < 0 && times > 2) || (left < -full / 4 && times > 1)) {
         if (period >= PERIOD_MOST) return;
         _dmi_watch_thin();
+        _dmi_sites_halve();
         period *= 2;
     } else if (times < (left > full / 2 ? 1 : 0.5) &&
                period > atomic_load_explicit(&one_in, memory_order_relaxed)) {
@@ -103,8 +124,7 @@ static void settle_costs(uint64_t now_spent) {
     if (atomic_load_explicit(&runs, memory_order_relaxed)) _dmi_watch_begin(period, 0);
 }
 
-static void charge(size_t frames) {
-    uint64_t ns = BLOCK_NS + FRAME_NS * frames;
+static void charge(uint64_t ns) {
     settle_costs(atomic_fetch_add_explicit(&spent, ns, memory_order_relaxed) + ns);
 }
 
@@ -219,7 +239,7 @@ static size_t leave_frames(uint16_t *order, size_t n, dmi_stack_kind kind) {
     return kept;
 }
 
-static uint32_t take_stack(const void *frame) {
+static uint32_t take_stack(const void *frame, uint64_t *cost) {
     both_frames both;
     dmi_frame *python = both.python;
     dmi_native *native = both.native;
@@ -228,7 +248,8 @@ static uint32_t take_stack(const void *frame) {
     size_t natives = _dmi_os_frames(frame, native, NATIVES, &cut);
     size_t pythons = _dmi_python_frames(python, place, PYTHONS);
     if (pythons && atomic_load_explicit(&when_python, memory_order_relaxed)) tell_of_python();
-    charge(natives + pythons);
+    *cost = STACK_NS + FRAME_NS * (natives + pythons);
+    charge(*cost);
     uint64_t key = key_of(native, natives, python, place, pythons) ^ cut;
     uint32_t known = recall(key);
     if (known) return known;
@@ -247,6 +268,17 @@ static uint32_t take_stack(const void *frame) {
     return number;
 }
 
+static uint32_t measured_stack(const void *frame) {
+    static _Atomic uint32_t taken;
+    uint64_t cost = 0;
+    if (atomic_fetch_add_explicit(&taken, 1, memory_order_relaxed) % MEASURED)
+        return take_stack(frame, &cost);
+    uint64_t began = _dmi_os_clock();
+    uint32_t number = take_stack(frame, &cost);
+    learn_pace(_dmi_os_clock() - began, cost);
+    return number;
+}
+
 static uint32_t stack_of(const void *frame, double weight, size_t size) {
     if (atomic_load_explicit(&for_agent, memory_order_relaxed)) return 0;
     int saved = errno;
@@ -254,7 +286,7 @@ static uint32_t stack_of(const void *frame, double weight, size_t size) {
     if (!taking) {
         taking = true;
         atomic_signal_fence(memory_order_seq_cst);
-        number = take_stack(frame);
+        number = measured_stack(frame);
         atomic_signal_fence(memory_order_seq_cst);
         taking = false;
     }
@@ -330,6 +362,25 @@ const dmi_large *_dmi_sampler_large(size_t i) { return large ? &large[i] : NULL;
 
 static void attend(void);
 
+#define LEFT_OUT 7u
+_Static_assert(DMI_STACKS_MOST <= DMI_HOLDER_STACK, "a holder has the number of a stack");
+
+uint32_t _dmi_sampler_times(uint32_t holder) {
+    uint32_t k = holder >> DMI_HOLDER_RARER_SHIFT & 7;
+    return k == LEFT_OUT ? 0 : UINT32_C(1) << k;
+}
+
+/* Who has a block of a page that stands for so many: with a stack, or left out by chance. */
+static uint32_t holder_of(const void *frame, uint32_t one, size_t size) {
+    uint32_t site = _dmi_sites_find(frame, size);
+    unsigned k = _dmi_sites_note(site);
+    charge(BLOCK_NS);
+    uint32_t held = site << DMI_HOLDER_CLASS_SHIFT;
+    if (k && draw() & ((1u << k) - 1)) return held | LEFT_OUT << DMI_HOLDER_RARER_SHIFT;
+    held |= k << DMI_HOLDER_RARER_SHIFT;
+    return held | stack_of(frame, (double)one * (1u << k), size);
+}
+
 static void note_block(void *block, size_t size, const void *frame) {
     if (atomic_load_explicit(&for_agent, memory_order_relaxed) && !_dmi_os_probes_wanted())
         attend();
@@ -337,9 +388,11 @@ static void note_block(void *block, size_t size, const void *frame) {
     if (_dmi_run_is_shadow(run)) {
         dmi_watch *watch = (dmi_watch *)(void *)run;
         uint32_t one = atomic_load_explicit(&watch->every, memory_order_relaxed);
-        uint32_t stack = stack_of(frame, one, _dmi_watch_run(watch)->block_size);
-        if (_dmi_os_probes_wanted()) stack |= _dmi_agent_tell(block, size, 1.0 / one, draw_part());
-        _dmi_watch_hold(watch, block, stack);
+        uint32_t held = 0;
+        if (!atomic_load_explicit(&for_agent, memory_order_relaxed))
+            held = holder_of(frame, one, _dmi_watch_run(watch)->block_size);
+        if (_dmi_os_probes_wanted()) held |= _dmi_agent_tell(block, size, 1.0 / one, draw_part());
+        _dmi_watch_hold(watch, block, held);
     } else if (run->kind == DMI_RUN_LARGE || run->kind == DMI_RUN_VIRTUAL) {
         note_large(block, size, frame);
     }
@@ -478,4 +531,6 @@ int dmi_profile_stop(void) {
 
 uint64_t _dmi_sampler_lost(void) { return atomic_load_explicit(&lost, memory_order_relaxed); }
 uint32_t _dmi_sampler_one_in(void) { return atomic_load_explicit(&one_in, memory_order_relaxed); }
-size_t _dmi_sampler_metadata(void) { return large ? DMI_SAMPLER_LARGE * sizeof(dmi_large) : 0; }
+size_t _dmi_sampler_metadata(void) {
+    return large ? DMI_SAMPLER_LARGE * sizeof(dmi_large) + _dmi_sites_metadata() : 0;
+}

@@ -24,6 +24,8 @@ typedef struct dmi_large {
 
 /* Entry i of DMI_SAMPLER_LARGE. */
 const dmi_large *_dmi_sampler_large(size_t i);
+/* How many blocks of its page a block with that holder (block/watch.h) stands for; 0: no stack was taken, by chance. */
+uint32_t _dmi_sampler_times(uint32_t holder);
 /* Larger blocks that found no room. */
 uint64_t _dmi_sampler_lost(void);
 /* One page in how many it was asked to watch when it was last started; 0: it never was. */

@@ -10,7 +10,7 @@
 
 /* Powers of two. A table with keys takes three quarters of that. In all 3 MiB of addresses, touched as they fill. */
 #define NODES 65536u
-#define STACKS 16384u
+#define STACKS DMI_STACKS_MOST
 #define FRAMES 16384u
 #define TEXTS 4096u
 #define LETTERS 524288u

@@ -33,6 +33,7 @@ typedef struct dmi_frame_text {
 } dmi_frame_text;
 
 #define DMI_STACK_PARTS 16
+#define DMI_STACKS_MOST 16384u
 
 /* A stack in the table. */
 typedef struct dmi_stack {

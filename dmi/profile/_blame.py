@@ -23,6 +23,7 @@ __all__ = ["By", "Blame", "Row", "blame", "pair_of", "profile_of"]
 
 By = Literal["line", "function", "stack", "type", "size"]
 BYS: Final = get_args(By)
+_BY_STACK: Final = ("line", "function", "stack")
 _95: Final = 1.96
 _SHOWN: Final = 8
 """Frames in the name of a stack."""
@@ -233,7 +234,8 @@ def blame(
     for sign, profile in zip((-1, 1) if len(pair) == 2 else (1,), pair, strict=True):
         with Resolver(profile, skip=skip) as resolver:
             key = _Key(resolver, by, places)
-            for name, found in estimates(profile, what, key).items():
+            by_stack = by in _BY_STACK
+            for name, found in estimates(profile, what, key, by_stack=by_stack).items():
                 had = merged.get(name, Estimate(0.0, 0.0, 0))
                 merged[name] = Estimate(
                     had.bytes + sign * found.bytes,
@@ -241,7 +243,7 @@ def blame(
                     max(had.samples, found.samples),
                 )
     last = pair[-1]
-    total, error, count = _total(pair, what)
+    total, error, count = _total(pair, what, by_stack=by in _BY_STACK)
     rows = _rows(merged, places, by, total, len(pair))
     lost = sum(each.lost_stacks + each.lost_marks for each in pair)
     kept = round(max((mark.weight for mark in last.marks), default=last.one_in))
@@ -332,8 +334,10 @@ class _Key:
         return made
 
 
-def _total(pair: list[Profile], what: str) -> tuple[int, int, int]:
-    sums = [estimates(each, what, lambda _: None).get(None, Estimate(0.0, 0.0, 0)) for each in pair]
+def _total(pair: list[Profile], what: str, *, by_stack: bool) -> tuple[int, int, int]:
+    none = Estimate(0.0, 0.0, 0)
+    found = [estimates(each, what, lambda _: None, by_stack=by_stack) for each in pair]
+    sums = [each.get(None, none) for each in found]
     size = sums[-1].bytes - (sums[0].bytes if len(sums) == 2 else 0.0)
     error = _95 * sqrt(sum(each.variance for each in sums))
     return round(size), round(error), max(each.samples for each in sums)

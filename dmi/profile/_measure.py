@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator
 
     from dmi.profile._model import Profile
-    from dmi.profile._parts import MarkedPage
+    from dmi.profile._parts import Block, MarkedPage
 
 __all__ = ["BY_ITSELF", "ENOUGH", "MEASURES", "Estimate", "Holder", "What", "estimates", "samples"]
 
@@ -47,12 +47,21 @@ class Holder(NamedTuple):
 _NOBODY: Final = Holder(None, None, None, True)
 
 
+class Part(NamedTuple):
+    """The bytes of one block, and for how many of its page it stands where stacks matter: for the
+    others, whose stacks chance left out."""
+
+    holder: Holder
+    size: float
+    times: int = 1
+
+
 class Sample(NamedTuple):
-    """One thing that was chosen by chance: bytes by holder, and how many it stands for. samples is
-    for allocated alone, whose entries are sums already; else 1."""
+    """One thing that was chosen by chance: what each of its blocks holds, and how many it stands
+    for. samples is for allocated alone, whose entries are sums already; else 1."""
 
     weight: float
-    parts: dict[Holder, float]
+    parts: list[Part]
     samples: int = 1
 
 
@@ -70,7 +79,7 @@ def samples(profile: Profile, what: str) -> Iterator[Sample]:
         for each in profile.allocated:
             if each.bytes:
                 holder = Holder(each.stack, _mean(each.bytes, each.number), None)
-                yield Sample(1.0, {holder: each.bytes}, each.samples)
+                yield Sample(1.0, [Part(holder, each.bytes)], each.samples)
         return
     share = _SHARES[what]
     for mark in profile.marks:
@@ -79,65 +88,87 @@ def samples(profile: Profile, what: str) -> Iterator[Sample]:
     for block in profile.large:
         size = block.size if what == "busy" else block.retained
         if size:
-            yield Sample(block.weight, {Holder(block.stack, block.size, None): size})
+            yield Sample(block.weight, [Part(Holder(block.stack, block.size, None), size)])
 
 
 def _mean(size: float, count: float) -> int | None:
     return round(size / count) if count else None
 
 
-def _pinned(mark: MarkedPage) -> dict[Holder, float]:
-    return _shared(mark) if mark.fate == "pinned" else {}
+def _pinned(mark: MarkedPage) -> list[Part]:
+    return _shared(mark) if mark.fate == "pinned" else []
 
 
-def _retained(mark: MarkedPage) -> dict[Holder, float]:
+def _retained(mark: MarkedPage) -> list[Part]:
     if mark.blocks:
         return _shared(mark)
-    return {_NOBODY: mark.free} if mark.free else {}
+    return [Part(_NOBODY, mark.free)] if mark.free else []
 
 
-def _shared(mark: MarkedPage) -> dict[Holder, float]:
-    parts: dict[Holder, float] = defaultdict(int)
-    if mark.blocks and mark.free:
-        share, rest = divmod(mark.free, len(mark.blocks))
-        for number, block in enumerate(sorted(mark.blocks, key=lambda b: b.address)):
-            if size := share + (number < rest):
-                parts[Holder(block.stack, block.size, block.type)] += size
-    return parts
+def _shared(mark: MarkedPage) -> list[Part]:
+    if not mark.blocks or not mark.free:
+        return []
+    share, rest = divmod(mark.free, len(mark.blocks))
+    blocks = sorted(mark.blocks, key=lambda b: b.address)
+    return [_part(block, share + (i < rest)) for i, block in enumerate(blocks) if share or i < rest]
 
 
-def _busy(mark: MarkedPage) -> dict[Holder, float]:
-    parts: dict[Holder, float] = defaultdict(int)
-    for block in mark.blocks:
-        if size := mark.on_page(block):
-            parts[Holder(block.stack, block.size, block.type)] += size
-    return parts
+def _busy(mark: MarkedPage) -> list[Part]:
+    sizes = [(block, mark.on_page(block)) for block in mark.blocks]
+    return [_part(block, size) for block, size in sizes if size]
+
+
+def _part(block: Block, size: float) -> Part:
+    return Part(Holder(block.stack, block.size, block.type), size, block.times)
 
 
 _SHARES: Final = {"pinned": _pinned, "retained": _retained, "busy": _busy, "grew": _busy}
 
 
 def estimates(
-    profile: Profile, what: str, key: Callable[[Holder], Hashable]
+    profile: Profile, what: str, key: Callable[[Holder], Hashable], *, by_stack: bool = True
 ) -> dict[Hashable, Estimate]:
-    """The measure by whatever ``key`` makes of a holder."""
-    bytes_of: dict[Hashable, list[float]] = defaultdict(list)
-    variance_of: dict[Hashable, list[float]] = defaultdict(list)
-    samples_of: dict[Hashable, int] = defaultdict(int)
+    """The measure by whatever ``key`` makes of a holder. by_stack: it looks at stacks, so that
+    blocks whose stacks chance left out are in what others stand for. Else each stands for itself.
+
+    A page is drawn with the probability 1 / w, and of what is on it a block with 1 / t: the
+    variance of the sum of w t x is estimated by that of w (w - 1) (t x)² over pages, where t x is
+    summed first, and of w t (t - 1) x² over blocks. Samples of unequal t count as so many equal
+    ones as say as much: (sum of t)² / sum of t².
+    """
+    found: dict[Hashable, _Sums] = defaultdict(_Sums)
     for weight, parts, count in samples(profile, what):
         # Blocks on one mark are one sample: they were chosen together.
-        sums: dict[Hashable, float] = defaultdict(float)
-        for holder, size in parts.items():
-            sums[key(holder)] += size
-        for name, size in sums.items():
-            bytes_of[name].append(weight * size)
-            samples_of[name] += count
+        sums: dict[Hashable, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
+        for holder, size, times in parts:
+            t = times if by_stack else 1
+            if t:
+                of = sums[key(holder)]
+                of[0] += size * t
+                of[1] += size * size * t * (t - 1)
+                of[2] += size
+        for name, (size, variance, plain) in sums.items():
+            here = found[name]
+            here.bytes.append(weight * size)
             if what == "allocated":
                 # Sums of samples that are not known apart: taken for equally large.
-                variance_of[name].append(size * size / max(1, count))
+                here.variance.append(size * size / max(1, count))
             else:
-                variance_of[name].append(weight * (weight - 1) * size * size)
-    return {
-        name: Estimate(fsum(sizes), fsum(variance_of[name]), samples_of[name])
-        for name, sizes in bytes_of.items()
-    }
+                here.variance.append(weight * (weight - 1) * size * size + weight * variance)
+            here.times.append((size / plain, count))
+    return {name: sums.estimate() for name, sums in found.items()}
+
+
+class _Sums:
+    __slots__ = ("bytes", "times", "variance")
+
+    def __init__(self) -> None:
+        self.bytes: list[float] = []
+        self.variance: list[float] = []
+        self.times: list[tuple[float, int]] = []
+
+    def estimate(self) -> Estimate:
+        plain = fsum(times * count for times, count in self.times)
+        squares = fsum(times * times * count for times, count in self.times)
+        count = round(plain * plain / squares) if squares else 0
+        return Estimate(fsum(self.bytes), fsum(self.variance), count)

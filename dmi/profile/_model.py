@@ -12,6 +12,7 @@ from dmi.profile._parts import (
     KIND,
     VERSION,
     Allocated,
+    Block,
     Frame,
     Large,
     Mapped,
@@ -92,6 +93,12 @@ class Profile:
         )
 
 
+def _told(block: Block) -> tuple[object, ...]:
+    if block.times != 1:
+        return block
+    return block[:3] if block.type is None else block[:4]
+
+
 def _mark(each: MarkedPage) -> dict[str, Any]:
     values: dict[str, Any] = {
         "heap": each.heap,
@@ -99,7 +106,7 @@ def _mark(each: MarkedPage) -> dict[str, Any]:
         "bytes": each.bytes,
         "free": each.free,
         "fate": each.fate,
-        "blocks": [list(b if b.type is not None else b[:3]) for b in each.blocks],
+        "blocks": [list(_told(block)) for block in each.blocks],
     }
     if each.page is not None:
         values["page"] = each.page

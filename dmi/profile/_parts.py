@@ -52,12 +52,14 @@ class Frame(NamedTuple):
 
 class Block(NamedTuple):
     """A busy block on a marked page. stack is a place in Profile.stacks, None where it is not
-    known."""
+    known. times: how many blocks of its page it stands for where stacks matter; 0: chance left its
+    stack out, and others stand for it."""
 
     address: int
     size: int
     stack: int | None
     type: str | None = None
+    times: int = 1
 
 
 class MarkedPage(NamedTuple):

@@ -31,6 +31,7 @@ _MARK: Final = f'"{KIND}"'.encode()
 _MOST: Final = (1 << 64) - 1
 _MOST_WEIGHT: Final = float(1 << 40)
 _MOST_TEXT: Final = 4096
+_MOST_TIMES: Final = 1 << 20
 _MOST_DEPTH: Final = 1024
 
 
@@ -251,14 +252,15 @@ def _mark(given: object, where: str, stacks: int) -> MarkedPage:
 
 
 def _block(given: object, where: str, stacks: int) -> Block:
-    if not isinstance(given, (list, tuple)) or len(given) not in (3, 4):
+    if not isinstance(given, (list, tuple)) or len(given) not in (3, 4, 5):
         raise ValueError(f"{where} must be [address, size, stack], not {_what(given)}")
-    kind = given[3] if len(given) == 4 else None
+    kind = given[3] if len(given) > 3 else None
     return Block(
         _whole(given[0], f"{where}: address"),
         _whole(given[1], f"{where}: size"),
         _number(given[2], where, stacks),
         None if kind is None else _text(kind, f"{where}: type"),
+        _whole(given[4], f"{where}: times", most=_MOST_TIMES) if len(given) == 5 else 1,
     )
 
 

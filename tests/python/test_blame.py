@@ -81,7 +81,7 @@ def test_no_byte_is_lost_or_made(seed: int) -> None:
     for what in ("pinned", "retained", "busy"):
         total = Fraction(0)
         for weight, parts, _ in samples(parsed, what):
-            total += Fraction(weight) * sum(map(int, parts.values()))
+            total += Fraction(weight) * sum(int(part.size) for part in parts)
         exact[what] = total
     free = {
         fates: sum(
@@ -102,7 +102,7 @@ def test_no_byte_is_lost_or_made(seed: int) -> None:
 
 def test_each_page_shares_out_its_free_bytes_to_the_byte() -> None:
     parsed = Profile.from_dict(by_chance(5, pages=500))
-    shared = [sum(parts.values()) for _, parts, _ in samples(parsed, "pinned")]
+    shared = [sum(part.size for part in parts) for _, parts, _ in samples(parsed, "pinned")]
     pinned = [m.free for m in parsed.marks if m.fate == "pinned"]
     assert shared[: len(pinned)] == pinned
 
@@ -124,6 +124,44 @@ def test_the_estimate_has_no_bias_and_its_interval_holds() -> None:
     spread = statistics.stdev(estimates)
     assert abs(statistics.mean(estimates) - truth) < 4 * spread / 10
     assert inside >= 85
+
+
+def test_blocks_whose_stacks_chance_left_out_are_in_the_others() -> None:
+    """Of each page half of the blocks, or one in four, has its stack: sums and intervals hold."""
+    chance = random.Random(2)
+    heap = [page([[64, chance.choice([1, 1, 3])] for _ in range(20)], number=n) for n in range(800)]
+    truth = sum(m["free"] / 20 * sum(b[2] == 1 for b in m["blocks"]) for m in heap)
+    estimates, inside = [], 0
+    for _ in range(100):
+        marked = []
+        for whole in heap:
+            if chance.random() < 1 / 16:
+                blocks = [[*b[:3], None, 0] for b in whole["blocks"]]
+                for block in blocks:
+                    times = 2 if block[2] == 1 else 4
+                    block[4] = times * (chance.random() < 1 / times)
+                marked.append(whole | {"blocks": blocks, "weight": 16.0})
+        values = profile(marked, one_in=16)
+        row = rows(values)["cache.py:57 put"]
+        estimates.append(row.bytes)
+        inside += abs(row.bytes - truth) <= row.error
+        # Where no stack matters each block stands for itself.
+        assert dmi.blame(values, "size").bytes == sum(16 * m["free"] for m in marked)
+        assert sum(r.bytes for r in dmi.blame(values).rows) == dmi.blame(values).bytes
+    spread = statistics.stdev(estimates)
+    assert abs(statistics.mean(estimates) - truth) < 4 * spread / 10
+    assert 85 <= inside <= 99
+
+
+def test_samples_count_for_what_they_say() -> None:
+    """One block that stands for 32 says no more than one, however many others there are."""
+    marks = [page([[64, 1]], number=n) for n in range(60)]
+    assert rows(profile(marks))["cache.py:57 put"].samples == 60
+    marks[0]["blocks"][0] += [None, 32]
+    row = rows(profile(marks))["cache.py:57 put"]
+    assert row.samples == round((59 + 32) ** 2 / (59 + 32**2))
+    assert not row.named
+    assert Profile.from_dict(profile(marks)).as_dict()["marks"][0]["blocks"][0][3:] == [None, 32]
 
 
 def test_a_line_is_the_programs_own() -> None:

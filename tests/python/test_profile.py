@@ -42,13 +42,15 @@ def sums(profile: dict[str, Any], what: str) -> dict[str, tuple[float, float]]:
     variance: dict[str, float] = collections.defaultdict(float)
     for mark in profile["marks"]:
         here: dict[str, float] = collections.defaultdict(float)
-        for _, size, stack, *_ in mark["blocks"]:
-            here[line_of(profile, stack)] += (
-                size if what == "busy" else mark["free"] / len(mark["blocks"])
-            )
+        weight = mark["weight"]
+        for _, size, stack, *more in mark["blocks"]:
+            value = size if what == "busy" else mark["free"] / len(mark["blocks"])
+            times = more[1] if len(more) == 2 else 1
+            here[line_of(profile, stack)] += times * value
+            variance[line_of(profile, stack)] += weight * times * max(0, times - 1) * value * value
         for name, value in here.items():
-            total[name] += mark["weight"] * value
-            variance[name] += mark["weight"] * (mark["weight"] - 1) * value * value
+            total[name] += weight * value
+            variance[name] += weight * (weight - 1) * value * value
     return {name: (total[name], math.sqrt(variance[name])) for name in total}
 
 
@@ -222,6 +224,42 @@ def test_the_mean_over_many_draws_is_the_truth() -> None:
     error = math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1) / len(values))
     assert abs(mean - truth) < 4 * error
     assert error < truth / 10
+
+
+def test_few_stacks_of_many_from_one_place_and_no_bias() -> None:
+    """A line that keeps one block in a hundred, and frees the others at once, is asked for a stack
+    less and less often; what it keeps is still known, and what is rare has its stack always."""
+
+    def make(heap: dmi.Heap) -> int:
+        return heap.malloc(96)
+
+    def rare(heap: dmi.Heap) -> int:
+        return heap.malloc(96)
+
+    values, rares, recorded, handed = [], [], 0, 0
+    for seed in range(1, 25):
+        heap = dmi.Heap(decommit="never")
+        for block in [heap.malloc(96) for _ in range(20)]:
+            heap.free(block)
+        with dmi.profile(64, cost=1.0, seed=seed) as p:
+            kept, passing = [], collections.deque[int]()
+            for number in range(60000):
+                (kept if number % 30 == 0 else passing).append(make(heap))
+                if number % 200 == 0:
+                    kept.append(rare(heap))
+                if len(passing) > 2000:
+                    heap.free(passing.popleft())
+        found = sums(data := p.data(), "busy")
+        name = "test_few_stacks_of_many_from_one_place_and_no_bias.<locals>"
+        values.append(found.get(f"{name}.make", (0.0, 0.0))[0])
+        rares.append(found.get(f"{name}.rare", (0.0, 0.0))[0])
+        recorded += sum(samples for *_, samples in data["allocated"])
+        handed += round(sum(n for _, _, n, *_ in data["allocated"]) / 64)
+    for estimates, truth in ((values, 96 * (2000 + 2001)), (rares, 96 * 300)):
+        mean = sum(estimates) / len(estimates)
+        spread = sum((v - mean) ** 2 for v in estimates) / (len(estimates) - 1)
+        assert abs(mean - truth) < 4 * math.sqrt(spread / len(estimates))
+    assert recorded < handed * 0.9
 
 
 def test_pages_are_given_up_at_random_when_they_cost_too_much(heap: dmi.Heap) -> None:
