@@ -32,6 +32,8 @@ from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from ._thread_stacks import LOADER, listed_stacks
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -72,7 +74,7 @@ _POOL_CLASSES: Final = 64
 _PROBES: Final = 1 << 19
 """Pool addresses looked at in one summary: 8 GiB of resident memory."""
 _PYTHON: Final = re.compile(r"/(?:lib)?python3?\.?([0-9]{0,2})[^/]*$")
-_NAMED_STACK: Final = "[anon: glibc: pthread"
+_NAMED_STACK: Final = re.compile(r"\[anon: glibc: (?:pthread|unused stack)")
 _NAMED_PYMALLOC: Final = "[anon:cpython:pymalloc"
 
 
@@ -91,10 +93,11 @@ class Piece:
 
 @dataclass(slots=True)
 class _Claims:
-    """Sorted spans of one owner."""
+    """Sorted spans of one owner. apart: neighbours stay apart."""
 
     usage: str
     spans: list[Span] = field(default_factory=list)
+    apart: bool = False
 
     def add(self, start: int, end: int) -> None:
         if end > start:
@@ -103,7 +106,7 @@ class _Claims:
     def merged(self) -> list[Span]:
         out: list[Span] = []
         for start, end in sorted(self.spans):
-            if out and start <= out[-1][1]:
+            if out and start <= out[-1][1] - self.apart:
                 out[-1] = (out[-1][0], max(end, out[-1][1]))
             else:
                 out.append((start, end))
@@ -241,8 +244,16 @@ def _images(mappings: list[Mapping], source: Source) -> tuple[set[tuple[str, int
 
 
 def _stacks(mappings: list[Mapping], source: Source) -> _Claims:
-    claims = _Claims("Stack")
+    claims = _Claims("Stack", apart=True)
     starts = [m.start for m in mappings]
+    glibc = any(LOADER.search(mapping.name) for mapping in mappings)
+    listed = listed_stacks(mappings, source)
+    listed_starts = [start for start, _ in listed]
+
+    def listed_below(address: int) -> tuple[int, int]:
+        """The last stack of the lists that begins at the address or below it."""
+        number = bisect_right(listed_starts, address) - 1
+        return listed[number] if number >= 0 else (0, 0)
 
     def guard(index: int) -> int:
         """Start of the guard below mapping ``index``, or of the mapping itself."""
@@ -253,13 +264,21 @@ def _stacks(mappings: list[Mapping], source: Source) -> _Claims:
         return below.start if below.size <= _GUARD_MAX else here.start
 
     for mapping in mappings:
-        if _NAMED_STACK in mapping.name:
+        if _NAMED_STACK.match(mapping.name):
             claims.add(mapping.start, mapping.end)
+    for start, end in listed:
+        claims.add(start, end)
     left = _STACK_BYTES
     at_end: dict[int, int] = {}
-    for pointer in source.stack_pointers():
+    # A core file's registers tell the block where its memory does not.
+    told: dict[int, int] = getattr(source, "control_blocks", {})
+    last = 0
+    for pointer in sorted(source.stack_pointers()):
         index = bisect_right(starts, pointer) - 1
         if index < 0 or pointer >= mappings[index].end or not mappings[index].plain:
+            continue
+        behind = listed_below(pointer)[1]
+        if pointer < behind:
             continue
         here = mappings[index]
         end = here.end
@@ -270,15 +289,19 @@ def _stacks(mappings: list[Mapping], source: Source) -> _Claims:
             limit = min(end, pointer + min(_STACK_SCAN, left))
             found = _control_block(source, pointer, limit)
             left -= limit - pointer
+            if not found and glibc and pointer < told.get(pointer, 0) < limit:
+                found = told[pointer]
             if found:
                 end = min(end, (found // source.page + 1) * source.page)
             elif guard(index) == here.start:
                 continue  # Go's threads run on stacks within its heap
-        claims.add(guard(index), end)
+        claims.add(max(guard(index), behind, last), end)
+        last = end
     for index, here in enumerate(mappings):
         if (
             here.plain
             and guard(index) != here.start
+            and listed_below(here.end - 1)[1] < here.end
             and _control_block(source, max(here.start, here.end - _TCB_SPAN), here.end)
         ):
             claims.add(guard(index), here.end)

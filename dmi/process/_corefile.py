@@ -47,6 +47,9 @@ _MMAP_BASE: Final = 0x7000_0000_0000
 """x86-64 and aarch64 map libraries and stacks above this, and the brk heap lies below."""
 _MACHINES: Final = {62: "x86-64", 183: "aarch64"}
 # Where the stack pointer stands in the registers of NT_PRSTATUS.
+_X86_64: Final = 62
+_FS_BASE: Final = 112 + 21 * 8
+"""Where x86-64 has the address of the thread's control block, in its status."""
 _STACK_POINTER: Final = {62: 112 + 19 * 8, 183: 112 + 31 * 8}
 _MAX_HEADERS: Final = 1 << 20
 _MAX_NOTES: Final = 1 << 20
@@ -108,6 +111,9 @@ class CoreReader:
         small file were a memory without an end."""
         self._claimed_twice = 0
         self.threads: list[tuple[int, int]] = []
+        self.control_blocks: dict[int, int] = {}
+        """Of each thread by its stack pointer, as the registers say: what stands there may be
+        missing in the file."""
         self._file = -1
         self._segments = Segments()
         self._files = MappedFiles()
@@ -296,7 +302,10 @@ class CoreReader:
         pointer = _STACK_POINTER[self._machine]
         if kind == _NT_PRSTATUS and len(data) >= pointer + 8:
             (thread,) = struct.unpack_from("<I", data, 32)
-            self.threads.append((thread, struct.unpack_from("<Q", data, pointer)[0]))
+            where = struct.unpack_from("<Q", data, pointer)[0]
+            self.threads.append((thread, where))
+            if self._machine == _X86_64 and len(data) >= _FS_BASE + 8:
+                (self.control_blocks[where],) = struct.unpack_from("<Q", data, _FS_BASE)
             self.pid = self.pid or thread
         elif kind == _NT_PRPSINFO and len(data) >= 56:
             (self.pid,) = struct.unpack_from("<I", data, 24)

@@ -45,6 +45,9 @@ _NAMES: Final = tuple(
     for pattern, kind in (
         (r"\[anon:cpython:mimalloc", "mimalloc"),
         (r"\[anon:cpython", "CPython"),
+        # Firefox names its memory as it names its functions; jemalloc's own names go on.
+        (r"\[anon: ?jemalloc(?:-decommitted)?\]", "mozjemalloc"),
+        (r"\[anon: ?js-", "SpiderMonkey"),
         (r"\[anon: ?jemalloc", "jemalloc"),
         (r"\[anon: ?mimalloc", "mimalloc"),
         (r"\[anon: ?tcmalloc", "tcmalloc"),
@@ -137,6 +140,9 @@ def _shared_out(
     if sum(part.committed for part in parts) < _LEAST:
         return [], []
     there, notes = contained(memory, space)
+    if _has_glibc(space):
+        # A library may carry parts of musl for code that it runs apart, as Firefox's does.
+        there = [each for each in there if each.kind != "musl"]
     owners = _proven(memory, space, summary, parts, there)
     shares = Claims()
     for index, owner in enumerate(owners):
@@ -227,8 +233,8 @@ def _proven(
                 add(kind, "by the names of its mappings", [(part.start, part.end)])
                 break
     spans = [(part.start, part.end) for part in parts]
-    glibc = any(m.has_file and _GLIBC.search(m.name) for m in space.mappings)
-    if not glibc and any(_musl_group(memory, start) for start, _ in spans[:_MOST_GROUPS]):
+    groups = () if _has_glibc(space) else spans[:_MOST_GROUPS]
+    if any(_musl_group(memory, start) for start, _ in groups):
         libraries = [each.file for each in there if each.kind == "musl"]
         program = (path.rpartition("/")[2] for _, _, path in _images(summary))
         name = next(iter((*libraries, *program)), "")
@@ -250,6 +256,10 @@ def _proven(
         if files and placed:
             add(kind, f"in {', '.join(_pointing(memory, summary, files, placed))}", placed)
     return list(found.values())
+
+
+def _has_glibc(space: Space) -> bool:
+    return any(m.has_file and _GLIBC.search(m.name) for m in space.mappings)
 
 
 def _whole_units(space: Space, unit: int) -> list[tuple[int, int]]:

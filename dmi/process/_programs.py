@@ -57,6 +57,7 @@ _NAMES: Final = tuple(
         ("Racket", r"^racket$"),
         ("JavaScriptCore", r"^libjavascriptcoregtk"),
         ("mozjemalloc", r"^libmozglue\.so"),
+        ("SpiderMonkey", r"^libmozjs-"),
         ("valgrind", r"^(?:vgpreload_|memcheck-|massif-|dhat-|helgrind-|drd-|callgrind-)"),
     )
 )
@@ -71,6 +72,9 @@ _STRINGS: Final = (
     ("snmalloc", b"Failed to initialise snmalloc."),
     # It has no messages: the name of a function, which a library exports and a program may keep.
     ("rpmalloc", b"\0rpmalloc_thread_finalize\0"),
+    # Firefox has it in its program, and the engine of scripts, with a heap of its own, in libxul.
+    ("mozjemalloc", b": (malloc) Error in munmap(): "),
+    ("SpiderMonkey", b"\0js-gc-heap\0"),
     ("Boehm GC", b"GC Warning: "),
     ("V8", b"Cannot create a handle without a HandleScope"),
     ("Go", b"\xff Go buildinf:"),

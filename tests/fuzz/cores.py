@@ -34,6 +34,7 @@ from tests.python.images_more import (
     pymalloc_image,
     runtimes_image,
     scattered_image,
+    stacks_image,
 )
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def samples() -> list[Sample]:
         jemalloc_image()[0],
         musl_image(),
         runtimes_image(),
+        stacks_image()[0],
     ]
     found = [Sample(image.core(), VALUES) for image in images]
     return found + [

@@ -18,6 +18,9 @@ MAPPED = 0x7F0000800000
 SCATTERED = 0x7F0000900000
 GO = 0xC000000000
 MIMALLOC = 0x30000000000
+LOADER = 0x7F00A0001000
+STACKS = 0x7F0090000000
+MAIN_BLOCK = 0x7F0098000000
 _GIB = 30
 
 
@@ -161,6 +164,30 @@ def runtimes_image() -> Image:
     return image
 
 
+def stacks_image() -> tuple[Image, list[tuple[int, int]], list[tuple[int, int]]]:
+    """The loader of glibc 2.42, and one mapping of six stacks without guards and of 1 MiB of
+    another's: stacks in use, and those that wait. One more was brought by the program."""
+    image = Image()
+    image.add(LOADER - 0x1000, 0x1000, "/usr/lib/ld-linux-x86-64.so.2", program=True)
+    image.add(LOADER, 0x2000, "/usr/lib/ld-linux-x86-64.so.2")
+    image.add(STACKS, 6 * 0x21000 + 0x100000)
+    image.add(MAIN_BLOCK, 0x2000)
+    stacks = [(STACKS + 0x21000 * n, STACKS + 0x21000 * (n + 1)) for n in range(6)]
+    blocks = [(end - 0x940, start, end - start) for start, end in stacks]
+    brought = (STACKS + 6 * 0x21000 + 0x8F6C0, STACKS + 6 * 0x21000 + 0x80000, 0x10000)
+    main = (MAIN_BLOCK + 0x40, 0, 0)
+    for number, listed in enumerate((blocks[:4:2], [brought, main], [*blocks[1:4:2], *blocks[4:]])):
+        head = LOADER + 0x810 + 16 * number
+        nodes = [head, *(at + 0x2C0 for at, _, _ in listed), head]
+        image.put(head, nodes[1], nodes[-2])
+        for place, (at, start, size) in enumerate(listed, 1):
+            image.put(at, at, 1, at)
+            image.put(at + 0x2C0, nodes[place + 1], nodes[place - 1])
+            image.put(at + 0x2D0, 4711 + place if number == 0 else 0)
+            image.put(at + 0x690, start, size)
+    return image, stacks[:4:2], [*stacks[1:4:2], *stacks[4:]]
+
+
 def scattered_image(version: Glibc) -> tuple[Image, list[Expected]]:
     """As ``glibc_image``, with blocks mapped on their own, and a main arena that is told not to be
     one stretch."""
@@ -183,4 +210,17 @@ def scattered_image(version: Glibc) -> tuple[Image, list[Expected]]:
 
 
 PYTHONS = (7, 9, 11, 12, 13, 14)
-PLACES = (HEAP, LIBC, PYTHON, ARENAS, JEMALLOC, EXTENTS, MAPPED, SCATTERED, GO, MIMALLOC)
+PLACES = (
+    HEAP,
+    LIBC,
+    PYTHON,
+    ARENAS,
+    JEMALLOC,
+    EXTENTS,
+    MAPPED,
+    SCATTERED,
+    GO,
+    MIMALLOC,
+    STACKS,
+    LOADER + 0x810,
+)

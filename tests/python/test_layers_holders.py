@@ -214,6 +214,9 @@ int main(void) {
         (("-DNAME=rpmalloc_thread_finalize",), "rpmalloc"),
         (("-DNAME=rpmalloc_thread_finalize", "-s"), "unknown"),
         (("-DNAME=f", "-s", '-DMESSAGE="Failed to initialise snmalloc."'), "snmalloc"),
+        # Firefox runs some code apart, which brings its own parts of musl.
+        (("-DNAME=f", '-DMESSAGE="\\0No error information"'), "unknown"),
+        (("-DNAME=f", '-DMESSAGE=": (malloc) Error in munmap(): "'), "mozjemalloc"),
     ],
 )
 def test_names_and_messages_in_a_program_tell_what_is_linked_into_it(
@@ -372,13 +375,14 @@ def test_mappings_that_say_whose_they_are() -> None:
                    4 << 20)
             for start, name in (
                 (1, "[anon:scudo:primary]"), (2, "[anon: Go: heap]"), (3, "[anon:v8]"), (4, ""),
+                (5, "[anon:jemalloc]"), (6, "[anon:js-gc-heap]"), (7, "[anon:jemalloc_pg]"),
             )
         )  # fmt: skip
 
     memory, summary = Still(), Summary()
     heaps, _ = other_heaps(memory, Space([]), summary, [])  # type: ignore[arg-type]
     assert {heap.kind: heap.stats().committed for heap in heaps} == dict.fromkeys(
-        ("scudo", "Go", "V8", "unknown"), 8 << 20
+        ("scudo", "Go", "V8", "unknown", "mozjemalloc", "SpiderMonkey", "jemalloc"), 8 << 20
     )
     assert {heap.stats().busy for heap in heaps} == {None}
 

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,6 +88,10 @@ def target() -> Iterator[tuple[int, int, int]]:
     ) as child:
         assert child.stdout is not None
         thread, segment = map(int, child.stdout.readline().split())
+        # It writes first and then waits, which may take one more page.
+        before = -1
+        while before != (before := held(child.pid)):
+            time.sleep(0.2)
         yield child.pid, thread, segment
         child.kill()
 

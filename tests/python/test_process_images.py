@@ -27,6 +27,7 @@ from tests.python.images_more import (
     pymalloc_image,
     runtimes_image,
     scattered_image,
+    stacks_image,
 )
 
 if TYPE_CHECKING:
@@ -130,6 +131,27 @@ def test_words_that_lead_back_are_not_yet_musl(tmp_path: Path) -> None:
     image.put(HEAP, where + 8)  # not one of an array
     image.put(where + 8, 0, 0, HEAP, 0, 9 << 6)
     assert kind() == "unknown"
+
+
+def test_stacks_that_are_one_mapping_are_told_by_the_lists_of_the_loader(tmp_path: Path) -> None:
+    def stacks() -> list[tuple[int, int]]:
+        with open_core(image.save(tmp_path / "core")) as process:
+            regions = process.address_summary().regions
+        return [(each.start, each.end) for each in regions if each.usage == "Stack"]
+
+    image, used, waiting = stacks_image()
+    assert stacks() == sorted(used + waiting)
+    with open_core(image.save(tmp_path / "core")) as process:
+        names = {leaf.name: leaf.size for leaf in process.layers().leaves}
+    assert names["stacks of ended threads"] == 6 * 0x21000
+    # A list that does not lead back says nothing.
+    block = waiting[1][1] - 0x940
+    image.put(block + 0x2C0, block + 0x2C0)
+    assert stacks() == used
+    # Nor does a block that stands outside of what it says.
+    image, used, waiting = stacks_image()
+    image.put(used[0][1] - 0x940 + 0x690, used[0][0] + 0x100000)
+    assert stacks() == waiting
 
 
 def test_places_that_they_alone_take_tell_go_and_mimalloc(tmp_path: Path) -> None:
