@@ -277,6 +277,18 @@ cdef extern from "dmi/capi.h" nogil:
         void *heap
         dmi_range range
 
+    ctypedef struct dmi_fault_frame:
+        const void *address
+        const char *file
+        uint64_t offset
+        const char *function
+        int32_t line
+
+    ctypedef struct dmi_fault_stack:
+        const dmi_fault_frame *frames
+        size_t count
+        uint32_t cut
+
     ctypedef struct dmi_fault_report:
         size_t size
         uint32_t kind
@@ -286,6 +298,9 @@ cdef extern from "dmi/capi.h" nogil:
         const void *block
         size_t block_size
         void *heap
+        dmi_fault_stack allocated
+        dmi_fault_stack freed
+        dmi_fault_stack found
 
     ctypedef void (*dmi_fault_handler)(const dmi_fault_report *report, void *argument) noexcept
     void dmi_set_fault_handler(dmi_fault_handler handler, void *argument)

@@ -11,6 +11,7 @@
 #include "registry.h"
 #include "take.h"
 #include "thread.h"
+#include "trace.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -65,7 +66,6 @@ static dmi_heap *create_locked(const dmi_heap_options *options) {
     }
     if (options->flags & DMI_HEAP_HARDENED) {
         (void)_dmi_os_random(&heap->withheld.random, sizeof heap->withheld.random);
-        _dmi_fault_tell_touches();
     }
     if (options->guard && !_dmi_guarded_setup(heap, options->guard)) {
         _dmi_hard_drop(&heap->shared);
@@ -73,6 +73,7 @@ static dmi_heap *create_locked(const dmi_heap_options *options) {
         errno = ENOMEM;
         return NULL;
     }
+    if (options->flags & DMI_HEAP_HARDENED || options->guard) _dmi_fault_tell_touches();
     copy_name(heap->name, sizeof heap->name, options->name);
     memcpy(heap->label, "dmi", 4);
     if (heap->name[0]) {
@@ -139,6 +140,7 @@ void *dmi_heap_create(const dmi_heap_options *options) {
         errno = ENOTSUP;
         return NULL;
     }
+    if (options->guard) _dmi_trace_begin();
     _dmi_heaps_lock();
     dmi_heap *heap = create_locked(options);
     _dmi_heaps_unlock();

@@ -2,6 +2,9 @@
 #include "fault.h"
 
 #include "fast.h"
+#include "guarded.h"
+#include "observe.h"
+#include "trace.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -67,6 +70,20 @@ static const char *touch_of(const dmi_fault_report *report) {
                                            : "this is behind the end of the block";
 }
 
+/* Who allocated and freed it, if it is a sample, and who is here now. NULL: there is nothing to say. */
+static dmi_trace_room *find_stacks(dmi_fault_report *report, bool touch) {
+    const dmi_trace *allocated = NULL, *freed = NULL;
+    dmi_trace_room *room = NULL;
+    dmi_thread *guard = _dmi_guard();
+    const dmi_run *run = _dmi_pagemap_find(report->address);
+    bool sample = run->kind == DMI_RUN_GUARDED;
+    if (sample) _dmi_guarded_traces(run, &allocated, &freed);
+    if (sample || touch) room = _dmi_trace_room_take();
+    if (room) _dmi_trace_tell(room, report, allocated, freed, DMI_FRAME, touch);
+    _dmi_unguard(guard);
+    return room;
+}
+
 void _dmi_fault_tell_found(int kind, const char *call, const void *address) {
     int saved = errno;
     _dmi_lock(&handler_lock);
@@ -81,8 +98,10 @@ void _dmi_fault_tell_found(int kind, const char *call, const void *address) {
     bool touch = !strcmp(call, "access");
     if (to || touch) locate(&report);
     if (touch) report.message = touch_of(&report);
+    dmi_trace_room *room = find_stacks(&report, touch);
     if (to) {
         to(&report, argument);
+        if (room) _dmi_trace_room_give(room);
         errno = saved;
         return;
     }
@@ -91,6 +110,7 @@ void _dmi_fault_tell_found(int kind, const char *call, const void *address) {
                              address, report.message, report.block, report.block_size)
                   : snprintf(line, sizeof line, "dmi: %s(%p): %s\n", call, address, what[kind]);
     _dmi_os_message(line, (size_t)n);
+    if (room) _dmi_trace_say(room, &report);
     abort();
 }
 

@@ -1,13 +1,13 @@
 /* guarded.c - guard slots: which allocation gets one, and what happens to it. */
 #include "guarded.h"
 
-#include "fault.h"
+#include "observe.h"
 
 #include "../os/lock.h"
 
 static dmi_lock pool_lock;
 static dmi_pool pool = {
-    .name = "dmi-guarded", .item = (sizeof(dmi_guarded) + 63) / 64 * 64, .chunk = 512};
+    .name = "dmi-guarded", .item = (sizeof(dmi_guarded) + 63) / 64 * 64, .chunk = 64};
 
 /* ---- which one ------------------------------------------------------------------------------------------- */
 
@@ -29,7 +29,6 @@ bool _dmi_guarded_setup(dmi_heap *heap, uint64_t every) {
     while (!g->random);
     atomic_store_explicit(&g->left, draw(g), memory_order_relaxed);
     heap->guarded = g;
-    _dmi_fault_tell_touches();
     return true;
 }
 
@@ -77,10 +76,13 @@ static dmi_run *take_slot(dmi_heap *heap) {
     dmi_run *oldest = NULL;
     if (g->count < DMI_GUARDED_SLOTS) {
         dmi_run *run = new_slot(heap);
-        if (run) g->slot[g->count++] = run;
-        if (run) return run;
+        if (run) {
+            run->carved = (uint16_t)g->count;
+            g->slot[g->count++] = run;
+            return run;
+        }
     }
-    for (size_t i = 0; i < g->count; i++) {
+    for (size_t i = 0; g->busy < g->count && i < g->count; i++) {
         dmi_run *run = g->slot[i];
         if (run->flags & DMI_RUN_KEPT && (!oldest || run->freed_at < oldest->freed_at))
             oldest = run;
@@ -119,7 +121,12 @@ void *_dmi_guarded_alloc(dmi_heap *heap, size_t size, size_t align) {
     if (atomic_load_explicit(&g->left, memory_order_relaxed) <= 0) {
         atomic_store_explicit(&g->left, draw(g), memory_order_relaxed);
         dmi_run *run = take_slot(heap);
-        if (run && open_slot(heap, run, size, align)) block = _dmi_guarded_block(run);
+        if (run && open_slot(heap, run, size, align)) {
+            block = _dmi_guarded_block(run);
+            g->busy++;
+            _dmi_trace_forget(&g->trace[run->carved].freed);
+            _dmi_trace_take(&g->trace[run->carved].allocated, DMI_FRAME);
+        }
     }
     _dmi_unlock(&heap->lock);
     return block;
@@ -128,12 +135,22 @@ void *_dmi_guarded_alloc(dmi_heap *heap, size_t size, size_t align) {
 void _dmi_guarded_free(dmi_heap *heap, dmi_run *run) {
     size_t first, count;
     pages_of(run, &first, &count);
+    _dmi_trace_take(&heap->guarded->trace[run->carved].freed, DMI_FRAME);
     /* Set first, so that a touch that faults is told as one of a freed block. */
     run->flags |= DMI_RUN_KEPT;
     /* Guard the pages before they go: a touch in between could read zeroes. */
     (void)_dmi_os_guard(page_at(run, first), count << _dmi_page_shift, heap->space.mode);
     (void)_dmi_pages_decommit(run->segment, run->first + first, count);
     run->freed_at = ++heap->guarded->frees;
+    heap->guarded->busy--;
+}
+
+void _dmi_guarded_traces(const dmi_run *run, const dmi_trace **allocated, const dmi_trace **freed) {
+    const dmi_guarded *g = _dmi_heap_of_run(run)->guarded;
+    *allocated = *freed = NULL;
+    if (!g || run->carved >= DMI_GUARDED_SLOTS) return;
+    *allocated = &g->trace[run->carved].allocated;
+    if (run->flags & DMI_RUN_KEPT) *freed = &g->trace[run->carved].freed;
 }
 
 void _dmi_guarded_protect(dmi_heap *heap) {

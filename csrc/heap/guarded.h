@@ -3,7 +3,8 @@
  * A guard slot is a run of the heap: a page in front, room for the largest block, a page behind. Only the pages of the
  * block are committed, and the block ends where the page behind begins, or up to its alignment before. When it is freed
  * its pages go and stay unreadable, until all slots were used and this one was freed first. Code that touches what is
- * no block's faults at that instruction, and the handler of such faults says what was touched and where.
+ * no block's faults at that instruction, and the handler of such faults says what was touched and where, and who
+ * allocated and freed it.
  *
  * The free blocks that come into the lists from which the fast path allocates are counted, and so is each block of the
  * free list. After about N of them the next allocation that finds its list empty is moved to a slot. So the fast paths
@@ -17,6 +18,7 @@
 #define DMI_GUARDED_H
 
 #include "heap.h"
+#include "trace.h"
 
 /* The most slots that a heap has. */
 #define DMI_GUARDED_SLOTS 256
@@ -28,8 +30,12 @@ struct dmi_guarded {
     uint64_t every;
     uint64_t random;
     uint64_t frees;
-    size_t count;
+    size_t count, busy;
     dmi_run *slot[DMI_GUARDED_SLOTS];
+    /* Of the block that lies, or lay last, in each slot. */
+    struct {
+        dmi_trace allocated, freed;
+    } trace[DMI_GUARDED_SLOTS];
 };
 
 /* Let one allocation in `every` be sampled. No lock: the heap is new. False: out of memory. */
@@ -49,6 +55,9 @@ static inline bool _dmi_guarded_due(const dmi_heap *heap) {
 void *_dmi_guarded_alloc(dmi_heap *heap, size_t size, size_t align);
 /* Free the block of a slot. */
 void _dmi_guarded_free(dmi_heap *heap, dmi_run *run);
+/* Who allocated the block of a slot, and who freed it; NULL: not known, or it is busy. No lock is needed, and a signal
+ * handler may ask: then they may be those of the slot's next block. */
+void _dmi_guarded_traces(const dmi_run *run, const dmi_trace **allocated, const dmi_trace **freed);
 /* The heap's pages became LAZY again, which made uncommitted pages writable: protect those of slots. */
 void _dmi_guarded_protect(dmi_heap *heap);
 /* Committed bytes of the tables of all heaps. */

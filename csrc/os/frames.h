@@ -30,11 +30,26 @@ void _dmi_os_frames_begin(void);
 size_t _dmi_os_frames(const void *frame, dmi_native *out, size_t most, bool *cut);
 /* The same with those of our own library. */
 size_t _dmi_os_all_frames(const void *frame, dmi_native *out, size_t most, bool *cut);
+/* Do stacks that are taken in a signal handler go on, through a frame of the system's, to what was interrupted? */
+bool _dmi_os_frames_cross_signals(void);
 /* Call visit for each mapping of code that comes from a file; path is not terminated. 0 or an errno (ENOSYS: the system
  * has no such list). visit must not take a stack. */
 int _dmi_os_code(void (*visit)(void *argument, uint64_t start, uint64_t end, uint64_t offset,
                                const char *path, size_t length),
                  void *argument);
+/* Where code lies. */
+typedef struct dmi_module {
+    uintptr_t address;
+    const char *path; /* of the file that is mapped there; NULL: none, or not known */
+    uint64_t offset;  /* the address as the file's own tables have it, which addr2line takes */
+} dmi_module;
+#define DMI_MODULES_LINES 8192
+/* What finding modules needs: paths point into it. */
+typedef struct dmi_modules_room {
+    char text[8192], lines[DMI_MODULES_LINES], first[1024];
+} dmi_modules_room;
+/* Fill in path and offset of so many. Takes no lock. */
+void _dmi_os_modules(dmi_module *of, size_t count, dmi_modules_room *room);
 /* A symbol of the program or a library that it loaded for all to see; NULL: none. May allocate. */
 void *_dmi_os_symbol(const char *name);
 /* Bytes of the function or object at that address; 0: not known. May allocate. */

@@ -2,10 +2,14 @@
 #define _GNU_SOURCE
 #include "linux_code.h"
 
+#include "copy.h"
 #include "frames.h"
+#include "os.h"
 
+#include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <link.h>
 #include <stdatomic.h>
 #include <stddef.h>
 #include <string.h>
@@ -15,6 +19,7 @@
 #define REFRESH 16384
 
 #define RANGES 512
+#define LINES DMI_MODULES_LINES /* longer than any path */
 typedef struct code_map {
     size_t count;
     struct {
@@ -25,6 +30,7 @@ typedef struct code_map {
 static code_map maps[2];
 static _Atomic(code_map *) current;
 static _Atomic uint32_t misses;
+static char lines[LINES];
 static _Atomic long reading; /* the process that uses the one buffer; 0: none */
 
 typedef struct line {
@@ -64,13 +70,14 @@ static bool parse(const char *at, const char *end, line *out) {
     return true;
 }
 
-static int each_line(void (*visit)(void *argument, const line *found), void *argument) {
-    static char buffer[2 * 4096]; /* longer than any path */
+/* buffer: of LINES bytes. */
+static int each_line(char *buffer, void (*visit)(void *argument, const line *found),
+                     void *argument) {
     size_t used = 0;
     long file = syscall(SYS_openat, AT_FDCWD, "/proc/self/maps", O_RDONLY | O_CLOEXEC, 0);
     if (file < 0) return errno;
     for (;;) {
-        long n = syscall(SYS_read, file, buffer + used, sizeof buffer - used);
+        long n = syscall(SYS_read, file, buffer + used, LINES - used);
         if (n < 0 && errno == EINTR) continue;
         if (n <= 0) break;
         used += (size_t)n;
@@ -82,7 +89,7 @@ static int each_line(void (*visit)(void *argument, const line *found), void *arg
         }
         used -= (size_t)(at - buffer);
         memmove(buffer, at, used);
-        if (used == sizeof buffer) used = 0;
+        if (used == LINES) used = 0;
     }
     (void)syscall(SYS_close, file);
     return 0;
@@ -113,7 +120,7 @@ void _dmi_code_refresh(void) {
     code_map *now = atomic_load_explicit(&current, memory_order_relaxed);
     code_map *to = now == &maps[0] ? &maps[1] : &maps[0];
     __atomic_store_n(&to->count, 0, __ATOMIC_RELAXED);
-    (void)each_line(add_range, to);
+    (void)each_line(lines, add_range, to);
     if (to->count) atomic_store_explicit(&current, to, memory_order_release);
     end_reading();
 }
@@ -166,7 +173,71 @@ int _dmi_os_code(void (*visit)(void *argument, uint64_t start, uint64_t end, uin
                  void *argument) {
     visitor v = {visit, argument};
     while (!begin_reading()) (void)syscall(SYS_sched_yield);
-    int error = each_line(pass_on, &v);
+    int error = each_line(lines, pass_on, &v);
     end_reading();
     return error;
+}
+
+/* ---- modules ------------------------------------------------------------------------------------------- */
+
+typedef struct module_search {
+    dmi_module *of;
+    size_t count;
+    dmi_modules_room *room;
+    size_t used;         /* of room->text */
+    uintptr_t begins;    /* where the file was mapped last from its beginning on */
+    size_t first_length; /* of its path in room->first; 0: too long */
+} module_search;
+
+/* What an object that begins there adds to the addresses in its tables. */
+static bool bias_of(uintptr_t start, uintptr_t *bias) {
+    ElfW(Ehdr) elf;
+    if (!_dmi_os_copy(&elf, (const void *)start, sizeof elf)) return false;
+    if (memcmp(elf.e_ident, ELFMAG, SELFMAG) != 0 || elf.e_phentsize != sizeof(ElfW(Phdr)))
+        return false;
+    for (size_t i = 0; i < elf.e_phnum; i++) {
+        ElfW(Phdr) part;
+        const void *at = (const void *)(start + elf.e_phoff + i * sizeof part);
+        if (!_dmi_os_copy(&part, at, sizeof part)) return false;
+        if (part.p_type != PT_LOAD) continue;
+        *bias = start - (part.p_vaddr & ~(ElfW(Addr))(_dmi_os_page_size() - 1));
+        return true;
+    }
+    return false;
+}
+
+static bool begins_here(const module_search *s, const line *found) {
+    return s->first_length == found->length && !memcmp(s->room->first, found->path, found->length);
+}
+
+static void name_modules(void *argument, const line *found) {
+    module_search *s = argument;
+    const char *path = NULL;
+    uintptr_t bias = 0;
+    if (!found->length || found->path[0] != '/') return;
+    if (found->offset == 0) {
+        s->begins = found->start;
+        s->first_length = found->length <= sizeof s->room->first ? found->length : 0;
+        memcpy(s->room->first, found->path, s->first_length);
+    }
+    for (size_t i = 0; found->code && i < s->count; i++) {
+        dmi_module *of = &s->of[i];
+        if (of->address < found->start || of->address >= found->end) continue;
+        if (!path) {
+            if (sizeof s->room->text - s->used <= found->length) return; /* unknown then */
+            path = memcpy(s->room->text + s->used, found->path, found->length);
+            s->used += found->length + 1;
+            s->room->text[s->used - 1] = 0;
+            if (!begins_here(s, found) || !bias_of(s->begins, &bias))
+                bias = found->start - found->offset;
+        }
+        of->path = path;
+        of->offset = of->address - bias;
+    }
+}
+
+void _dmi_os_modules(dmi_module *of, size_t count, dmi_modules_room *room) {
+    module_search s = {.of = of, .count = count, .room = room};
+    for (size_t i = 0; i < count; i++) of[i].path = NULL;
+    (void)each_line(room->lines, name_modules, &s);
 }

@@ -232,6 +232,8 @@ void _dmi_os_frames_begin(void) {
     _dmi_code_refresh();
 }
 
+bool _dmi_os_frames_cross_signals(void) { return _dmi_rows_on(); }
+
 /* ---- the rest ------------------------------------------------------------------------------------------ */
 
 void *_dmi_os_symbol(const char *name) { return dlsym(RTLD_DEFAULT, name); }

@@ -2,7 +2,10 @@
 #include "frames.h"
 
 #include <errno.h>
+#include <string.h>
 #include <windows.h>
+
+#include <psapi.h>
 
 static inline __attribute__((always_inline)) size_t frames_of(DWORD skip, dmi_native *out,
                                                               size_t most, bool *cut) {
@@ -26,6 +29,7 @@ size_t _dmi_os_all_frames(const void *frame, dmi_native *out, size_t most, bool 
 }
 
 void _dmi_os_frames_begin(void) {}
+bool _dmi_os_frames_cross_signals(void) { return false; }
 
 int _dmi_os_code(void (*visit)(void *argument, uint64_t start, uint64_t end, uint64_t offset,
                                const char *path, size_t length),
@@ -33,6 +37,32 @@ int _dmi_os_code(void (*visit)(void *argument, uint64_t start, uint64_t end, uin
     (void)visit;
     (void)argument;
     return ENOSYS;
+}
+
+/* By what is mapped, which the kernel tells: the lists of the loader are under its lock. */
+void _dmi_os_modules(dmi_module *of, size_t count, dmi_modules_room *room) {
+    size_t used = 0;
+    const void *last = NULL;
+    const char *path = NULL;
+    for (size_t i = 0; i < count; i++) {
+        MEMORY_BASIC_INFORMATION there;
+        const void *address = (const void *)of[i].address;
+        of[i].path = NULL;
+        if (!VirtualQuery(address, &there, sizeof there) || there.Type != MEM_IMAGE) continue;
+        if (there.AllocationBase != last) {
+            last = there.AllocationBase;
+            DWORD n = K32GetMappedFileNameA(GetCurrentProcess(), there.AllocationBase, room->lines,
+                                            sizeof room->lines);
+            path = NULL;
+            if (n && n < sizeof room->text - used) {
+                path = memcpy(room->text + used, room->lines, n);
+                used += n + 1;
+                room->text[used - 1] = 0;
+            }
+        }
+        of[i].path = path;
+        of[i].offset = of[i].address - (uintptr_t)there.AllocationBase;
+    }
 }
 
 void *_dmi_os_symbol(const char *name) {

@@ -5,6 +5,8 @@
 
 #include "../heap/create.h"
 #include "../heap/fork.h"
+#include "../heap/heap.h"
+#include "../heap/trace.h"
 #include "../segment/pagemap.h"
 
 #include <dmi/dmi.h>
@@ -121,7 +123,7 @@ __attribute__((constructor)) static void at_start(void) {
     _dmi_preload_find_loader();
     _dmi_preload_read_options();
     /* From here on any pointer can be looked up, even if nothing was allocated yet. */
-    (void)_dmi_default_heap();
+    const dmi_heap *heap = _dmi_default_heap();
     if (_dmi_os_is_second_copy()) { /* the options are for the one that serves */
         memset(&_dmi_preload_wish, 0, sizeof _dmi_preload_wish);
         return;
@@ -140,6 +142,7 @@ __attribute__((constructor)) static void at_start(void) {
     _dmi_fork_add(&part);
     _dmi_snapshot_start();
     _dmi_profile_begin();
+    if (heap && heap->guarded) _dmi_trace_begin();
     _dmi_preload_listen(wish->signal, wish->snapshot.signal, wish->profile.signal);
 }
 

@@ -9,6 +9,7 @@
 #include "../os/frames.h"
 #include "../os/os.h"
 #include "agent.h"
+#include "merge.h"
 #include "pyframes.h"
 #include "pytypes.h"
 #include "sites.h"
@@ -146,31 +147,6 @@ static void tell_of_python(void) {
 /* Frames of a stack, at most; what lies further out is cut. They lie on the stack that is looked at: 8 KiB. */
 #define NATIVES 192
 #define PYTHONS 128
-#define PYTHON 0x8000u /* in an order: the number of a Python frame, not of a native one */
-
-/* The native frames, with the Python ones in the place of the function that runs them: numbers of both, the innermost
- * first. */
-static size_t merge(const dmi_native *native, size_t natives, const uintptr_t *place,
-                    size_t pythons, uint16_t *order) {
-    size_t n = 0, at = 0;
-    for (size_t i = 0; i < natives; i++) {
-        uintptr_t end = native[i].end;
-        bool evaluates = at < pythons && _dmi_python_evaluates(native[i].address);
-        bool holds = evaluates;
-        if (end != UINTPTR_MAX) holds = at < pythons && place[at] && place[at] < end;
-        /* The function that runs Python may have parts elsewhere, which are not known to be its: they stay. */
-        if (!holds || !evaluates) order[n++] = (uint16_t)i;
-        while (holds) {
-            uintptr_t here = place[at];
-            do order[n++] = (uint16_t)(PYTHON | at++);
-            while (at < pythons && place[at] == here);
-            holds = end != UINTPTR_MAX && at < pythons && place[at] && place[at] < end;
-        }
-    }
-    /* Where native frames are missing the rest follows. */
-    while (at < pythons) order[n++] = (uint16_t)(PYTHON | at++);
-    return n;
-}
 
 /* Stacks that were entered, by all that they are made of: a program asks again and again from the same places. An entry is
  * the upper part of a key, and the number. */
@@ -217,8 +193,8 @@ static uint32_t enter_stack(const both_frames *both, size_t n, bool cut, dmi_sta
         if (node == 0) return _dmi_stacks_number(node, kind);
     }
     for (size_t i = n; i-- > 0;) {
-        size_t number = both->order[i] & (PYTHON - 1);
-        bool is_python = both->order[i] & PYTHON;
+        size_t number = both->order[i] & (DMI_MERGE_PYTHON - 1);
+        bool is_python = both->order[i] & DMI_MERGE_PYTHON;
         dmi_frame here = {.key = is_python ? 0 : both->native[number].address};
         node = _dmi_stacks_enter(node, is_python ? &both->python[number] : &here, kind);
         if (node == 0) break;
@@ -235,7 +211,7 @@ static const struct {
 static size_t leave_frames(uint16_t *order, size_t n, dmi_stack_kind kind) {
     size_t kept = 0;
     for (size_t i = 0; i < n && kept < most_frames[kind].all; i++)
-        if (i < most_frames[kind].native || order[i] & PYTHON) order[kept++] = order[i];
+        if (i < most_frames[kind].native || order[i] & DMI_MERGE_PYTHON) order[kept++] = order[i];
     return kept;
 }
 
@@ -253,7 +229,7 @@ static uint32_t take_stack(const void *frame, uint64_t *cost) {
     uint64_t key = key_of(native, natives, python, place, pythons) ^ cut;
     uint32_t known = recall(key);
     if (known) return known;
-    size_t n = merge(native, natives, place, pythons, both.order);
+    size_t n = _dmi_merge(native, natives, place, pythons, both.order);
     if (n == 0) return 0;
     cut |= pythons == PYTHONS;
     uint32_t number = enter_stack(&both, n, cut, DMI_STACK_WHOLE);

@@ -166,6 +166,10 @@ static uint32_t enter_frame(const dmi_frame *from, dmi_stack_kind kind) {
     }
 }
 
+uint32_t _dmi_frames_enter(const dmi_frame *from) {
+    return all ? enter_frame(from, DMI_STACK_LINE) : UINT32_MAX;
+}
+
 uint32_t _dmi_stacks_enter(uint32_t caller, const dmi_frame *from, dmi_stack_kind kind) {
     bool fresh;
     if (!all) return 0;

@@ -63,6 +63,8 @@ uint32_t _dmi_stacks_bound(void);
  * frame, as _dmi_frames_get knows it, and goes on to the one that called it. False: there is none, or it is being
  * entered; *node is 0 at the end of a stack that is whole. */
 bool _dmi_stacks_walk(uint32_t *node, uint32_t *frame);
+/* The number of a frame by itself, as _dmi_frames_get knows it; UINT32_MAX: no room. */
+uint32_t _dmi_frames_enter(const dmi_frame *frame);
 /* All numbers of frames are below it; the first is 0. */
 uint32_t _dmi_frames_bound(void);
 /* What that frame says; text->file is NULL for a native one, whose address is *key. False: there is none. */

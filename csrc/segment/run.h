@@ -58,7 +58,7 @@ struct dmi_run {
         seen; /* a digest of head and counts as of the last pass: still the same, then it rested */
     uint16_t
         capacity; /* blocks that fit. GUARDED: where the block begins in the run, 16 bytes each */
-    uint16_t carved; /* blocks [0, carved) were linked once */
+    uint16_t carved; /* blocks [0, carved) were linked once. GUARDED: the number of the slot */
     uint8_t kind;    /* dmi_run_kind */
     uint8_t bucket;
     uint8_t place;  /* LFH: dmi_run_place. FREE: dmi_warmth */

@@ -316,3 +316,25 @@ TEST(beside_threads_that_load_and_unload_and_in_children) {
     for (int i = 0; i < 3; i++) (void)pthread_join(threads[i], NULL);
     CHECK(frames[0] > 0 && frames[1] > 0);
 }
+
+/* ---- modules --------------------------------------------------------------------------------------------- */
+
+TEST(code_is_named_by_its_file_and_the_address_that_the_file_has) {
+    static dmi_modules_room room;
+    Dl_info own, libc;
+    char *heap = malloc(16);
+    REQUIRE(dladdr((void *)(uintptr_t)take, &own) && dladdr((void *)(uintptr_t)qsort, &libc));
+    dmi_module of[] = {{.address = (uintptr_t)take},  {.address = (uintptr_t)heap},
+                       {.address = (uintptr_t)qsort}, {.address = 0},
+                       {.address = UINTPTR_MAX},      {.address = (uintptr_t)take + 1}};
+    _dmi_os_modules(of, sizeof of / sizeof *of, &room);
+    char path[1024] = {0};
+    REQUIRE(readlink("/proc/self/exe", path, sizeof path - 1) > 0);
+    CHECK(of[0].path && !strcmp(of[0].path, path));
+    CHECK_EQ(of[0].offset, of[0].address - (uintptr_t)own.dli_fbase);
+    CHECK(of[5].path == of[0].path && of[5].offset == of[0].offset + 1);
+    CHECK(of[2].path && strstr(of[2].path, "libc"));
+    CHECK_EQ(of[2].offset, of[2].address - (uintptr_t)libc.dli_fbase);
+    CHECK(!of[1].path && !of[3].path && !of[4].path);
+    free(heap);
+}

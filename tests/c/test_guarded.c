@@ -4,6 +4,7 @@
 #include "heap/guarded.h"
 #include "heaps.h"
 #include "images.h"
+#include "profile/tracer.h"
 
 static const char *const policies[] = {"never", "lazy", "eager", "lazy:how=decommit",
                                        "lazy:how=offer"};
@@ -197,5 +198,115 @@ TEST_EACH_PAGE(options_are_checked_and_told) {
     info.size = sizeof info;
     ENSURE_EQ(dmi_heap_get_info(heap, &info), 0);
     ENSURE_EQ(info.guard, 0);
+    ENSURE_EQ(dmi_heap_destroy(heap), 0);
+}
+
+/* ---- stacks ---------------------------------------------------------------------------------------------- */
+
+static dmi_fault_report seen;
+static dmi_fault_frame frames[3][DMI_TRACE_FRAMES]; /* allocated, freed, found */
+
+static void note_report(const dmi_fault_report *report, void *argument) {
+    const dmi_fault_stack *stacks[] = {&report->allocated, &report->freed, &report->found};
+    ENSURE(argument == (void *)&seen);
+    ENSURE_EQ(report->size, sizeof *report);
+    seen = *report;
+    memset(frames, 0, sizeof frames);
+    for (size_t i = 0; i < 3; i++) {
+        ENSURE(stacks[i]->count <= DMI_TRACE_FRAMES);
+        for (size_t k = 0; k < stacks[i]->count; k++) frames[i][k] = stacks[i]->frames[k];
+    }
+}
+
+/* Their frames are told apart by where they lie. The innermost six are left out: they lie where the heap's own code does. */
+enum { DEEP = 10 };
+static __attribute__((noinline, aligned(256))) void *allocate_deep(void *heap, unsigned depth) {
+    void *block = depth ? allocate_deep(heap, depth - 1) : dmi_heap_malloc(heap, 100);
+    __asm__ volatile("" : "+r"(block));
+    return block;
+}
+static __attribute__((noinline, aligned(256))) void *allocate_apart(void *heap, unsigned depth) {
+    void *block = depth ? allocate_apart(heap, depth - 1) : dmi_heap_malloc(heap, 100);
+    __asm__ volatile("" : "+r"(block));
+    return block;
+}
+static __attribute__((noinline, aligned(256))) void free_deep(void *heap, void *block,
+                                                              unsigned depth) {
+    if (depth) free_deep(heap, block, depth - 1);
+    else dmi_heap_free(heap, block);
+    __asm__ volatile("");
+}
+
+/* Does one of the frames lie in that function? Each has 256 bytes for itself. */
+static bool leads_through(const dmi_fault_frame *stack, const void *function) {
+    for (size_t i = 0; i < DMI_TRACE_FRAMES; i++)
+        if ((uintptr_t)stack[i].address - (uintptr_t)function < 256) return true;
+    return false;
+}
+static bool allocates(const dmi_fault_frame *stack) {
+    return leads_through(stack, (const void *)(uintptr_t)allocate_deep);
+}
+static bool frees(const dmi_fault_frame *stack) {
+    return leads_through(stack, (const void *)(uintptr_t)free_deep);
+}
+
+TEST_EACH_PAGE(reports_say_who_allocated_and_who_freed) {
+    ENSURE(_dmi_tracer == &_dmi_profile_tracer);
+    void *heap = create("lazy", DMI_HEAP_NO_LFH, 1);
+    dmi_set_fault_handler(note_report, &seen);
+    for (size_t turn = 0; turn < 3; turn++) {
+        void *block = allocate_deep(heap, DEEP);
+        ENSURE(guarded(block));
+        dmi_heap_free(heap, (char *)block + 16); /* busy: nobody freed it */
+        ENSURE_EQ(seen.kind, DMI_FAULT_INTERIOR);
+        ENSURE(allocates(frames[0]));
+        ENSURE(seen.freed.count == 0 && seen.found.count > 0);
+        free_deep(heap, block, DEEP);
+        free_deep(heap, block, DEEP);
+        ENSURE_EQ(seen.kind, DMI_FAULT_FREE);
+        ENSURE(allocates(frames[0]));
+        ENSURE(frees(frames[1]));
+        ENSURE(frees(frames[2]));
+    }
+    void *deep = allocate_deep(heap, 60);
+    free_deep(heap, deep, DEEP);
+    free_deep(heap, deep, DEEP);
+    ENSURE_EQ(seen.allocated.count, DMI_TRACE_FRAMES);
+    ENSURE_EQ(seen.allocated.cut, 1);
+    dmi_set_fault_handler(NULL, NULL);
+    ENSURE_EQ(dmi_heap_destroy(heap), 0);
+}
+
+static bool is_of(const dmi_trace *trace, const void *function) {
+    for (size_t i = 0; trace && i < trace->count; i++)
+        if ((uintptr_t)trace->frame[i] - (uintptr_t)function < 256) return true;
+    return false;
+}
+static bool is_deep(const dmi_trace *trace) {
+    bool apart = is_of(trace, (const void *)(uintptr_t)allocate_apart);
+    ENSURE(is_of(trace, (const void *)(uintptr_t)allocate_deep) == !apart);
+    return !apart;
+}
+
+/* Each slot has stacks of its own, and a block that is in it anew has not those of the last one. */
+TEST_EACH_PAGE(each_slot_keeps_its_own_stacks) {
+    static void *block[DMI_GUARDED_SLOTS];
+    const dmi_trace *allocated, *freed;
+    void *heap = create("never", DMI_HEAP_NO_LFH, 1);
+    for (size_t i = 0; i < DMI_GUARDED_SLOTS; i++) {
+        block[i] = i % 2 ? allocate_deep(heap, DEEP) : allocate_apart(heap, DEEP);
+        _dmi_guarded_traces(run_of(block[i]), &allocated, &freed);
+        ENSURE(!freed && is_deep(allocated) == (i % 2 == 1));
+    }
+    for (size_t i = 0; i < DMI_GUARDED_SLOTS; i++) {
+        if (i % 3 == 0) free_deep(heap, block[i], DEEP);
+        _dmi_guarded_traces(run_of(block[i]), &allocated, &freed);
+        ENSURE(is_deep(allocated) == (i % 2 == 1));
+        ENSURE(is_of(freed, (const void *)(uintptr_t)free_deep) == (i % 3 == 0));
+    }
+    void *again = allocate_deep(heap, DEEP);
+    ENSURE(again == block[0]);
+    _dmi_guarded_traces(run_of(again), &allocated, &freed);
+    ENSURE(!freed && is_deep(allocated));
     ENSURE_EQ(dmi_heap_destroy(heap), 0);
 }

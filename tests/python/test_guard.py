@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -99,10 +100,37 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("no gcc, or no preloading")
     target = tmp_path_factory.mktemp("guarded") / "guarded"
     subprocess.run(
-        [compiler, "-O1", "-pthread", "-Wall", f"-I{SOURCES}", SOURCES / "guarded.c", "-o", target],
+        [
+            *(compiler, "-O1", "-g", "-pthread", "-Wall", f"-I{SOURCES}", f"-I{dmi.get_include()}"),
+            *(SOURCES / "guarded.c", "-o", target),
+        ],
         check=True,
     )
     return target
+
+
+FRAME = r"dmi:     (?:\S+\+0x[0-9a-f]+|0x[0-9a-f]+|\S+(?::\d+)? in \S+|\.\.\.)\n"
+
+
+def stacks_of(text: str) -> dict[str, list[str]]:
+    """{who: frames} of what is said behind the first line; nothing else is there."""
+    said = re.fullmatch(rf"[^\n]*\n((?:dmi:   \w+ by\n(?:{FRAME})+)*)", text)
+    assert said, text
+    found: dict[str, list[str]] = {}
+    for line in said[1].splitlines():
+        if line.endswith(" by"):
+            frames = found.setdefault(line.removeprefix("dmi:   ").removesuffix(" by"), [])
+        else:
+            frames.append(line.removeprefix("dmi:     "))
+    return found
+
+
+def functions_at(frames: list[str], program: Path) -> list[str]:
+    """The functions of the program among them, innermost first, as addr2line knows them."""
+    own = [f.partition("+")[2] for f in frames if f.partition("+")[0] == str(program)]
+    command = ["addr2line", "-fie", program, *own]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    return lines[::2]
 
 
 def run(program: Path, *words: str, options: str = "guard=20") -> subprocess.CompletedProcess[str]:
@@ -134,14 +162,86 @@ def test_a_touch_ends_the_program_with_a_line(
 ) -> None:
     done = run(program, touch, where, options=options)
     assert done.returncode == -6
-    line = re.fullmatch(
+    line = re.match(
         r"dmi: access\((0x[0-9a-f]+)\): (.*) \(block (0x[0-9a-f]+), 112 bytes\)\n", done.stderr
     )
     assert line, done.stderr
+    who = {name: functions_at(frames, program) for name, frames in stacks_of(done.stderr).items()}
+    assert {"allocated", "freed"} & set(who) == {"allocated"} | ({"freed"} if "after" in touch else set())
+    if has_tables():
+        assert who["touched"][0] == "touch"
+        assert who["allocated"][:3] == ["take", "sampled", "touch"]
+        assert "freed" not in who or who["freed"][:2] == ["release", "touch"]
     assert line[2] == said
     distance = int(line[1], 16) - int(line[3], 16)
     expected = {"over": 112, "over-read": 112, "under": -4096, "after": 3, "after-read": 99}
     assert distance == expected[touch]
+
+
+def has_tables() -> bool:
+    """Stacks need no frame pointers: x86-64, and glibc 2.35 or later."""
+    version = os.confstr("CS_GNU_LIBC_VERSION") if sys.platform == "linux" else None
+    numbers = re.findall(r"\d+", version or "0")
+    return platform.machine() == "x86_64" and [int(n) for n in numbers] >= [2, 35]
+
+
+def test_a_second_free_names_who_was_first(program: Path) -> None:
+    done = run(program, "twice", "plain")
+    assert done.returncode == -6
+    first = done.stderr.splitlines()[0]
+    assert re.fullmatch(r"dmi: free\(0x[0-9a-f]+\): the block is free already", first)
+    who = {name: functions_at(frames, program) for name, frames in stacks_of(done.stderr).items()}
+    assert set(who) == {"called", "allocated", "freed"}
+    if has_tables():
+        assert who["allocated"][0] == "take"
+        assert who["called"][0] == who["freed"][0] == "release"
+
+
+@pytest.mark.parametrize("touch", ["after", "over"])
+def test_a_handler_gets_the_stacks_and_may_leave_by_longjmp(program: Path, touch: str) -> None:
+    done = run(program, touch, "handles")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert [words[0] for words in lines] == ["allocated", "freed", "found"] * 18
+    for i, (name, *frames) in enumerate(lines):
+        # Four threads have room for reports at a time, and who leaves by longjmp keeps his.
+        known = i < 4 * 9 and not (name == "freed" and touch == "over")
+        assert bool(frames) == known, (i, name, frames)
+        if known and has_tables():
+            inner = {"allocated": "take", "freed": "release", "found": "touch"}[name]
+            assert functions_at(frames, program)[0] == inner
+
+
+PYTHON = """
+import ctypes, sys
+import dmi
+
+def make(heap):
+    return heap.malloc(100)
+
+def drop(heap, block):
+    heap.free(block)
+
+heap = dmi.Heap(guard=1)
+block = make(heap)
+drop(heap, block)
+ctypes.string_at(block, 1)
+"""
+
+
+def test_python_frames_stand_where_they_called(tmp_path: Path) -> None:
+    script = tmp_path / "late.py"
+    script.write_text(PYTHON)
+    command = [sys.executable, script]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == -6
+    stacks = stacks_of(done.stderr)
+    here = {name: [f for f in frames if str(script) in f] for name, frames in stacks.items()}
+    assert here["allocated"] == [f"{script}:6 in make", f"{script}:12 in <module>"]
+    assert here["freed"] == [f"{script}:9 in drop", f"{script}:13 in <module>"]
+    if has_tables():
+        assert here["touched"] == [f"{script}:14 in <module>"]  # behind string_at's own line
+        assert stacks["allocated"].index(here["allocated"][0]) > 0, "native frames come first"
 
 
 @pytest.mark.parametrize(("touch", "signal"), [("null", 11), ("sent", 11)])

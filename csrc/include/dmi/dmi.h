@@ -203,6 +203,23 @@ DMI_API void *dmi_heap_malloc_checked(void *heap, size_t size);
 /* Only the check: DMI_OK when block is a busy block of heap. */
 DMI_API int dmi_heap_check(void *heap, const void *block);
 
+/* One function of a stack: native code, or Python's. What is not known is NULL or 0. */
+typedef struct dmi_fault_frame {
+    const void *address;  /* native: of the call; NULL: it is Python's */
+    const char *file;     /* native: the program or library it lies in; Python: its source */
+    uint64_t offset;      /* native: the address as the file's own tables have it, for addr2line */
+    const char *function; /* Python's */
+    int32_t line;         /* Python's */
+    uint32_t reserved_;
+} dmi_fault_frame;
+/* The innermost frames of a thread, the innermost first. count 0: the stack is not known. */
+typedef struct dmi_fault_stack {
+    const dmi_fault_frame *frames;
+    size_t count;
+    uint32_t cut; /* 1: there are more, further out */
+    uint32_t reserved_;
+} dmi_fault_stack;
+
 /* What was found wrong. block, block_size and heap are 0 where they are not known. */
 typedef struct dmi_fault_report {
     size_t size;
@@ -216,6 +233,9 @@ typedef struct dmi_fault_report {
     const void *block;   /* the block that holds it */
     size_t block_size;
     void *heap;
+    /* Of a block that lies between guards (guard in dmi_heap_options): who allocated it, who freed it, and who touched it
+     * or made the call that found it. They are there until the handler returns. */
+    dmi_fault_stack allocated, freed, found;
 } dmi_fault_report;
 typedef void (*dmi_fault_handler)(const dmi_fault_report *report, void *argument);
 /* One handler for the process, called without any lock of dmi on the thread that found the fault: it may
