@@ -2,7 +2,7 @@
 # top of the module, before any other call. dmi.get_include() on the include path is all; nothing is
 # linked. Conventions, errors and thread safety are those of dmi/dmi.h, which documents every name.
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
 
 cdef extern from *:
