@@ -167,7 +167,9 @@ def test_a_touch_ends_the_program_with_a_line(
     )
     assert line, done.stderr
     who = {name: functions_at(frames, program) for name, frames in stacks_of(done.stderr).items()}
-    assert {"allocated", "freed"} & set(who) == {"allocated"} | ({"freed"} if "after" in touch else set())
+    assert {"allocated", "freed"} & set(who) == {"allocated"} | (
+        {"freed"} if "after" in touch else set()
+    )
     if has_tables():
         assert who["touched"][0] == "touch"
         assert who["allocated"][:3] == ["take", "sampled", "touch"]
