@@ -90,7 +90,10 @@ def cures_of_runtimes(heap: Observation) -> tuple[Cure, ...]:
         of = f"{name}: " if len(names) > 1 else ""
         lines += [
             Cure(f"{of}Ask it what it holds: {known.figures}"),
-            Cure(f"{of}Make it give back: {known.gives_back}"),
+            Cure(
+                f"{of}Make it give back: {known.gives_back}. What that would give its own figures "
+                "tell, and cannot be told from here"
+            ),
         ]
     if not lines:
         lines.append(

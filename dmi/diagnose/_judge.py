@@ -74,12 +74,14 @@ class Thresholds:
         rise = 0 if peak is None else peak - start
         return max(self.min_bytes, int(self.share * max(start, rise)))
 
-    def tolerance_of_memory(self, start: int, peak: int | None, *, collected: bool = False) -> int:
+    def tolerance_of_memory(
+        self, start: int, peak: int | None, *, collected: bool = False, nursery: int = 0
+    ) -> int:
         """Bytes that do not count of an allocator whose blocks are not known: each keeps some of
         what was freed for what comes next, and a collector lets some garbage wait."""
         least, share = self.process_min_bytes, self.process_share
         if collected:
-            least, share = self.collected_min_bytes, self.collected_share
+            least, share = max(nursery, self.collected_min_bytes), self.collected_share
         rise = 0 if peak is None else peak - start
         return max(least, int(share * max(start, rise)))
 
@@ -345,8 +347,18 @@ def _use_of(
 ) -> tuple[str, ...]:
     """What is to be said of busy where it did not grow, or by so little that it may be garbage."""
     first = one.first
+    before, after = picked[0], picked[-1]
+    assert before is not None
+    assert after is not None
     if first is None:
-        return ()
+        grown = (after.committed or 0) - (before.committed or 0)
+        if after.is_walked or not after.is_collected or grown <= thresholds.process_min_bytes:
+            return ()
+        said = (
+            f"{kib(grown)} more of the memory is {name}'s, which is within what its collector lets "
+            "wait. Look again when the program has run longer: a leak goes on."
+        )
+        return (said,)
     if first > thresholds.work_bytes:
         collector = _allocators.collector_of(states)
         if collector is None:
@@ -417,6 +429,7 @@ def _kinds(
                 before.committed,
                 peak.committed if peak is not None else None,
                 collected=after.is_collected,
+                nursery=after.nursery,
             )
         if grown > slack:
             return [_Kinded("growth", grown, "commit", None, None)]

@@ -48,6 +48,11 @@ COLLECTED: Final = frozenset({
 """Kinds whose garbage waits until a collector runs."""
 
 
+NURSERIES: Final[Mapping[str, int]] = {"V8": 32 << 20, "SBCL": 54 << 20}
+"""What such a collector lets wait whatever the program holds: two halves of 16 MiB of V8, and of
+SBCL what it allocates between two collections."""
+
+
 @dataclass(frozen=True, slots=True)
 class Observation:
     """One heap at one moment. Sizes in bytes; None where the source does not say, never 0."""
@@ -101,6 +106,11 @@ class Observation:
     def is_collected(self) -> bool:
         """Whether its garbage may wait for a collector."""
         return not COLLECTED.isdisjoint(self.kind.split(" or "))
+
+    @property
+    def nursery(self) -> int:
+        """The most that its young objects take before they are collected; 0: not known."""
+        return max((NURSERIES.get(kind, 0) for kind in self.kind.split(" or ")), default=0)
 
     @property
     def retained(self) -> int | None:

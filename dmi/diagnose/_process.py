@@ -373,7 +373,8 @@ def traces_of(state: State) -> list[Verdict]:
                 ("before", "after"), (None, None), (None, None), (None, None), (None, None),
                 (None, None), (Cause("not freed", text, top.gained),),
                 (Cure("Read the stacks that gained most, from the top: each names the code that "
-                      "allocates and does not free."),),
+                      "allocates and does not free."),
+                 Cure("Free what they allocate", total, most=True)),
                 how="measured", lines=tuple(columns(heads)),
                 headline=f"Growth in the allocations that UMDH compared: {total:,} bytes more, "
                 f"most of it from {_place(top.stack) or top.name}.",
@@ -389,7 +390,7 @@ def _place(stack: Sequence[str]) -> str:
         if not lower.startswith(("ntdll!", "msvcr", "ucrtbase!")) and not any(
             word in lower for word in ("heap_alloc", "operator new", "!malloc", "calloc")
         ):
-            return frame.partition("+0x")[0]
+            return _told.without_offset(frame)
     return ""
 
 

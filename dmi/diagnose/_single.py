@@ -16,6 +16,8 @@ from ._verdict import Verdict, columns, kib_or_dash, number
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from dmi.windbg import Notice
+
     from ._observe import Observation, State
 
 __all__ = ["one_moment"]
@@ -25,6 +27,9 @@ _KEPT_SHARE: Final = 0.25
 """Free bytes that are worth a finding: more than these, and than this share of commit."""
 _MOST_ROWS: Final = 5
 _IN_FLIGHT: Final = 256 << 10
+_ONE_REPORT: Final = 12
+"""Lines of one report of damage lie as near as that."""
+_DOMINATING_PERCENT: Final = 50
 _TIGHT: Final = 1 << 20
 """A largest free range below this, in a small address space, fails the next large allocation."""
 
@@ -50,7 +55,8 @@ def one_moment(state: State, page_size: int = 4096) -> Verdict:
             "one moment", first.subject, first.bytes, None, None, None, (state.label or "now",),
             first.busy, first.committed, first.free, first.free_blocks, first.mean_free_block,
             first.causes, (*first.cures, _next(state)), evidence, first.handle, others, first.how,
-            missing, tuple(notes), f"One moment: {first.headline}", tuple(lines),
+            missing, tuple(notes), f"One moment: {_lead(state, first)}{first.headline}",
+            tuple(lines),
         )  # fmt: skip
     bare = _nothing(subject, state)
     if state.unread and not _has_figures(state):
@@ -63,6 +69,23 @@ def one_moment(state: State, page_size: int = 4096) -> Verdict:
         evidence, bare.handle, (), "unknown", missing, tuple(notes),
         f"One moment: {_headline(state, heaps)}", tuple(lines),
     )  # fmt: skip
+
+
+def _lead(state: State, first: Verdict) -> str:
+    """Blocks of one size that hold most of what is busy, where that is more than the finding."""
+    best = None
+    for table in state.sizes:
+        for row in table.rows:
+            held = row.total if row.percent and float(row.percent) >= _DOMINATING_PERCENT else 0
+            if held > (first.bytes or held) and (best is None or held > best[1].total):
+                best = table, row
+    if best is None:
+        return ""
+    table, row = best
+    return (
+        f"{row.count:,} blocks of {row.size:,} bytes hold {kib(row.total)}, {row.percent} % of "
+        f"what is busy in heap {table.handle:08x}; "
+    )
 
 
 def _has_figures(state: State) -> bool:
@@ -108,6 +131,8 @@ def _verdict(
 
 def _headline(state: State, heaps: Sequence[Observation]) -> str:
     held = heaps[0].committed if heaps else None
+    if _told.most(state) > (held or 0):
+        return _told.lines_of(state)[0]
     if held is not None:
         top = heaps[0]
         busy = "busy not known" if top.busy is None else f"{kib(top.busy)} of it busy"
@@ -167,16 +192,31 @@ def _kept(heap: Observation, beside: Sequence[Observation], page_size: int) -> V
     return _verdict(heap.name, heap, free, why, advice, headline)
 
 
-def _wrong(state: State) -> list[Verdict]:
-    out = []
+def _damages(state: State) -> list[Verdict]:
+    """What is said to be damaged, each once: a report of it has several lines."""
+    groups: list[list[Notice]] = []
     for notice in state.notices:
-        if notice.kind == "corruption":
-            cause = Cause("corruption", f"line {notice.line}: {notice.text}")
-            advice = Cure("Run with page heap (`gflags /p /enable PROGRAM /full`), which stops at "
-                          "the write that damages a heap.")  # fmt: skip
-            said = f"a heap is damaged (line {notice.line}: {notice.text})."
-            out.append(_verdict("a heap", None, 0, (cause,), (advice,), said))
-        elif notice.kind == "leaks":
+        if notice.kind != "corruption":
+            continue
+        if groups and 0 <= notice.line - groups[-1][-1].line <= _ONE_REPORT:
+            groups[-1].append(notice)
+        else:
+            groups.append([notice])
+    out = []
+    for group in groups:
+        parts = dict.fromkeys(" ".join(notice.text.split()) for notice in group)
+        text = f"line {group[0].line}: {'; '.join(parts)}"
+        advice = Cure("Run with page heap (`gflags /p /enable PROGRAM /full`), which stops at "
+                      "the write that damages a heap.")  # fmt: skip
+        said = f"a heap is damaged ({text})."
+        out.append(_verdict("a heap", None, 0, (Cause("corruption", text),), (advice,), said))
+    return out
+
+
+def _wrong(state: State) -> list[Verdict]:
+    out = _damages(state)
+    for notice in state.notices:
+        if notice.kind == "leaks":
             cause = Cause("not freed", notice.text)
             advice = Cure("Each block that is listed was allocated and not freed when the program "
                           "ended; break at the number in braces (_crtBreakAlloc).")  # fmt: skip
@@ -311,6 +351,15 @@ def _next(state: State) -> Cure:
         return Cure(
             "One moment cannot tell what grew. Take two more, at the peak and after it, and give "
             "all three to the doctor."
+        )
+    if (
+        state.told
+        and not state.heaps
+        and all(told.source in _told.OF_KERNELS for told in state.told)
+    ):
+        return Cure(
+            "One moment cannot tell what grew: capture the same again later, `!vm`, `!poolused 2` "
+            "and `!poolused 4`."
         )
     wanted = []
     if not state.kinds & {"heaps", "segments"}:

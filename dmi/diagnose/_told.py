@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final, NamedTuple
+
+from dmi.windbg._told_text import PART_OF_DUMPHEAP
 
 from ._causes import Cause, Cure, kib
 from ._verdict import Verdict, columns
@@ -15,17 +18,30 @@ if TYPE_CHECKING:
     from ._judge import Thresholds
     from ._observe import State
 
-__all__ = ["asked_lines", "comparable", "ends", "findings", "lines_of", "not_compared"]
+__all__ = [
+    "OF_KERNELS",
+    "asked_lines",
+    "comparable",
+    "ends",
+    "findings",
+    "lines_of",
+    "most",
+    "not_compared",
+    "without_offset",
+]
 
 _MOST: Final = 5
+_NOTEWORTHY: Final = 0.05
 
 
 class _Tool(NamedTuple):
-    """What a tool's figures are of, and what to do when they grow."""
+    """What a tool's figures are of, what to do when they grow, and what gives that back: empty
+    where it cannot be told what anything would give."""
 
     subject: str
     total: str
     next_step: str
+    gives_back: str = ""
     collected: bool = False
 
 
@@ -33,14 +49,18 @@ _TOOLS: Final[Mapping[str, _Tool]] = {
     "!eeheap": _Tool(
         "the heap of .NET (`!eeheap`)", "committed",
         "Name the types with `!dumpheap -stat` at both moments, then `!gcroot` on an object of the "
-        "one that grew. If `!dumpheap` did not grow, the collector keeps it: "
-        "DOTNET_GCConserveMemory=5 or a limit (DOTNET_GCHeapHardLimit)",
+        "one that grew",
+        "Let go of the objects that grew, or give what holds them a limit",
         collected=True,
     ),
     "!dumpheap": _Tool(
         "the objects of .NET (`!dumpheap -stat`)", "in objects",
         "Ask `!gcroot` for an object of the type that grew: it names what holds it",
+        "Let go of the objects that grew, or give what holds them a limit",
         collected=True,
+    ),
+    PART_OF_DUMPHEAP: _Tool(
+        "some objects of .NET (`!dumpheap -stat` of a part)", "in objects", "", collected=True
     ),
     "!maddress": _Tool(
         "the process (`!maddress`)", "of address space",
@@ -50,10 +70,17 @@ _TOOLS: Final[Mapping[str, _Tool]] = {
         "the process (VMMap)", "committed",
         "Look into what grew: of Heap `!heap -s` and UMDH, of Managed Heap `!dumpheap -stat`, of "
         "Private Data who calls VirtualAlloc",
+        "Let go of what grew there",
     ),
     "!poolused": _Tool(
         "the kernel's pools (`!poolused`)", "in pools",
         "Find the driver that owns the tag that grew: `findstr /m /l TAG *.sys`, or pooltag.txt",
+        "Update that driver, or stop what makes it allocate",
+    ),
+    "poolmon": _Tool(
+        "the kernel's pools (poolmon)", "in the tags shown",
+        "Find the driver that owns the tag that grew: `findstr /m /l TAG *.sys`, or pooltag.txt",
+        "Update that driver, or stop what makes it allocate",
     ),
     "!vm": _Tool(
         "the machine (`!vm`)", "committed", "Find the process with `!process 0 0` and VMMap",
@@ -61,6 +88,7 @@ _TOOLS: Final[Mapping[str, _Tool]] = {
     "UMDH": _Tool(
         "the allocations that UMDH lists", "in blocks",
         "Compare both logs with `umdh before.log after.log`: it names the stacks that grew",
+        "Free what these stacks allocate",
     ),
 }  # fmt: skip
 
@@ -116,7 +144,7 @@ def not_compared(states: Sequence[State], names: Sequence[str]) -> list[str]:
     known = _in_both(states)
     lines = []
     for source in dict.fromkeys((*ends[0], *ends[1])):
-        if source in known:
+        if source in known or source == PART_OF_DUMPHEAP:
             continue
         said = []
         for end, name in zip(ends, (names[0], names[-1]), strict=True):
@@ -158,17 +186,58 @@ def findings(states: Sequence[State], thresholds: Thresholds) -> list[Verdict]:
                 100 * (after - before) / before if before else None, None, None, moments,
                 nothing,
                 (before, after), nothing, nothing, nothing,
-                (Cause("outside", text, after - before),), (Cure(tool.next_step),), how="measured",
+                (Cause("outside", text, after - before),),
+                _cures(source, after - before, last[source]), how="measured",
                 lines=tuple(columns(table)),
             )
         )  # fmt: skip
     return out
 
 
+def _cures(source: str, gained: int, told: Told) -> tuple[Cure, ...]:
+    """What to do about growth by a tool's figures, and what it would give."""
+    tool = _TOOLS[source]
+    if not tool.gives_back:
+        return (Cure(f"{tool.next_step}. What that would give cannot be told from here"),)
+    lines = [Cure(tool.next_step), Cure(tool.gives_back, gained, most=True)]
+    if source == "!eeheap":
+        text = (
+            "DOTNET_GCConserveMemory=5, or a limit (DOTNET_GCHeapHardLimit), makes the collector "
+            "keep less free"
+        )
+        committed, allocated = told.totals.get("committed"), told.totals.get("allocated")
+        if committed is None or allocated is None or committed < allocated:
+            lines.append(Cure(f"{text}. What it would give cannot be told from this text"))
+        else:
+            lines.append(Cure(text, committed - allocated, most=True))
+    free = told.rows.get("Free", 0)
+    if source == "!dumpheap" and free > _NOTEWORTHY * sum(told.rows.values()):
+        text = (
+            "GCSettings.LargeObjectHeapCompactionMode = CompactOnce before a GC.Collect() closes "
+            "the gaps that stand as Free"
+        )
+        lines.append(Cure(text, free, most=True))
+    return tuple(lines)
+
+
+OF_KERNELS: Final = frozenset({"!vm", "!poolused", "poolmon"})
+"""Tools of a kernel debugger, where the heaps of a process are not at hand."""
+
+
+def most(state: State) -> int:
+    """The largest total of memory that a tool tells."""
+    return max(map(_weight, state.told), default=0)
+
+
+def _weight(told: Told) -> int:
+    """Address space is no memory."""
+    return 0 if told.source == "!maddress" else max(told.totals.values(), default=0)
+
+
 def lines_of(state: State) -> list[str]:
-    """What one moment was told, the largest names first."""
+    """What one moment was told, the largest total and the largest names first."""
     lines = []
-    for told in state.told:
+    for told in sorted(state.told, key=_weight, reverse=True):
         tool = _TOOLS[told.source]
         top = sorted(told.rows.items(), key=lambda item: -item[1])[:_MOST]
         named = ", ".join(f"{name} {kib(size)}" for name, size in top)
@@ -190,15 +259,21 @@ def asked_lines(asked: Sequence[AskedBlock]) -> list[str]:
         own = [frame for frame in block.stack if not _of_heap(frame)]
         if block.stack:
             who = "freed" if block.state == "free" else "allocated"
-            text += (
-                f"; {who} by {' < '.join(f.partition('+0x')[0] for f in (own or block.stack)[:4])}"
-            )
+            text += f"; {who} by {' < '.join(map(without_offset, (own or block.stack)[:4]))}"
         else:
             text += "; its stack is not in the text (gflags +ust keeps them)"
         lines.append(f"{text}.")
     if len(asked) > _MOST:
         lines.append(f"{len(asked) - _MOST} more blocks were asked for.")
     return lines
+
+
+_OFFSET: Final = re.compile(r"\+(?:0x)?[0-9a-fA-F]+(?=\s|$)")
+
+
+def without_offset(frame: str) -> str:
+    """A frame of a stack by its function, and the place in the source where that is told."""
+    return _OFFSET.sub("", frame, count=1)
 
 
 def _of_heap(frame: str) -> bool:

@@ -18,14 +18,14 @@ _STAT_HEAP: Final = re.compile(r"\W*(?:_HEAP|heap) @ (?:0x)?([0-9a-fA-F`]{5,17})
 _STAT_HEAD: Final = re.compile(r"\W*size\s+#blocks\s+total\b")
 _STAT_ROW: Final = re.compile(
     r"\W*([0-9a-fA-F]{1,16})\s+([0-9a-fA-F]{1,16})\s*-\s*([0-9a-fA-F]{1,16})\s+"
-    r"\(\s*([0-9]{1,3}[.,][0-9]{1,2})\s*\)\s*$"
+    r"\(\s*([0-9]{1,3}[.,][0-9]{1,2})\s*\)(?:\s.*)?$"
 )
 _STAT_LIKE: Final = re.compile(
     r"\W*[0-9a-fA-F]{1,16}\s+[0-9a-fA-F]{1,16}\s*-\s*[0-9a-fA-F]{1,16}\b"
 )
 
 _DETAIL_HEAP: Final = re.compile(
-    r"\W*(?:[0-9]{1,4}:\s+)?Heap (?:at )?(?:0x)?([0-9a-fA-F`]{7,17})\s*$"
+    r"\W*(?:[0-9]{1,4}:\s*)?Heap (?:at )?(?:0x)?([0-9a-fA-F`]{7,17})\s*$"
 )
 _INDEX: Final = re.compile(r"\s*([0-9]{1,4}):\s+(?:0x)?([0-9a-fA-F`]{6,17})\s*$")
 _TYPED: Final = re.compile(r"\s*(?:0x)?([0-9a-fA-F`]{6,17})\s+(NT|Segment) Heap\s*$")
@@ -74,14 +74,14 @@ _PAGE_BLOCK: Final = re.compile(
 )
 """A busy block of a page heap, as `!heap -p -a` prints it: what was asked for, and its pages."""
 _LEAK_HEAD: Final = re.compile(
-    r"\W*Entry\s+User\s+Heap\s+Segment\s+Size\s+PrevSize\s+Unused\s+Flags"
+    r"\W*Entry\s+User\s+Heap\s+Segment\s+Size\s+PrevSize\s+(?:Unused\s+)?Flags"
 )
 _LEAK_ROW: Final = re.compile(
     r"\W*(?:[0-9a-fA-F`]{6,17}\s+){2}([0-9a-fA-F`]{6,17})\s+[0-9a-fA-F`]{6,17}\s+"
-    r"([0-9a-fA-F]{1,16})\s+[0-9a-fA-F]{1,16}\s+[0-9a-fA-F]{1,16}\s+(busy|free)"
+    r"([0-9a-fA-F]{1,16})\s+[0-9a-fA-F]{1,16}\s+(?:[0-9a-fA-F]{1,16}\s+)?(busy|free)"
 )
 _LEAK_COUNT: Final = re.compile(
-    r"\W*([0-9][0-9,]{0,15}) potential unreachable blocks were detected"
+    r"\W*([0-9][0-9,]{0,15}) (?:potential unreachable blocks were|leaks) detected"
 )
 
 _UMDH: Final = re.compile(
@@ -140,6 +140,8 @@ class BlockReader:
     _entries_line: int = 0
     _stated: int | None = None
     _listed_heap: int | None = None
+    _leaking: set[int | None] = field(default_factory=set)
+    """Heaps whose blocks `!heap -l` lists: one list has those of all heaps."""
     _in_leaks: str = ""
     _in_segments: bool = False
     _wrapped: tuple[str, int] | None = None
@@ -191,15 +193,18 @@ class BlockReader:
         for command, sizes in self._entries.items():
             kind = "leaked" if command == "l" else "flt" if command == "flt" else "entries"
             stated = self._stated if command == "l" else None
+            several = command == "l" and len(self._leaking) > 1
             self.blocks.append(
                 BlockList(
                     kind,  # type: ignore[arg-type]
-                    self._listed_heap, len(sizes), sum(sizes), stated, self._entries_line,
+                    None if several else self._listed_heap, len(sizes), sum(sizes), stated,
+                    self._entries_line,
                 )
             )  # fmt: skip
         if self._stated is not None and "l" not in self._entries:
             self.blocks.append(BlockList("leaked", None, 0, None, self._stated, self._entries_line))
         self._entries, self._stated, self._listed_heap, self._in_leaks = {}, None, None, ""
+        self._leaking = set()
 
     def _close_stacks(self) -> None:
         if self._stacks:
@@ -358,6 +363,8 @@ class BlockReader:
         if not self._entries:
             self._entries_line = number
         self._entries.setdefault(command, []).append(size)
+        if command == "l":
+            self._leaking.add(heap)
         self._listed_heap = heap if self._listed_heap is None else self._listed_heap
 
     def _umdh(self, number: int, text: str) -> bool:

@@ -55,6 +55,19 @@ _FRENCH: Final = re.compile(r"(?<=[0-9])\u00a0(?=[0-9]{3}(?![0-9]))")
 _ESCAPE: Final = re.compile(r"(?:\\r)?\\n|&#(?:10|x0?[aA]);")
 _ESCAPES: Final = {"\\t": " ", '\\"': '"', "\\/": "/", "\\\\": "\\"}
 _FEWEST_ESCAPES: Final = 5
+_LONG: Final = 200
+_FEWEST_ROLLED: Final = 3
+_ROLLED: Final = (
+    # A usage of `!address` in the old form and in the new one, a row of `!heap -s`.
+    r"\b[0-9a-f]{1,8} \( *[0-9]{1,10}\) : +[0-9.]{4,6}%"
+    r"|(?:\b[A-Z]\w+|<\w+>) +[0-9]{1,8} +[0-9a-f]{0,8}`?[0-9a-f]{4,8} \( *[0-9.]{1,9} [kMGT]?B\)"
+    r"|\b(?:[0-9a-f]{8}`?)?[0-9a-f]{8} [0-9a-f]{8} +[0-9]{1,10}(?: +[0-9]{1,10}){5,7}\b"
+)
+_ROLLED_ROW: Final = re.compile(_ROLLED)
+_ROLLED_START: Final = re.compile(
+    rf"{_ROLLED}|[-\u2013\u2014]{{3,}} ?\w+ (?:SUMMARY|Summary)\b|\bTotSize \(|\bTot: [0-9a-f]"
+    r"|\b(?:External|Virtual address) fragmentation\b"
+)
 _SOFT: Final = range(60, 79)
 _RTF: Final = re.compile(r"\\(?:par|line)\b\s*$")
 _CSV: Final = re.compile(
@@ -196,7 +209,7 @@ def plain_lines(text: str | LongText) -> Iterator[Line]:
         physical = _physical(text)
     numbered = _is_numbered(sample)
     front = None if numbered or is_html else front_of(raw for _, raw in _physical(sample))
-    physical = _renumbered(_unescaped(_whole(physical)))
+    physical = _renumbered(_unrolled(_unescaped(_whole(physical))))
     source = _renumbered(_unwoven(physical)) if is_html else physical
     for number, raw in source:
         # Clothes take room too; what is cut here is cut again below.
@@ -263,6 +276,24 @@ def _unescaped(physical: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]
                 yield number, _without_escapes(piece)
         if line[start:].strip():
             yield number, _without_escapes(line[start:])
+
+
+def _unrolled(physical: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    """Lines of tables that a page or a mail ran together into one."""
+    for number, line in physical:
+        if len(line) < _LONG or len(line) > 8 * MAX_LINE:
+            yield number, line
+            continue
+        rows = list(itertools.islice(_ROLLED_ROW.finditer(line), _FEWEST_ROLLED))
+        if len(rows) < _FEWEST_ROLLED:
+            yield number, line
+            continue
+        start = 0
+        for found in _ROLLED_START.finditer(line):
+            if line[start : found.start()].strip():
+                yield number, line[start : found.start()]
+                start = found.start()
+        yield number, line[start:]
 
 
 def _without_escapes(piece: str) -> str:

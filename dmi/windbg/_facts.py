@@ -192,4 +192,5 @@ class Unread:
     handle: int | None = None
 
     def __str__(self) -> str:
-        return f"line {self.line}: {self.why}: {self.text!r}"
+        said = f": {self.text!r}" if self.text else ""
+        return f"line {self.line}: {self.why}{said}"

@@ -41,13 +41,26 @@ _ELISIONS: Final = frozenset({"[...]", "[\u2026]", "...", "\u2026", "(...)", "<s
 _DASHES: Final = frozenset("-\u2013\u2014=+|:")
 
 _PROMPT: Final = re.compile(
-    r"[\s\-\u2013\u2014]*((?:\|\|[0-9]{1,3}:)?(?:[0-9]{1,3}:[0-9]{1,5}(?::\w{1,8})?"
+    r"[\s\-\u2013\u2014]*((?:\|\|[0-9]{1,3}:|[0-9]{1,2}:(?=[0-9]{1,3}:[0-9]{3}))?(?:[0-9]{1,3}:[0-9]{1,5}(?::\w{1,8})?"
     r"|(?:[0-9]{1,3}: ?)?l?kd(?::\w{1,8})?))>\s*(.*)"
 )
 _LEAD: Final = re.compile(r"^[\s\-\u2013\u2014*#/;>]+")
-_COMMAND: Final = re.compile(r"[\s>]*(!(?:heap|address|ext\.heap|ext\.address|exts\.heap)\b.*)")
+_COMMAND: Final = re.compile(
+    r"[\s>]*(!(?:(?:exts?\.)?(?:heap|address)|(?:sos\.)?(?:eeheap|dumpheap|gcroot|dumpobj)|maddress"
+    r"|poolused)\b.*)"
+)
 _READ_COMMANDS: Final = frozenset(
-    {"!heap", "!address", "!eeheap", "!dumpheap", "!maddress", "!vm", "!poolused", "!umdh"}
+    {
+        "!heap",
+        "!mheap",
+        "!address",
+        "!eeheap",
+        "!dumpheap",
+        "!maddress",
+        "!vm",
+        "!poolused",
+        "!umdh",
+    }
 )
 _COMMENT: Final = re.compile(r"(?:\.echo\s+|\*+\s*|\$\$\s*)(\S.*)")
 _GOES_ON: Final = re.compile(
@@ -67,7 +80,7 @@ _WRONG: Final = re.compile(
 _CORRUPT: Final = re.compile(
     r"invalid signature|heap corruption|HEAP_CORRUPTION|corrupted heap|heap .{0,20}is corrupt"
     r"|modified at .{0,40} past requested size|does not match (?:previous|actual)|c0000374"
-    r"|c0000409.*heap|HEAP ERROR DETECTED|HEAP_FAILURE_\w{3}",
+    r"|c0000409.*heap|HEAP ERROR DETECTED|HEAP_FAILURE_\w{3}|^\W*Heap address:\s+[0-9a-f`]{8}",
     re.IGNORECASE,
 )
 _CRT_BLOCK: Final = re.compile(
@@ -270,6 +283,7 @@ class _Reader:
             self.in_command = True
             words = command.lower().replace("\u2013", "-").split()
             self._not_read(number, words[0], command)
+            self.told.asked(number, command)
             self.expects_heaps = words[0].endswith("heap") and "-s" in words[1:3]
 
     def _not_read(self, number: int, word: str, command: str) -> None:

@@ -12,7 +12,7 @@ from ._facts import Told, Unread
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["UNREAD_COMMANDS", "ToldReader"]
+__all__ = ["PART_OF_DUMPHEAP", "UNREAD_COMMANDS", "ToldReader"]
 
 UNREAD_COMMANDS: Final = {
     "!vadump": "the ranges of the address space",
@@ -39,14 +39,14 @@ UNREAD_COMMANDS: Final = {
 _COUNT: Final = r"([0-9]{1,3}(?:[,.'\u00a0 ][0-9]{3}){1,6}|[0-9]{1,20})"
 _EEHEAP: Final = re.compile(
     r"\W*(GC (?:Allocated |Committed )?Heap Size|Total LoaderHeap size|Total Committed Size"
-    r"|Total Allocated Size):\s+(?:Size:\s+)?"
+    r"|Total Allocated Size):?\s+(?:Size:\s+)?"
     rf"0x[0-9a-fA-F]{{1,16}}\s?\({_COUNT}\)",
     re.IGNORECASE,
 )
 # A server has a heap for each processor, with sums of its own.
 _GC_HEAPS: Final = re.compile(r"\W*Number of GC Heaps: ([0-9]{1,4})\b")
 _GC_HEAP: Final = re.compile(
-    rf"\W*(Allocated|Committed) Heap Size:\s+Size:\s+0x[0-9a-fA-F]{{1,16}}\s?\({_COUNT}\)"
+    rf"\W*(Allocated |Committed |)Heap Size:?\s+(?:Size:\s+)?0x[0-9a-fA-F]{{1,16}}\s?\({_COUNT}\)"
 )
 _EEHEAP_NAMES: Final = {
     "gc heap size": "GC heap, allocated",
@@ -70,7 +70,7 @@ _MADDRESS_ROW: Final = re.compile(
 )
 _DUMPHEAP_HEAD: Final = re.compile(r"\W*MT\s+Count\s+TotalSize\s+Class Name", re.IGNORECASE)
 _DUMPHEAP_ROW: Final = re.compile(
-    rf"\s*(?:0x)?[0-9a-fA-F`]{{8,17}}\s+{_COUNT}\s+{_COUNT}\s+(\S.{{0,160}})$"
+    rf"\s*(?:0x)?[0-9a-fA-F`]{{8,17}}\s+{_COUNT}\s+{_COUNT}\s+(\S.*)$"
 )
 _DUMPHEAP_TOTAL: Final = re.compile(rf"\W*Total {_COUNT} objects")
 _DUMPHEAP_LIKE: Final = re.compile(
@@ -90,11 +90,16 @@ _VMMAP_CELL: Final = re.compile(
     r'"([^"]{0,24})"|([0-9]{1,3}(?:[,.\u00a0][0-9]{3})+|[0-9]+)|(?<=[,;\t])(?=[,;\t]|$)'
 )
 _POOL_HEAD: Final = re.compile(r"\W*Tag\s+Allocs\s+(?:Frees\s+Diff\s+)?Used\s+Allocs\s+")
+_POOLMON_HEAD: Final = re.compile(r"\W*Tag\s+Type\s+Allocs\s+Frees\s+Diff\s+Bytes\b")
+_POOLMON_ROW: Final = re.compile(
+    r"\s*(\S.{3}|\S{1,4})\s+(?:Nonp|Paged)\s+[0-9]{1,15}(?:\s+\([^)]{0,16}\))?\s+[0-9]{1,15}"
+    r"(?:\s+\([^)]{0,16}\))?\s+[0-9]{1,15}\s+([0-9]{1,18})\b"
+)
 _POOL_ROW: Final = re.compile(
-    r"\s*(TOTAL|\S(?:.{0,2}\S)?)\s+([0-9]{1,15})\s+([0-9]{1,18})\s+([0-9]{1,15})\s+([0-9]{1,18})\b"
+    r"\s*(TOTAL|\S(?:.{0,2}\S)?)\s+([0-9]{1,15})\s+([0-9]{1,18})\s+([0-9]{1,15})\s+([0-9]{1,18})(?![0-9])"
 )
 _VM: Final = re.compile(
-    r"\W*(Committed pages|NonPagedPool Usage|PagedPool Usage|CommitLimit):?\s+[0-9]{1,15}\s*"
+    r"\W*(Committed pages|NonPagedPool(?:Nx)? Usage|PagedPool Usage|CommitLimit):?\s+[0-9]{1,15}\s*"
     r"\(\s*([0-9]{1,15}) Kb\)",
     re.IGNORECASE,
 )
@@ -109,9 +114,12 @@ _HEADS: Final = {
     "!dumpheap": _DUMPHEAP_HEAD,
     "VMMap": _VMMAP_HEAD,
     "!poolused": _POOL_HEAD,
+    "poolmon": _POOLMON_HEAD,
 }
 _MOST_UNREAD: Final = 1_000
+PART_OF_DUMPHEAP: Final = "!dumpheap, a part"
 _MOST_NAMES: Final = 20_000
+_LONGEST_NAME: Final = 160
 
 
 def _whole(digits: str) -> int:
@@ -136,6 +144,8 @@ class ToldReader:
     _stack: str = ""
     _places: dict[str, str] = field(default_factory=dict)
     _objects: int = 0
+    _filtered: bool = False
+    """`!dumpheap` was asked for some of the objects only."""
     _gc_heaps: int = 0
     _gc_sums: dict[str, list[int]] = field(default_factory=dict)
 
@@ -147,7 +157,10 @@ class ToldReader:
                 f"{name} {self._places[name]}" if name in self._places else name: size
                 for name, size in self._rows.items()
             }
-            self.told.append(Told(self._source, rows, self._totals(), self.label, self._line))
+            part = self._filtered and self._source == "!dumpheap"
+            source = PART_OF_DUMPHEAP if part else self._source
+            totals = {} if part else self._totals()
+            self.told.append(Told(source, rows, totals, self.label, self._line))
         self._source, self._rows, self._total = "", {}, None
         self._heaps, self._stack, self._places, self._objects = set(), "", {}, 0
 
@@ -170,6 +183,14 @@ class ToldReader:
             figures = _TOTALS[self._source]
             return {of: self._rows[name] for name, of in figures if name in self._rows}
         return {"total": sum(self._rows.values()) if self._total is None else self._total}
+
+    def asked(self, number: int, command: str) -> None:
+        """A command whose rows may come without their header, or be of a part only."""
+        word, *rest = command.lower().replace("\u2013", "-").split()
+        if word.rpartition(".")[2].lstrip("!") != "dumpheap" or "-stat" not in rest:
+            return
+        self._filtered = any(each != "-stat" for each in rest)
+        self._open("!dumpheap", number)
 
     def _open(self, source: str, number: int) -> None:
         if self._source != source:
@@ -223,12 +244,19 @@ class ToldReader:
             if row is None and _POOL_LIKE.match(text):
                 return self._miss(number, text)
             return row is not None
+        if self._source == "poolmon":
+            row = _POOLMON_ROW.match(text)
+            if row:
+                self._add(number, f"pool tag {row[1].strip()}", int(row[2]))
+            elif _POOL_LIKE.match(text):
+                return self._miss(number, text)
+            return row is not None
         return self._vmmap(number, text) if self._source == "VMMap" else False
 
     def _dumpheap(self, number: int, text: str) -> bool:
         row = _DUMPHEAP_ROW.match(text)
         if row:
-            self._add(number, row[3].strip(), _whole(row[2]))
+            self._add(number, row[3].strip()[:_LONGEST_NAME], _whole(row[2]))
             self._objects += _whole(row[1])
             return True
         total = _DUMPHEAP_TOTAL.match(text)
@@ -264,12 +292,13 @@ class ToldReader:
             self._open("!eeheap", number)
             self._gc_heaps = int(found[1])
             return True
-        if "Heap Size:" in text and (found := _GC_HEAP.match(text)):
+        if "Heap Size" in text and (found := _GC_HEAP.match(text)):
             self._open("!eeheap", number)
             self.count_row(number)
-            self._gc_sums.setdefault(found[1].lower(), []).append(_whole(found[2]))
+            word = found[1].strip().lower() or "allocated"
+            self._gc_sums.setdefault(word, []).append(_whole(found[2]))
             return True
-        if "ize:" in text and (found := _EEHEAP.match(text)):
+        if "ize" in text and (found := _EEHEAP.match(text)):
             name = _EEHEAP_NAMES.get(found[1].lower())
             self._open("!eeheap", number)
             if name is not None:

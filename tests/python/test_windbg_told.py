@@ -9,10 +9,13 @@ import pytest
 
 from dmi import windbg
 from dmi.cli import main
+from dmi.diagnose import from_log
 from dmi.diagnose._files import what_was_read
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from dmi.diagnose import Verdict
 
 ASKED = """0:000> !heap -p -a 0x0000018c2a1f5e40
     address 0000018c2a1f5e40 found in
@@ -311,3 +314,102 @@ group-by: BLOCKCOUNT max-display: 20
     (table,) = windbg.parse(text).sizes
     assert [row.percent for row in table.rows] == [None, None]
     assert table.busy is None
+
+
+OLD_EEHEAP = """0:003> !eeheap -gc
+Number of GC Heaps: 1
+generation 0 starts at 0x013e35ec
+segment   begin allocated     size
+013e0000 013e1000 013e35f8 0x000025f8(9720)
+Total Size 0x{0:x}({0})
+------------------------------
+GC Heap Size 0x{0:x}({0})
+"""
+NX = """0: kd> !vm
+NonPagedPoolNx Usage:       {0} (     {1} Kb)
+Committed pages:           602230 (    {2} Kb)
+"""
+
+
+def read(text: str) -> Verdict:
+    return from_log(windbg.parse(text))
+
+
+class TestFormsOfOtherVersions:
+    def test_an_older_sos_prints_its_sum_without_a_colon(self) -> None:
+        texts = [OLD_EEHEAP.format(size << 20) for size in (40, 90, 90)]
+        verdict = read("\n".join(texts))
+        assert (verdict.kind, verdict.bytes) == ("growth", 50 << 20)
+        assert verdict.cures[1].gives == 50 << 20
+        assert "cannot be told from this text" in str(verdict.cures[2])
+
+    def test_what_the_collector_keeps_is_a_figure(self) -> None:
+        verdict = read("\n".join(EEHEAP.format(a, c) for a, c in (
+            (40 << 20, 60 << 20), (90 << 20, 130 << 20), (90 << 20, 130 << 20)
+        )))  # fmt: skip
+        assert verdict.cures[2].gives == 40 << 20
+        assert verdict.cures[2].most
+
+    def test_rows_without_their_header_and_a_part_are_told_apart(self) -> None:
+        text = (
+            "!dumpheap -stat\n00007ffb54fcb718    95968    788403295 System.Byte[]\n"
+            "0000015d85c015d0   191280    361304416      Free\n"
+            "!dumpheap -stat -type Order\n00007ffb550b9b58    95959      6141376 Shop.Order\n"
+        )
+        log = windbg.parse(text)
+        assert [told.source for told in log.told] == ["!dumpheap", "!dumpheap, a part"]
+        assert log.told[0].totals == {"total": 788403295 + 361304416}
+        assert log.told[1].totals == {}
+        assert log.unread == ()
+
+    def test_a_part_is_not_compared(self) -> None:
+        part = "!dumpheap -stat -min 0x100\n00007ffb550b9b58    95959      {0} Shop.Order\n"
+        whole = "!dumpheap -stat\n00007ffb550b9b58    95959      {0} Shop.Order\n"
+        text = whole.format(50 << 20) + part.format(9) + whole.format(51 << 20)
+        assert read(text + part.format(300 << 20)).kind == "none"
+
+    def test_free_objects_have_their_cure(self) -> None:
+        texts = [
+            f"!dumpheap -stat\n00007ffb550b9b58    95959      {size << 20} Shop.Order\n"
+            f"0000015d85c015d0   191280    {size << 20}      Free\n"
+            for size in (30, 90)
+        ]
+        verdict = read("".join(texts))
+        assert verdict.kind == "growth"
+        assert verdict.cures[-1].gives == 90 << 20
+
+    def test_leaks_of_several_heaps_are_of_none_of_them(self) -> None:
+        rows = "".join(
+            f"00{n}e1b8  00{n}e1c0  00{n}40000  00000000        90        18  busy extra\n"
+            for n in (245, 246)
+        )
+        head = "0:004> !heap -l\nEntry User Heap Segment Size PrevSize Flags\n\n"
+        text = f"{head}{rows}2 leaks detected.\n"
+        (listed,) = windbg.parse(text).blocks
+        assert (listed.blocks, listed.handle, listed.stated) == (2, None, 2)
+
+    def test_a_remark_behind_a_row_of_stat(self) -> None:
+        text = (
+            "0:000> !heap -stat -h 0\n heap @ 00670000\ngroup-by: TOTSIZE max-display: 20\n"
+            "    size     #blocks     total     ( %) (percent of total busy bytes)\n"
+            "    400 9c7 - 271c00  (97.63) <--- these\n    494 10 - 4940  (0.71)\n"
+        )
+        log = windbg.parse(text)
+        assert [row.size for row in log.sizes[0].rows] == [0x400, 0x494]
+        assert log.unread == ()
+
+    def test_tables_in_one_line(self) -> None:
+        rows = " ".join(
+            f"0{n}5d0000 00001002   31700  {commit}  31592  11919   241     9    0      0   LFH"
+            for n, commit in ((1, 14244), (2, 8000), (3, 4000))
+        )
+        text = (
+            "0:000> !heap -s\nHeap Flags Reserv Commit Virt Free List UCR Virt Lock Fast\n" + rows
+        )
+        assert [row.committed_kib for row in windbg.parse(text).heaps[0].rows] == [
+            14244, 8000, 4000
+        ]  # fmt: skip
+
+    def test_the_pool_without_execution_counts(self) -> None:
+        (told,) = windbg.parse(NX.format(201455, 805820, 2408920)).told
+        assert told.rows["nonpagedpoolnx usage"] == 805820 << 10
