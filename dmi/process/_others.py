@@ -93,19 +93,17 @@ def other_heaps(
     claims = Claims()
     claims.add(((s.address, s.address + s.reserved) for heap in known for s in heap.segments()), 0)
     libc = any(heap.kind == "glibc" for heap in known)
-    open_ = [
-        region
-        for region in summary.regions
-        # Where glibc is, the brk heap is its; elsewhere it is anybody's.
-        if region.usage in (_OPEN[:1] if libc else _OPEN)
-        and region.type == "MEM_PRIVATE"
-        and region.committed
-    ]
+    # Where glibc is, the brk heap is its; elsewhere it is anybody's.
+    usages = _OPEN[:1] if libc else _OPEN
+    open_ = _private(summary, usages)
+    # Where Python's arenas are known, those that their looks alone suggest may be a page off.
+    exact = any(heap.kind == "pymalloc" for heap in known)
+    guessed = _private(summary, (*usages, "HeapPymalloc")) if exact else open_
     missing = 0
     for heap in known:
         if isinstance(heap, GlibcHeap) and heap.parameters is not None:
             total, count = heap.parameters.mmapped, heap.parameters.mmaps
-            spans = [(part.start, part.end) for part in _left(claims, open_)]
+            spans = _joined((part.start, part.end) for part in _left(claims, guessed))
             heap.mapped = tuple(mapped_blocks(memory, spans, total, count))
             claims.add(((start, start + size) for start, size in heap.mapped), 0)
             missing += total - sum(size for _, size in heap.mapped)
@@ -189,6 +187,26 @@ def _shared_out(
         else:
             heaps.append(ShapeHeap(_NOBODY, rest, missing, memory=_known_sum(held[-1])))
     return heaps, notes
+
+
+def _private(summary: AddressSummary, usages: Sequence[str]) -> list[Region]:
+    """Its committed private memory of these usages."""
+    return [
+        region
+        for region in summary.regions
+        if region.usage in usages and region.type == "MEM_PRIVATE" and region.committed
+    ]
+
+
+def _joined(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Neighbours as one."""
+    found: list[tuple[int, int]] = []
+    for start, end in spans:
+        if found and found[-1][1] == start:
+            found[-1] = (found[-1][0], end)
+        else:
+            found.append((start, end))
+    return found
 
 
 def _known_sum(parts: Iterable[int | None]) -> int | None:
