@@ -77,7 +77,8 @@ static char *address_of(const dmi_run *run, size_t page) {
     return _dmi_run_base(run) + page * DMI_WATCH_PAGE;
 }
 
-/* An agent that was told of blocks of the page will hear of no free: as far as it knows they go now. */
+/* An agent that was told of blocks on this page will not hear of their frees any more. So tell it now that they are
+ * gone. */
 static void tell_gone(dmi_watch *watch) {
     for (size_t k = 0; k < watch->blocks; k++) {
         uint32_t told =
@@ -125,13 +126,13 @@ static void begin(dmi_run *run, size_t page, size_t first, uint32_t every) {
     for (size_t k = 0; k < DMI_WATCH_BLOCKS; k++)
         atomic_store_explicit(&watch->holder[k], 0, memory_order_relaxed);
     watch->shadow.segment = run->segment;
-    /* Whoever looked it up by the page that it was of before sees that the page map has changed, if it sees this run. */
+    /* A reader that found this shadow by its former page, and sees this run, sees the changed page map too. */
     __atomic_store_n(&watch->shadow.next, run, __ATOMIC_RELEASE);
     if (watch->shadow.kind != DMI_RUN_SHADOW) {
         watch->shadow.head = (void *)(uintptr_t)_dmi_end;
         watch->shadow.kind = DMI_RUN_SHADOW;
     }
-    /* It has been so since it was first used, and never looks like a run again. */
+    /* A shadow once, a shadow for ever: a late reader never takes it for a run. */
     atomic_store_explicit(&watch->shadow.owner, DMI_OWNER_SHADOW, memory_order_release);
     dmi_watch **chain = chain_of(run);
     watch->prev = NULL;

@@ -40,7 +40,7 @@ static bool sound_lfh(const dmi_heap *heap, const dmi_run *run, dmi_fault *out) 
                           "at %p",
                           block + run->block_size - heap->tail, _dmi_run_base(run));
     }
-    /* Other threads may free into the run at any moment. Repeat until none did during a look. */
+    /* Other threads may free into the run at any moment. Repeat until a look saw no change. */
     uint64_t remote = atomic_load_explicit(&run->remote, memory_order_acquire), then;
     for (int tries = 0;; tries++) {
         if (!_dmi_lfh_free_map(run, true, &map, &pinned, &bad))

@@ -230,7 +230,7 @@ static int release_pages(reservation *r, size_t first, size_t count) {
         if (r->states[i] == DMI_FAKE_OFFERED) offered -= page_size;
         if (r->states[i] == DMI_FAKE_COMMITTED || r->states[i] == DMI_FAKE_OFFERED) {
             committed -= page_size;
-            if (r->left != count) (void)take_page(r, i); /* so that a touch crashes */
+            if (r->left != count) (void)take_page(r, i); /* a touch must crash */
         }
         r->states[i] = DMI_FAKE_RELEASED;
     }

@@ -16,7 +16,7 @@ enum { REG_FP = 6, REG_SP = 7, REG_RA = 16 };
 
 typedef struct reader {
     const uint8_t *at, *end;
-    bool bad; /* it was asked for more than there is, or for what it does not know */
+    bool bad; /* it reached the end, or a format that is not known */
 } reader;
 
 static reader reader_at(const dmi_cfi_object *object, uintptr_t address) {

@@ -57,8 +57,8 @@ static inline bool _dmi_cfi_signal(dmi_cfi_row row) { return row.rules >> 6 & 1u
 
 typedef enum dmi_cfi_found {
     DMI_CFI_ROW = 0,
-    DMI_CFI_NO_ENTRY = 1, /* the tables do not speak of that address */
-    DMI_CFI_UNKNOWN = 2,  /* they do, in a way that is not understood, or they are damaged */
+    DMI_CFI_NO_ENTRY = 1, /* the tables have no entry for that address */
+    DMI_CFI_UNKNOWN = 2,  /* there is an entry that is not understood, or the tables are damaged */
 } dmi_cfi_found;
 
 /* The row of an address: of an instruction, which for a return address is the call before it. */

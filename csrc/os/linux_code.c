@@ -107,7 +107,7 @@ static void add_range(void *argument, const line *found) {
     __atomic_store_n(&to->count, to->count + 1, __ATOMIC_RELAXED);
 }
 
-/* A process that was cut off in the middle of it by a fork is another one. */
+/* A fork in the middle of a reading leaves the number of the parent there: the child may begin. */
 static bool begin_reading(void) {
     long us = syscall(SYS_getpid), now = atomic_load_explicit(&reading, memory_order_relaxed);
     return now != us && atomic_compare_exchange_strong_explicit(
@@ -150,7 +150,7 @@ static bool is_known(uintptr_t address) {
 
 bool _dmi_code_holds(uintptr_t address) {
     if (is_known(address)) return true;
-    /* A library that was loaded since, or no code at all: looked up the more seldom the more there are. */
+    /* A library that was loaded since, or no code at all. The more such addresses came, the more seldom it looks. */
     uint32_t missed = atomic_fetch_add_explicit(&misses, 1, memory_order_relaxed) + 1;
     if ((missed & (missed - 1)) && missed % REFRESH) return false;
     _dmi_code_refresh();

@@ -1,4 +1,4 @@
-/* linux_faults.c - accesses that fault: who asked is told, then what the program had seen to happens. */
+/* linux_faults.c - accesses that fault: dmi is told first, then the program's own handler runs. */
 #define _GNU_SOURCE
 #include "linux_threads.h"
 
@@ -14,8 +14,8 @@ enum { NUMBERS = 2 };
 static void (*told)(const void *address);
 static struct sigaction before[NUMBERS];
 
-/* The program's own handler is called as the kernel would have. Where there is none the signal gets its default
- * action, and the instruction is run again: so the program ends of it, and a core shows where. */
+/* Call the program's own handler as the kernel would have. Without one the signal gets its default action, and the
+ * instruction runs again: the program ends by it, and a core shows where. */
 static void go_on(int i, siginfo_t *info, void *context) {
     const struct sigaction *old = &before[i];
     if (old->sa_flags & SA_SIGINFO) {
@@ -46,10 +46,10 @@ int _dmi_linux_on_fault(void (*touched)(const void *address)) {
     struct sigaction action;
     memset(&action, 0, sizeof action);
     action.sa_sigaction = on_fault;
-    /* On the program's alternate stack where it has one; and a second fault, in a handler, is one. */
+    /* Runs on the program's alternate stack where there is one. A fault inside a handler is handled too (NODEFER). */
     action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
     told = touched;
-    for (int i = 0; i < NUMBERS; i++) { /* asked first, for a fault may come at once */
+    for (int i = 0; i < NUMBERS; i++) { /* the old handler first: a fault may come at once */
         if (sigaction(numbers[i], NULL, &before[i])) return errno;
         if (sigaction(numbers[i], &action, NULL)) return errno;
     }

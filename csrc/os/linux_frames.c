@@ -18,7 +18,7 @@
 #define WORD sizeof(uintptr_t)
 #define GROW_PAGES 64    /* of a known stack, looked at in one go */
 #define FIRST_PAGES 2048 /* of a stack that is seen for the first time */
-#define OTHER_PAGES 64   /* of a stack that is nobody's we know: looked at anew each time */
+#define OTHER_PAGES 64   /* of any other stack: looked at anew each time */
 #define OWN_FRAMES 6     /* of our library, at most */
 #define SWITCHES 4       /* from one stack to another, by signals */
 
@@ -31,7 +31,7 @@ extern void *__libc_stack_end;
 /* Of this thread's own stack, the pages that were seen readable: [low, high). They stay so while it lives. */
 static DMI_TLS uintptr_t known_low, known_high;
 
-/* The kernel reads the set before it looks at what is to be done with it, which is nothing. */
+/* The kernel copies the set before it refuses the operation (-1), so nothing is changed by the question. */
 static bool readable(uintptr_t page) {
     return syscall(SYS_rt_sigprocmask, -1, page, NULL, 8) == 0 || errno == EINVAL;
 }
@@ -53,8 +53,8 @@ static uintptr_t end_of(uintptr_t sp) {
     return end;
 }
 
-/* How far up from sp frames may be read. Other stacks (of coroutines, of signals) end we know not where: their pages
- * are looked at one by one. */
+/* How far up from sp frames may be read. Where other stacks (of coroutines, of signals) end is not known: their
+ * pages are looked at one by one. */
 static uintptr_t limit_of(uintptr_t sp) {
     uintptr_t page = sp & ~(PAGE - 1);
     if (sp >= known_low && sp < known_high) return known_high;

@@ -24,7 +24,7 @@ static uintptr_t relative(uintptr_t next, const uint8_t *at) {
     return next + (uintptr_t)(intptr_t)offset;
 }
 
-/* Whom the call that returns there calls; 0: not known. */
+/* The function that is called by the call before this return address; 0: not known. */
 static uintptr_t called_by(uintptr_t caller) {
     uint8_t code[6];
     uintptr_t target = 0;

@@ -32,7 +32,7 @@ static struct {
     void *link_map;
 } program; /* is never unloaded */
 extern char __ehdr_start[]
-    __attribute__((visibility("hidden"))); /* of this library, which is not either */
+    __attribute__((visibility("hidden"))); /* of this library, which is never unloaded either */
 
 void _dmi_rows_begin(void) {
     if (!READS_ROWS || _dmi_rows_on()) return;

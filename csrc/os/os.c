@@ -82,8 +82,8 @@ void *_dmi_os_reserve(size_t size, size_t align, dmi_os_mode mode, bool huge, co
     return count_reserved(os->reserve(size, align, mode, huge, name), size);
 }
 
-/* What somebody else has taken of the window stays taken, and the next place is tried: a few times, for who fills it
- * is not to be chased. */
+/* A place that something else took stays taken, and the next one is tried: only a few times, because whatever fills
+ * the window may be faster. */
 static void *reserve_in_window(size_t size, size_t align, dmi_os_mode mode, bool huge,
                                const char *name) {
     if (!_dmi_window_is_open()) {

@@ -92,8 +92,8 @@ int _dmi_os_guard(void *address, size_t size, dmi_os_mode mode);
 int _dmi_os_unguard(void *address, size_t size, dmi_os_mode mode);
 /* Does guard cut the mapping in pieces? */
 bool _dmi_os_guard_cuts(dmi_os_mode mode);
-/* From now on touched(address) is called on the thread that accesses what it may not, in a signal handler. When it
- * returns, what happens is what the program had seen to before, or the end. A handler that the program
+/* From now on touched(address) is called, in a signal handler, on a thread that accesses what it may not. When it
+ * returns, the handler that the program had set before runs; without one the process ends. A handler that the program
  * sets later takes the place of this one. Idempotent; 0, or ENOSYS. */
 int _dmi_os_on_fault(void (*touched)(const void *address));
 /* Change the mode of an uncommitted part of a reservation. To STRICT makes it inaccessible, to LAZY makes it writable,
