@@ -1,6 +1,9 @@
 # What a developer needs, each in a virtual environment of its own (.venv) that the first call makes.
 # Needed beforehand: python3 >= 3.11 with its headers and venv, gcc, make.
 
+# While it is tested, thousands of processes import the package: each would compile it anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
