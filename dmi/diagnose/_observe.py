@@ -48,9 +48,9 @@ COLLECTED: Final = frozenset({
 """Kinds whose garbage waits until a collector runs."""
 
 
-NURSERIES: Final[Mapping[str, int]] = {"V8": 32 << 20, "SBCL": 54 << 20}
-"""What such a collector lets wait whatever the program holds: two halves of 16 MiB of V8, and of
-SBCL what it allocates between two collections."""
+NURSERIES: Final[Mapping[str, int]] = {"V8": 32 << 20, "Go": 32 << 20, "SBCL": 54 << 20}
+"""What such a collector lets wait whatever the program holds: two halves of 16 MiB of V8, pages of
+Go that its scavenger has not come to, and of SBCL what it allocates between two collections."""
 
 
 @dataclass(frozen=True, slots=True)
