@@ -7,7 +7,9 @@ begin with ``0n``, the debugger's mark of decimal numbers. Only the rows of -s a
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from ._format import format_heap_summary
 
@@ -222,6 +224,13 @@ def _summary_data(source: HeapSource) -> Iterator[dict[str, Any]]:
 
 def _summary(source: HeapSource) -> Iterator[str]:
     yield format_heap_summary(each.row() for each in source.heaps).rstrip("\n")
+    others = [str(each.get("name") or "?") for each in getattr(source, "outside", ())]
+    if others and not source.heaps:
+        more = f" and {len(others) - 5} more" if len(others) > 5 else ""
+        yield (
+            f"Seen from outside: {', '.join(others[:5])}{more}. Their sizes: -stat; what they "
+            "hold and keep: `dmi doctor FILE`."
+        )
 
 
 def _verbose_data(source: HeapSource) -> Iterator[dict[str, Any]]:
@@ -284,8 +293,63 @@ def _list(source: HeapSource, handle: int = 0) -> Iterator[str]:
         yield from _rows(blocks)
 
 
+class _Counted(NamedTuple):
+    """The sizes of busy blocks of a heap, dmi's or another allocator's."""
+
+    handle: int
+    name: str
+    title: str
+    histogram: Sequence[Any] | None
+
+
+def _counted(source: HeapSource, handle: int) -> list[_Counted]:
+    """Heaps that were looked at from outside stand behind dmi's own."""
+    others = [
+        _Counted(number_of, name, f"heap @ {number_of:016x} ({name})", _rows_of_pairs(entry))
+        for entry in getattr(source, "outside", ())
+        if isinstance(number_of := entry.get("handle"), int)
+        and (
+            entry.get("histogram") is not None
+            or (entry.get("busy") is not None and not source.heaps)
+        )
+        and handle in (0, number_of)
+        for name in [str(entry.get("name") or "another allocator's")]
+    ]
+    found = [
+        _Counted(each.handle, each.name, _title(each), each.histogram)
+        for each in source.heaps
+        if handle in (0, each.handle)
+    ]
+    if handle and not found and not others:
+        raise ValueError(f"no heap {handle:x} in the snapshot")
+    return found + others
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """Busy blocks of one size."""
+
+    size: int
+    count: int
+    total: int
+    percent: float
+
+
+def _rows_of_pairs(entry: Mapping[str, Any]) -> list[_Row] | None:
+    """Size and count, with the blocks that are mapped on their own; None: not counted."""
+    if not isinstance(entry.get("histogram"), list | tuple):
+        return None
+    sizes: Counter[int] = Counter()
+    for part in ("histogram", "mapped_histogram"):
+        for size, count in entry.get(part) or ():
+            sizes[size] += count
+    total = sum(size * count for size, count in sizes.items())
+    rows = [_Row(s, n, s * n, 100 * s * n / total if total else 0.0) for s, n in sizes.items()]
+    return sorted(rows, key=lambda row: (-row.total, row.size))
+
+
 def _statistics_data(source: HeapSource, handle: int = 0) -> Iterator[dict[str, Any]]:
-    for each in _which(source, handle):
+    for each in _counted(source, handle):
         yield {
             "handle": each.handle,
             "name": each.name,
@@ -299,8 +363,8 @@ def _statistics_data(source: HeapSource, handle: int = 0) -> Iterator[dict[str, 
 
 
 def _statistics(source: HeapSource, handle: int = 0) -> Iterator[str]:
-    for each in _which(source, handle):
-        yield _title(each)
+    for each in _counted(source, handle):
+        yield each.title
         yield "group-by: TOTSIZE"
         yield f"    {'size':>12} {'#blocks':>12} {'total':>14}    (%) (percent of busy bytes)"
         if each.histogram is None:

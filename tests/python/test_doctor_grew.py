@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import textwrap
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -200,3 +201,26 @@ class TestCures:
         assert 4 * MIB < heap["free_on_huge_pages"] <= min(huge, heap["free"] + 4096)
         verdict = dmi.diagnose(moment.as_dict(), moment.as_dict(), moment.as_dict())
         assert any("On huge pages" in line for line in verdict.evidence)
+
+
+def test_stat_of_a_snapshot_shows_what_was_seen_from_outside() -> None:
+    source = SimpleNamespace(
+        heaps=(),
+        outside=(
+            {"name": "glibc main arena", "handle": 0x7000, "busy": 900, "histogram": [[100, 4]],
+             "mapped_histogram": [[500, 1]]},
+            {"name": "pymalloc", "handle": 0x8000, "busy": 9, "histogram": None},
+            {"name": "V8 in node", "handle": 0x9000, "busy": None, "histogram": None},
+        ),
+    )  # fmt: skip
+    text = windbg.heap(source, "-stat")
+    assert "heap @ 0000000000007000 (glibc main arena)" in text
+    rows = [line.split() for line in text.splitlines() if line.endswith(")") and "@" not in line]
+    assert ["1f4", "1", "1f4", "(55.56)"] in rows
+    assert ["64", "4", "190", "(44.44)"] in rows
+    assert "unknown: whoever wrote the snapshot could not count the sizes" in text
+    assert "V8" not in text
+    assert windbg.heap_data(source, "-stat 8000")[0]["histogram"] is None
+    assert "glibc main arena, pymalloc, V8 in node" in windbg.heap(source, "-s")
+    with pytest.raises(ValueError, match="no heap a000"):
+        windbg.heap(source, "-stat a000")
