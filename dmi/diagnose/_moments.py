@@ -274,6 +274,9 @@ def _state(group: _Group, source: str) -> State:
 def _with_lines(states: list[State], log: Log) -> list[State]:
     """Lines not read and notices, each with the last moment that begins before it."""
     out = list(states)
+    if not out:
+        # Only commands whose output is not read, which say nothing of memory.
+        return []
     for each in log.unread:
         n = max((i for i, s in enumerate(states) if s.line <= each.line), default=0)
         out[n] = replace(out[n], unread=(*out[n].unread, str(each)))

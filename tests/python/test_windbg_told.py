@@ -413,3 +413,13 @@ class TestFormsOfOtherVersions:
     def test_the_pool_without_execution_counts(self) -> None:
         (told,) = windbg.parse(NX.format(201455, 805820, 2408920)).told
         assert told.rows["nonpagedpoolnx usage"] == 805820 << 10
+
+    @pytest.mark.parametrize(
+        "text", ["0:000> !he\nap -s\n", "0:000> k\n", "0:000> .loadby sos clr\n"]
+    )
+    def test_commands_alone_are_no_moment(
+        self, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "log.txt").write_text(text, encoding="utf-8")
+        assert main(["doctor", str(tmp_path / "log.txt")]) == 2
+        assert "no !heap -s table" in capsys.readouterr().err
