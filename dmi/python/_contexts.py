@@ -200,8 +200,10 @@ class heap:  # noqa: N801 - used like a function: with dmi.python.heap("import")
         if self._fresh:
             clear_free_lists()
         if isinstance(error, MemoryError) and (why := self.refusal()):
+            # Contexts of one name may stand in each other.
             with suppress(MemoryError):
-                error.add_note(why)
+                if why not in getattr(error, "__notes__", ()):
+                    error.add_note(why)
 
     def refusal(self) -> str | None:
         """That its limit was passed since it was entered, as a sentence; None if it was not."""

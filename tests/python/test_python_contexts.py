@@ -190,11 +190,12 @@ def test_a_limit_raises_and_leaves_room_to_deal_with_it() -> None:
         kept = []
         for _ in range(3):
             try:
-                with heap("bounded", limit=1 << 20):
+                with heap("bounded", limit=1 << 20), heap("bounded"):
                     while True: kept.append(Node(len(kept)))
             except MemoryError as error:
                 row = usage().of("bounded")
-                assert "'bounded'" in error.__notes__[0] and "1,048,576" in error.__notes__[0]
+                (note,) = error.__notes__
+                assert "'bounded'" in note and "1,048,576" in note, note
                 assert (1 << 20) <= row.busy <= (1 << 20) * 1.2 and row.limit == 1 << 20, row
             else: raise SystemExit("no limit")
         kept.clear()
