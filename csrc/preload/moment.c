@@ -150,7 +150,8 @@ __attribute__((destructor)) static void at_exit(void) {
     const dmi_preload_wish *wish = &_dmi_preload_wish;
     uint32_t what = wish->at_exit ? DMI_ASKED_SUMMARY : 0;
     if (wish->snapshot.file && wish->snapshot.at_exit) what |= DMI_ASKED_SNAPSHOT;
-    if (wish->profile.file && wish->profile.at_exit && !_dmi_preload_python_ended())
+    if (wish->profile.file && wish->profile.at_exit && !_dmi_preload_python_ended() &&
+        !_dmi_preload_main_ended())
         what |= DMI_ASKED_PROFILE;
     if (what || wish->signal || wish->snapshot.signal || wish->profile.signal)
         _dmi_preload_write(what, "at exit");

@@ -96,6 +96,8 @@ void _dmi_preload_write_snapshot(const char *why);
 void _dmi_profile_begin(void);
 /* Write what the sampler knows to its file. For moment.c. */
 void _dmi_preload_write_profile(void);
+/* end_of_main.c: was it written when main ended, or called exit? */
+bool _dmi_preload_main_ended(void);
 /* python_end.c: if Python is in this program, let it write the profile before it takes its objects apart. */
 void _dmi_preload_expect_python(void);
 /* Has it done so? */

@@ -8,6 +8,7 @@ import collections
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -423,6 +424,53 @@ def test_a_python_program_still_holds_what_it_held(tmp_path: Path, end: str) -> 
     )
     found = sums(json.loads(file.read_text()), "busy")
     assert near(found["put"], 30000 * (64 + 48), least=30000 * 16)
+
+
+GLOBALS = r"""
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <memory>
+struct Cache {
+    std::map<int, std::unique_ptr<char[]>> of;
+    ~Cache() { std::fputs("gone\n", stderr); }
+};
+static Cache global;
+static void keep() {
+    static Cache local;
+    for (int i = 0; i < 20000; i++) {
+        global.of[i].reset(new char[64]);
+        local.of[i].reset(new char[64]);
+    }
+}
+int main(int, char **words) {
+    std::atexit([] { global.of.clear(); });
+    keep();
+    if (*words[1] == 'e') std::exit(3);
+    return 3;
+}
+"""
+
+
+@pytest.mark.parametrize("end", ["return", "exit"])
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+def test_globals_of_cpp_are_still_there(tmp_path: Path, end: str) -> None:
+    """They are destroyed before a destructor of a library runs; handlers of atexit run before."""
+    (tmp_path / "globals.cpp").write_text(GLOBALS)
+    program, file = tmp_path / "globals", tmp_path / "globals.profile"
+    subprocess.run(["g++", "-g", "-o", program, tmp_path / "globals.cpp"], check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "dmi", "run", "--profile", file, "--sample", "1", "--cost", "off",
+         "--", program, end],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 3, done.stderr
+    assert done.stderr.count("gone") == 2  # and they still are
+    found = dmi.blame(file, "function", "busy")
+    assert found.rows[0].name.startswith("keep")
+    # Two maps of 20,000 nodes, and what they point to: 48 and 64 bytes. The first few blocks of a
+    # size are not seen.
+    assert found.rows[0].bytes == pytest.approx(2 * 20000 * (48 + 64), rel=0.01)
 
 
 def test_a_program_that_is_not_python_has_its_profile_at_the_end(tmp_path: Path) -> None:
