@@ -97,7 +97,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--cost",
         metavar="SHARE",
         help="of --profile: when it takes more of the time than that, half of the pages are given "
-        "up (default 0.01); off: never",
+        "up (default 0.008); off: never",
     )
     parser.add_argument("program", metavar="PROGRAM")
     parser.add_argument("arguments", metavar="ARGUMENT", nargs=argparse.REMAINDER)

@@ -459,7 +459,7 @@ typedef struct dmi_profile_options {
     size_t size;
     uint32_t one_in; /* one page in so many is sampled, up to 2^20; 0: 64 */
     /* When it has long cost more of the time than so many millionths, half of the pages that are sampled are given up,
-     * at random, and what is left counts twice; 0: 10,000; UINT32_MAX: no bound. Where one_in is below 64 it may cost as
+     * at random, and what is left counts twice; 0: 8,000; UINT32_MAX: no bound. Where one_in is below 64 it may cost as
      * many times more, up to eight times. */
     uint32_t most_ppm;
     uint64_t seed; /* what pages are drawn with; 0: a random one */
