@@ -25,6 +25,7 @@ from ._glibc_find import Space
 from ._leaves import leaves_of
 from ._live import LiveReader
 from ._others import own_others
+from ._pages import pages_of
 from ._rights import status
 from ._spans import Claims
 from ._text import escaped
@@ -74,8 +75,8 @@ def layers_of(process: Process) -> Layers:
         moment = process.moment()
     except PermissionError:
         return _known_to_all(process)
-    custom = [part_of(each) for each in heaps if each.kind not in _RUNTIME]
-    runtime = [part_of(each) for each in heaps if each.kind in _RUNTIME]
+    custom = [part_of(each, process.reader) for each in heaps if each.kind not in _RUNTIME]
+    runtime = [part_of(each, process.reader) for each in heaps if each.kind in _RUNTIME]
     found = [
         Layer("1a", "custom libraries", _merged(custom)),
         Layer(
@@ -179,8 +180,8 @@ def _leaf_name(heap: ForeignHeap) -> str:
     return {"dmi": "dmi heaps", "pymalloc": "pymalloc"}.get(heap.kind, f"{heap.kind} {name}")
 
 
-def part_of(heap: ForeignHeap) -> Part:
-    """What a heap holds and uses, blocks mapped on their own included."""
+def part_of(heap: ForeignHeap, memory: object = None) -> Part:
+    """What a heap holds and uses, and has in memory, blocks mapped on their own included."""
     stats = heap.stats()
     mapped = stats.mapped or 0
     name = f"{heap.kind} {escaped(heap.name)}".strip()
@@ -189,7 +190,11 @@ def part_of(heap: ForeignHeap) -> Part:
         name = f"{title} {heap.handle:x}" + (f" ({escaped(heap.name)})" if heap.name else "")
     holds = None if stats.committed is None else stats.committed + mapped
     busy = None if stats.busy is None else stats.busy + mapped
-    return Part(name, holds, busy, stats.resident, stats.unknown or 0)
+    resident = stats.resident
+    for start, size in getattr(heap, "mapped", ()):
+        found = pages_of(memory, start, start + size)
+        resident = None if resident is None or found is None else resident + found[0]
+    return Part(name, holds, busy, resident, stats.unknown or 0)
 
 
 def _merged(parts: Iterable[Part]) -> tuple[Part, ...]:

@@ -80,6 +80,8 @@ _STRINGS: Final = (
     ("Go", b"\xff Go buildinf:"),
     # A build may leave out what it was built from.
     ("Go", b"runtime: out of memory: cannot allocate "),
+    # Its collector's settings, also where it is compiled into a program or a library.
+    (".NET", b"GCHeapAffinitizeRanges"),
     ("Zend", b"zend_mm_heap corrupted"),
     ("GHC", b"GHCRTS"),
     ("LuaJIT", b"LuaJIT 2."),

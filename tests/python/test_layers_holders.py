@@ -216,6 +216,7 @@ int main(void) {
         (("-DNAME=f", "-s", '-DMESSAGE="Failed to initialise snmalloc."'), "snmalloc"),
         # Firefox runs some code apart, which brings its own parts of musl.
         (("-DNAME=f", '-DMESSAGE="\\0No error information"'), "unknown"),
+        (("-DNAME=f", '-DMESSAGE="GCHeapAffinitizeRanges"'), ".NET"),
         (("-DNAME=f", '-DMESSAGE=": (malloc) Error in munmap(): "'), "mozjemalloc"),
     ],
 )

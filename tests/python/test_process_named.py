@@ -85,6 +85,9 @@ def test_every_block_that_malloc_mapped_is_found(target: int) -> None:
         found = [size for _, size in getattr(heap, "mapped", ())]
         assert len(found) == heap.stats().mapped_blocks
         assert sum(found) == heap.stats().mapped
+        (part,) = (p for p in process.layers()["1b"].parts if p.name == "glibc main arena")
+        assert part.resident is not None
+        assert part.resident >= (heap.stats().resident or 0) + (7 << 20)
 
 
 def names(pid: int) -> dict[int, str]:

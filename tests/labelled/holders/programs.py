@@ -42,6 +42,14 @@ class Program:
     """False: what it reserves is more than gcore writes in a reasonable time."""
 
 
+_PERL: Final = (
+    'my %kept; $kept{$_} = "text $_" x 9 for 1 .. 200000; $| = 1; print "ready\\n"; sleep 600;'
+)
+_PAGE: Final = """<script>
+let kept = [];
+for (let n = 0; n < 300000; n++) kept.push({n, text: "text " + n});
+</script>
+"""
 _CSHARP: Final = """
 using System;
 using System.Collections.Generic;
@@ -314,6 +322,16 @@ PROGRAMS: Final = (
     Program("luajit", f'luajit -e "{_LUA}"', "LuaJIT", 20),
     # Debian links it with tcmalloc of gperftools.
     Program("prolog", f'swipl -g "{_PROLOG}"', "tcmalloc", 60, wait=8),
+    # Of these the labels were written after a first look. A place of theirs is built outside:
+    # ocaml5, go127: programs; snmalloc, rpmalloc: libraries that take the place of malloc.
+    Program("ocaml-5", "{ocaml5}", "OCaml", 40, wait=3),
+    Program("go-1.27", "{go127}", "Go", 30, wait=3),
+    Program("snmalloc", "env LD_PRELOAD={snmalloc} perl {tmp}/kept.pl", "snmalloc", 20, files={"kept.pl": _PERL}),
+    Program("rpmalloc", "env LD_PRELOAD={rpmalloc} perl {tmp}/kept.pl", "rpmalloc", 20, files={"kept.pl": _PERL}),
+    Program("python-on-jemalloc", "env LD_PRELOAD={jemalloc} {venv}/bin/python {tmp}/work.py", "pymalloc", 30,
+            use=True, files={"work.py": _OBJECTS}, wait=5),
+    Program("firefox", "firefox-esr --headless --no-remote --profile {tmp} file://{tmp}/page.html",
+            "mozjemalloc or SpiderMonkey", 60, files={"page.html": _PAGE}, wait=15, core=False),
     Program("racket", f'racket -e "{_RACKET}"', "Racket|unknown", 60, wait=5),
     Program("r", f'R --vanilla --slave -e "{_R}"', "glibc", 60, use=True, child="R", wait=4),
     Program("haskell", "{tmp}/kept", "GHC", 30, files={"kept.hs": _HASKELL}, build="ghc -O1 kept.hs -o kept", wait=5),
