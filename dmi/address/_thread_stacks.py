@@ -16,11 +16,11 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from ._maps import Mapping, Source
 
-__all__ = ["LOADER", "listed_stacks"]
+__all__ = ["LOADER", "listed_blocks", "listed_stacks"]
 
 LOADER: Final = re.compile(r"/ld(?:-linux[^/]*|-[0-9.]+)\.so(?:\.[0-9]+)?$")
 _LINKS: Final = 0x2C0
@@ -34,9 +34,29 @@ _AT_END: Final = 64 << 10
 """A control block stands so near the end of its stack."""
 
 
+_Listed = tuple[int, tuple[int, int] | None]
+"""A control block, and where its stack lies."""
+
+
 def listed_stacks(mappings: Sequence[Mapping], source: Source) -> list[tuple[int, int]]:
-    """Start and end of each, guard included, by address; none overlaps another."""
-    found: set[tuple[int, int]] = set()
+    """Start and end of each, guard included, by address; none overlaps another. Those that the
+    program brought are left out: they lie in other holders' memory."""
+    stacks: set[tuple[int, int]] = set()
+    for listed in _lists(mappings, source):
+        each = [stack for _, stack in listed]
+        # The main thread stands in the list of those that were brought, and says of no stack.
+        if None not in each:
+            stacks.update(stack for stack in each if stack is not None)
+    return _apart(stacks)
+
+
+def listed_blocks(mappings: Sequence[Mapping], source: Source) -> list[int]:
+    """The control block of each thread that glibc knows of, the main one's too."""
+    return [block for listed in _lists(mappings, source) for block, _ in listed]
+
+
+def _lists(mappings: Sequence[Mapping], source: Source) -> Iterator[list[_Listed]]:
+    """What stands in each list: control blocks, and their stacks where they say."""
     left = _MOST_STACKS
     anonymous = [mapping for mapping in mappings if mapping.plain]
     starts = [mapping.start for mapping in anonymous]
@@ -59,10 +79,9 @@ def listed_stacks(mappings: Sequence[Mapping], source: Source) -> list[tuple[int
             head = mapping.start + 8 * index
             # Most words lead nowhere, an empty list to itself.
             if word > 1 << 16 and word != head and (word - _LINKS) % 64 == 0:
-                stacks = _list(block_at, source.page, head, word, left)
-                left -= len(stacks)
-                found.update(stacks)
-    return _apart(found)
+                listed = _list(block_at, source.page, head, word, left)
+                left -= len(listed)
+                yield listed
 
 
 def _apart(found: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -75,24 +94,21 @@ def _apart(found: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
 
 def _list(
     block_at: Callable[[int], bytes | None], page: int, head: int, node: int, most: int
-) -> list[tuple[int, int]]:
-    """The stacks of the list with that head and first node; none where it is no list, or that of
-    stacks which the program brought: those lie in other holders' memory."""
-    stacks: list[tuple[int, int]] = []
+) -> list[_Listed]:
+    """What stands in the list with that head and first node; nothing where it is no list."""
+    listed: list[_Listed] = []
     before = head
     while node != head:
         raw = block_at(node)
-        if raw is None or len(stacks) >= most:
+        if raw is None or len(listed) >= most:
             return []
         own, _, again = struct.unpack_from("<3Q", raw)
         following, previous = struct.unpack_from("<2Q", raw, _LINKS)
-        stack = _stack(page, own, raw)
-        # The main thread stands in the list of those that were brought, and says of no stack.
-        if own != again or own != node - _LINKS or previous != before or stack is None:
+        if own != again or own != node - _LINKS or previous != before:
             return []
-        stacks.append(stack)
+        listed.append((own, _stack(page, own, raw)))
         before, node = node, following
-    return stacks
+    return listed
 
 
 def _stack(page: int, block: int, raw: bytes) -> tuple[int, int] | None:

@@ -37,6 +37,7 @@ from ._rights import (
     without_rights,
 )
 from ._stop import Stop, limit_for
+from ._thread_caches import ThreadCache, thread_caches
 from ._trim import TrimEstimate, estimate_trim
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ __all__ = [
     "ForeignRow",
     "ForeignStats",
     "Process",
+    "ThreadCache",
     "TrimEstimate",
     "heap_rows",
     "is_core",
@@ -208,6 +210,11 @@ class Process:
         for line in without_rights(self.pid):
             if line not in self._notes:
                 self._notes.append(line)
+
+    def thread_caches(self) -> tuple[ThreadCache, ...]:
+        """What the cache of each thread holds, of those threads that can be told apart; glibc
+        counts it as used."""
+        return thread_caches(self.reader, self.space(), self.heaps())
 
     def trim(self) -> TrimEstimate | None:
         """What malloc_trim would give back, and the command that does it; None without glibc."""

@@ -175,6 +175,15 @@ class GlibcHeap:
                 count += number
         return size, count
 
+    def cache_at(self, chunk: int) -> tuple[list[int], list[int]] | None:
+        """How many blocks each bin of the thread's cache in that chunk has, and the first of each;
+        None: it is no cache."""
+        size = self._caches.chunk
+        if not size or not any(region.start <= chunk < region.end for region in self.regions):
+            return None
+        counts = read_cache(self._memory, chunk, size, self._caches.full)
+        return None if counts is None else (counts, read_entries(self._memory, chunk, size))
+
     def stats(self) -> ForeignStats:
         """Its figures."""
         found = self.counted()
@@ -369,6 +378,12 @@ def read_cache(memory: Memory, chunk: int, size: int, full: int = 0) -> list[int
     if any(bool(number) != bool(entry) for number, entry in zip(counts, entries, strict=True)):
         return None
     return counts if max(counts) <= 1 << 12 else None
+
+
+def read_entries(memory: Memory, chunk: int, size: int) -> list[int]:
+    """The first block of each bin of the thread's cache in that chunk."""
+    found = _cache(memory, chunk, size)
+    return found[1] if found else []
 
 
 def _cache(memory: Memory, chunk: int, size: int) -> tuple[list[int], list[int]] | None:

@@ -24,6 +24,8 @@ _HEADER: Final = (
     "  Heap     Flags   Reserv  Commit  Virt   Free  List   UCR  Virt  Lock  Fast Kind",
     "                    (k)     (k)    (k)     (k) length      blocks cont. heap ",
 )
+_MOST_CACHES: Final = 20
+"""Threads whose caches are listed; the rest stands in one line."""
 _FIGURES: Final = (
     "reserved", "committed", "busy", "free", "overhead", "unknown", "retained", "mapped",
     "resident", "trim", "pinned",
@@ -105,7 +107,20 @@ def _verbose(process: Process) -> Iterator[str]:
                 yield f"    {name:<20}{value:20,}"
         for pin in each.pins(3) or ():
             yield f"    pin: {pin.address:016x} of {pin.size:x} bytes keeps {pin.pinned:,} free"
+    yield from _caches(process)
     yield from _trim(process)
+
+
+def _caches(process: Process) -> Iterator[str]:
+    caches = sorted(process.thread_caches(), key=lambda cache: -cache.size)
+    if caches:
+        yield ""
+        yield "caches of threads, which malloc_trim does not touch:"
+    for cache in caches[:_MOST_CACHES]:
+        yield f"    thread {cache.thread:<12} {cache.blocks:10,} blocks {cache.size:14,} bytes"
+    if len(caches) > _MOST_CACHES:
+        rest = sum(cache.size for cache in caches[_MOST_CACHES:])
+        yield f"    {len(caches) - _MOST_CACHES:,} more threads {rest:32,} bytes"
 
 
 def _trim(process: Process) -> Iterator[str]:

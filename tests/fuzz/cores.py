@@ -97,6 +97,7 @@ def _ask(process: Process, chance: random.Random) -> None:
         negative = [key for key, value in stats.items() if isinstance(value, int) and value < 0]
         if negative:
             raise AssertionError(f"below 0: {negative}")
+    process.thread_caches()
     if layers:
         process.layers()
         process.find(chance.choice(VALUES))

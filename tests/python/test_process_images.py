@@ -190,6 +190,24 @@ def test_what_a_thread_left_behind_in_the_heap_is_passed_over(tmp_path: Path) ->
         assert details["top"] == expected[0].top
 
 
+@pytest.mark.parametrize("minor", [26, 28])
+def test_counts_of_a_cache_that_say_too_much_leave_no_less_than_nothing(
+    minor: int, tmp_path: Path
+) -> None:
+    image, _ = glibc_image(Glibc(minor))
+    data = image.segments[HEAP][0]
+    assert int.from_bytes(data[8:16], "little") == 0x251
+    # 64 counts of a byte each; a list that is empty stays so.
+    counts = bytes(255 if count else 0 for count in data[16:80])
+    image.put_bytes(HEAP + 16, counts)
+    image.put(HEAP + 0x258, 0x100000 | 1)  # and one block takes the rest of the heap
+    with open_core(image.save(tmp_path / "core")) as process:
+        for heap in process.heaps():
+            stats = heap.stats()
+            assert (stats.busy or 0) >= 0
+            assert (stats.busy_blocks or 0) >= 0
+
+
 def test_a_top_without_room_for_a_chunk_is_unknown(tmp_path: Path) -> None:
     image, _ = glibc_image(Glibc(36))
     with open_core(image.save(tmp_path / "core")) as process:
