@@ -358,6 +358,12 @@ def _use_of(
             f"{kib(grown)} more of the memory is {name}'s, which is within what its collector lets "
             "wait. Look again when the program has run longer: a leak goes on."
         )
+        if after.held_since(before) is not None:
+            levels = steps([before.survived, after.survived])
+            said = (
+                f"{kib(grown)} more of the memory is {name}'s young objects, which wait for a "
+                f"collection, garbage or not. What survived collections: {levels}."
+            )
         return (said,)
     if first > thresholds.work_bytes:
         collector = _allocators.collector_of(states)
@@ -431,7 +437,8 @@ def _kinds(
                 collected=after.is_collected,
                 nursery=after.nursery,
             )
-        if grown > slack:
+        held = after.held_since(before)
+        if grown > slack and (held is None or held > slack):
             return [_Kinded("growth", grown, "commit", None, None)]
         return [_Kinded("none", 0, "commit", None, None)]
     first = max(0, after.busy - before.busy)

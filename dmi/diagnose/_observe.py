@@ -90,6 +90,11 @@ class Observation:
     """The blocks that are mapped on their own: size -> count; None: not known."""
     types: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """Blocks and bytes by the type of Python's objects, from a sample; empty: not known."""
+    survived: int | None = None
+    """Of a JVM: what was left outside its eden by the last collection."""
+    collections: int | None = None
+    eden: int | None = None
+    """The most that it takes."""
     trim_top: int | None = None
     """What of it lies at the end of the main arena, which a threshold gives back."""
     on_huge_pages: int | None = None
@@ -106,6 +111,17 @@ class Observation:
     def is_collected(self) -> bool:
         """Whether its garbage may wait for a collector."""
         return not COLLECTED.isdisjoint(self.kind.split(" or "))
+
+    def held_since(self, before: Observation) -> int | None:
+        """What it holds more than before, as collections between the two tell; None: not known, or
+        more than the eden explains."""
+        if self.survived is None or before.survived is None or self.eden is None:
+            return None
+        if (self.collections or 0) <= (before.collections or 0):
+            return None
+        held = self.survived - before.survived
+        grown = (self.committed or 0) - (before.committed or 0)
+        return held if grown - max(0, held) <= self.eden else None
 
     @property
     def nursery(self) -> int:
@@ -463,6 +479,9 @@ def _heap(entry: Any, fallback: str, *, outside: bool) -> Observation:
         mapped=_optional(numbers, "mapped"),
         trim=_optional(numbers, "trim"),
         trim_top=_optional(entry, "trim_top"),
+        survived=_optional(entry, "survived"),
+        collections=_optional(entry, "collections"),
+        eden=_optional(entry, "eden"),
         histogram=_histogram(entry.get("histogram")),
         mapped_histogram=None
         if entry.get("mapped_histogram") is None

@@ -13,6 +13,7 @@ from dmi._moment import cgroup, memory_by_usage, scope
 from dmi._snapshot import Snapshot, committed_sizes
 
 from ._huge import huge_ranges
+from ._jvm import survived
 from ._python import PymallocHeap
 from ._types import types_of
 
@@ -60,6 +61,7 @@ def _foreign(each: ForeignHeap, source: Process) -> dict[str, Any]:
     def whole(size: int | None) -> int | None:
         return None if size is None else size + mapped
 
+    jvm = survived(source.pid) if source.live and "JVM" in stats.kind.split(" or ") else None
     alone = Counter(size for _, size in getattr(each, "mapped", ()))
     return {
         "name": f"{stats.kind} {each.name}".strip(),
@@ -79,6 +81,9 @@ def _foreign(each: ForeignHeap, source: Process) -> dict[str, Any]:
         "histogram": _counts(each),
         "mapped_histogram": sorted([size, count] for size, count in alone.items()),
         "types": _types(each, source),
+        "survived": None if jvm is None else jvm.bytes,
+        "collections": None if jvm is None else jvm.collections,
+        "eden": None if jvm is None else jvm.eden,
     }
 
 
