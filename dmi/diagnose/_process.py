@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from ._judge import Thresholds
     from ._observe import State
 
-__all__ = ["commit_did_not_grow", "comparable", "evidence", "findings", "quiet", "traces"]
+__all__ = [
+    "commit_did_not_grow", "comparable", "evidence", "findings", "no_growth_in_traces", "quiet",
+    "traces",
+]  # fmt: skip
 
 _NOTEWORTHY_HUGE: Final = 4 << 20
 _UNTOUCHED_BYTES: Final = 16 << 20
@@ -381,6 +384,19 @@ def traces_of(state: State) -> list[Verdict]:
             )
         )  # fmt: skip
     return out
+
+
+def no_growth_in_traces(state: State) -> str:
+    """What a comparison by UMDH says where no more is allocated in all."""
+    table = state.traces[-1]
+    total = table.total
+    if total is None:
+        total = sum(trace.gained for trace in table.traces)
+    top = max(table.traces, key=lambda trace: trace.gained)
+    text = f"UMDH compared two logs, and {-total:,} bytes less are allocated in all"
+    if top.gained > 0:
+        text += f"; {_place(top.stack) or top.name} gained most, {top.gained:,} bytes"
+    return f"{text}."
 
 
 def _place(stack: Sequence[str]) -> str:

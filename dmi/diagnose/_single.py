@@ -154,6 +154,8 @@ def _headline(state: State, heaps: Sequence[Observation]) -> str:
         )
     if told := _told.lines_of(state):
         return told[0]
+    if state.traces:
+        return _process.no_growth_in_traces(state)
     if asked := _told.asked_lines(state.asked):
         return asked[0]
     if any(listed.blocks for listed in state.blocks):

@@ -71,7 +71,8 @@ _LFH_KEY: Final = re.compile(r"[\s\W]*LFH Key\s*:\s*(?:0x)?([0-9a-fA-F]{1,16})\s
 _BANNER_TITLES: Final = re.compile(
     r"NtGlobalFlag|Affinity manager|.*search path|Machine Name|.*dependent usage|WARNING|Warning"
     r"|Error|\*\*\* |Symbol|Executable|Loading|.*debugging aids|Virtual block|Product|Built by"
-    r"|\S+![^\s]*:?$|.*\\|Built|Kernel|Response|[A-Za-z]:$",
+    r"|\S+![^\s]*:?$|.*\\|Built|Kernel|Response|[A-Za-z]:$|generation [0-9]|Statistics:"
+    r"|HandleTable|Stack trace",
 )
 _WRONG: Final = re.compile(
     r"\b(?:error|unable to|could not|cannot|can't|failed|invalid|corrupt|unreadable)\b|\?{4}",

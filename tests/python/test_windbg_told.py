@@ -423,3 +423,25 @@ class TestFormsOfOtherVersions:
         (tmp_path / "log.txt").write_text(text, encoding="utf-8")
         assert main(["doctor", str(tmp_path / "log.txt")]) == 2
         assert "no !heap -s table" in capsys.readouterr().err
+
+    def test_a_comparison_in_which_less_is_allocated_says_so(self) -> None:
+        text = (
+            "+  131072 ( 262144 - 131072)      4 allocs\tBackTraceF9A156DA\n"
+            "+       2 (      4 -      2)\tBackTraceF9A156DA\tallocations\n\n"
+            "Total decrease == 487210 requested +   1654 overhead = 488864\n"
+        )
+        said = read(text).headline
+        assert "487,210 bytes less" in said
+        assert "BackTraceF9A156DA gained most, 131,072 bytes" in said
+
+    def test_lines_of_dotnet_dump_are_no_titles(self) -> None:
+        text = (
+            "> eeheap -gc\nNumber of GC Heaps: 1\nSmall object heap\ngeneration 0:\n"
+            "GC Committed Heap Size:    Size: 0x2f5000 (3,100,672) bytes.\n"
+            "> dumpheap -stat\nStatistics:\n          MT  Count   TotalSize Class Name\n"
+            "000108a0a5e8 77,854 223,182,288 System.Byte[]\n"
+        )
+        log = windbg.parse(text)
+        assert [(told.source, told.label) for told in log.told] == [
+            ("!eeheap", ""), ("!dumpheap", "")
+        ]  # fmt: skip
