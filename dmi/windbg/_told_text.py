@@ -188,6 +188,7 @@ class ToldReader:
         """A command whose rows may come without their header, or be of a part only."""
         word, *rest = command.lower().replace("\u2013", "-").split()
         if word.rpartition(".")[2].lstrip("!") != "dumpheap" or "-stat" not in rest:
+            self._filtered = False
             return
         self._filtered = any(each != "-stat" for each in rest)
         self._open("!dumpheap", number)
