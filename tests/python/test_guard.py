@@ -128,9 +128,9 @@ def stacks_of(text: str) -> dict[str, list[str]]:
 def functions_at(frames: list[str], program: Path) -> list[str]:
     """The functions of the program among them, innermost first, as addr2line knows them."""
     own = [f.partition("+")[2] for f in frames if f.partition("+")[0] == str(program)]
-    command = ["addr2line", "-fie", program, *own]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    return lines[::2]
+    command: list[str | Path] = ["addr2line", "-fie", program, *own]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()[::2]
 
 
 def run(program: Path, *words: str, options: str = "guard=20") -> subprocess.CompletedProcess[str]:
@@ -234,7 +234,7 @@ ctypes.string_at(block, 1)
 def test_python_frames_stand_where_they_called(tmp_path: Path) -> None:
     script = tmp_path / "late.py"
     script.write_text(PYTHON)
-    command = [sys.executable, script]
+    command: list[str | Path] = [sys.executable, script]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == -6
     stacks = stacks_of(done.stderr)

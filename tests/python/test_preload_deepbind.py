@@ -78,7 +78,12 @@ def test_the_flag_is_kept_where_that_is_asked_for(program: tuple[Path, Path]) ->
     assert "unknown value 'off'; accepted: strip, keep" in done.stderr
 
 
-@pytest.mark.parametrize("policy", ["lazy", "eager"])
+HARDENED = [
+    pytest.param(f"{policy},hardened=on", marks=pytest.mark.long) for policy in ("lazy", "eager")
+]
+
+
+@pytest.mark.parametrize("policy", ["lazy", "eager", *HARDENED])
 def test_php_runs_with_its_extensions(policy: str) -> None:
     if shutil.which("php") is None:
         pytest.skip("no php")

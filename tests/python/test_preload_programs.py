@@ -208,3 +208,37 @@ def test_redis_under_its_benchmark(policy: str, tmp_path: Path) -> None:
             process.kill()
             process.wait()
     assert "crashed" not in log.read_text()
+
+
+SCRIPTS = {
+    "perl": ("-e", ('my %h; $h{$_ % 5003} .= "x$_" for 1 .. 120000; my @k = sort keys %h; '
+             'print scalar(@k), " ", length(join "", @h{@k}), "\\n"')),
+    "gawk": (('BEGIN { for (i = 0; i < 120000; i++) a[i % 7001] = a[i % 7001] i; '
+             'for (k in a) n += length(a[k]); print n }'),),
+    "bash": ("-c", ('for ((i = 0; i < 6000; i++)); do a[i]="$i$i"; s+=${a[i]}; done; '
+             'echo ${#a[@]} ${#s} $(printf "%s\\n" "${a[@]}" | sort | tail -n 1)')),
+    "php": ("-r", ('$a = []; for ($i = 0; $i < 60000; $i++) $a["k" . $i % 4001][] = '
+            'str_repeat("v", $i % 60); ksort($a); '
+            'echo count($a), " ", md5(json_encode($a)), "\\n";')),
+    "xz": ("-9", "--threads=2", "--stdout", "--check=crc64", "/bin/sh"),
+    "openssl": ("dgst", "-sha256", "/bin/sh"),
+}  # fmt: skip
+"""Programs that are on most machines, each with work that allocates for half a second at most."""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_other_programs_run_hardened(name: str) -> None:
+    command = [need(name), *SCRIPTS[name]]
+    made = {
+        policy: subprocess.run(
+            command, env=environment(policy), capture_output=True, timeout=300, check=False
+        )
+        for policy in (None, "lazy", "lazy,hardened=on", "eager,hardened=on")
+    }
+    plain = made.pop(None)
+    assert plain.returncode == 0, plain.stderr
+    assert plain.stdout
+    for policy, done in made.items():
+        assert (done.returncode, done.stderr) == (0, b""), policy
+        assert done.stdout == plain.stdout, policy

@@ -274,11 +274,15 @@ class Outcome:
     failed: frozenset[str]
 
 
-def _suite(name: str, on_dmi: bool, python: str = sys.executable) -> Outcome:
+def _suite(
+    name: str, on_dmi: bool, python: str = sys.executable, options: str | None = None
+) -> Outcome:
     environment = {k: v for k, v in os.environ.items() if k not in ("LD_PRELOAD", "DMI_OPTIONS")}
     environment["PYTHONMALLOC"] = "malloc"
     if on_dmi:
         environment["LD_PRELOAD"] = dmi.get_preload_path()
+    if options:
+        environment["DMI_OPTIONS"] = options
     done = subprocess.run(
         [python, "-m", "test", "-v", "--timeout=600", name],
         env=environment,
@@ -309,11 +313,16 @@ def _need(suite: str) -> None:
 def test_cpythons_own_suites_say_the_same_with_and_without(suite: str) -> None:
     _need(suite)
     with ThreadPoolExecutor(2) as pool:
-        ours, theirs = pool.map(_suite, (suite, suite), (True, False))
-    assert ours.ran > 0
-    assert (ours.ran, ours.skipped) == (theirs.ran, theirs.skipped)
-    # Some fail on some machines whatever the allocator; those say nothing about this one.
-    assert not ours.failed - theirs.failed
+        plain = pool.submit(_suite, suite, False)
+        tiers = [
+            pool.submit(_suite, suite, True, options=options) for options in ("", "hardened=on")
+        ]
+    theirs = plain.result()
+    for ours in (tier.result() for tier in tiers):
+        assert ours.ran > 0
+        assert (ours.ran, ours.skipped) == (theirs.ran, theirs.skipped)
+        # Some fail on some machines whatever the allocator; those say nothing about this one.
+        assert not ours.failed - theirs.failed
 
 
 @pytest.mark.long
@@ -322,6 +331,17 @@ def test_cpythons_own_suites_say_the_same_with_and_without(suite: str) -> None:
 def test_cpythons_own_suites_fail_nowhere_else(suite: str) -> None:
     _need(suite)
     ours = _suite(suite, on_dmi=True)
+    assert ours.ran > 0
+    assert not ours.failed or not ours.failed - _suite(suite, on_dmi=False).failed
+
+
+# The others of these take minutes a run.
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("suite", ["test_fork1", "test_gc"])
+def test_cpythons_own_suites_fail_nowhere_else_hardened(suite: str) -> None:
+    _need(suite)
+    ours = _suite(suite, on_dmi=True, options="hardened=on")
     assert ours.ran > 0
     assert not ours.failed or not ours.failed - _suite(suite, on_dmi=False).failed
 
