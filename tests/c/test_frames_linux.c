@@ -333,7 +333,8 @@ TEST(code_is_named_by_its_file_and_the_address_that_the_file_has) {
     CHECK(of[0].path && !strcmp(of[0].path, path));
     CHECK_EQ(of[0].offset, of[0].address - (uintptr_t)own.dli_fbase);
     CHECK(of[5].path == of[0].path && of[5].offset == of[0].offset + 1);
-    CHECK(of[2].path && strstr(of[2].path, "libc"));
+    /* The C library's, or what a sanitizer puts in its place. */
+    CHECK(of[2].path && of[2].path != of[0].path);
     CHECK_EQ(of[2].offset, of[2].address - (uintptr_t)libc.dli_fbase);
     CHECK(!of[1].path && !of[3].path && !of[4].path);
     free(heap);
