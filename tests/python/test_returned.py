@@ -149,6 +149,7 @@ OUTSIDE: dict[str, Callable[[dmi.Process], Any]] = {
     "Moment": lambda process: process.moment(),
     "OutsideHeap": lambda process: dmi.address.process_heaps(process.pid),
     "TrimEstimate": lambda process: process.trim(),
+    "ThreadCache": lambda process: list(process.thread_caches()),
 }
 
 

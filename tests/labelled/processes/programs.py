@@ -178,6 +178,7 @@ PROGRAMS: Final = (
     program("dnsmasq", "dnsmasq", "-k", "-p", "0", "--dhcp-authoritative", "-u", "root", "-x", "{tmp}/pid"),
     # What the program has is the collector's.
     program("guile", "guile-3.0", "-c", "(define l (iota 300000)) (set! l #f) (gc) (let loop () (sleep 600) (loop))", holder="Boehm GC", wait=3),
+    # Up to OCaml 4 the heap is malloc's.
     program("ocaml", "ocaml", feed="let l = List.init 200000 string_of_int;;\nlet m = List.filter (fun s -> String.length s < 3) l;;\n", wait=3),
     program("postgres-backend", "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "{pg}/postgres", "-D", "{tmp}/d", "-k", "{tmp}", "-c", "listen_addresses=", "-c", "port=54399",
              setup="chmod 777 {tmp}; setpriv --reuid=65534 --regid=65534 --clear-groups env HOME={tmp} {pg}/initdb -D {tmp}/d -A trust -U p >/dev/null; (sleep 4; (echo 'create temp table t as select i, md5(i::text) from generate_series(1,50000) i; select count(*) from (select * from t order by 2) s;'; sleep 600) | psql -h {tmp} -p 54399 -U p template1 >/dev/null 2>&1) &",
