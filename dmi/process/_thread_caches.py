@@ -8,6 +8,7 @@ registers.
 from __future__ import annotations
 
 import struct
+from bisect import bisect_right
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from dmi.address._attribute import control_block
@@ -28,6 +29,8 @@ _NUMBER: Final = 0x2D0
 _BELOW: Final = 16 << 10
 _SMALL: Final = 64
 _MOST_THREADS: Final = 1 << 14
+_MOST_WORDS: Final = 1 << 21
+"""Words of all threads' variables that are looked at: many thousand threads."""
 _MOST_BLOCKS: Final = 1 << 12
 
 
@@ -45,11 +48,20 @@ def thread_caches(
 ) -> tuple[ThreadCache, ...]:
     """The cache of each thread of which it can be told, by number; of others nothing."""
     arenas = [heap for heap in heaps if isinstance(heap, GlibcHeap)]
-    spans = [(region.start, region.end) for heap in arenas for region in heap.regions]
+    stretches = sorted(
+        (region.start, region.end, index)
+        for index, heap in enumerate(arenas)
+        for region in heap.regions
+    )
     found: dict[int, ThreadCache] = {}
+    left = _MOST_WORDS
     for number, block in _threads(memory, space):
-        for chunk in _led_to(memory, space, block, spans):
-            told = next((t for heap in arenas if (t := heap.cache_at(chunk)) is not None), None)
+        for word in _words_below(memory, space, block):
+            left -= 1
+            at = bisect_right(stretches, (word, 1 << 64, 0)) - 1
+            if at < 0 or word >= stretches[at][1]:
+                continue
+            told = arenas[stretches[at][2]].cache_at(word - 16)
             if told is not None:
                 counts, entries = told
                 size = sum(
@@ -58,6 +70,8 @@ def thread_caches(
                 )
                 found[number] = ThreadCache(number, sum(counts), size)
                 break
+        if left <= 0:
+            break
     return tuple(found[number] for number in sorted(found))
 
 
@@ -80,18 +94,16 @@ def _threads(memory: Memory, space: Space) -> Iterator[tuple[int, int]]:
                 yield number, block
 
 
-def _led_to(
-    memory: Memory, space: Space, block: int, spans: Sequence[tuple[int, int]]
-) -> Iterator[int]:
-    """Chunks in arenas that the thread's own variables lead to, the nearest variable first."""
+def _words_below(memory: Memory, space: Space, block: int) -> Iterator[int]:
+    """What the thread's own variables may lead to, the nearest variable first."""
     here = space.at(block)
     if here is None:
         return
     low = max(here.start, block - _BELOW) + 7 & ~7
     raw = memory.read(low, block - low & ~7) or b""
     for (word,) in reversed(list(struct.iter_unpack("<Q", raw))):
-        if word and word % 16 == 0 and any(start <= word < end for start, end in spans):
-            yield word - 16
+        if word and word % 16 == 0:
+            yield word
 
 
 def _bytes(memory: Memory, index: int, count: int, entry: int) -> int:
