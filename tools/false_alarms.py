@@ -7,7 +7,8 @@ packages, as they are published. This project's own fast suite runs in the envir
 whole, a quarter of an hour a run. Each test of a suite is judged for second-order leaks and for
 growth. Every run is a line of FOLDER/runs.jsonl; a run that is there is not made again, so that
 what was interrupted goes on. The status is 1 when there was an alarm, or a run that ended badly.
-Failures that are no alarm are counted: some tests want a process that no preload is in.
+What its tests start runs without dmi, as it does in `make test`. Failures that are no alarm are
+counted apart.
 """
 
 from __future__ import annotations
@@ -25,6 +26,13 @@ ROOT = Path(__file__).resolve().parents[1]
 LIMITS = ("--dmi", "--dmi-no-second-order-leak", "--dmi-max-growth=8M")
 # What `make build` makes.
 OWN = ROOT / ".venv" / "bin"
+# The process itself is on dmi by now.
+START = """
+import os, sys, pytest
+for name in ("LD_PRELOAD", "DMI_OPTIONS", "PYTHONMALLOC"):
+    os.environ.pop(name, None)
+sys.exit(pytest.main(sys.argv[1:]))
+"""
 ALARM = re.compile(r"^(?:FAILED|ERROR) (\S+) - (?:Failed: )?memory did not")
 ENDED = re.compile(r"(?:(\d+) failed, )?(\d+) passed")
 
@@ -57,7 +65,7 @@ def run(name: str, folder: Path) -> dict[str, Any]:
     """One run of a suite."""
     where, tests = suite(name, folder)
     tools = OWN if name == "dmi" else folder / "env/bin"
-    pytest = [f"{tools}/dmi", "run", "--", f"{tools}/python", "-m", "pytest", "-q", "-rfE"]
+    pytest = [f"{tools}/dmi", "run", "--", f"{tools}/python", "-c", START, "-q", "-rfE"]
     options = ["-p", "no:cacheprovider", "--color=no", *LIMITS]
     environment = {"PATH": f"{tools}:/usr/local/bin:/usr/bin:/bin"}
     done = subprocess.run(
