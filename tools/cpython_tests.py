@@ -107,7 +107,13 @@ def prepare(folder: Path, python: str, *, alone: bool) -> Pythons:
     asked = "import sys; print('dmi.python._hook' in sys.modules)"
     for there, command in zip((True, False), found, strict=True):
         done = subprocess.run(
-            [*command, "-c", asked], check=True, env=environment(), capture_output=True, text=True
+            [*command, "-c", asked],
+            check=True,
+            env=environment(),
+            # Here a source tree of dmi would stand before the one that was installed.
+            cwd=folder,
+            capture_output=True,
+            text=True,
         )
         if done.stdout.strip() != str(there):
             raise SystemExit(f"{command}: dmi is{' not' if there else ''} there: {done.stderr}")
