@@ -62,6 +62,7 @@ void _dmi_sites_halve(void) {
 
 void _dmi_sites_reset(unsigned times) {
     int more = times ? 2 * log_of(times) : ALL_LOG;
+    if (!_dmi_python_found()) more++; /* native stacks alone cost a quarter, and sites tell less */
     atomic_store_explicit(&first_log, FIRST_LOG + more, memory_order_relaxed);
     atomic_store_explicit(&live_log, LIVE_LOG + more, memory_order_relaxed);
     for (size_t i = 0; i < DMI_SITES; i++) {
