@@ -243,7 +243,7 @@ def test_few_stacks_of_many_from_one_place_and_no_bias() -> None:
         for block in [heap.malloc(96) for _ in range(20)]:
             heap.free(block)
         with dmi.profile(64, cost=1.0, seed=seed) as p:
-            kept, passing = [], collections.deque[int]()
+            kept, passing = list[int](), collections.deque[int]()
             for number in range(60000):
                 (kept if number % 30 == 0 else passing).append(make(heap))
                 if number % 200 == 0:
