@@ -307,7 +307,7 @@ static void forget(const void *block) {
     }
 }
 
-static void note_large(void *block, size_t size, const void *frame) {
+static __attribute__((noinline)) void note_large(void *block, size_t size, const void *frame) {
     double chance =
         _dmi_agent_chance((double)size / atomic_load_explicit(&large_period, memory_order_relaxed));
     forget(block);
@@ -357,21 +357,36 @@ static uint32_t holder_of(const void *frame, uint32_t one, size_t size) {
     return held | stack_of(frame, (double)one * (1u << k), size);
 }
 
-static void note_block(void *block, size_t size, const void *frame) {
-    if (atomic_load_explicit(&for_agent, memory_order_relaxed) && !_dmi_os_probes_wanted())
-        attend();
-    dmi_run *run = _dmi_pagemap_look(block);
+static __attribute__((noinline)) void note_watched(dmi_watch *watch, void *block, size_t size,
+                                                   const void *frame) {
+    uint32_t one = atomic_load_explicit(&watch->every, memory_order_relaxed);
+    uint32_t held = 0;
+    if (!atomic_load_explicit(&for_agent, memory_order_relaxed))
+        held = holder_of(frame, one, _dmi_watch_run(watch)->block_size);
+    if (_dmi_os_probes_wanted()) held |= _dmi_agent_tell(block, size, 1.0 / one, draw_part());
+    _dmi_watch_hold(watch, block, held);
+}
+
+static inline void note_run(dmi_run *run, void *block, size_t size, const void *frame) {
     if (_dmi_run_is_shadow(run)) {
-        dmi_watch *watch = (dmi_watch *)(void *)run;
-        uint32_t one = atomic_load_explicit(&watch->every, memory_order_relaxed);
-        uint32_t held = 0;
-        if (!atomic_load_explicit(&for_agent, memory_order_relaxed))
-            held = holder_of(frame, one, _dmi_watch_run(watch)->block_size);
-        if (_dmi_os_probes_wanted()) held |= _dmi_agent_tell(block, size, 1.0 / one, draw_part());
-        _dmi_watch_hold(watch, block, held);
+        note_watched((dmi_watch *)(void *)run, block, size, frame);
     } else if (run->kind == DMI_RUN_LARGE || run->kind == DMI_RUN_VIRTUAL) {
         note_large(block, size, frame);
     }
+}
+
+static __attribute__((noinline, cold)) void note_without_agent(void *block, size_t size,
+                                                               const void *frame) {
+    attend();
+    note_run(_dmi_pagemap_look(block), block, size, frame);
+}
+
+/* Of most blocks that slow paths hand out nothing is noted: all calls are the last thing that it does, so that it saves no
+ * register. */
+static void note_block(void *block, size_t size, const void *frame) {
+    if (atomic_load_explicit(&for_agent, memory_order_relaxed) && !_dmi_os_probes_wanted())
+        note_without_agent(block, size, frame);
+    else note_run(_dmi_pagemap_look(block), block, size, frame);
 }
 
 static void forget_block(const void *block) { forget(block); }
