@@ -567,6 +567,7 @@ const dmi_os_backend _dmi_fake_backend = {
     .resident = fake_resident,
     .process_resident = fake_process_resident,
     .clock = _dmi_fake_clock,
+    .fine_clock = _dmi_fake_clock,
     .cpu_time = _dmi_fake_cpu_time,
     .random = _dmi_fake_random,
     .read_file = _dmi_fake_read_file,

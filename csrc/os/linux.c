@@ -504,6 +504,7 @@ static uint64_t read_clock(clockid_t clock) {
 }
 
 static uint64_t linux_clock(void) { return read_clock(CLOCK_MONOTONIC_COARSE); }
+static uint64_t linux_fine_clock(void) { return read_clock(CLOCK_MONOTONIC); }
 static uint64_t linux_cpu_time(void) { return read_clock(CLOCK_PROCESS_CPUTIME_ID); }
 
 static void linux_message(const char *text, size_t length) {
@@ -549,6 +550,7 @@ const dmi_os_backend _dmi_os_native = {
     .resident = linux_resident,
     .process_resident = linux_process_resident,
     .clock = linux_clock,
+    .fine_clock = linux_fine_clock,
     .cpu_time = linux_cpu_time,
     .random = _dmi_linux_random,
     .read_file = _dmi_linux_read_file,

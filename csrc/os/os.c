@@ -278,6 +278,7 @@ int64_t _dmi_os_resident(const void *address, size_t size) {
 uint64_t _dmi_os_headroom(dmi_os_mode mode, bool *pages) { return os->headroom(mode, pages); }
 int64_t _dmi_os_process_resident(void) { return os->process_resident(); }
 uint64_t _dmi_os_clock(void) { return os->clock(); }
+uint64_t _dmi_os_fine_clock(void) { return os->fine_clock(); }
 uint64_t _dmi_os_cpu_time(void) { return os->cpu_time(); }
 int _dmi_os_random(void *buffer, size_t size) { return os->random(buffer, size); }
 int _dmi_os_read_file(const char *path, char *buffer, size_t size) {

@@ -128,6 +128,8 @@ int64_t _dmi_os_resident(const void *address, size_t size);
 int64_t _dmi_os_process_resident(void);
 /* A coarse monotonic clock in nanoseconds. Its steps are a few milliseconds, and it costs a few nanoseconds. */
 uint64_t _dmi_os_clock(void);
+/* A monotonic clock in nanoseconds whose steps are below a microsecond. It costs tens of nanoseconds. */
+uint64_t _dmi_os_fine_clock(void);
 /* User + system CPU time of the process, nanoseconds. */
 uint64_t _dmi_os_cpu_time(void);
 /* Fill size bytes with random bytes. 0: they are the OS's. EAGAIN (it has none yet) or ENOSYS (it refuses): they are
@@ -224,6 +226,7 @@ typedef struct dmi_os_backend {
     int64_t (*resident)(const void *, size_t);
     int64_t (*process_resident)(void);
     uint64_t (*clock)(void);
+    uint64_t (*fine_clock)(void);
     uint64_t (*cpu_time)(void);
     int (*random)(void *, size_t);
     int (*read_file)(const char *, char *, size_t);

@@ -286,6 +286,14 @@ static int64_t windows_process_resident(void) {
 /* The system keeps this in a page that every process can read, so it costs a load and no system call. */
 static uint64_t windows_clock(void) { return GetTickCount64() * 1000000u; }
 
+static uint64_t windows_fine_clock(void) {
+    LARGE_INTEGER now, second;
+    (void)QueryPerformanceCounter(&now);
+    (void)QueryPerformanceFrequency(&second);
+    uint64_t ticks = (uint64_t)now.QuadPart, each = (uint64_t)second.QuadPart;
+    return ticks / each * 1000000000u + ticks % each * 1000000000u / each;
+}
+
 static uint64_t windows_cpu_time(void) {
     FILETIME made, ended, kernel, user;
     uint64_t ticks = 0; /* of 100 ns */
@@ -474,6 +482,7 @@ const dmi_os_backend _dmi_os_native = {
     .resident = windows_resident,
     .process_resident = windows_process_resident,
     .clock = windows_clock,
+    .fine_clock = windows_fine_clock,
     .cpu_time = windows_cpu_time,
     .random = windows_random,
     .read_file = windows_read_file,

@@ -41,7 +41,7 @@ static _Atomic double large_period; /* bytes for which a larger block is recorde
 #define COST_PPM 8000  /* of the time that passes, by default */
 #define SPAN_NS 500000 /* a span ends when it has cost so much: then it is judged */
 #define FREE_NS                                                                                    \
-    2000000 /* what may be spent ahead of time: at the start, or after a while that cost little */
+    8000000 /* what may be spent ahead of time: at the start, or after a while that cost little */
 
 static _Atomic uint32_t most_ppm, every;
 static _Atomic uint64_t spent, span_spent, span_began;
@@ -90,7 +90,7 @@ static void begin_costs(uint32_t one, uint32_t ppm) {
     atomic_store_explicit(&most_ppm, most, memory_order_relaxed);
     atomic_store_explicit(&spent, 0, memory_order_relaxed);
     atomic_store_explicit(&span_spent, 0, memory_order_relaxed);
-    atomic_store_explicit(&span_began, _dmi_os_clock(), memory_order_relaxed);
+    atomic_store_explicit(&span_began, _dmi_os_fine_clock(), memory_order_relaxed);
 }
 
 /* Where more was spent than is there, and the span that ends cost a larger share of the time than it may, pages are
@@ -103,7 +103,7 @@ static void settle_costs(uint64_t now_spent) {
     if (!atomic_compare_exchange_strong_explicit(&span_spent, &before, now_spent,
                                                  memory_order_relaxed, memory_order_relaxed))
         return;
-    uint64_t now = _dmi_os_clock(), cost = now_spent - before;
+    uint64_t now = _dmi_os_fine_clock(), cost = now_spent - before;
     uint64_t passed = now - atomic_exchange_explicit(&span_began, now, memory_order_relaxed);
     uint32_t period = atomic_load_explicit(&every, memory_order_relaxed);
     passed = passed * PACE_ONE / atomic_load_explicit(&pace, memory_order_relaxed);
@@ -122,6 +122,8 @@ static void settle_costs(uint64_t now_spent) {
         return;
     }
     atomic_store_explicit(&every, period, memory_order_relaxed);
+    /* Else pages would be given up for what larger blocks cost. */
+    atomic_store_explicit(&large_period, (double)period * DMI_WATCH_PAGE, memory_order_relaxed);
     if (atomic_load_explicit(&runs, memory_order_relaxed)) _dmi_watch_begin(period, 0);
 }
 
@@ -249,9 +251,9 @@ static uint32_t measured_stack(const void *frame) {
     uint64_t cost = 0;
     if (atomic_fetch_add_explicit(&taken, 1, memory_order_relaxed) % MEASURED)
         return take_stack(frame, &cost);
-    uint64_t began = _dmi_os_clock();
+    uint64_t began = _dmi_os_fine_clock();
     uint32_t number = take_stack(frame, &cost);
-    learn_pace(_dmi_os_clock() - began, cost);
+    learn_pace(_dmi_os_fine_clock() - began, cost);
     return number;
 }
 
@@ -312,6 +314,9 @@ static __attribute__((noinline)) void note_large(void *block, size_t size, const
         _dmi_agent_chance((double)size / atomic_load_explicit(&large_period, memory_order_relaxed));
     forget(block);
     if (draw_part() >= chance) return;
+    unsigned k = _dmi_sites_note(_dmi_sites_find(frame, size));
+    if (k && draw() & ((1u << k) - 1)) return;
+    chance /= 1u << k;
     uint32_t stack = stack_of(frame, 1 / chance, size);
     stack |= _dmi_agent_tell(block, size, chance, draw_part());
     uint64_t address = (uintptr_t)block;

@@ -389,6 +389,7 @@ static void keeps_errno(void) {
     (void)_dmi_os_decommit(base, page, DMI_OS_STRICT);
     (void)_dmi_os_release(base, 4 * page);
     (void)_dmi_os_clock();
+    (void)_dmi_os_fine_clock();
     (void)_dmi_os_cpu_time();
     (void)_dmi_os_barrier_setup();
     (void)_dmi_os_barrier();
@@ -410,6 +411,18 @@ TEST(clock_runs) {
     uint64_t passed = _dmi_os_clock() - start;
     CHECK(passed >= 40 * 1000000u); /* coarse: a tick may be missing at either end */
     CHECK(_dmi_os_cpu_time() >= cpu);
+}
+
+/* What takes a microsecond can be timed with it. */
+TEST(fine_clock_has_small_steps) {
+    uint64_t least = UINT64_MAX;
+    for (int i = 0; i < 1000; i++) {
+        uint64_t now = _dmi_os_fine_clock(), then;
+        while ((then = _dmi_os_fine_clock()) == now) continue;
+        CHECK(then > now);
+        if (then - now < least) least = then - now;
+    }
+    CHECK(least < 1000);
 }
 
 TEST(random_differs) {
