@@ -67,7 +67,8 @@ def run(name: str, folder: Path) -> dict[str, Any]:
     tools = OWN if name == "dmi" else folder / "env/bin"
     pytest = [f"{tools}/dmi", "run", "--", f"{tools}/python", "-c", START, "-q", "-rfE"]
     options = ["-p", "no:cacheprovider", "--color=no", *LIMITS]
-    environment = {"PATH": f"{tools}:/usr/local/bin:/usr/bin:/bin"}
+    # Wide, for pytest cuts the lines that name the alarms.
+    environment = {"PATH": f"{tools}:/usr/local/bin:/usr/bin:/bin", "COLUMNS": "400"}
     done = subprocess.run(
         [*pytest, *options, *tests],
         cwd=where,

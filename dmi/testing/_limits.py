@@ -25,8 +25,10 @@ class Limits:
     max_retained          what may stay committed without being busy, beyond what was there before
     max_growth            what may stay allocated, beyond what was there before
     returns               the share of what the test made the heap commit that must have gone back
-    no_second_order_leak  True: busy came back, so commit must have come back too; more than
-                          ``tolerance`` that stays pinned, or that the policy would keep, fails
+    no_second_order_leak  True: where busy came back commit must have come back too; more than
+                          ``tolerance`` that stays pinned, or that the policy would keep, fails.
+                          Less than what grew is no such leak: growth needs pages, and
+                          ``max_growth`` judges it
     tolerance             see there
     loops                 run the test so often, and judge from the end of the first run on: what is
                           made once (imports, caches) is no leak
@@ -100,7 +102,8 @@ class Limits:
             return said
         # A little in each of many heaps is as much as much in one.
         pinned = sum(max(0, each.retained_growth) for each in found.heaps)
-        if pinned + found.kept_by_policy <= self.tolerance:
+        grown = sum(max(0, each.busy_growth) for each in found.heaps)
+        if self._is_no_leak(pinned, grown, found.kept_by_policy):
             return []
         text = (
             f"second-order leak in {len(found.heaps)} heaps together: {show_size(pinned)} lie on "
@@ -109,9 +112,14 @@ class Limits:
         )
         return [text]
 
+    def _is_no_leak(self, pinned: int, grown: int, kept: int) -> bool:
+        # What grew lies on pages that are not full: that is its price, and no leak of its own.
+        counts = pinned if pinned > max(0, grown) else 0
+        return counts + kept <= self.tolerance
+
     def _second_order(self, each: HeapFound) -> str:
         pinned, kept = each.retained_growth, each.kept_by_policy
-        if max(0, pinned) + kept <= self.tolerance:
+        if self._is_no_leak(pinned, each.busy_growth, kept):
             return ""
         parts = []
         if pinned > 0:

@@ -8,7 +8,10 @@ import sys
 import textwrap
 from pathlib import Path
 
+import pytest
+
 import dmi
+from dmi.testing import Limits, Watch
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -282,3 +285,18 @@ def test_another_plugin_that_runs_the_tests(tmp_path: Path) -> None:
     found, said = outcomes(tmp_path, text, conftest=runs)
     assert found == {"test_well": "passed", "test_keeps": "passed, error"}, said
     assert "memory did not come back" in said
+
+
+@pytest.mark.parametrize(("size", "kept_of", "alarm"), [(1024, (3, 4), False), (48, (1, 85), True)])
+def test_growth_may_pin_as_much_as_it_is_and_no_more(
+    size: int, kept_of: tuple[int, int], alarm: bool
+) -> None:
+    """Three of four blocks that stay are growth with holes; one small block a page is a leak."""
+    heap = dmi.Heap()
+    watch = Watch([heap])
+    for number, block in enumerate([heap.malloc(size) for _ in range((8 << 20) // size)]):
+        if number % kept_of[1] >= kept_of[0]:
+            heap.free(block)
+    found = watch.found()
+    assert found.retained_growth > 1 << 20
+    assert bool(Limits(no_second_order_leak=True).broken(found)) == alarm
