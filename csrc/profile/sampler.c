@@ -314,7 +314,10 @@ static __attribute__((noinline)) void note_large(void *block, size_t size, const
         _dmi_agent_chance((double)size / atomic_load_explicit(&large_period, memory_order_relaxed));
     forget(block);
     if (draw_part() >= chance) return;
-    unsigned k = _dmi_sites_note(_dmi_sites_find(frame, size));
+    /* An agent takes its own stacks: none is saved here. */
+    unsigned k = atomic_load_explicit(&for_agent, memory_order_relaxed)
+                     ? 0
+                     : _dmi_sites_note(_dmi_sites_find(frame, size));
     if (k && draw() & ((1u << k) - 1)) return;
     chance /= 1u << k;
     uint32_t stack = stack_of(frame, 1 / chance, size);

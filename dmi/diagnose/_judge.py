@@ -351,7 +351,9 @@ def _use_of(
     assert before is not None
     assert after is not None
     if first is None:
-        grown = (after.committed or 0) - (before.committed or 0)
+        if before.committed is None or after.committed is None:
+            return ()
+        grown = after.committed - before.committed
         if after.is_walked or not after.is_collected or grown <= thresholds.process_min_bytes:
             return ()
         said = (

@@ -117,10 +117,14 @@ class Observation:
         more than the eden explains."""
         if self.survived is None or before.survived is None or self.eden is None:
             return None
-        if (self.collections or 0) <= (before.collections or 0):
+        if self.committed is None or before.committed is None:
+            return None
+        if self.collections is None or before.collections is None:
+            return None
+        if self.collections <= before.collections:
             return None
         held = self.survived - before.survived
-        grown = (self.committed or 0) - (before.committed or 0)
+        grown = self.committed - before.committed
         return held if grown - max(0, held) <= self.eden else None
 
     @property

@@ -112,15 +112,23 @@ def _verbose(process: Process) -> Iterator[str]:
 
 
 def _caches(process: Process) -> Iterator[str]:
-    caches = sorted(process.thread_caches(), key=lambda cache: -cache.size)
+    caches = sorted(
+        process.thread_caches(), key=lambda cache: (cache.size is None, -(cache.size or 0))
+    )
     if caches:
         yield ""
         yield "caches of threads, which malloc_trim does not touch:"
     for cache in caches[:_MOST_CACHES]:
-        yield f"    thread {cache.thread:<12} {cache.blocks:10,} blocks {cache.size:14,} bytes"
+        size = _known(cache.size)
+        yield f"    thread {cache.thread:<12} {cache.blocks:10,} blocks {size:>14} bytes"
     if len(caches) > _MOST_CACHES:
-        rest = sum(cache.size for cache in caches[_MOST_CACHES:])
-        yield f"    {len(caches) - _MOST_CACHES:,} more threads {rest:32,} bytes"
+        sizes = [cache.size for cache in caches[_MOST_CACHES:] if cache.size is not None]
+        rest = sum(sizes) if len(sizes) == len(caches) - _MOST_CACHES else None
+        yield f"    {len(caches) - _MOST_CACHES:,} more threads {_known(rest):>32} bytes"
+
+
+def _known(size: int | None) -> str:
+    return "-" if size is None else f"{size:,}"
 
 
 def _trim(process: Process) -> Iterator[str]:

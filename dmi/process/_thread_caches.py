@@ -39,8 +39,8 @@ class ThreadCache(NamedTuple):
 
     thread: int
     blocks: int
-    size: int
-    """Bytes, headers included."""
+    size: int | None
+    """Bytes, headers included; None: not all of its blocks could be read."""
 
 
 def thread_caches(
@@ -64,10 +64,12 @@ def thread_caches(
             told = arenas[stretches[at][2]].cache_at(word - 16)
             if told is not None:
                 counts, entries = told
-                size = sum(
+                sizes = [
                     _bytes(memory, index, count, entry)
                     for index, (count, entry) in enumerate(zip(counts, entries, strict=True))
-                )
+                ]
+                read = [size for size in sizes if size is not None]
+                size = sum(read) if len(read) == len(sizes) else None
                 found[number] = ThreadCache(number, sum(counts), size)
                 break
         if left <= 0:
@@ -106,16 +108,18 @@ def _words_below(memory: Memory, space: Space, block: int) -> Iterator[int]:
             yield word
 
 
-def _bytes(memory: Memory, index: int, count: int, entry: int) -> int:
+def _bytes(memory: Memory, index: int, count: int, entry: int) -> int | None:
     """What the blocks of a bin come to: of the small bins each has one size, of others it is asked
-    block by block."""
+    block by block. None: one of them cannot be read, or there are too many."""
     if index < _SMALL:
         return count * (32 + 16 * index)
     total = 0
-    for _ in range(min(count, _MOST_BLOCKS)):
+    if count > _MOST_BLOCKS:
+        return None
+    for _ in range(count):
         raw = memory.read(entry - 16, 24) if entry > 16 and entry % 16 == 0 else None
         if raw is None:
-            break
+            return None
         _, size, link = struct.unpack("<3Q", raw)
         total += min(size & ~15, 1 << 32)
         entry = link ^ entry >> 12

@@ -8,11 +8,16 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import pytest
 
 from dmi.cli import main
 from dmi.diagnose._watch import parse_seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 if not sys.platform.startswith("linux"):
     pytest.skip("processes are watched through /proc", allow_module_level=True)
@@ -42,6 +47,18 @@ def start(code: str, *words: str) -> subprocess.Popen[bytes]:
     assert process.stdout is not None
     process.stdout.readline()
     return process
+
+
+@contextmanager
+def growing() -> Iterator[subprocess.Popen[bytes]]:
+    process = start(GROWS, "600")
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdout
+        process.stdout.close()
 
 
 def watch(pid: int, every: str) -> subprocess.Popen[str]:
@@ -77,24 +94,19 @@ def test_other_times_are_refused(text: str) -> None:
 
 
 def test_growth_is_seen_as_it_forms_and_reported_at_the_end() -> None:
-    process = start(GROWS, "600")
-    watcher = watch(process.pid, "0.5")
-    try:
-        assert watcher.stdout is not None
-        taken: list[str] = []
-        while not taken or "Growth" not in taken[-1]:
-            line = watcher.stdout.readline()
-            assert line, taken
-            if line.startswith("+0:"):
-                taken.append(line)
-        watcher.send_signal(signal.SIGINT)
-        report, _ = watcher.communicate(timeout=60)
-    finally:
-        watcher.kill()
-        process.kill()
-        process.wait()
-        assert process.stdout
-        process.stdout.close()
+    with growing() as process, watch(process.pid, "0.5") as watcher:
+        try:
+            assert watcher.stdout is not None
+            taken: list[str] = []
+            while not taken or "Growth" not in taken[-1]:
+                line = watcher.stdout.readline()
+                assert line, taken
+                if line.startswith("+0:"):
+                    taken.append(line)
+            watcher.send_signal(signal.SIGINT)
+            report, _ = watcher.communicate(timeout=60)
+        finally:
+            watcher.kill()
     assert len(taken) >= 2
     assert watcher.returncode == 1
     assert "Growth in" in report
@@ -102,43 +114,34 @@ def test_growth_is_seen_as_it_forms_and_reported_at_the_end() -> None:
 
 
 def test_it_ends_after_the_time_that_was_asked_for() -> None:
-    process = start(GROWS, "600")
-    try:
+    with growing() as process:
         done = doctor(process.pid, "--every", "0.5s", "--for", "1s")
-    finally:
-        process.kill()
-        process.wait()
-        assert process.stdout
-        process.stdout.close()
     assert done.stdout.startswith("+0:00:00"), done.stderr
     assert "\n\n" in done.stdout
     assert done.returncode in (0, 1)
 
 
 def test_the_end_of_the_process_ends_the_watch_with_a_report() -> None:
-    process = start(GROWS, "600")
-    words = ("--pid", str(process.pid), "--every", "0.5", "--json")
-    with subprocess.Popen(
-        [sys.executable, "-m", "dmi", "doctor", *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as watcher:
-        assert watcher.stderr is not None
-        try:
-            said = watcher.stderr.readline()
-            while said.count("+0:0") < 2:
-                line = watcher.stderr.readline()
-                assert line, said
-                said += line
-            process.kill()
-            process.wait()
-            answer, _ = watcher.communicate(timeout=60)
-        finally:
-            watcher.kill()
-            process.kill()
-    assert process.stdout
-    process.stdout.close()
+    with growing() as process:
+        words = ("--pid", str(process.pid), "--every", "0.5", "--json")
+        with subprocess.Popen(
+            [sys.executable, "-m", "dmi", "doctor", *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as watcher:
+            assert watcher.stderr is not None
+            try:
+                said = watcher.stderr.readline()
+                while said.count("+0:0") < 2:
+                    line = watcher.stderr.readline()
+                    assert line, said
+                    said += line
+                process.kill()
+                process.wait()
+                answer, _ = watcher.communicate(timeout=60)
+            finally:
+                watcher.kill()
     verdict = json.loads(answer)
     assert len(verdict["moments"]) >= 2
     assert any("ended" in note for note in verdict["notes"])
@@ -146,19 +149,15 @@ def test_the_end_of_the_process_ends_the_watch_with_a_report() -> None:
 
 
 def test_ctrl_c_ends_it_with_a_report() -> None:
-    process = start(GROWS, "60")
-    watcher = watch(process.pid, "1")
-    try:
-        assert watcher.stdout is not None
-        watcher.stdout.readline()
-        watcher.stdout.readline()
-        watcher.send_signal(signal.SIGINT)
-        rest, _ = watcher.communicate(timeout=60)
-    finally:
-        process.kill()
-        process.wait()
-        assert process.stdout
-        process.stdout.close()
+    with growing() as process, watch(process.pid, "1") as watcher:
+        try:
+            assert watcher.stdout is not None
+            watcher.stdout.readline()
+            watcher.stdout.readline()
+            watcher.send_signal(signal.SIGINT)
+            rest, _ = watcher.communicate(timeout=60)
+        finally:
+            watcher.kill()
     assert "interrupted at" in rest
     assert "Read" in rest
     assert watcher.returncode in (0, 1)

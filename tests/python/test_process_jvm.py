@@ -85,6 +85,7 @@ def moment(
     [
         ((5 * MIB, 6 * MIB), (2, 9), "none"),  # the eden grew
         ((5 * MIB, 150 * MIB), (2, 9), "growth"),  # what survived did
+        ((5 * MIB, 6 * MIB), (None, 9), "growth"),  # nobody knows whether one ran between them
         ((5 * MIB, 5 * MIB), (2, 2), "growth"),  # no collection between: not known
         ((None, None), (None, None), "growth"),
     ],
