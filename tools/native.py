@@ -168,7 +168,6 @@ def compile_one(command: list[str], source: str, target: Path) -> bool:
     if inputs and is_current(target, shlex.join(full), inputs):
         return False
     make(target, full)
-    print(f"compiled {source}", flush=True)
     return True
 
 
@@ -196,8 +195,11 @@ def build(toolchain: Toolchain | None = None) -> list[Path]:
             command += FRAMES
         return compile_one(command, source, objects[source])
 
+    # Printed here and not by the threads, whose lines would run into each other.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(compile_source, parts))
+        for source, compiled in zip(parts, pool.map(compile_source, parts), strict=True):
+            if compiled:
+                print(f"compiled {source}", flush=True)
 
     made: list[Path] = []
     for name in chosen.libraries:
