@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from dmi import windbg
-from dmi._files import PACKED, TooLargeError, load_json, open_regular, seekable
+from dmi._files import PACKED, TooLargeError, load_json, open_regular, parse_json, seekable
 
 from ._judge import THRESHOLDS, DifferentProcessError, Thresholds, judge
 from ._moments import in_order, join, joined, of_one_process, states_of_log
@@ -29,8 +29,17 @@ if TYPE_CHECKING:
 __all__ = ["from_files", "read_moments", "state_of_pid", "states_of_file", "what_was_read"]
 
 _JSON: Final = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:\{|\[\s*[\{\]])")
+_OURS: Final = frozenset(
+    {"format", "heaps", "outside", "address", "process", "busy", "committed", "stats"}
+)
+"""Names that snapshots have, and bare statistics."""
+_PRINTED: Final = re.compile(
+    r"Heap +Flags +Reserv|Usage Summary|Usage SUMMARY|group-by:|HEAP_ENTRY|Class Name|GC Heap Size"
+    r"|BackTrace|_HEAP @|[0-9]:[0-9]{3}> *!|Heap Address +Signature"
+)
 STDIN: Final = "-"
 _HEAD: Final = 4096
+_MOST_JSON_LINES: Final = 16 << 20
 
 
 def from_files(
@@ -129,11 +138,13 @@ def states_of_file(path: str | os.PathLike[str]) -> list[State]:
             return [replace(_state_of_process(source), source=name, label=Path(name).stem)]
     try:
         with _opened(name) as file:
-            if _is_json(file):
-                given = _values(file)
-                states = [_state(part) for part in (given if isinstance(given, list) else [given])]
-            else:
+            given = _values_of(file)
+            if given is None:
                 states = states_of_log(_log(windbg.text_of(file)), name)
+            elif (text := _text_within(given)) is not None:
+                states = states_of_log(_log(text), name)
+            else:
+                states = [_state(part) for part in (given if isinstance(given, list) else [given])]
         if not states:
             raise ValueError("no figures of heaps or of the address space")
     except (TypeError, ValueError, RecursionError) as error:
@@ -185,6 +196,56 @@ def _is_json(file: IO[bytes]) -> bool:
     return _JSON.match(head) is not None
 
 
+def _values_of(file: IO[bytes]) -> Any:
+    """The values of JSON; None where it is a log, also one whose lines are JSON each."""
+    if not _is_json(file):
+        return None
+    try:
+        return _values(file)
+    except ValueError:
+        file.seek(0)
+        head = file.read(_HEAD)
+        file.seek(0)
+        # A snapshot that is cut is no log.
+        if b"dmi-snapshot" in head or not re.search(rb"!\w|Heap +Flags|Total Size", head):
+            raise
+        return _json_lines(file)
+
+
+def _json_lines(file: IO[bytes]) -> list[Any] | None:
+    """The values of a file whose lines are JSON each; None for any other."""
+    values: list[Any] = []
+    for line in file.read(_MOST_JSON_LINES).splitlines():
+        if not line.strip():
+            continue
+        try:
+            values.append(parse_json(line))
+        except ValueError:
+            file.seek(0)
+            return None
+    file.seek(0)
+    return values or None
+
+
+def _text_within(given: Any) -> str | None:
+    """What a debugger printed and a program put into JSON, line by line; None for a snapshot."""
+    parts = given if isinstance(given, list) else [given]
+    if any(isinstance(part, dict) and part.keys() & _OURS for part in parts):
+        return None
+    lines: list[str] = []
+    left = [given]
+    while left:
+        value = left.pop()
+        if isinstance(value, str):
+            lines.append(value)
+        elif isinstance(value, list):
+            left += reversed(value)
+        elif isinstance(value, dict):
+            left += reversed(value.values())
+    text = "\n".join(lines)
+    return text if _PRINTED.search(text) else None
+
+
 def _values(file: IO[bytes]) -> Any:
     try:
         return load_json(file)
@@ -224,8 +285,10 @@ def what_was_read(path: str | os.PathLike[str]) -> dict[str, Any]:
     log: windbg.Log | None = None
     if not core:
         with _opened(name) as file:
-            if not _is_json(file):
-                log = windbg.parse(windbg.text_of(file), partial=True)
+            given = _values_of(file)
+            text = windbg.text_of(file) if given is None else _text_within(given)
+            if text is not None:
+                log = windbg.parse(text, partial=True)
     if log is None:
         states = states_of_file(name) if name != STDIN else []
         return {
@@ -258,7 +321,7 @@ def what_was_read(path: str | os.PathLike[str]) -> dict[str, Any]:
         for sizes in log.sizes
     ]
     for listed in log.blocks:
-        command = {"leaked": "-l", "flt": "-flt", "entries": "-h"}[listed.command]
+        command = {"leaked": "-l", "flt": "-flt", "found": "-srch", "entries": "-h"}[listed.command]
         tables.append(_table(listed.line, f"!heap {command}", listed.blocks, ""))
     tables += [
         _table(compared.line, "UMDH comparison", len(compared.traces), "")

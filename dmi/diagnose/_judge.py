@@ -18,9 +18,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from dmi.windbg import SMALLEST_VIRTUAL_BLOCK
-
-from . import _allocators, _causes, _process, _told
+from . import _allocators, _by_size, _causes, _process, _told, _virtual
 from ._causes import Cause, Cure, kib
 from ._cures import cures
 from ._lines import with_lines
@@ -139,10 +137,11 @@ def _compared(states: Sequence[State], thresholds: Thresholds, page_size: int) -
         ]
         together = _judge_heap(sums, states, thresholds, page_size)[0]
         found = [together] if together.finding else []
-    found += [v for key in keys if (v := _virtual_blocks(key, states, thresholds)) is not None]
+    found += _virtual.findings(states, thresholds)
     found += _process.findings(states, found, thresholds)
     found += _process.traces(states)
     found += _told.findings(states, thresholds)
+    found += _by_size.findings(states, thresholds)
     found.sort(key=lambda v: -(v.bytes or 0) * (_ALIKE if _is_held(v) else 1))
     missing, open_ends = _missing(states, keys, found, thresholds)
     if not found:
@@ -297,7 +296,7 @@ def _verdict_of(
     if before is not None and after is not None:
         found = _causes.causes(kind, before, peak, after, second, page_size)
         if kind in ("growth", "first-order leak"):
-            found += _stat_cause(states[-1], after)
+            found += _by_size.stat_cause(states, after)
     elif kind == "growth":
         text = "the first moment does not show this heap: it was made since, or its row is missing"
         found = (Cause("not shown", text, size),)
@@ -472,52 +471,6 @@ def _rises(before: int, peak: int, after: int, thresholds: Thresholds) -> bool:
     return after - peak > max(thresholds.min_bytes, int(thresholds.share * rise))
 
 
-def _stat_cause(state: State, heap: Observation) -> tuple[Cause, ...]:
-    """Which size holds most of what is busy, where the debugger was asked at the end."""
-    for table in state.sizes:
-        if table.handle == heap.handle and table.rows:
-            top = max(table.rows, key=lambda row: row.total)
-            share = f", {top.percent} % of all busy bytes" if top.percent else ""
-            text = (
-                f"blocks of {top.size:,} bytes (0x{top.size:x}) hold most at the end: "
-                f"{top.count:,} of them, {kib(top.total)}{share}"
-            )
-            return (Cause("sizes", text, top.total),)
-    return ()
-
-
-def _virtual_blocks(key: str, states: Sequence[State], thresholds: Thresholds) -> Verdict | None:
-    """Blocks that an NT heap mapped on their own. Its Commit does not count them, and the table
-    tells their number only: each has a size from which on the heap does so."""
-    heaps = [state.heaps.get(key) for state in states]
-    before, after = heaps[0], heaps[-1]
-    if (
-        before is None
-        or after is None
-        or before.virtual_blocks is None
-        or after.virtual_blocks is None
-    ):
-        return None
-    gained = after.virtual_blocks - before.virtual_blocks
-    least = gained * SMALLEST_VIRTUAL_BLOCK[after.bits or before.bits or 32]
-    if least <= thresholds.min_bytes:
-        return None
-    text = (
-        f"{gained} more virtual blocks ({before.virtual_blocks} -> {after.virtual_blocks}), which "
-        f"Commit does not count. The table does not tell their sizes; a block is mapped on its own "
-        f"from about {kib(least // gained)} on"
-    )
-    cause = Cause("virtual blocks", text, least)
-    chosen = [0, len(states) - 1]
-    return Verdict(
-        "growth", f"virtual blocks of {after.name}", least, None, None, None,
-        tuple(_moment(n, chosen, states) for n in chosen),
-        (None, None), (None, None), (None, None), (None, None), (None, None),
-        (cause, *_stat_cause(states[-1], after)), (Cure(_causes.ADVICE["virtual blocks"]),),
-        handle=after.handle, how="at least",
-    )  # fmt: skip
-
-
 # ---- what was not seen ---------------------------------------------------------------------------
 
 
@@ -588,6 +541,7 @@ def _missing(
         and not open_ends
         and not _process.comparable(states)
         and not _told.comparable(states)
+        and not _by_size.comparable(states)
         and not any(_shown(key, states) for key in keys)
     ):
         lines.append("no figure of memory that both ends have")

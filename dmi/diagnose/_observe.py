@@ -79,6 +79,8 @@ class Observation:
     reserved: int | None = None
     virtual_blocks: int | None = None
     """Blocks mapped on their own, where they do not count as committed."""
+    virtual_bytes: int | None = None
+    """What they hold, where the source tells more than their number."""
     bits: int | None = None
     mapped: int | None = None
     """What of committed and busy is mapped on its own, beside the allocator's own ranges."""
@@ -421,7 +423,7 @@ def observation_of_facts(facts: HeapFacts) -> Observation:
         f"{facts.handle:08x}", title, facts.busy, facts.committed, facts.handle, facts.free,
         facts.list_length, facts.virtual, facts.committed, facts.uncommitted_ranges, kind=kind,
         reserved=facts.reserved, virtual_blocks=facts.virtual_blocks,
-        bits=64 if facts.handle >> 32 else None,
+        virtual_bytes=facts.virtual_bytes, bits=64 if facts.handle >> 32 else None,
     )  # fmt: skip
 
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from dmi.windbg._frames import of_allocator, without_offset
+
 from . import _told
 from ._allocators import pools
 from ._causes import ADVICE, Cause, Cure, kib
@@ -360,8 +362,14 @@ def traces_of(state: State) -> list[Verdict]:
         if total <= 0:
             continue
         top = max(table.traces, key=lambda trace: trace.gained)
-        frames = [frame for frame in top.stack if not frame.lower().startswith("ntdll!")]
+        frames = [frame for frame in top.stack if not of_allocator(frame)]
         where = " < ".join(frames[:4]) if frames else top.name
+        # `umdh -v LOG` writes a single log in the same form.
+        single = table.total is None and all(trace.old == 0 for trace in table.traces)
+        alone = (
+            "Every stack here began at nothing: if this is one log that UMDH printed with -v, "
+            "it is what was allocated then, and nothing is known of growth."
+        )
         count = "" if top.allocations is None else f" in {top.allocations:,} allocations"
         text = f"{top.gained:,} bytes more{count} from {where}"
         heads = [("stack", "bytes gained", "allocations")]
@@ -378,6 +386,7 @@ def traces_of(state: State) -> list[Verdict]:
                 (Cure("Read the stacks that gained most, from the top: each names the code that "
                       "allocates and does not free."),
                  Cure("Free what they allocate", total, most=True)),
+                notes=(alone,) if single else (),
                 how="measured", lines=tuple(columns(heads)),
                 headline=f"Growth in the allocations that UMDH compared: {total:,} bytes more, "
                 f"most of it from {_place(top.stack) or top.name}.",
@@ -402,11 +411,8 @@ def no_growth_in_traces(state: State) -> str:
 def _place(stack: Sequence[str]) -> str:
     """The first frame that is not the heap's own."""
     for frame in stack:
-        lower = frame.lower()
-        if not lower.startswith(("ntdll!", "msvcr", "ucrtbase!")) and not any(
-            word in lower for word in ("heap_alloc", "operator new", "!malloc", "calloc")
-        ):
-            return _told.without_offset(frame)
+        if not of_allocator(frame):
+            return without_offset(frame)
     return ""
 
 

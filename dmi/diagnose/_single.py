@@ -16,7 +16,7 @@ from ._verdict import Verdict, columns, kib_or_dash, number
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dmi.windbg import Notice
+    from dmi.windbg import BlockList, Notice
 
     from ._observe import Observation, State
 
@@ -102,7 +102,7 @@ def _has_figures(state: State) -> bool:
 
 
 def _weight(heap: Observation) -> int:
-    return heap.committed if heap.committed is not None else -1
+    return heap.committed + (heap.virtual_bytes or 0) if heap.committed is not None else -1
 
 
 def _nothing(subject: str, state: State) -> Verdict:
@@ -136,7 +136,10 @@ def _headline(state: State, heaps: Sequence[Observation]) -> str:
     if held is not None:
         top = heaps[0]
         busy = "busy not known" if top.busy is None else f"{kib(top.busy)} of it busy"
-        return f"the largest heap is {top.name}, {kib(held)} of commit, {busy}."
+        beside = ""
+        if heap_bytes := top.virtual_bytes:
+            beside = f" Beside it {kib(heap_bytes)} lie in {top.virtual_blocks} virtual blocks."
+        return f"the largest heap is {top.name}, {kib(held)} of commit, {busy}.{beside}"
     if state.process_committed is not None:
         return f"{kib(state.process_committed)} of the process are committed."
     used = {name: size for name, size in state.usage.items() if name != "Free"}
@@ -159,12 +162,15 @@ def _headline(state: State, heaps: Sequence[Observation]) -> str:
     if asked := _told.asked_lines(state.asked):
         return asked[0]
     if any(listed.blocks for listed in state.blocks):
-        count = sum(listed.blocks for listed in state.blocks)
-        return f"{'a single block is' if count == 1 else f'{count:,} single blocks are'} listed."
+        return f"{_listed(max(state.blocks, key=lambda each: each.blocks))}."
     if heaps:
         return f"{len(heaps)} heaps are named, without figures."
     if "heaps" in state.kinds:
         return "no heaps are shown."
+    if state.largest_free is not None:
+        return f"the largest free range of the address space has {kib(state.largest_free)}."
+    if aside := [n.text for n in state.notices if n.kind == "note"]:
+        return f"no figures of heaps or of the address space; {aside[0]}."
     return "no figures of heaps or of the address space."
 
 
@@ -210,13 +216,28 @@ def _damages(state: State) -> list[Verdict]:
         text = f"line {group[0].line}: {'; '.join(parts)}"
         advice = Cure("Run with page heap (`gflags /p /enable PROGRAM /full`), which stops at "
                       "the write that damages a heap.")  # fmt: skip
-        said = f"a heap is damaged ({text})."
+        # A block that is mapped on its own keeps its size elsewhere: the debugger only guesses.
+        sure = any("possible" not in part for part in parts)
+        said = f"a heap {'is' if sure else 'may be'} damaged ({text})."
         out.append(_verdict("a heap", None, 0, (Cause("corruption", text),), (advice,), said))
     return out
 
 
+def _alarms(state: State) -> list[Verdict]:
+    """What the kernel says that it ran short of."""
+    alarms = dict.fromkeys(n.text for n in state.notices if n.kind == "alarm")
+    if not alarms:
+        return []
+    line = next(n.line for n in state.notices if n.kind == "alarm")
+    text = f"line {line}: {'; '.join(alarms)}"
+    advice = Cure("Find what holds it: `!poolused 2` and `!poolused 4` tell of the pools, "
+                  "`!process 0 0` of the processes.")  # fmt: skip
+    said = f"the kernel ran short ({text})."
+    return [_verdict("the machine", None, 0, (Cause("alarm", text),), (advice,), said)]
+
+
 def _wrong(state: State) -> list[Verdict]:
-    out = _damages(state)
+    out = _damages(state) + _alarms(state)
     for notice in state.notices:
         if notice.kind == "leaks":
             cause = Cause("not freed", notice.text)
@@ -296,7 +317,11 @@ def _evidence(state: State, heaps: Sequence[Observation]) -> list[str]:
         lines.append(f"Commit of the process: {kib(state.process_committed)}.")
     lines += [
         f"{heap.name} has {heap.virtual_blocks} virtual blocks, which lie outside its Commit; "
-        f"their sizes are not in the table.{_large(state, heap)}"
+        + (
+            f"their sizes are not in the table.{_large(state, heap)}"
+            if heap.virtual_bytes is None
+            else f"they hold {kib(heap.virtual_bytes)}."
+        )
         for heap in heaps[:_MOST_ROWS]
         if heap.virtual_blocks and heap.kind == "nt"
     ]
@@ -318,10 +343,21 @@ def _evidence(state: State, heaps: Sequence[Observation]) -> list[str]:
             )
     for listed in state.blocks:
         if listed.command != "leaked":
-            size = "" if listed.bytes is None else f", {listed.bytes:,} bytes"
-            are = "single busy block is" if listed.blocks == 1 else "single busy blocks are"
-            lines.append(f"{listed.blocks:,} {are} listed{size}.")
+            lines.append(f"{_listed(listed)}.")
     return lines + _told.lines_of(state) + _told.asked_lines(state.asked)
+
+
+def _listed(listed: BlockList) -> str:
+    """Single blocks that a debugger lists, and what it recognises in them."""
+    one = listed.blocks == 1
+    found = listed.command == "found"
+    where = "" if listed.handle is None else f" of heap {listed.handle:08x}"
+    does = ("holds" if one else "hold") if found else ("is" if one else "are")
+    text = f"{listed.blocks:,} {'' if found else 'single '}busy block{'' if one else 's'}{where} "
+    text += f"{does} {'what was searched for' if found else 'listed'}"
+    text += "" if listed.bytes is None else f", {listed.bytes:,} bytes"
+    known = ", ".join(f"{name} ({count:,})" for name, count in listed.holds[:_MOST_ROWS])
+    return f"{text}; recognised in them: {known}" if known else text
 
 
 def _large(state: State, heap: Observation) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from dmi.windbg._frames import of_allocator, without_offset
 from dmi.windbg._told_text import PART_OF_DUMPHEAP
 
 from ._causes import Cause, Cure, kib
@@ -27,7 +27,6 @@ __all__ = [
     "lines_of",
     "most",
     "not_compared",
-    "without_offset",
 ]
 
 _MOST: Final = 5
@@ -98,6 +97,10 @@ def _last(state: State) -> dict[str, Told]:
     return {told.source: told for told in state.told}
 
 
+_SCREENS: Final = frozenset({"poolmon"})
+"""Tools that show as much as the screen has room for."""
+
+
 def _of(source: str, figure: str) -> str:
     """What a figure of a tool counts."""
     return _TOOLS[source].total if figure == "total" else figure
@@ -122,6 +125,12 @@ def _in_both(states: Sequence[State]) -> dict[str, _Levels]:
             continue
         told = [one for state in states if (one := _last(state).get(source)) is not None]
         levels = [one.totals[figure] for one in told if figure in one.totals]
+        if source in _SCREENS:
+            # What one screen shows and another does not is not known there.
+            both = set.intersection(*(set(one.rows) for one in told))
+            if not both:
+                continue
+            levels = [sum(one.rows[name] for name in both) for one in told]
         found[source] = _Levels(_of(source, figure), levels)
     return found
 
@@ -144,6 +153,14 @@ def not_compared(states: Sequence[State], names: Sequence[str]) -> list[str]:
     known = _in_both(states)
     lines = []
     for source in dict.fromkeys((*ends[0], *ends[1])):
+        if source in _SCREENS and source in ends[0] and source in ends[1]:
+            apart = ends[0][source].rows.keys() ^ ends[1][source].rows.keys()
+            if apart:
+                lines.append(
+                    f"{_TOOLS[source].subject}: {len(apart)} tags are shown in one of {names[0]} "
+                    f"and {names[-1]} only, so they were not compared"
+                )
+            continue
         if source in known or source == PART_OF_DUMPHEAP:
             continue
         said = []
@@ -240,11 +257,15 @@ def lines_of(state: State) -> list[str]:
     for told in sorted(state.told, key=_weight, reverse=True):
         tool = _TOOLS[told.source]
         top = sorted(told.rows.items(), key=lambda item: -item[1])[:_MOST]
-        named = ", ".join(f"{name} {kib(size)}" for name, size in top)
+        named = ", ".join(f"{name} {_amount(size)}" for name, size in top)
         best = next(iter(told.totals), None)
         total = "" if best is None else f"{kib(told.totals[best])} {_of(told.source, best)}; "
         lines.append(f"{tool.subject}: {total}{named}.")
     return [line[:1].upper() + line[1:] for line in lines]
+
+
+def _amount(size: int) -> str:
+    return kib(size) if size >= 1 << 10 or not size else f"{size:,} bytes"
 
 
 def asked_lines(asked: Sequence[AskedBlock]) -> list[str]:
@@ -256,28 +277,13 @@ def asked_lines(asked: Sequence[AskedBlock]) -> list[str]:
         text = f"Block {block.address:08x}{heap}: {size}"
         if block.state:
             text += f", {block.state}"
-        own = [frame for frame in block.stack if not _of_heap(frame)]
+        own = [frame for frame in block.stack if not of_allocator(frame)]
         if block.stack:
             who = "freed" if block.state == "free" else "allocated"
-            text += f"; {who} by {' < '.join(map(without_offset, (own or block.stack)[:4]))}"
+            text += f"; {who} by {' < '.join(map(without_offset, own[:4] or block.stack[-2:]))}"
         else:
             text += "; its stack is not in the text (gflags +ust keeps them)"
         lines.append(f"{text}.")
     if len(asked) > _MOST:
         lines.append(f"{len(asked) - _MOST} more blocks were asked for.")
     return lines
-
-
-_OFFSET: Final = re.compile(r"\+(?:0x)?[0-9a-fA-F]+(?=\s|$)")
-
-
-def without_offset(frame: str) -> str:
-    """A frame of a stack by its function, and the place in the source where that is told."""
-    return _OFFSET.sub("", frame, count=1)
-
-
-def _of_heap(frame: str) -> bool:
-    lower = frame.lower()
-    return lower.startswith(("ntdll!", "verifier!", "msvcr", "ucrtbase", "vrfcore!")) or any(
-        word in lower for word in ("operator new", "!malloc", "heap_alloc", "!calloc", "!realloc")
-    )

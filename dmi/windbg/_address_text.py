@@ -370,7 +370,7 @@ class AddressReader:
         usage = self.tables.get("usage", {})
         types = self.tables.get("type", {})
         state = self.tables.get("state", {})
-        if not (usage or types or state) or (self.blocks and self.rows < 2):
+        if not (usage or types or state or self.largest) or (self.blocks and self.rows < 2):
             return None
         total = self.total
         if total is None:

@@ -15,13 +15,18 @@ __all__ = ["AskedReader"]
 _FOUND: Final = re.compile(r"\W*address ([0-9a-fA-F`]{5,17}) found in")
 _HEAP: Final = re.compile(r"\W*(?:_HEAP|_DPH_HEAP_ROOT) @ ([0-9a-fA-F`]{4,17})")
 _ENTRY: Final = re.compile(
-    r"\W*[0-9a-fA-F`]{5,17} [0-9a-fA-F]{4} [0-9a-fA-F]{4}\s+\[[0-9a-fA-F]{2}\]\s+"
-    r"[0-9a-fA-F`]{5,17}\s+([0-9a-fA-F]{1,16}) - \((busy|free)"
+    r"\W*[0-9a-fA-F`]{5,17}\s+[0-9a-fA-F]{4,16}\s+[0-9a-fA-F]{4,16}\s+\[[0-9a-fA-F]{2,4}\]\s+"
+    r"[0-9a-fA-F`]{5,17}\s+([0-9a-fA-F]{1,16})\s+-\s+\((busy|free)"
+)
+# Debuggers before 6.10 wrote it so.
+_OLD_ENTRY: Final = re.compile(
+    r"\W*[0-9a-fA-F`]{5,17}:\s+[0-9a-fA-F]{4,16}\s+:\s+[0-9a-fA-F]{4,16}\s+\[[0-9a-fA-F]{2,4}\]"
+    r"\s+-\s+[0-9a-fA-F`]{5,17}\s+\(([0-9a-fA-F]{1,16})\)\s+-\s+\((busy|free)"
 )
 _PAGES: Final = re.compile(r"\W*in (busy|free)(?:-ed)? allocation")
 _PAGE_BLOCK: Final = re.compile(
     r"\W*[0-9a-fA-F`]{4,17}:\s+([0-9a-fA-F`]{4,17})\s+([0-9a-fA-F]{1,16})"
-    r"(?:\s+-\s+[0-9a-fA-F`]{4,17}\s+[0-9a-fA-F]{1,16})?\s*$"
+    r"(?:\s+[-\u2013\u2014]\s+[0-9a-fA-F`]{4,17}\s+[0-9a-fA-F]{1,16})?\s*$"
 )
 _DETAILED: Final = re.compile(
     r"\W*Detailed information for block entry (?:0x)?([0-9a-fA-F`]{5,17})"
@@ -35,8 +40,9 @@ _WHOLE: Final = re.compile(
 _REST: Final = re.compile(
     r"\W*(?:Header content|Owning segment|Previous block|Next block|Block CRC)\b.*:"
 )
+_CONTENT: Final = re.compile(r"`(?:vf|vb|local vf)table'")
 _FRAME: Final = re.compile(
-    r"\s*(?:[0-9a-fA-F]{1,3}\s+)?[0-9a-fA-F`]{6,17}:?\s+((?:[\w.$?@-]{1,80}!)\S.{0,300})$"
+    r"\s*((?:[0-9a-fA-F]{1,3}\s+)?[0-9a-fA-F`]{6,17}:?\s+)?((?:[\w.$?@-]{1,80}!)\S.{0,300})$"
 )
 _MOST_FRAMES: Final = 64
 _MOST_BLOCKS: Final = 10_000
@@ -100,7 +106,7 @@ class AskedReader:
         if found := _HEAP.match(text):
             one.handle = address_of(found[1])
             return True
-        if found := _ENTRY.match(text):
+        if found := _ENTRY.match(text) or _OLD_ENTRY.match(text):
             one.size, one.state = int(found[1], 16), found[2]
             return True
         if found := _PAGES.match(text):
@@ -111,6 +117,12 @@ class AskedReader:
             one.size = int(found[2], 16) if one.state == "busy" else None
             return True
         frame = _FRAME.match(text)
-        if frame and len(one.stack) < _MOST_FRAMES:
-            one.stack.append(frame[1].strip())
-        return frame is not None or "HEAP_ENTRY Size" in text
+        # What the block begins with is no frame: a class, or text.
+        own = (
+            frame is not None
+            and not _CONTENT.search(text)
+            and (frame[1] is not None or "+" in frame[2])
+        )
+        if frame and own and len(one.stack) < _MOST_FRAMES:
+            one.stack.append(frame[2].strip())
+        return own or "HEAP_ENTRY Size" in text or "in HEAP_ENTRY: Size" in text

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from ._facts import BlockList, HeapFacts, SizeRow, SizeTable, Trace, TraceTable, Unread
@@ -20,12 +21,19 @@ _STAT_ROW: Final = re.compile(
     r"\W*([0-9a-fA-F]{1,16})\s+([0-9a-fA-F]{1,16})\s*-\s*([0-9a-fA-F]{1,16})\s+"
     r"\(\s*([0-9]{1,3}[.,][0-9]{1,2})\s*\)(?:\s.*)?$"
 )
+# Scripts and newer tools print the share with a percent sign, and numbers with 0x.
+_STAT_SHARE: Final = re.compile(
+    r"\W*(?:0x)?([0-9a-fA-F]{1,16})\s+(?:0x)?([0-9a-fA-F]{1,16})\s+(?:-\s*)?(?:0x)?([0-9a-fA-F]{1,16})"
+    r"\s+\(?\s*([0-9]{1,3}(?:[.,][0-9]{1,2})?)\s?%\s*\)?\s*$"
+)
 _STAT_LIKE: Final = re.compile(
     r"\W*[0-9a-fA-F]{1,16}\s+[0-9a-fA-F]{1,16}\s*-\s*[0-9a-fA-F]{1,16}\b"
 )
+_STAT_LIKELY: Final = re.compile(r"\s*(?:(?:0x)?[0-9a-fA-F]{1,16}\s+){2}(?:0x)?[0-9a-fA-F]{1,16}\b")
+"""Below the header of such a table; elsewhere it may be anything."""
 
 _DETAIL_HEAP: Final = re.compile(
-    r"\W*(?:[0-9]{1,4}:\s*)?Heap (?:at )?(?:0x)?([0-9a-fA-F`]{7,17})\s*$"
+    r"\W*(?:[0-9]{1,4}:\s*)?(?:Heap (?:at )?|_HEAP )(?:0x)?([0-9a-fA-F`]{7,17})\s*$"
 )
 _INDEX: Final = re.compile(r"\s*([0-9]{1,4}):\s+(?:0x)?([0-9a-fA-F`]{6,17})\s*$")
 _TYPED: Final = re.compile(r"\s*(?:0x)?([0-9a-fA-F`]{6,17})\s+(NT|Segment) Heap\s*$")
@@ -56,21 +64,45 @@ _DETAILS: Final[tuple[tuple[re.Pattern[str], str, int], ...]] = tuple(
         (rf"\W*Free\s+[0-9a-f`]{{1,17}}\s+\({_KIB} KB\)\s*$", "free", 1024),
     )
 )
+_HEX_DETAILS: Final = tuple(
+    (re.compile(rf"\W*{words}\s+([0-9a-fA-F`]{{1,17}})\s*$"), name)
+    for words, name in (
+        ("Reserved +bytes", "reserved"),
+        ("Committed +bytes", "committed"),
+        ("VirtAllocBlocks", "virtual_blocks"),
+        ("VirtAlloc +bytes", "virtual_bytes"),
+    )
+)
+"""Of `!heap -stat` without -h, as debuggers before Windows 10 print it."""
 _FLAGS: Final = re.compile(r"\W*Flags:?\s+([0-9a-fA-F]{1,8})\b")
 _GRANULARITY: Final = re.compile(r"\W*Granularity:\s+([0-9]{1,3}) bytes")
 _TOTAL_FREE: Final = re.compile(r"\W*Total Free Size:\s+([0-9a-fA-F]{1,16})\s*$")
 
 _ENTRY: Final = re.compile(
-    r"\W*([0-9a-fA-F`]{6,17}) [0-9a-fA-F]{4} [0-9a-fA-F]{4}\s+\[[0-9a-fA-F]{2}\]\s+"
-    r"[0-9a-fA-F`]{6,17}\s+([0-9a-fA-F]{1,16}) - \((busy|free)"
+    r"\W*([0-9a-fA-F`]{6,17})\s+[0-9a-fA-F]{4,16}\s+[0-9a-fA-F]{4,16}\s+\[[0-9a-fA-F]{2,4}\]\s+"
+    r"[0-9a-fA-F`]{6,17}\s+([0-9a-fA-F]{1,16})\s+-\s+\((busy|free)"
+)
+_ENTRY_COLONS: Final = re.compile(
+    r"\W*([0-9a-fA-F`]{6,17}):\s+[0-9a-fA-F]{4,16}\s+:\s+[0-9a-fA-F]{4,16}\s+\[[0-9a-fA-F]{2,4}\]"
+    r"\s+-\s+[0-9a-fA-F`]{6,17}\s+\(([0-9a-fA-F]{1,16})\)\s+-\s+\((busy|free)"
+)
+"""As debuggers before 6.10 wrote an entry, and as `!heap -srch` still does."""
+_ENTRY_LIKE: Final = re.compile(
+    r"\W*[0-9a-fA-F`]{6,17}:?\s+\S{1,16}\s+.{0,40}\[[0-9a-fA-F]{1,4}\].{0,60}\((?:busy|free)"
+)
+_ENTRY_HEAD: Final = re.compile(r"\W*(?:in )?HEAP_?ENTRY:? +Size\b.*\bUserPtr\b")
+_HOLDS: Final = re.compile(r"\s+(\w[\w.]{0,60}!\S.{0,120})$")
+_MOST_CLASSES: Final = 1_000
+_LFH_ENTRY: Final = re.compile(
+    r"\s+[0-9a-fA-F`]{6,17}: ([0-9a-fA-F]{5,8}) - (busy|free)(?: \([0-9a-fA-F]{1,8}\))?\s*$"
 )
 _ENTRY_OLD: Final = re.compile(
-    r"\W*([0-9a-fA-F`]{6,17}): [0-9a-fA-F]{5,8} \. ([0-9a-fA-F]{5,8}) \[[0-9a-fA-F]{2}\]"
+    r"\W*([0-9a-fA-F`]{6,17}): [0-9a-fA-F]{5,8} \. ([0-9a-fA-F]{5,8}) \[[0-9a-fA-F]{2,4}\]"
     r" - (busy|free)"
 )
 _PAGE_BLOCK: Final = re.compile(
-    r"\s*[0-9a-fA-F`]{5,17}:\s+[0-9a-fA-F`]{5,17}\s+([0-9a-fA-F]{1,16})\s+-\s+[0-9a-fA-F`]{5,17}\s+"
-    r"[0-9a-fA-F]{1,16}\s*$"
+    r"\s*[0-9a-fA-F`]{5,17}:\s+[0-9a-fA-F`]{5,17}\s+([0-9a-fA-F]{1,16})\s+[-\u2013\u2014]\s+"
+    r"[0-9a-fA-F`]{5,17}\s+[0-9a-fA-F]{1,16}\s*$"
 )
 """A busy block of a page heap, as `!heap -p -a` prints it: what was asked for, and its pages."""
 _LEAK_HEAD: Final = re.compile(
@@ -78,7 +110,8 @@ _LEAK_HEAD: Final = re.compile(
 )
 _LEAK_ROW: Final = re.compile(
     r"\W*(?:[0-9a-fA-F`]{6,17}\s+){2}([0-9a-fA-F`]{6,17})\s+[0-9a-fA-F`]{6,17}\s+"
-    r"([0-9a-fA-F]{1,16})\s+[0-9a-fA-F]{1,16}\s+(?:[0-9a-fA-F]{1,16}\s+)?(busy|free)"
+    r"([0-9a-fA-F]{1,16})\s+(?:[0-9a-fA-F]{1,16}|-)\s+(?:[0-9a-fA-F]{1,16}\s+)?(?:[A-Z]{2,8};)?"
+    r"(busy|free)"
 )
 _LEAK_COUNT: Final = re.compile(
     r"\W*([0-9][0-9,]{0,15}) (?:potential unreachable blocks were|leaks) detected"
@@ -135,6 +168,7 @@ class BlockReader:
     _size_heap: int | None = None
     _size_line: int = 0
     _size_of_blocks: bool = False
+    _size_headed: bool = False
     _size_rows: list[SizeRow] = field(default_factory=list)
     _entries: dict[str, list[int]] = field(default_factory=dict)
     _entries_line: int = 0
@@ -143,6 +177,12 @@ class BlockReader:
     _leaking: set[int | None] = field(default_factory=set)
     """Heaps whose blocks `!heap -l` lists: one list has those of all heaps."""
     _in_leaks: str = ""
+    _in_entries: bool = False
+    """The header of a list of entries has been seen: what stands below an entry tells of it."""
+    _holds: Counter[str] = field(default_factory=Counter)
+    _last_busy: bool = False
+    _searched: str = ""
+    """The command whose blocks stand last in the list."""
     _in_segments: bool = False
     _wrapped: tuple[str, int] | None = None
     """A row of a segment heap that the next line may continue."""
@@ -188,23 +228,44 @@ class BlockReader:
             rows = tuple(self._size_rows)
             self.sizes.append(SizeTable(self._size_heap, rows, self.label, self._size_line))
         self._size_heap, self._size_rows, self._size_of_blocks = None, [], False
+        self._size_headed = False
 
     def _close_entries(self) -> None:
         for command, sizes in self._entries.items():
-            kind = "leaked" if command == "l" else "flt" if command == "flt" else "entries"
+            kind = {"l": "leaked", "flt": "flt", "srch": "found"}.get(command, "entries")
             stated = self._stated if command == "l" else None
             several = command == "l" and len(self._leaking) > 1
-            self.blocks.append(
+            self._list(
                 BlockList(
                     kind,  # type: ignore[arg-type]
                     None if several else self._listed_heap, len(sizes), sum(sizes), stated,
                     self._entries_line,
+                    tuple(self._holds.most_common(_MOST_CLASSES))
+                    if command in ("flt", "srch") else (),
                 )
             )  # fmt: skip
         if self._stated is not None and "l" not in self._entries:
             self.blocks.append(BlockList("leaked", None, 0, None, self._stated, self._entries_line))
         self._entries, self._stated, self._listed_heap, self._in_leaks = {}, None, None, ""
-        self._leaking = set()
+        self._leaking, self._in_entries, self._holds = set(), False, Counter()
+
+    def _list(self, listed: BlockList) -> None:
+        """`!heap -srch` names its heap anew before each block that it found."""
+        last = self.blocks[-1] if self.blocks else None
+        if (
+            last is not None
+            and listed.command == last.command == "found"
+            and listed.handle == last.handle
+            and self._searched == self.command
+        ):
+            holds = Counter(dict(last.holds)) + Counter(dict(listed.holds))
+            self.blocks[-1] = replace(
+                last, blocks=last.blocks + listed.blocks,
+                bytes=(last.bytes or 0) + (listed.bytes or 0), holds=tuple(holds.most_common()),
+            )  # fmt: skip
+        else:
+            self.blocks.append(listed)
+        self._searched = self.command
 
     def _close_stacks(self) -> None:
         if self._stacks:
@@ -278,15 +339,16 @@ class BlockReader:
         if _STAT_HEAD.match(text) or text.lstrip().startswith("group-by:"):
             # -grp B prints what share of all blocks a row has, not of their bytes.
             self._size_of_blocks = self._size_of_blocks or "blocks)" in text
+            self._size_headed = True
             return True
-        row = _STAT_ROW.match(text)
+        row = _STAT_ROW.match(text) or _STAT_SHARE.match(text)
         if row:
             self.count_row(number)
             size, count, total = (int(row[n], 16) for n in (1, 2, 3))
             share = None if self._size_of_blocks else row[4].replace(",", ".")
             self._size_rows.append(SizeRow(size, count, total, share))
             return True
-        if _STAT_LIKE.match(text):
+        if _STAT_LIKE.match(text) or (self._size_headed and _STAT_LIKELY.match(text)):
             self.unread.append(
                 Unread(number, "no row of -stat", text.strip()[:80], self._size_heap)
             )
@@ -316,6 +378,11 @@ class BlockReader:
                 self._granularity = int(found[1])
             if found:
                 return True
+        for pattern, name in _HEX_DETAILS:
+            found = pattern.match(text)
+            if found:
+                self._detail.setdefault(name, address_of(found[1]))
+                return True
         flags = _FLAGS.match(text)
         if flags:
             self._detail.setdefault("flags", int(flags[1], 16))
@@ -342,10 +409,29 @@ class BlockReader:
         if leak:
             self._listed(number, self._in_leaks, int(leak[2], 16), address_of(leak[1]))
             return True
-        entry = _ENTRY.match(text)
+        if _ENTRY_HEAD.match(text):
+            self._in_entries, self._last_busy = True, False
+            return True
+        entry = _ENTRY.match(text) or _ENTRY_COLONS.match(text)
         if entry:
-            if entry[3] == "busy":
-                self._listed(number, "flt", int(entry[2], 16), self._listed_heap)
+            self._last_busy = entry[3] == "busy"
+            if self._last_busy:
+                command = "srch" if "-srch" in self.command.lower() else "flt"
+                self._listed(number, command, int(entry[2], 16), self._listed_heap)
+            return True
+        if self._in_entries and self._last_busy and (holds := _HOLDS.match(text)):
+            # Only the first line below an entry tells of it.
+            self._last_busy = False
+            if len(self._holds) < _MOST_CLASSES or holds[1] in self._holds:
+                self._holds[holds[1].strip()] += 1
+            return True
+        if _ENTRY_LIKE.match(text):
+            self.unread.append(Unread(number, "no entry of a heap", text.strip()[:80]))
+            return True
+        low = _LFH_ENTRY.match(text) if self._detail or "h" in self._entries else None
+        if low:
+            if low[2] == "busy":
+                self._listed(number, "h", int(low[1], 16), self._detail.get("handle"))
             return True
         page = _PAGE_BLOCK.match(text)
         if page:

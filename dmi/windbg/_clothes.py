@@ -62,11 +62,18 @@ _ROLLED: Final = (
     r"\b[0-9a-f]{1,8} \( *[0-9]{1,10}\) : +[0-9.]{4,6}%"
     r"|(?:\b[A-Z]\w+|<\w+>) +[0-9]{1,8} +[0-9a-f]{0,8}`?[0-9a-f]{4,8} \( *[0-9.]{1,9} [kMGT]?B\)"
     r"|\b(?:[0-9a-f]{8}`?)?[0-9a-f]{8} [0-9a-f]{8} +[0-9]{1,10}(?: +[0-9]{1,10}){5,7}\b"
+    # A row of -stat, of -l and of -flt.
+    r"|\b[0-9a-f]{1,8} [0-9a-f]{1,8} - [0-9a-f]{1,10} +\([0-9]{1,3}\.[0-9]{2}\)"
+    r"|(?<![0-9a-z])(?:[0-9a-f]{8,16} +){4}(?:[0-9a-f]{1,8} +){2,3}(?:busy|free)\b"
+    r"|(?<![0-9a-z])[0-9a-f]{8,16} (?:[0-9a-f]{4,8} +){2}\[[0-9a-f]{2}\] +[0-9a-f]{8,16} +"
+    r"[0-9a-f]{5,8} - \((?:busy|free)"
 )
 _ROLLED_ROW: Final = re.compile(_ROLLED)
 _ROLLED_START: Final = re.compile(
     rf"{_ROLLED}|[-\u2013\u2014]{{3,}} ?\w+ (?:SUMMARY|Summary)\b|\bTotSize \(|\bTot: [0-9a-f]"
-    r"|\b(?:External|Virtual address) fragmentation\b"
+    r"|\b(?:External|Virtual address) fragmentation\b|\bgroup-by: "
+    r"|\b_?(?:HEAP|heap) @ [0-9a-f]{4,16}|\bHEAP_ENTRY +Size\b"
+    r"|\bsize +#blocks\b|\bEntry +User +Heap\b"
 )
 _SOFT: Final = range(60, 79)
 _RTF: Final = re.compile(r"\\(?:par|line)\b\s*$")

@@ -95,9 +95,10 @@ class SizeTable:
 
 @dataclass(frozen=True, slots=True)
 class BlockList:
-    """Single blocks: of `!heap -flt`, of -h and -a, of -x, or of -l, which thinks them leaked."""
+    """Single blocks: of `!heap -flt`, of -srch, of -h, -hl, -a and -x, or of -l, which thinks them
+    leaked."""
 
-    command: Literal["flt", "entries", "leaked"]
+    command: Literal["flt", "found", "entries", "leaked"]
     handle: int | None
     blocks: int
     bytes: int | None
@@ -105,6 +106,9 @@ class BlockList:
     stated: int | None = None
     """How many there are by the debugger's own count, which may be more than it listed."""
     line: int = field(default=0, compare=False)
+    holds: tuple[tuple[str, int], ...] = ()
+    """What the debugger recognised in the blocks, a class by its table of functions, and in how
+    many of them; the most frequent first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +169,8 @@ class TraceTable:
 class Notice:
     """Something that the debugger or the program says is wrong, or a setting worth to know."""
 
-    kind: Literal["corruption", "leaks", "setting", "note", "command"]
-    """command: one whose output is not read."""
+    kind: Literal["corruption", "leaks", "alarm", "setting", "note", "command"]
+    """alarm: what the kernel says that it ran short of; command: one whose output is not read."""
     text: str
     line: int = 0
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from . import _heap_text as rows
 from ._address_text import AddressReader, Title, looks_like_block, region_of_block, title_of
+from ._aside_text import AsideReader
 from ._asked_text import AskedReader
 from ._block_text import BlockReader
 from ._clothes import MAX_LINE, Line, LongText, plain_lines
@@ -47,8 +48,11 @@ _PROMPT: Final = re.compile(
 _LEAD: Final = re.compile(r"^[\s\-\u2013\u2014*#/;>]+")
 _COMMAND: Final = re.compile(
     r"[\s>]*(!(?:(?:exts?\.)?(?:heap|address)|(?:sos\.)?(?:eeheap|dumpheap|gcroot|dumpobj)|maddress"
-    r"|poolused)\b.*)"
+    r"|poolused)\b.*"
+    r"|(?:dumpheap|eeheap|gcheapstat|gchandles|maddress|gcroot|dumpobj|finalizequeue)"
+    r"(?: +-[a-z]\w*(?: +[\w.`<>+]+)?)+ *$)"
 )
+"""A command without a prompt: dotnet-dump's prompt is `> `, as a quotation begins."""
 _READ_COMMANDS: Final = frozenset(
     {
         "!heap",
@@ -135,6 +139,7 @@ class _Reader:
         self.address: AddressReader | None = None
         self.blocks = BlockReader(self._count_row)
         self.asked = AskedReader()
+        self.aside = AsideReader()
         self.told = ToldReader(self._count_row)
         self.label = ""
         self.lfh_key: int | None = None
@@ -193,6 +198,7 @@ class _Reader:
             self.unread += address.unread[: max(0, _MAX_NOTES - len(self.unread))]
         self.blocks.close()
         self.asked.close()
+        self.aside.close()
         self.told.close()
 
     def finish(self) -> Log:
@@ -208,7 +214,8 @@ class _Reader:
         return Log(
             tuple(self.heaps), tuple(self.addresses), tuple(self.blocks.facts),
             tuple(self.blocks.sizes), tuple(self.blocks.blocks), tuple(self.blocks.traces),
-            tuple(self.notices), _comparable(self.marks), tuple(unread), tuple(self.asked.asked),
+            tuple(sorted([*self.notices, *self.aside.notices], key=lambda each: each.line)),
+            _comparable(self.marks), tuple(unread), tuple(self.asked.asked),
             tuple(self.told.told),
         )  # fmt: skip
 
@@ -255,6 +262,7 @@ class _Reader:
             self.asked.feed(number, text)
             or self.blocks.feed(number, text)
             or self.told.feed(number, text)
+            or self.aside.feed(number, text)
         ):
             return 0
         if self._headless(line, found):
@@ -289,7 +297,9 @@ class _Reader:
 
     def _not_read(self, number: int, word: str, command: str) -> None:
         """A command whose output nobody here reads is named."""
-        name = f"!{word.rpartition('.')[2].lstrip('!')}" if word[:1] == "!" else word
+        bare = word.rpartition(".")[2].lstrip("!")
+        bang = word[:1] == "!" or f"!{bare}" in UNREAD_COMMANDS or f"!{bare}" in _READ_COMMANDS
+        name = f"!{bare}" if bang else word
         if name in UNREAD_COMMANDS:
             what = UNREAD_COMMANDS[name]
             self._note("note", f"line {number}: `{command[:60]}` ({what}) is not read", number)
@@ -446,6 +456,8 @@ class _Reader:
         asked = self.expects_heaps and len(found) > 2
         if not rows.begins_row(found) or not (asked or (len(found) > 8 and _mostly_numbers(found))):
             return False
+        if all(len(cell) == len(found[1]) for cell in found[1:9]):
+            return False  # words of memory, as `dw` and `dd` show them
         try:
             if cut:
                 raise ParseError(f"a row of more than {MAX_LINE} characters", number)

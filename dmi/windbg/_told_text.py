@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from ._facts import Told, Unread
+from ._frames import of_allocator
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,12 +104,17 @@ _VM: Final = re.compile(
     r"\(\s*([0-9]{1,15}) Kb\)",
     re.IGNORECASE,
 )
+_VM_PROCESS: Final = re.compile(
+    r"\s{2,}([0-9a-fA-F]{2,8}) (\S.{0,40}?)\s+[0-9]{1,12}\s+\(\s*([0-9]{1,15}) Kb\)\s*$"
+)
 _UMDH_LOG: Final = re.compile(
     r"\s*([0-9a-fA-F]{1,16}) bytes (?:in 0x[0-9a-fA-F]{1,8} allocations|\+)\s?.{0,80}\bby:? "
     r"(BackTrace\w{1,20})"
 )
 _UMDH_HEAP: Final = re.compile(r"[\W]*Start of data for heap @ (?:0x)?([0-9a-fA-F`]{4,17})")
-_UMDH_FRAME: Final = re.compile(r"\s+([\w.$?@-]{1,80}![^\s+]{1,120})")
+_UMDH_FRAME: Final = re.compile(
+    r"\s*([\w.$?@-]{1,80}![^\s+]{1,120}(?: (?:new|delete)\b(?:\[\])?)?)"
+)
 _HEADS: Final = {
     "!maddress": _MADDRESS_HEAD,
     "!dumpheap": _DUMPHEAP_HEAD,
@@ -308,6 +314,9 @@ class ToldReader:
             return True
         if "eap Size" in text and text.strip()[:2] == "GC":
             return self._miss(number, text, "no line of !eeheap")
+        if self._source == "!vm" and "Kb)" in text and (found := _VM_PROCESS.match(text)):
+            self._add(number, f"process {found[2]} ({found[1]})", int(found[3]) << 10)
+            return True
         if "Kb)" in text and (found := _VM.match(text)):
             self._open("!vm", number)
             self.count_row(number)
@@ -326,7 +335,7 @@ class ToldReader:
             return True
         if self._stack and (found := _UMDH_FRAME.match(text)):
             # The first frame that is not the heap's own names the place.
-            if not found[1].lower().startswith(("ntdll!", "ucrtbase!", "msvcr")):
+            if not of_allocator(found[1]):
                 self._places.setdefault(self._stack, found[1])
             return True
         return False
