@@ -6,6 +6,7 @@
     python -m tests.labelled.outside --set fourth      the fourth set (fourth.py)
     python -m tests.labelled.outside --set fifth       the fifth set (fifth.py)
     python -m tests.labelled.outside --set sixth       the sixth set (sixth.py)
+    python -m tests.labelled.outside --set seventh     the seventh set (seventh.py)
     python -m tests.labelled.outside NAME...           these, with the report of each
     python -m tests.labelled.outside --markdown        the tables as docs/diagnosis.md has them
 
@@ -36,6 +37,7 @@ from .fourth import FOURTH
 from .fresh import FRESH
 from .languages import COMMANDS, build
 from .programs import PROGRAMS, Program
+from .seventh import SEVENTH
 from .sixth import SIXTH
 from .third import THIRD
 
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
 KINDS = ("none", "first-order leak", "second-order leak", "growth", "unknown")
 _SETS = {
     "first": PROGRAMS, "fresh": FRESH, "third": THIRD, "fourth": FOURTH, "fifth": FIFTH,
-    "sixth": SIXTH,
+    "sixth": SIXTH, "seventh": SEVENTH,
 }  # fmt: skip
 _END_SECONDS = 15
 
