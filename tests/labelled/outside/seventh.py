@@ -89,7 +89,7 @@ SEVENTH: Final = (
     # C++: room that containers and pools keep is busy to malloc.
     _p("cleared vectors keep their room", "program:g++", "c++", FIRST, "glibc", _CLEARED, "use(40000);", "for (auto &each : v) each.clear();"),
     _p("cleared vectors keep their room, on dmi", "program:g++", "c++ dmi", FIRST, "dmi", _CLEARED, "use(40000);", "for (auto &each : v) each.clear();"),
-    _p("a pool keeps what its lists let go", "program:g++", "c++ -std=c++17", FIRST, "glibc", _POOLED, "more(300000);", "l.clear();"),
+    _p("a pool keeps what its lists let go", "program:g++", "c++", FIRST, "glibc", _POOLED, "more(300000);", "l.clear();"),
     _p("a buffer that doubled goes back", "program:g++", "c++", NONE, "", _C + "int main() { char *p = own(1 << 20);",
        "for (size_t n = 2 << 20; n <= 256 << 20; n *= 2) { p = (char *)realloc(p, n); memset(p, 1, n); }", "p = (char *)realloc(p, 1 << 20);"),
     _p("one block on top of the heap", "program:g++", "c++", SECOND, "glibc", _C + "int main() { x.reserve(500000); fill(9);",
