@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from ._arenas import is_of_threads
 from ._causes import ADVICE, Cause, Cure
 
 if TYPE_CHECKING:
@@ -118,11 +119,12 @@ def _of_settings(
 ) -> list[Cure]:
     """Fewer arenas, and a lower threshold from which on malloc maps a block on its own."""
     lines = []
-    arenas = [heap for heap in beside if heap.kind == "glibc" and "thread" in heap.name]
+    arenas = [heap for heap in beside if is_of_threads(heap)]
+    count = sum(heap.parts for heap in arenas)
     kept = sum(heap.retained or 0 for heap in arenas)
     text = "MALLOC_ARENA_MAX=1 or 2 keeps threads from spreading over arenas"
-    if len(arenas) > _FEW_ARENAS and kept > _NOTEWORTHY_SHARE * (after.retained or 0):
-        said = f"{text}: {len(arenas)} of threads keep what is free apart"
+    if count > _FEW_ARENAS and kept > _NOTEWORTHY_SHARE * (after.retained or 0):
+        said = f"{text}: {count} of threads keep what is free apart"
         lines.append(Cure(said, kept, most=True))
     elif not any("arena" in heap.name for heap in beside):
         lines.append(Cure(f"{text}; what it gives cannot be told from here"))

@@ -19,6 +19,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from . import _allocators, _by_size, _causes, _process, _told, _virtual
+from ._arenas import with_arenas_joined
 from ._causes import Cause, Cure, kib
 from ._cures import cures
 from ._lines import with_lines
@@ -123,7 +124,7 @@ def judge(
 
 
 def _compared(states: Sequence[State], thresholds: Thresholds, page_size: int) -> Verdict:
-    states = _joined(states)
+    states = with_arenas_joined(_joined(states))
     keys = dict.fromkeys(key for state in states for key in state.heaps)
     judged = [_judge_heap([_at(s, key, states) for s in states], states, thresholds, page_size)
               for key in keys]  # fmt: skip

@@ -101,6 +101,8 @@ class Observation:
     """What of it lies at the end of the main arena, which a threshold gives back."""
     on_huge_pages: int | None = None
     """Free bytes, in whole pages, that lie on huge pages."""
+    parts: int = 1
+    """How many arenas are told together here."""
     threads: Mapping[str, int] = field(default_factory=dict)
     """Bytes in flight or in caches by thread, where the source tells."""
 

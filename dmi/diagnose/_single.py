@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from dmi.windbg import SMALLEST_VIRTUAL_BLOCK
 
 from . import _process, _told
+from ._arenas import with_arenas_joined
 from ._causes import ADVICE, Cause, Cure, causes, kib
 from ._cures import cures
 from ._verdict import Verdict, columns, kib_or_dash, number
@@ -36,6 +37,7 @@ _TIGHT: Final = 1 << 20
 
 def one_moment(state: State, page_size: int = 4096) -> Verdict:
     """The report on one moment. Its ``bytes`` are those of the finding, None when there is none."""
+    (state,) = with_arenas_joined([state])
     compared = _process.traces_of(state)
     if compared and not state.heaps:
         return compared[0]

@@ -104,7 +104,7 @@ SEVENTH: Final = (
     _p("malloc is told to keep its top", "program:g++", "c++", SECOND, "glibc", _C + "int main() { mallopt(M_TRIM_THRESHOLD, 1 << 30); x.reserve(500000); fill(9);",
        "fill(400000);", "for (size_t i = 9; i < x.size(); i++) free(x[i]);"),
     _p("what threads made is freed by another", "program:g++", "c++", SECOND, "glibc", _HANDED, "wave();", "keep(100);"),
-    _p("two allocators, the other one grows", "program:g++", "c++", GROWTH, "jemalloc", _TWO, "more(150000); fill(100000);",
+    _p("two allocators, the other one grows", "program:g++", "c++ GLIBC_TUNABLES=glibc.rtld.optional_static_tls=16384", GROWTH, "jemalloc", _TWO, "more(150000); fill(100000);",
        "more(150000); for (size_t i = 9; i < x.size(); i++) free(x[i]);"),
     # Python: what holds on where nobody looks.
     _p("tracebacks hold what was local", "", "python", GROWTH, "glibc", _ERRORS, "more(2_000)", "more(2_000)"),

@@ -1,0 +1,55 @@
+"""glibc's arenas of threads are one finding, however many there are."""
+
+from __future__ import annotations
+
+from dmi.diagnose import diagnose
+
+MIB = 1 << 20
+
+
+def arena(number: int, busy: int, committed: int) -> dict[str, object]:
+    return {"name": "glibc thread arena", "kind": "glibc", "handle": number << 26,
+            "busy": busy, "committed": committed, "trim": (committed - busy) * 3 // 4}  # fmt: skip
+
+
+def moment(*arenas: dict[str, object]) -> dict[str, object]:
+    return {"heaps": [], "outside": list(arenas), "memory": {"Other": 0}, "commit": {"Other": 0},
+            "process": {"committed": 0, "resident": 0}}  # fmt: skip
+
+
+def test_what_they_keep_is_told_together() -> None:
+    verdict = diagnose(
+        moment(),
+        moment(*(arena(n, 8 * MIB, 8 * MIB) for n in range(1, 9))),
+        moment(*(arena(n, 80 << 10, 8 * MIB) for n in range(1, 9))),
+    )
+    assert verdict.kind == "second-order leak"
+    assert "thread arenas (8)" in verdict.subject
+    assert verdict.bytes == 8 * (8 * MIB - (80 << 10))
+    assert not verdict.others
+    assert any("8 of threads" in cure.text for cure in verdict.cures)
+    trims = [cure.gives for cure in verdict.cures if "malloc_trim" in cure.text]
+    assert trims == [8 * ((8 * MIB - (80 << 10)) * 3 // 4)]
+
+
+def test_many_small_ones_count_together() -> None:
+    verdict = diagnose(
+        moment(),
+        moment(*(arena(n, 900 << 10, 900 << 10) for n in range(1, 33))),
+        moment(*(arena(n, 9 << 10, 900 << 10) for n in range(1, 33))),
+    )
+    assert (verdict.kind, verdict.bytes) == ("second-order leak", 32 * (891 << 10))
+
+
+def test_one_arena_keeps_its_handle() -> None:
+    verdict = diagnose(
+        moment(arena(1, 0, 0)), moment(arena(1, 9 * MIB, 9 * MIB)), moment(arena(1, 0, 9 * MIB))
+    )
+    assert verdict.handle == 1 << 26
+
+
+def test_what_is_not_known_of_one_is_not_known_of_all() -> None:
+    torn = {"name": "glibc thread arena", "kind": "glibc", "handle": 2 << 26, "busy": None,
+            "committed": 8 * MIB}  # fmt: skip
+    verdict = diagnose(moment(arena(1, MIB, MIB), torn), moment(arena(1, MIB, MIB), torn))
+    assert verdict.busy[-1] is None
