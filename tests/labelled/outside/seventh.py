@@ -26,7 +26,8 @@ _CLEARED: Final = (
     "static void use(size_t n) { for (auto &each : v) each.assign(n, 'x'); }\nint main() { use(99);"
 )
 _POOLED: Final = (
-    _C + "#include <memory_resource>\n#include <list>\nstatic std::pmr::unsynchronized_pool_resource pool;\n"
+    _C
+    + "#include <memory_resource>\n#include <list>\nstatic std::pmr::unsynchronized_pool_resource pool;\n"
     "static std::pmr::list<std::pmr::vector<char>> l(&pool);\n"
     "static void more(int n) { while (n--) l.emplace_back(200, 'x'); }\nint main() { more(9);"
 )
