@@ -38,6 +38,7 @@ STATE_CODES: dict[State, int] = {name: code for code, name in enumerate(STATES, 
 
 # struct dmi_range: address, size, kind, state, bucket, flags, segment.
 _RECORD = struct.Struct("=QQIIIIQ")
+_WHOLE = struct.Struct(f"{_RECORD.size}s")
 # DMI_RANGE_REASON and DMI_RANGE_DAMAGED of dmi.h, by the value of flags.
 _DAMAGED = 0x100
 _REASON_BITS = 0xFF | _DAMAGED
@@ -339,22 +340,22 @@ class Ranges(_Ranges, Sequence[Range]):
             raise ValueError("ranges that overlap")
         return self
 
-    def _busy(self) -> Iterator[tuple[int, int, int]]:
-        """(number, address, size) of every busy block."""
-        words = self._records.cast("Q") if len(self) else []
-        code = STATE_CODES["busy"]
-        for number, (address, size, both) in enumerate(
-            zip(words[0::_WORDS], words[1::_WORDS], words[2::_WORDS], strict=True)
-        ):
-            if both >> 32 == code:
-                yield number, address, size
-
     def busy_since(self, earlier: Ranges) -> list[Range]:
         """The busy blocks that were not busy, at that address and of that size, in ``earlier``."""
-        known = {(address, size) for _, address, size in earlier._busy()}
-        return [
-            self[number] for number, address, size in self._busy() if (address, size) not in known
-        ]
+        # Nearly all are the same in both: whole records are compared, and the rest is looked at.
+        known = set(_WHOLE.iter_unpack(earlier._records))
+        return _busy(each for each in _WHOLE.iter_unpack(self._records) if each not in known)
+
+    def busy_changes(self, earlier: Ranges) -> tuple[list[Range], list[Range]]:
+        """The busy blocks that came since ``earlier`` and those that went, in no order."""
+        now = set(_WHOLE.iter_unpack(self._records))
+        then = set(_WHOLE.iter_unpack(earlier._records))
+        return _busy(now - then), _busy(then - now)
+
+
+def _busy(records: Iterable[tuple[bytes]]) -> list[Range]:
+    ranges = (Range.from_native(_RECORD.unpack(record)) for (record,) in records)
+    return [each for each in ranges if each.state == "busy"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["WATCH", "Case"]
 
 PINS: Final = 5
+BASELINE: Final = "baseline"
 WATCH: Final = pytest.StashKey[Watch]()
 """What the fixture dmi_watch was made."""
 
@@ -35,9 +36,19 @@ class Case:
     """One judged test."""
 
     def __init__(
-        self, item: pytest.Item, values: Mapping[str, Any], baseline: Baseline | None
+        self,
+        item: pytest.Item,
+        values: Mapping[str, Any],
+        baseline: Baseline | None,
+        *,
+        again: bool = False,
+        walked: bool = False,
     ) -> None:
         self.item = item
+        self.again = again
+        """Whether the test was run before, and is run again to see whether it leaks again."""
+        self.walked = walked
+        """Whether it matters how far apart lies what stays."""
         self.baseline = baseline
         self.names = _names(item, values.get("heap"))
         limits = {name: value for name, value in values.items() if name != "heap"}
@@ -58,7 +69,13 @@ class Case:
         self.called: Found | None = None
         """What was seen when the test had passed, its fixtures still there."""
         self.found: Found | None = None
-        self.said: list[str] = []
+        self.broken: dict[str, list[str]] = {}
+        """The limits that are broken, each with its sentences."""
+        self.notes: list[str] = []
+        """What was broken once and not again."""
+        self.repeated = 0
+        """Further runs that broke the limits, each of them."""
+        self._looks: list[Found] = []
         self._while = ExitStack()
         self._aside = False
         self._objects: Heap | None = None
@@ -67,6 +84,16 @@ class Case:
         self._reports: list[pytest.TestReport] = []
         """Those that pytest was told of while the test ran."""
         self._begun_at = 0
+
+    @property
+    def said(self) -> list[str]:
+        """A sentence for each limit that is broken."""
+        return [text for texts in self.broken.values() for text in texts]
+
+    @property
+    def repeatable(self) -> set[str]:
+        """Limits of which a further run tells more. A baseline is of first runs."""
+        return self.broken.keys() - {BASELINE}
 
     @property
     def own(self) -> Watch | None:
@@ -89,9 +116,9 @@ class Case:
         if (block := find(id(bytes(203)))) is not None:
             self._objects = block.heap
         if self.names:
-            self.outer = Watch(_named(self.names))
+            self.outer = Watch(_named(self.names), walked=self.walked)
         elif "dmi_watch" not in getattr(self.item, "fixturenames", ()):
-            self.outer = Watch(every=True, collected=collected)
+            self.outer = Watch(every=True, collected=collected, walked=self.walked)
         self._while.enter_context(imports_apart(self.apart))
 
     @contextmanager
@@ -129,9 +156,9 @@ class Case:
         if self.own is not None:
             self.own.again()
         elif self.names:
-            self.inner = Watch(_named(self.names))
+            self.inner = Watch(_named(self.names), walked=self.walked)
         elif self.limits.loops > 1:
-            self.inner = Watch(every=True)
+            self.inner = Watch(every=True, walked=self.walked)
 
     def end_call(self) -> None:
         """The test went well; its fixtures are still there."""
@@ -165,13 +192,22 @@ class Case:
             sys.getsizeof(text) for *_, text in getattr(self.item, "_report_sections", ())
         )
         for watch in (self.outer, self.inner):
-            if watch is not None and self._objects is not None:
+            # What a further run prints is not kept.
+            if watch is not None and self._objects is not None and not self.again:
                 watch.leave_out(self._objects.handle, printed)
-        looked = self._looked()
-        self.found, self.said = looked[0], self._broken(looked[0])
+        self._looks = self._looked()
+        self.found, self.broken = self._looks[0], self._broken(self._looks[0])
         # What all is back of after the fixtures is no leak, whatever it was before.
-        if self.said and len(looked) > 1 and not self._broken(looked[1]):
-            self.said = []
+        if self.broken and len(self._looks) > 1 and not self._broken(self._looks[1]):
+            self.broken = {}
+
+    def broken_again(self, first: Case) -> set[str]:
+        """The limits that this further run breaks, beside the first one."""
+        assert first.found is not None
+        names = set(first.broken)
+        for found in self._looks:
+            names &= self.limits.broken_again(found, first.found)
+        return names if self._looks else set()
 
     def _looked(self) -> list[Found]:
         """What is judged, and what else must be broken too."""
@@ -191,11 +227,11 @@ class Case:
                 rows |= watch.found(pins=PINS).by_handle()
         return Found(tuple(rows.values()), self.called.left_out)
 
-    def _broken(self, found: Found) -> list[str]:
-        said = self.limits.broken(found)
-        if self.baseline is not None:
-            said += self.baseline.broken(self.item.nodeid, found)
-        return said
+    def _broken(self, found: Found) -> dict[str, list[str]]:
+        broken = self.limits.broken_by_name(found)
+        if self.baseline is not None and (said := self.baseline.broken(self.item.nodeid, found)):
+            broken[BASELINE] = said
+        return broken
 
 
 def _size(value: object, seen: set[int]) -> int:

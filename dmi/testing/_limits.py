@@ -75,26 +75,49 @@ class Limits:
 
     def broken(self, found: Found) -> list[str]:
         """A sentence for each limit that is broken; none when all hold."""
-        said: list[str] = []
+        return [text for texts in self.broken_by_name(found).values() for text in texts]
+
+    def broken_by_name(self, found: Found) -> dict[str, list[str]]:
+        """The limits that are broken, each with its sentences."""
+        said: dict[str, list[str]] = {}
         if self.max_growth is not None and found.busy_growth > self.max_growth:
-            said.append(
+            text = (
                 f"grew: {show_size(found.busy_growth)} are allocated that were not before "
                 f"(max_growth {show_size(self.max_growth)})"
             )
+            said["max_growth"] = [text]
         if self.max_retained is not None and found.retained_growth > self.max_retained:
-            said.append(
+            text = (
                 f"retained: {show_size(found.retained_growth)} more are committed without being in "
                 f"use (max_retained {show_size(self.max_retained)})"
             )
+            said["max_retained"] = [text]
         if self.returns is not None and found.returned < self.returns:
-            said.append(
+            text = (
                 f"returned {100 * found.returned:.1f} % of the {show_size(found.committed_in_all)} "
                 f"that it made the heap commit; {show_size(found.committed_growth)} stay "
                 f"(returns {100 * self.returns:g} %)"
             )
-        if self.no_second_order_leak:
-            said += self._second_orders(found)
+            said["returns"] = [text]
+        if self.no_second_order_leak and (texts := self._second_orders(found)):
+            said["no_second_order_leak"] = texts
         return said
+
+    def broken_again(self, found: Found, first: Found) -> set[str]:
+        """The limits that a repetition breaks, or would have broken had it been the first run.
+
+        found: of a Watch that walked, because a repetition fills the holes of the runs before.
+        """
+        names = set(self.broken_by_name(found))
+        alone = found.scattered or 0
+        grown = max(0, found.busy_growth)
+        if self.max_retained is not None and alone > self.max_retained:
+            names.add("max_retained")
+        if self.returns is not None and grown + alone > (1 - self.returns) * first.committed_in_all:
+            names.add("returns")
+        if self.no_second_order_leak and not self._is_no_leak(alone, grown, found.kept_by_policy):
+            names.add("no_second_order_leak")
+        return names
 
     def _second_orders(self, found: Found) -> list[str]:
         said = [text for each in found.heaps if (text := self._second_order(each))]

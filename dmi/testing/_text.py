@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 __all__ = ["failure_text"]
 
 
-def failure_text(found: Found, said: list[str]) -> str:
+def failure_text(found: Found, said: list[str], repeated: int = 0) -> str:
+    """repeated: further runs of the test, each of which did it again."""
     lines = ["memory did not come back:", *(f"  {text}" for text in said), ""]
     lines.append(f"  {'heap':<24}{'allocated':>14}{'committed':>14}{'retained':>14}")
     for each in found.heaps:
@@ -29,6 +30,8 @@ def failure_text(found: Found, said: list[str]) -> str:
             for pin in each.pins
             if pin.pinned
         ]
+    if repeated:
+        lines.append(f"  the test did it again in each of {repeated} further runs")
     if found.left_out:
         lines.append(
             f"  not counted: {show_size(found.left_out)} of imports and of fixtures of wider scope"

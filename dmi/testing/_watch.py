@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dmi.errors import DmiError, HeapError
 from dmi.heap import Heap, find, heaps
+from dmi.testing._scatter import NOTHING, scattered
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
 
     from dmi.stats import HeapStats
-    from dmi.walk import Pin
+    from dmi.walk import Pin, Ranges
 
 __all__ = ["Found", "HeapFound", "NotOnDmiError", "Watch", "heaps_of_process"]
 
@@ -67,6 +68,8 @@ class HeapFound:
                                    what it kept before
     committed_in_all               bytes committed while the work ran, again or first
     reasons                        why each retained byte is retained at the end
+    scattered                      what the blocks that stayed could pin alone (_scatter.py); None
+                                   when it was not asked for
     """
 
     name: str
@@ -77,6 +80,7 @@ class HeapFound:
     after: HeapStats = field(repr=False)
     pins: tuple[Pin, ...] = ()
     handle: int = field(default=0, repr=False)
+    scattered: int | None = None
 
     @property
     def retained_growth(self) -> int:
@@ -139,6 +143,12 @@ class Found:
         return self._sum("committed_in_all")
 
     @property
+    def scattered(self) -> int | None:
+        """Bytes that the blocks that stayed could pin alone; None when it was not asked for."""
+        known = [each.scattered for each in self.heaps if each.scattered is not None]
+        return sum(known) if known else None
+
+    @property
     def returned(self) -> float:
         """The share of what was committed that went back: 1 when nothing had to be committed."""
         if self.committed_in_all <= 0:
@@ -189,19 +199,31 @@ class Watch:
     """Heaps from now on. Not thread-safe.
 
     ``every`` watches also the heaps that come while it watches: from nothing on. ``collected`` says
-    that a watch has just ended, and that nothing old was let go of since.
+    that a watch has just ended, and that nothing old was let go of since. ``walked`` keeps a walk
+    of each heap, so that it is known how far apart lies what stayed.
     """
 
     def __init__(
-        self, which: Iterable[Heap] = (), *, every: bool = False, collected: bool = False
+        self,
+        which: Iterable[Heap] = (),
+        *,
+        every: bool = False,
+        collected: bool = False,
+        walked: bool = False,
     ) -> None:
         self._every = every
+        self._walked = walked
+        self._walks: dict[int, Ranges] = {}
         self._starts: dict[int, _Start] = {}
         self._apart = 0
         # A whole collection is most of what a watch costs.
         gc.collect(1 if collected and YOUNG_ALONE else 2)
-        for heap in heaps() if every else which:
-            self.add(heap)
+        watched = heaps() if every else list(which)
+        # All walks first: they are kept, on one of these heaps.
+        for heap in watched:
+            self._walk(heap)
+        for heap in watched:
+            self._add(heap)
 
     @property
     def count(self) -> int:
@@ -212,9 +234,11 @@ class Watch:
         """Begin anew: this moment is the start of the heaps that are watched."""
         gc.collect()
         self._apart = 0
-        for start in list(self._starts.values()):
-            if not start.heap.closed:
-                self.add(start.heap)
+        there = [start.heap for start in self._starts.values() if not start.heap.closed]
+        for heap in there:
+            self._walk(heap)
+        for heap in there:
+            self._add(heap)
 
     def add_new(self, which: Iterable[Heap]) -> None:
         """Watch those that came meanwhile, from nothing on."""
@@ -226,6 +250,14 @@ class Watch:
         """Watch one more, as it is now; returns it."""
         if not isinstance(heap, Heap):
             raise TypeError(f"a dmi.Heap can be watched, not {type(heap).__name__}")
+        self._walk(heap)
+        return self._add(heap)
+
+    def _walk(self, heap: Heap) -> None:
+        if self._walked and isinstance(heap, Heap):
+            self._walks[heap.handle] = heap.ranges()
+
+    def _add(self, heap: Heap) -> Heap:
         kept = _kept(heap.stats(detail=True))
         heap.trim()
         stats = heap.stats()
@@ -283,8 +315,7 @@ class Watch:
         rows = [self._row(start, pins) for start in self._starts.values()]
         return Found(tuple(row for row in rows if row is not None), self._apart)
 
-    @staticmethod
-    def _row(start: _Start, pins: int) -> HeapFound | None:
+    def _row(self, start: _Start, pins: int) -> HeapFound | None:
         heap = start.heap
         try:
             kept = _kept(heap.stats(detail=True))
@@ -300,6 +331,7 @@ class Watch:
                 stats,
                 tuple(heap.pins(pins)) if pins else (),
                 heap.handle,
+                scattered(heap, self._walks.get(heap.handle, NOTHING)) if self._walked else None,
             )
         except HeapError:
             if not heap.closed:

@@ -12,6 +12,7 @@ to the fixture ``dmi_watch``. Where the memory is not on dmi the test is an erro
 
 from __future__ import annotations
 
+import gc
 import json
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,7 +30,10 @@ if TYPE_CHECKING:
 NAME: Final = "dmi"
 JUDGE: Final = "dmi-judge"
 PROPERTY: Final = "dmi"
+NOTE: Final = "dmi-note"
 SHOWN: Final = 10
+AGAIN: Final = 20
+"""Further runs of a test that broke a limit. Hypothesis's caches took 16 to be full."""
 
 _OPTIONS: Final = (
     ("max_retained", "SIZE", "of each test: what may stay committed unused (1 MiB)"),
@@ -53,6 +57,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--dmi-loops", type=int, metavar="N", default=None, help="run each judged test N times"
+    )
+    group.addoption(
+        "--dmi-again",
+        type=int,
+        metavar="N",
+        default=AGAIN,
+        help="a test without a mark that broke a limit is run up to N times more, and fails when "
+        f"it breaks it each time ({AGAIN}); 0: it fails at once",
     )
     group.addoption(
         "--dmi-baseline", metavar="FILE", default=None, help="compare each judged test with FILE"
@@ -87,6 +99,8 @@ class _Judge:
         self.all = bool(config.getoption("dmi"))
         self.suite = _suite_values(config)
         self.rows: dict[str, dict[str, int]] = {}
+        self.notes: dict[str, list[str]] = {}
+        self.again: int = config.getoption("dmi_again")
         self.baseline: Baseline | None = None
         self.case: Case | None = None
         """The test that runs, when it is judged."""
@@ -97,6 +111,8 @@ class _Judge:
         if self.suite and not self.all:
             given = ", ".join(f"--dmi-{name.replace('_', '-')}" for name in self.suite)
             raise pytest.UsageError(f"{given}: limits of a whole suite need --dmi")
+        if not 0 <= self.again <= 1_000_000:
+            raise pytest.UsageError(f"--dmi-again must be from 0 to 1,000,000, not {self.again}")
         if self.suite:
             from dmi.testing import Limits
 
@@ -138,6 +154,12 @@ class _Judge:
                 )
             values.update(mark.kwargs)
         return values
+
+    def pytest_collection_finish(self) -> None:
+        """What was collected stays to the end: no collection of garbage need look at it."""
+        if self.all:
+            gc.collect()
+            gc.freeze()
 
     def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> object:
         """A judged test is told of when its fixtures are gone: only then it is known."""
@@ -232,11 +254,15 @@ class _Judge:
 
     def _end(self, case: Case) -> None:
         """The last finalizer of the test: what its fixtures made is gone."""
-        _let_go(case.item)
-        case.judge()
-        if case.found is None:
-            return
         item = case.item
+        _let_go(item)
+        if case.again:
+            _forget_records(item)
+        case.judge()
+        if case.found is None or case.again:
+            return
+        if self.again and case.repeatable and item.get_closest_marker(NAME) is None:
+            self._confirm(case)
         self.ended = item
         item.user_properties.append((PROPERTY, json.dumps(case.found.as_dict())))
         if case.said and _TOLD_LATE in item.stash:
@@ -244,6 +270,26 @@ class _Judge:
         elif case.said:
             # Another plugin runs the tests and has told already that this one passed.
             pytest.fail(_text(case), pytrace=False)
+
+    def _confirm(self, case: Case) -> None:
+        """Nobody chose this test: only what it does again is its fault."""
+        from dmi.testing._again import confirm
+        from dmi.testing._case import Case
+
+        item = case.item
+
+        def make(walked: bool) -> Case:
+            self.collected = False
+            self.case = made = item.stash[_CASE] = Case(
+                item, self.marked(item) or {}, None, again=True, walked=walked
+            )
+            return made
+
+        try:
+            confirm(case, self.again, make, self._begin)
+        finally:
+            self.case = item.stash[_CASE] = case
+        item.user_properties += [(NOTE, text) for text in case.notes]
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, Any, Any]:
@@ -262,6 +308,8 @@ class _Judge:
             for name, value in report.user_properties:
                 if name == PROPERTY:
                     self.rows[report.nodeid] = json.loads(str(value))
+                elif name == NOTE and value not in self.notes.get(report.nodeid, ()):
+                    self.notes.setdefault(report.nodeid, []).append(str(value))
         if self.case is not None:
             self.case.told(report)
 
@@ -280,6 +328,11 @@ class _Judge:
                 terminalreporter.write_line(
                     f"dmi: {len(new)} tests are not in the baseline, {new[0]} first"
                 )
+        if self.notes:
+            terminalreporter.section("dmi: broken once, and not again: no failures")
+            for name, texts in self.notes.items():
+                for text in texts:
+                    terminalreporter.write_line(f"{name}: {text}")
         if self.all and self.rows:
             terminalreporter.section("dmi: what tests left behind")
             most = sorted(
@@ -323,7 +376,7 @@ def _text(case: Case) -> str:
     from dmi.testing._text import failure_text
 
     assert case.found is not None
-    return failure_text(case.found, case.said)
+    return failure_text(case.found, case.said, case.repeated)
 
 
 def _failed(item: pytest.Item, case: Case) -> pytest.TestReport:
@@ -353,6 +406,14 @@ def _let_go(item: pytest.Item) -> None:
     item.stash.get(caplog_records_key, {}).clear()
 
 
+def _forget_records(item: pytest.Item) -> None:
+    """The log records of a further run: nobody is told of them."""
+    plugin = item.config.pluginmanager.getplugin("logging-plugin")
+    for name in ("caplog_handler", "report_handler"):
+        if (handler := getattr(plugin, name, None)) is not None:
+            handler.reset()
+
+
 @pytest.fixture
 def dmi_watch(request: pytest.FixtureRequest) -> Callable[[Heap], Heap]:
     """A function that takes a dmi.Heap, watches it from then on, and returns it.
@@ -364,6 +425,7 @@ def dmi_watch(request: pytest.FixtureRequest) -> Callable[[Heap], Heap]:
 
     if not request.node.get_closest_marker(NAME) and not request.config.getoption("dmi"):
         raise pytest.UsageError(f"{request.node.nodeid}: dmi_watch needs the mark dmi with limits")
-    watch = Watch()
+    case = request.node.stash.get(_CASE, None)
+    watch = Watch(walked=case is not None and case.walked)
     request.node.stash[WATCH] = watch
     return watch.add
