@@ -169,7 +169,7 @@ def test_only_what_is_done_again_is_an_alarm(tmp_path: Path) -> None:
     notes = said.split("no failures")[1].split("what tests left behind")[0]
     for name, why in NONE.items():
         assert re.search(rf"::{re.escape(name)}: .*{re.escape(why)}", notes), said
-    assert set(re.findall(r"^test_it.py::(\S+): ", notes, re.M)) == NONE.keys(), said
+    assert set(re.findall(r"^test_it.py::(\S+): ", notes, re.MULTILINE)) == NONE.keys(), said
     # Reports of subtests are told of the first run alone.
     assert "3 subtests passed" in said
 
