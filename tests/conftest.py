@@ -25,7 +25,12 @@ hypothesis.settings.load_profile("dmi")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What takes minutes is run where it is asked for by name."""
+    """What takes minutes is run where it is asked for by name; some tests want a plain process."""
+    if dmi.find(id(bytes(203))) is not None:
+        reason = "Python's objects are on dmi, and the test counts on that only its own blocks are"
+        for item in items:
+            if item.get_closest_marker("plain"):
+                item.add_marker(pytest.mark.skip(reason=reason))
     if "nightly" in config.option.markexpr:
         return
     left = [item for item in items if item.get_closest_marker("nightly")]

@@ -57,6 +57,7 @@ def test_a_heap_stands_in_the_layer_of_custom_libraries() -> None:
 
 
 @pytest.mark.keeps
+@pytest.mark.plain
 def test_what_malloc_counts_without_a_place_is_not_of_unknown_use() -> None:
     # Above 32 MiB malloc maps every block for which nothing that was freed before has room.
     kept = [bytearray(300 * MIB) for _ in range(4)]

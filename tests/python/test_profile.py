@@ -107,6 +107,7 @@ def test_temporary_then_keep(heap: dmi.Heap) -> None:
     assert "test_temporary_then_keep.<locals>.temporary" not in found
 
 
+@pytest.mark.plain
 def test_a_pair_leaves_nothing(heap: dmi.Heap) -> None:
     """A tight pair uses one block over and over; it holds nothing, and costs a bounded number of
     stacks."""
@@ -139,6 +140,7 @@ def test_a_queue_is_who_filled_it_last(heap: dmi.Heap) -> None:
     assert near((early_found, early_error), 64 * 10000)
 
 
+@pytest.mark.plain
 def test_one_small_pin_a_page(heap: dmi.Heap) -> None:
     """What byte sampling cannot see: 48 bytes keep each page."""
 
@@ -167,6 +169,7 @@ def test_one_small_pin_a_page(heap: dmi.Heap) -> None:
     assert sum(mark["fate"] == "pinned" for mark in data["marks"]) > 50
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize("seed", range(1, 9))
 def test_bursts_of_one_phase(heap: dmi.Heap, seed: int) -> None:
     """Many go, few come: what comes takes the places that were freed last, not all sampled ones."""
@@ -193,6 +196,7 @@ def test_bursts_of_one_phase(heap: dmi.Heap, seed: int) -> None:
     heap.validate()
 
 
+@pytest.mark.plain
 def test_the_mean_over_many_draws_is_the_truth() -> None:
     """No bias: over seeds, the mean of the estimate is the truth within its own error."""
 
@@ -227,6 +231,7 @@ def test_the_mean_over_many_draws_is_the_truth() -> None:
     assert error < truth / 10
 
 
+@pytest.mark.plain
 def test_few_stacks_of_many_from_one_place_and_no_bias() -> None:
     """A line that keeps one block in a hundred, and frees the others at once, is asked for a stack
     less and less often; what it keeps is still known, and what is rare has its stack always."""
@@ -263,6 +268,7 @@ def test_few_stacks_of_many_from_one_place_and_no_bias() -> None:
     assert recorded < handed * 0.9
 
 
+@pytest.mark.plain
 def test_pages_are_given_up_at_random_when_they_cost_too_much(heap: dmi.Heap) -> None:
     """A cache that is replaced all the time: fewer and fewer pages stand for more and more."""
 
@@ -291,6 +297,7 @@ def test_pages_are_given_up_at_random_when_they_cost_too_much(heap: dmi.Heap) ->
     heap.validate()
 
 
+@pytest.mark.plain
 def test_larger_blocks_are_sampled_by_bytes(heap: dmi.Heap) -> None:
     with dmi.profile(ONE_IN, cost=None, seed=6) as p:
         kept = [heap.malloc(size) for size in (40000, 100000, 3_000_000) for _ in range(40)]
@@ -362,7 +369,7 @@ def test_only_one_at_a_time_and_clear_errors(tmp_path: Path) -> None:
 
 
 def test_a_hardened_heap_is_not_sampled_and_works() -> None:
-    heap = dmi.Heap(hardened=True)
+    heap = dmi.Heap(hardened=True, name="hardened")
     with dmi.profile(1) as p:
         blocks = [heap.malloc(64) for _ in range(1000)]
         for block in blocks:
