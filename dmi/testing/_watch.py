@@ -248,13 +248,13 @@ class Watch:
 
     def add(self, heap: Heap) -> Heap:
         """Watch one more, as it is now; returns it."""
-        if not isinstance(heap, Heap):
-            raise TypeError(f"a dmi.Heap can be watched, not {type(heap).__name__}")
         self._walk(heap)
         return self._add(heap)
 
     def _walk(self, heap: Heap) -> None:
-        if self._walked and isinstance(heap, Heap):
+        if not isinstance(heap, Heap):
+            raise TypeError(f"a dmi.Heap can be watched, not {type(heap).__name__}")
+        if self._walked:
             self._walks[heap.handle] = heap.ranges()
 
     def _add(self, heap: Heap) -> Heap:
