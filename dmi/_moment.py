@@ -3,6 +3,7 @@ the limits that it lives under. Unknown is None, never 0."""
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -24,18 +25,22 @@ _START_TIME: Final = 19
 
 
 def memory_by_usage(
-    regions: Iterable[Region], pid: int | str | None = None
+    regions: Iterable[Region],
+    pid: int | str | None = None,
+    tables: Iterable[tuple[int, int]] = (),
 ) -> tuple[dict[str, int] | None, dict[str, int]]:
     """Memory by usage, of the usages of which all is known (None when of none), and what is
     committed. Writable mappings right behind a guard count as stacks: what is reserved for a thread
     is not used by it. Shared memory, and files that lie in memory, are a usage of their own: of
     process ``pid`` ("self" for this one) what they hold, whoever wrote it, so that a process that
-    looks at more of them does not seem to grow; where that is not told, what it has touched."""
+    looks at more of them does not seem to grow; where that is not told, what it has touched.
+    ``tables`` are mappings of dmi's own, start and end: they have guards as stacks have."""
     memory: dict[str, int] = {}
     commit: dict[str, int] = {}
     unknown: set[str] = set()
     seen: set[tuple[int, int]] = set()
     guard = -1
+    known_tables = sorted(tables)
     for region in regions:
         usage, held = region.usage, region.memory
         if usage == "MappedFile" and region.name.startswith(NO_DISK):
@@ -43,7 +48,9 @@ def memory_by_usage(
             if usage == "Shared" and held is not None and pid is not None:
                 held = _allocated(pid, region, held, seen)
         elif usage == "Other" and region.start == guard and region.protect == "PAGE_READWRITE":
-            usage = "Stack"
+            index = bisect_right(known_tables, (region.start, 1 << 64)) - 1
+            if index < 0 or region.start >= known_tables[index][1]:
+                usage = "Stack"
         if held is None:
             unknown.add(usage)
         else:

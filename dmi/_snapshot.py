@@ -327,7 +327,7 @@ def snapshot(blocks: bool = False, *, label: str = "") -> Snapshot:
             "lazily_freed": physical.get("LazyFree"),
             "metadata": heap.metadata_committed(),
         }
-        memory, commit = memory_by_usage(summary.regions, "self")
+        memory, commit = memory_by_usage(summary.regions, "self", _own_tables())
         arenas = [(r.start, r.size) for r in summary.regions if r.usage == "HeapPymalloc"]
         if arenas:
             outside.append(_pymalloc(arenas))
@@ -339,6 +339,18 @@ def snapshot(blocks: bool = False, *, label: str = "") -> Snapshot:
         label, time.time(), os.getpid(), page, taken, tuple(outside), address, process or None,
         program, memory, commit, scope(), cgroup(), heap.current_profile(),
     )  # fmt: skip
+
+
+def _own_tables() -> list[tuple[int, int]]:
+    """What dmi has mapped for itself in this process, where that can be read."""
+    from dmi.address._maps import parse_maps
+    from dmi.process._live import LiveReader
+    from dmi.process._own_tables import own_tables
+
+    with suppress(OSError), LiveReader() as source:
+        tables = own_tables(source, parse_maps(source.maps(details=False)))
+        return [(table.start, table.start + table.size) for table in tables]
+    return []
 
 
 def _pymalloc(arenas: list[tuple[int, int]]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 
 #include "../decommit/policies.h"
 #include "../heap/registry.h"
+#include "../os/own.h"
 
 #include <string.h>
 
@@ -23,6 +24,7 @@ const dmi_layout dmi_layout_root = {
     .key = &_dmi_secret.tag,
     .link = &_dmi_secret.link,
     .end = _dmi_end,
+    .own = &_dmi_own,
     .fields =
         {WHOLE(dmi_heap),
          MEMBER(dmi_heap, "heap.space", space),

@@ -30,6 +30,7 @@ typedef struct dmi_layout {
     const void *key;     /* the secret of the checksums of tags */
     const void *link;    /* the secret of the links of subsegments (lfh.h) */
     const void *end;     /* where the last link of a list of a subsegment leads */
+    const void *own;     /* its own mappings (own.h); layouts before this one end with end */
     dmi_layout_field fields[DMI_LAYOUT_FIELDS];
 } dmi_layout;
 

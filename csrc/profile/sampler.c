@@ -8,6 +8,7 @@
 #include "../heap/registry.h"
 #include "../os/frames.h"
 #include "../os/os.h"
+#include "../os/own.h"
 #include "agent.h"
 #include "merge.h"
 #include "pyframes.h"
@@ -407,7 +408,7 @@ static int setup(void) {
     size_t page = _dmi_os_page_size();
     size_t bytes = (DMI_SAMPLER_LARGE * sizeof(dmi_large) + page - 1) & ~(page - 1);
     if (large) return 0;
-    dmi_large *made = _dmi_os_reserve(bytes, page, DMI_OS_SPARSE, false, "dmi-profile");
+    dmi_large *made = _dmi_own_reserve(bytes, "dmi-profile");
     if (!made || _dmi_os_commit(made, bytes, DMI_OS_LAZY)) return ENOMEM;
     large = made;
     return 0;

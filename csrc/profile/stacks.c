@@ -3,6 +3,7 @@
 
 #include "../os/lock.h"
 #include "../os/os.h"
+#include "../os/own.h"
 #include "pyframes.h"
 
 #include <errno.h>
@@ -57,8 +58,7 @@ int _dmi_stacks_setup(void) {
     int error = 0;
     _dmi_lock(&lock);
     if (!all) {
-        tables *made = _dmi_os_reserve(bytes_of_tables(), _dmi_os_page_size(), DMI_OS_SPARSE, false,
-                                       "dmi-profile");
+        tables *made = _dmi_own_reserve(bytes_of_tables(), "dmi-profile");
         if (!made || _dmi_os_commit(made, bytes_of_tables(), DMI_OS_LAZY)) error = ENOMEM;
         else __atomic_store_n(&all, made, __ATOMIC_RELEASE);
     }

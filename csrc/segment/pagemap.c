@@ -3,6 +3,7 @@
 
 #include "../os/lock.h"
 #include "../os/os.h"
+#include "../os/own.h"
 #include "bits.h"
 #include "pool.h"
 
@@ -38,6 +39,7 @@ int _dmi_pagemap_setup(void) {
     if (!_dmi_pagemap) {
         char *base = _dmi_os_reserve_table(TABLE_BYTES + USERS_BYTES, "dmi-pagemap");
         if (base) {
+            _dmi_own_add(base, TABLE_BYTES + USERS_BYTES, "dmi-pagemap");
             users = (uint16_t *)(void *)(base + TABLE_BYTES);
             _dmi_pagemap = (uintptr_t *)(void *)base;
             __atomic_store_n(&_dmi_pagemap_slices, DMI_SLICES, __ATOMIC_RELEASE);

@@ -2,6 +2,7 @@
 #include "pool.h"
 
 #include "../os/os.h"
+#include "../os/own.h"
 
 #include <string.h>
 
@@ -31,7 +32,7 @@ static bool enter(dmi_pool *pool, char *array, size_t i, size_t element) {
 static char *reserve(const dmi_pool *pool) {
     size_t page = _dmi_os_page_size();
     size_t size = objects_bytes(pool) + round_up(pool->chunk * sizeof(uint32_t), page);
-    char *fence = _dmi_os_reserve(size + 2 * page, page, DMI_OS_SPARSE, false, pool->name);
+    char *fence = _dmi_own_reserve(size + 2 * page, pool->name);
     if (!fence) return NULL;
     (void)_dmi_os_guard(fence, page, DMI_OS_SPARSE);
     (void)_dmi_os_guard(fence + page + size, page, DMI_OS_SPARSE);

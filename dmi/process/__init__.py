@@ -27,6 +27,7 @@ from ._glibc_find import Space
 from ._heaps import ForeignHeap, ForeignPin, ForeignRange, ForeignRow, ForeignStats
 from ._live import LiveReader
 from ._others import other_heaps
+from ._own_tables import table_heaps
 from ._python import pymalloc_heaps
 from ._rights import (
     ShapeHeap,
@@ -181,6 +182,8 @@ class Process:
                 found, notes = kind(self.reader, space)
                 heaps += found
                 self._notes += notes
+            with suppress(OSError):
+                heaps += table_heaps(self.reader, space, self.moment().summary)
             with suppress(OSError):
                 rest, notes = other_heaps(self.reader, space, self.moment().summary, heaps)
                 heaps += rest

@@ -25,6 +25,7 @@ from ._glibc_find import Space
 from ._leaves import leaves_of
 from ._live import LiveReader
 from ._others import own_others
+from ._own_tables import KIND as TABLES
 from ._pages import pages_of
 from ._rights import status
 from ._spans import Claims
@@ -177,6 +178,8 @@ def _leaf_name(heap: ForeignHeap) -> str:
     if heap.kind == "glibc" and heap.name != "main arena":
         return "glibc arenas of threads"
     name = escaped(heap.name)
+    if heap.kind == TABLES:
+        return f"dmi: {name}"
     return {"dmi": "dmi heaps", "pymalloc": "pymalloc"}.get(heap.kind, f"{heap.kind} {name}")
 
 
@@ -185,6 +188,8 @@ def part_of(heap: ForeignHeap, memory: object = None) -> Part:
     stats = heap.stats()
     mapped = stats.mapped or 0
     name = f"{heap.kind} {escaped(heap.name)}".strip()
+    if heap.kind == TABLES:
+        name = _leaf_name(heap)
     if heap.kind in ("dmi", "glibc") and heap.name != "main arena":
         title = "dmi heap" if heap.kind == "dmi" else heap.kind
         name = f"{title} {heap.handle:x}" + (f" ({escaped(heap.name)})" if heap.name else "")

@@ -18,7 +18,7 @@ from ._glibc import GlibcHeap
 from ._glibc_find import pieces
 from ._jemalloc import trees
 from ._mapped import mapped_blocks
-from ._pages import pages_of
+from ._pages import resident
 from ._programs import Contained, contained
 from ._rights import ShapeHeap
 from ._spans import Claims
@@ -151,7 +151,7 @@ def _shared_out(
         for low, high, number in shares.cut(part.start, part.end):
             size = high - low
             row = (low, size, part.committed * size // (part.end - part.start),
-                   _resident(memory, part.region, low, size))  # fmt: skip
+                   resident(memory, part.region, low, size))  # fmt: skip
             home = -1 if number is None else number
             sizes.setdefault(home, []).append(row)
             whole = size == part.region.size and part.region.memory is not None
@@ -222,14 +222,6 @@ def _left(claims: Claims, regions: Iterable[Region]) -> Iterator[_Part]:
             if owner is None:
                 committed = region.committed * (high - low) // region.size
                 yield _Part(low, high, committed, region)
-
-
-def _resident(memory: Memory, region: Region, start: int, size: int) -> int | None:
-    """Bytes in physical memory. pagemap counts pages of zeros too, which cost nothing."""
-    if size == region.size or region.resident is None:
-        return region.resident
-    found = pages_of(memory, start, start + size)
-    return None if found is None else min(found[0], region.resident)
 
 
 def _proven(

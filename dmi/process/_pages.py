@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-__all__ = ["pages_of"]
+if TYPE_CHECKING:
+    from dmi.address import Region
+
+__all__ = ["pages_of", "resident"]
 
 _PRESENT: Final = bytes(1 if byte & 0x80 else 0 for byte in range(256))
 _SWAPPED: Final = bytes(1 if byte & 0xC0 == 0x40 else 0 for byte in range(256))
@@ -29,3 +32,12 @@ def pages_of(source: object, start: int, end: int) -> tuple[int, int] | None:
         present += tops.translate(_PRESENT).count(1)
         swapped += tops.translate(_SWAPPED).count(1)
     return present * page, swapped * page
+
+
+def resident(source: object, region: Region, start: int, size: int) -> int | None:
+    """Bytes of a part of a region in physical memory. pagemap counts pages of zeros too, which cost
+    nothing."""
+    if size == region.size or region.resident is None:
+        return region.resident
+    found = pages_of(source, start, start + size)
+    return None if found is None else min(found[0], region.resident)

@@ -14,6 +14,7 @@ from dmi._snapshot import Snapshot, committed_sizes
 
 from ._huge import huge_ranges
 from ._jvm import survived
+from ._own_tables import KIND as TABLES
 from ._python import PymallocHeap
 from ._types import types_of
 
@@ -33,7 +34,13 @@ def snapshot_of(source: Process, *, label: str = "") -> Snapshot:
     summary = source.address_summary()
     outside = [_foreign(each, source) for each in source.heaps()]
     source.resume()
-    memory, commit = memory_by_usage(summary.regions, source.pid if source.live else None)
+    tables = [
+        (segment.address, segment.address + segment.reserved)
+        for heap in source.heaps()
+        if heap.kind == TABLES
+        for segment in heap.segments()
+    ]
+    memory, commit = memory_by_usage(summary.regions, source.pid if source.live else None, tables)
     physical: dict[str, int] = {}
     if source.live:
         with suppress(OSError):
