@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from ._observe import State
 
 __all__ = [
-    "commit_did_not_grow", "comparable", "evidence", "findings", "no_growth_in_traces", "quiet",
+    "commit_did_not_grow", "comparable", "evidence", "findings", "largest_elsewhere",
+    "no_growth_in_traces", "quiet",
     "traces",
 ]  # fmt: skip
 
@@ -438,6 +439,26 @@ def comparable(states: Sequence[State]) -> bool:
         or _ends_known(states, "resident")
         or (bool(states[0].memory) and bool(states[-1].memory))
     )
+
+
+def largest_elsewhere(state: State) -> tuple[str, int] | None:
+    """The usage that has most memory outside of heaps, in words, and how much; None where memory is
+    not told by usage."""
+    covered = set().union(*_OF_HEAPS.values())
+    heaps = state.heaps.values()
+    mapped = sum(heap.mapped or 0 for heap in heaps if heap.kind == "glibc")
+    others = sum(
+        (heap.committed if heap.resident is None else heap.resident) or 0
+        for heap in heaps
+        if heap.outside and not heap.is_walked
+    )
+    rest = {name: size for name, size in state.memory.items() if name not in covered}
+    if "Other" in rest:
+        rest["Other"] = max(0, rest["Other"] - mapped - others)
+    if not rest:
+        return None
+    name = max(rest, key=lambda key: rest[key])
+    return _PLAIN.get(name, name), rest[name]
 
 
 def commit_did_not_grow(states: Sequence[State], thresholds: Thresholds) -> bool:

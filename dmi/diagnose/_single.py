@@ -141,7 +141,11 @@ def _headline(state: State, heaps: Sequence[Observation]) -> str:
         beside = ""
         if heap_bytes := top.virtual_bytes:
             beside = f" Beside it {kib(heap_bytes)} lie in {top.virtual_blocks} virtual blocks."
-        return f"the largest heap is {top.name}, {kib(held)} of commit, {busy}.{beside}"
+        said = f"the largest heap is {top.name}, {kib(held)} of commit, {busy}.{beside}"
+        elsewhere = _process.largest_elsewhere(state)
+        if elsewhere is not None and elsewhere[1] > held:
+            return f"most of its memory is {elsewhere[0]}, {kib(elsewhere[1])}; {said}"
+        return said
     if state.process_committed is not None:
         return f"{kib(state.process_committed)} of the process are committed."
     used = {name: size for name, size in state.usage.items() if name != "Free"}

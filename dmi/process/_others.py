@@ -185,7 +185,11 @@ def _shared_out(
             title = " or ".join(dict.fromkeys(each.kind for each in kinds))
             heaps.append(ShapeHeap(title, rest, missing, name, _known_sum(held[-1])))
         else:
-            heaps.append(ShapeHeap(_NOBODY, rest, missing, memory=_known_sum(held[-1])))
+            memory_of_rest = _known_sum(held[-1])
+            # What nobody wrote to is no memory: stacks of threads that come and go while they are
+            # looked at, room that a program keeps.
+            if memory_of_rest is None or memory_of_rest - missing >= _LEAST:
+                heaps.append(ShapeHeap(_NOBODY, rest, missing, memory=memory_of_rest))
     return heaps, notes
 
 

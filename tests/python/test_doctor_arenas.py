@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dmi.diagnose import diagnose
+from dmi.diagnose._observe import state_of
+from dmi.diagnose._single import one_moment
 
 MIB = 1 << 20
 
@@ -53,3 +55,18 @@ def test_what_is_not_known_of_one_is_not_known_of_all() -> None:
             "committed": 8 * MIB}  # fmt: skip
     verdict = diagnose(moment(arena(1, MIB, MIB), torn), moment(arena(1, MIB, MIB), torn))
     assert verdict.busy[-1] is None
+
+
+def headline(given: dict[str, object]) -> str:
+    return one_moment(state_of(given)).headline
+
+
+def test_one_moment_names_what_has_most_memory_wherever_it_is() -> None:
+    state = moment(arena(1, MIB, 2 * MIB)) | {
+        "memory": {"Other": 0, "HeapGlibcArena": 2 * MIB, "Shared": 30 * MIB}
+    }
+    assert "most of its memory is shared memory, 30,720 KB" in headline(state)
+    state["memory"] = {"Other": 64 * MIB, "HeapGlibcArena": 2 * MIB}
+    assert "mappings of the program's own, 65,536 KB" in headline(state)
+    state["memory"] = {"Other": MIB, "HeapGlibcArena": 2 * MIB}
+    assert "most of its memory" not in headline(state)

@@ -108,3 +108,27 @@ def test_a_damaged_list_is_none(begin: bytes) -> None:
 @pytest.mark.parametrize("own", [0, 4, 1 << 62])
 def test_a_list_that_is_nowhere_is_none(own: int) -> None:
     assert listed(Memory(own=own)) == []
+
+
+def test_what_nobody_wrote_to_is_no_unknown_heap() -> None:
+    """Stacks of threads that come and go, and room that a program keeps, cost nothing."""
+    program = (
+        "import mmap; kept = [mmap.mmap(-1, 64 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)]\n"
+        "print(flush=True); input(); kept[0].write(bytes(8 << 20)); print(flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        try:
+            found = []
+            for _ in range(2):
+                child.stdout.readline()
+                with dmi.open_process(child.pid) as process:
+                    found.append({heap.kind for heap in process.heaps()})
+                child.stdin.write(b"\n")
+                child.stdin.flush()
+        finally:
+            child.wait(timeout=30)
+    assert ["unknown" in kinds for kinds in found] == [False, True]
