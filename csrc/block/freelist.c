@@ -266,7 +266,7 @@ static dmi_tag *region_create(dmi_freelist *list, size_t units) {
     return tag;
 }
 
-static size_t units_for(size_t size) {
+size_t _dmi_freelist_units(size_t size) {
     size_t units = (size + DMI_LIST_TAG + 15) / 16;
     return units < MIN_UNITS ? MIN_UNITS : units;
 }
@@ -304,7 +304,7 @@ static void count_busy(dmi_run *run, int32_t blocks, int64_t bytes) {
 static int64_t payload(const dmi_tag *tag) { return (int64_t)(_dmi_tag_bytes(tag) - DMI_LIST_TAG); }
 
 void *_dmi_freelist_alloc(dmi_freelist *list, size_t size, size_t align) {
-    size_t units = units_for(size);
+    size_t units = _dmi_freelist_units(size);
     dmi_tag *tag = bin_search(list, units, align);
     for (; tag; tag = bin_search(list, units, align)) {
         const dmi_free_block *block = (const dmi_free_block *)(void *)tag;
@@ -376,7 +376,7 @@ dmi_tag *_dmi_freelist_free(dmi_freelist *list, dmi_run *run, void *p, dmi_run *
 
 bool _dmi_freelist_resize(dmi_freelist *list, dmi_run *run, void *p, size_t size) {
     dmi_tag *tag = tag_at((char *)p - DMI_LIST_TAG);
-    size_t units = units_for(size);
+    size_t units = _dmi_freelist_units(size);
     int64_t old = payload(tag);
     if (units > tag->size) {
         dmi_tag *right = after(tag);

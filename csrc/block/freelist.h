@@ -53,6 +53,8 @@ void *_dmi_freelist_alloc(dmi_freelist *list, size_t size, size_t align);
 dmi_tag *_dmi_freelist_free(dmi_freelist *list, dmi_run *run, void *payload, dmi_run **freed);
 /* Shrink in place, or grow into the free block behind. False: it cannot, and the block is as it was. */
 bool _dmi_freelist_resize(dmi_freelist *list, dmi_run *run, void *payload, size_t size);
+/* How many units of 16 bytes a request takes, its tag with it. */
+size_t _dmi_freelist_units(size_t size);
 /* Usable bytes of a busy block. */
 size_t _dmi_freelist_usable(const void *payload);
 

@@ -123,6 +123,16 @@ static void list_remove(dmi_cache *cache, dmi_run *run) {
     run->place = DMI_PLACE_FULL;
 }
 
+/* As list_remove, of the first run of avail. */
+static inline void take_avail(dmi_cache *cache, dmi_run *run) {
+    dmi_run *next = run->next;
+    cache->avail[run->bucket].head = next;
+    if (next) next->prev = NULL;
+    else cache->avail[run->bucket].tail = NULL;
+    run->next = NULL;
+    run->place = DMI_PLACE_FULL;
+}
+
 /* How many frees a full run waits for before it is listed again: a few, so that a run does not come and
  * go with every block. Each slow path that this saves hides a free block meanwhile. A sixty-fourth of its
  * blocks, and three at least, where that is no more than a quarter; docs/tuning.md has what others cost. */
@@ -237,9 +247,13 @@ static void take_run(dmi_cache *cache, dmi_run *run) {
     cache->taken = run;
 }
 
+static inline bool pends(const dmi_cache *cache, unsigned bucket) {
+    return atomic_load_explicit(&cache->pending[bucket], memory_order_seq_cst) != NULL;
+}
+
 static void drain_bucket(dmi_cache *cache, unsigned bucket) {
     _Atomic(dmi_run *) *list = &cache->pending[bucket];
-    if (!atomic_load_explicit(list, memory_order_seq_cst)) return;
+    if (!pends(cache, bucket)) return;
     dmi_run *run = atomic_exchange_explicit(list, NULL, memory_order_acquire), *next;
     for (; run; run = next) {
         next = atomic_load_explicit(&run->pending_next, memory_order_relaxed);
@@ -375,7 +389,9 @@ static dmi_run *make_run(dmi_cache *cache, unsigned bucket) {
 }
 
 /* Let the run have something on its list: what it has, or what others freed. False: nothing came back. */
-static bool fill_list(dmi_run *run) { return _dmi_lfh_head(run) || _dmi_lfh_collect(run, true); }
+static inline bool fill_list(dmi_run *run) {
+    return _dmi_lfh_head(run) || _dmi_lfh_collect(run, true);
+}
 /* The same from blocks that were never used, or whose pages were given back. */
 static bool grow(dmi_cache *cache, dmi_run *run, int *error) {
     if (!_dmi_lfh_carve(run, error) && (*error || !_dmi_lfh_unpark(run, error))) return false;
@@ -383,50 +399,57 @@ static bool grow(dmi_cache *cache, dmi_run *run, int *error) {
     return true;
 }
 
-/* Let the bucket's current run have something on its list, by the cheapest way there is: blocks that came
- * back, then blocks never used or given back, then a run of others, then a new one. */
-static bool refill(dmi_cache *cache, unsigned bucket) {
+/* A run with something on its list now, by the cheapest way there is: blocks that came back, then blocks never used or
+ * given back, then a run of others, then a new one. It is in no list, unless it is current. NULL: out of memory. */
+static dmi_run *filled(dmi_cache *cache, unsigned bucket) {
     dmi_run *old = cache->current[bucket], *run;
     int error = 0;
-    _dmi_observe_agent();
     /* What others freed is taken in only when there is nothing else at hand, and of this bucket alone: the
      * later, the more blocks come with each exchange of the cache lines; and a list that is empty takes
      * theirs as it is, where another would be followed to its end first. */
     for (int round = 0; round < 2; round++) {
-        if (round) drain_bucket(cache, bucket);
-        if (old != &_dmi_no_run && fill_list(old)) return true;
+        if (round && pends(cache, bucket)) drain_bucket(cache, bucket);
+        if (fill_list(old)) return old;
         while ((run = cache->avail[bucket].head)) {
-            list_remove(cache, run);
-            if (fill_list(run)) {
-                if (old != &_dmi_no_run) retire(cache, old);
-                make_current(cache, run);
-                return true;
-            }
+            take_avail(cache, run);
+            if (fill_list(run)) return run;
             retire(cache, run);
         }
     }
-    if (old != &_dmi_no_run) {
-        if (grow(cache, old, &error)) return true;
-        if (error) return false;
-        set_current(cache, bucket, &_dmi_no_run);
-        retire(cache, old);
+    if (can_grow(old)) {
+        if (grow(cache, old, &error)) return old;
+        if (error) return NULL;
     }
     while ((run = cache->spare[bucket]) || (run = steal(cache, bucket))) {
         if (run->place == DMI_PLACE_SPARE) list_remove(cache, run);
-        if (fill_list(run) || grow(cache, run, &error)) {
-            make_current(cache, run);
-            return true;
-        }
+        if (fill_list(run) || grow(cache, run, &error)) return run;
         retire(cache, run);
-        if (error) return false;
+        if (error) return NULL;
     }
     run = make_run(cache, bucket);
-    if (!run) return false;
+    if (!run) return NULL;
     if (!grow(cache, run, &error)) {
         release(cache, run);
-        return false;
+        return NULL;
     }
+    return run;
+}
+
+/* Let the bucket's current run have something on its list. */
+static bool refill(dmi_cache *cache, unsigned bucket) {
+    dmi_run *old = cache->current[bucket];
+    _dmi_observe_agent();
+    dmi_run *run = filled(cache, bucket);
+    if (run == old) return true;
+    if (!run) return false;
     make_current(cache, run);
+    if (old == &_dmi_no_run) return true;
+    if (__builtin_expect(!_dmi_lfh_head(old), 1)) {
+        retire(cache, old);
+    } else { /* others freed blocks of it while a new run was made */
+        old->place = DMI_PLACE_FULL;
+        _dmi_cache_settle(cache, old);
+    }
     return true;
 }
 
