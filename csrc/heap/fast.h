@@ -150,14 +150,17 @@ static inline bool _dmi_fast_bad(const dmi_run *run, const void *block) {
     return !_dmi_lfh_fits(run, mark) || _dmi_fast_word(block, 1) == mark;
 }
 
-/* What is no block is marked and listed here as if it were one: its mark does not fit, and no allocation gets it. */
+/* What is no block is marked and listed here as if it were one: its mark does not fit, and no allocation gets it. The
+ * mark is that of the address as it came, the words are written where its lowest four bits are 0, and bits above those
+ * of any address too: so a free of an address in the last bytes of a block writes none of the next one. */
 static inline void _dmi_fast_free_or(void *block, void (*slow)(void *, dmi_run *),
                                      void (*settle)(dmi_run *)) {
-    dmi_run *run = _dmi_pagemap_get(block);
+    void *clean = block;
+    dmi_run *run = _dmi_pagemap_get_clean(&clean);
     if (__builtin_expect(_dmi_owner_is(run, _dmi_self_get()), 1)) {
         uint64_t mark = _dmi_lfh_mark(run, block);
-        if (__builtin_expect(_dmi_fast_word(block, 1) != mark, 1)) {
-            if (__builtin_expect(_dmi_fast_push(run, block, mark) == 0, 0)) settle(run);
+        if (__builtin_expect(_dmi_fast_word(clean, 1) != mark, 1)) {
+            if (__builtin_expect(_dmi_fast_push(run, clean, mark) == 0, 0)) settle(run);
             return;
         }
     }

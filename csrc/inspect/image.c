@@ -105,7 +105,7 @@ int _dmi_image_open(dmi_image *image, const dmi_reader *reader, dmi_copies *copi
         !word_at(image, at(layout.heaps), &image->heaps))
         return EFAULT;
     if (!plain) image->code.end = at(layout.end);
-    if (page == 0) image->heaps = 0; /* it has made no heap */
+    if (page == 0) image->heaps = image->table = 0; /* it has made no heap */
     else if (_dmi_space_setup() || page != _dmi_page) {
         image->differs = "page";
         return ENOTSUP;

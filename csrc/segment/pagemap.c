@@ -21,7 +21,9 @@ typedef struct leaf {
 const uint64_t _dmi_end[2] = {UINT64_MAX, UINT64_MAX};
 dmi_run _dmi_no_run = {.head = (void *)(uintptr_t)_dmi_end, .owner = DMI_OWNER_NONE};
 
-uintptr_t *_dmi_pagemap;
+static uintptr_t none; /* what a lookup finds before setup */
+uintptr_t *_dmi_pagemap = &none;
+uintptr_t _dmi_pagemap_bits;
 uintptr_t _dmi_pagemap_slices;
 
 static dmi_lock lock;
@@ -36,12 +38,14 @@ static size_t table_committed;
 int _dmi_pagemap_setup(void) {
     int error = 0;
     _dmi_lock(&lock);
-    if (!_dmi_pagemap) {
+    if (_dmi_pagemap == &none) {
         char *base = _dmi_os_reserve_table(TABLE_BYTES + USERS_BYTES, "dmi-pagemap");
         if (base) {
             _dmi_own_add(base, TABLE_BYTES + USERS_BYTES, "dmi-pagemap");
             users = (uint16_t *)(void *)(base + TABLE_BYTES);
             _dmi_pagemap = (uintptr_t *)(void *)base;
+            __atomic_store_n(&_dmi_pagemap_bits, (DMI_SLICES << DMI_SLICE_SHIFT) - 16,
+                             __ATOMIC_RELEASE);
             __atomic_store_n(&_dmi_pagemap_slices, DMI_SLICES, __ATOMIC_RELEASE);
         } else {
             error = ENOMEM;

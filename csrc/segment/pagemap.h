@@ -22,10 +22,13 @@
 #endif
 #define DMI_SLICES ((uintptr_t)1 << (DMI_ADDRESS_BITS - DMI_SLICE_SHIFT))
 
-/* Table of biased leaves: leaf - 8 * (first unit of the slice); 0: no leaf. */
+/* Table of biased leaves: leaf - 8 * (first unit of the slice); 0: no leaf. Before setup a single one. */
 extern uintptr_t *_dmi_pagemap;
 /* How many slices it has: 0 before setup, when any pointer may be looked up all the same, else DMI_SLICES. */
 extern uintptr_t _dmi_pagemap_slices;
+
+/* The bits that the address of a block may have; 0 before setup. */
+extern uintptr_t _dmi_pagemap_bits;
 
 /* Make the table. Idempotent; 0 or ENOMEM. */
 int _dmi_pagemap_setup(void);
@@ -50,6 +53,22 @@ static inline dmi_run *_dmi_pagemap_get(const void *address) {
     __atomic_signal_fence(__ATOMIC_ACQUIRE);
     uintptr_t leaf = __atomic_load_n(&_dmi_pagemap[slice], __ATOMIC_RELAXED);
     if (__builtin_expect(leaf == 0, 0)) return &_dmi_no_run;
+    return __atomic_load_n((dmi_run **)(leaf + (a >> DMI_UNIT_SHIFT) * sizeof(dmi_run *)),
+                           __ATOMIC_RELAXED);
+}
+
+/* Clear the bits of *address that that of no block has, and look up the rest. One instruction does what the range check
+ * does above, and sees to it that what a free writes lies within 16 bytes. Whoever uses this asks whether the address
+ * was a block's. */
+static inline dmi_run *_dmi_pagemap_get_clean(void **address) {
+    uintptr_t a = (uintptr_t)*address & __atomic_load_n(&_dmi_pagemap_bits, __ATOMIC_ACQUIRE);
+    *address = (void *)a;
+    uintptr_t leaf = __atomic_load_n(&_dmi_pagemap[a >> DMI_SLICE_SHIFT], __ATOMIC_RELAXED);
+    if (__builtin_expect(leaf == 0, 0)) {
+        dmi_run *none = &_dmi_no_run;
+        __asm__ volatile("" : "+r"(none)); /* or gcc makes it on every way */
+        return none;
+    }
     return __atomic_load_n((dmi_run **)(leaf + (a >> DMI_UNIT_SHIFT) * sizeof(dmi_run *)),
                            __ATOMIC_RELAXED);
 }

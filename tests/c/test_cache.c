@@ -208,6 +208,51 @@ static void segments_go_under_a_look(void) {
     finish();
 }
 
+static unsigned found;
+
+static void count_report(const dmi_fault_report *report, void *unused) {
+    (void)report, (void)unused;
+    found++;
+}
+
+/* Two blocks side by side, the last ones that were handed out. */
+static char *allocate_two(void) {
+    char *block = dmi_heap_malloc(heap, block_size), *next = dmi_heap_malloc(heap, block_size);
+    while (next != block + block_size) {
+        block = next;
+        ENSURE((next = dmi_heap_malloc(heap, block_size)));
+    }
+    return block;
+}
+
+/* Free an address that is none but leads to that block: it is found when it would be handed out, and the block behind is
+ * not written to. */
+static void free_and_find(char *block, uintptr_t address) {
+    unsigned char was[112], *next = (unsigned char *)block + block_size;
+    for (size_t i = 0; i < sizeof was; i++) was[i] = next[i] = (unsigned char)(i + 1);
+    found = 0;
+    dmi_heap_free(heap, (void *)address);
+    ENSURE(memcmp(next, was, sizeof was) == 0);
+    char *got = dmi_heap_malloc(heap, block_size);
+    ENSURE(got && (got + block_size <= block || got >= block + 2 * block_size));
+    ENSURE_EQ(found, 1);
+}
+
+TEST_EACH_PAGE(what_a_wrong_free_writes_lies_within_its_block) {
+    begin("never");
+    dmi_set_fault_handler(count_report, NULL);
+    for (uintptr_t off = 1; off < block_size; off++) {
+        char *block = allocate_two();
+        free_and_find(block, (uintptr_t)block + off);
+    }
+    for (unsigned bit = DMI_ADDRESS_BITS; bit < 63; bit++) { /* bits that no address has */
+        char *block = allocate_two();
+        free_and_find(block, (uintptr_t)block | (uintptr_t)1 << bit);
+    }
+    dmi_set_fault_handler(NULL, NULL);
+    ENSURE_EQ(dmi_heap_destroy(heap), 0);
+}
+
 TEST_EACH_PAGE(a_wrong_free_survives_that_its_segment_goes) { segments_go_under_a_look(); }
 
 /* ---- an OS without a barrier --------------------------------------------------------------------------- */

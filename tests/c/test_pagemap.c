@@ -28,7 +28,7 @@ TEST_EACH_PAGE(foreign_values_belong_to_nobody) {
                                     0x0000800000000000,
                                     0xaaaaaaaaaaaaaaaa,
                                     0x5555555555555555};
-    ENSURE(_dmi_pagemap == NULL);
+    ENSURE_EQ(_dmi_pagemap_slices, 0);
     for (int round = 0; round < 2; round++) { /* before setup and after it */
         for (size_t i = 0; i < sizeof odd / sizeof *odd; i++) ensure_nobody(odd[i]);
         uint64_t seed = 1;
@@ -41,6 +41,30 @@ TEST_EACH_PAGE(foreign_values_belong_to_nobody) {
     ENSURE_EQ(_dmi_no_run.kind, DMI_RUN_NONE);
     ENSURE_EQ(_dmi_no_run.owner, DMI_OWNER_NONE);
     ENSURE(_dmi_no_run.head == _dmi_end);
+}
+
+static dmi_run *clean(uintptr_t address, uintptr_t expected) {
+    void *p = (void *)address;
+    dmi_run *run = _dmi_pagemap_get_clean(&p);
+    ENSURE_EQ((uintptr_t)p, expected);
+    return run;
+}
+
+TEST_EACH_PAGE(bits_that_no_block_has_are_cleared) {
+    ENSURE(clean(UINTPTR_MAX, 0) == &_dmi_no_run); /* before setup every address is nobody's */
+    ENSURE_EQ(_dmi_pagemap_setup(), 0);
+    uintptr_t at = 37 * SLICE + 4096, high = ~(DMI_SLICES * SLICE - 1);
+    ENSURE_EQ(_dmi_pagemap_add(AT(at), 4096), 0);
+    _dmi_pagemap_set(AT(at), 4096, &runs[0]);
+    for (uintptr_t low = 0; low < 16; low++) {
+        ENSURE(clean(at + 64 + low, at + 64) == &runs[0]);
+        ENSURE(clean((at + low) | high, at) == &runs[0]);
+        ENSURE(clean(at + 4096 + low, at + 4096) == &_dmi_no_run);
+    }
+    ENSURE(clean(at - 1, at - 16) == &_dmi_no_run);
+    ENSURE(clean(UINTPTR_MAX, DMI_SLICES * SLICE - 16) == &_dmi_no_run);
+    _dmi_pagemap_remove(AT(at), 4096);
+    ENSURE(clean(at, at) == &_dmi_no_run);
 }
 
 /* The map never reads what is registered, so any addresses will do. */
