@@ -30,25 +30,24 @@ static void *alloc_from_cache(dmi_heap *heap, unsigned bucket) {
     return block;
 }
 
-/* Count towards the bucket's activation. */
-static void activate(dmi_heap *heap, unsigned bucket, const void *block) {
-    unsigned key = _dmi_list_key(block);
+/* Count an allocation towards the bucket's activation. */
+static void activate(dmi_heap *heap, unsigned bucket, unsigned key) {
     if (++heap->bucket_live[key] < heap->lfh_live && ++heap->bucket_total[key] < heap->lfh_total)
         return;
     atomic_store_explicit(&heap->active[bucket], 1, memory_order_release);
     atomic_store_explicit(&heap->lfh_active, true, memory_order_relaxed);
 }
 
-/* Count a request of an inactive bucket, and say whether the next one is to serve it: where that is active, and its blocks
- * are no larger than what the free list would cut. They cost a tenth of the work. */
+/* Is the next bucket to serve a request of one that is not active? Where it is active, and its blocks are no larger than
+ * what the free list would cut, they cost a tenth of the work. What is freed of them is not noticed, so the bucket may
+ * become active a little early. */
 static bool next_serves(dmi_heap *heap, size_t total, unsigned bucket) {
-    size_t units = _dmi_freelist_units(total);
-    if (bucket + 1 == DMI_BUCKETS || _dmi_bucket_size[bucket + 1] > units * 16 ||
-        !atomic_load_explicit(&heap->active[bucket + 1], memory_order_acquire))
+    unsigned next = bucket + 1;
+    if (next == DMI_BUCKETS || _dmi_bucket_size[next] > _dmi_freelist_units(total) * 16 ||
+        !atomic_load_explicit(&heap->active[next], memory_order_acquire))
         return false;
     _dmi_lock(&heap->lock);
-    if (++heap->bucket_total[bucket] >= heap->lfh_total)
-        atomic_store_explicit(&heap->active[bucket], 1, memory_order_release);
+    activate(heap, bucket, bucket);
     _dmi_unlock(&heap->lock);
     return true;
 }
@@ -57,7 +56,7 @@ static void *alloc_from_list(dmi_heap *heap, size_t size, size_t align, unsigned
     _dmi_lock(&heap->lock);
     void *block = _dmi_freelist_alloc(&heap->list, size + heap->tail, align);
     _dmi_guarded_note_places(heap, 1);
-    if (block && !(heap->flags & DMI_HEAP_NO_LFH)) activate(heap, bucket, block);
+    if (block && !(heap->flags & DMI_HEAP_NO_LFH)) activate(heap, bucket, _dmi_list_key(block));
     if (block && heap->flags & DMI_HEAP_ZERO) memset(block, 0, _dmi_freelist_usable(block));
     if (block) _dmi_canary_set(heap, block, _dmi_freelist_usable(block));
     _dmi_unlock(&heap->lock);

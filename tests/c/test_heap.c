@@ -83,6 +83,27 @@ TEST_EACH_PAGE(a_bucket_becomes_active_at_17_live_or_256_total) {
     ENSURE_EQ(heaps_stats(soon).lfh_active, 1);
 }
 
+TEST_EACH_PAGE(the_next_bucket_serves_until_its_own_is_active) {
+    void *heap = heaps_create("never", 0), *block;
+    ENSURE((block = dmi_heap_malloc(heap, 16)));
+    ENSURE_EQ(dmi_usable_size(block), 24); /* of the free list */
+    for (int i = 0; i < 17; i++) ENSURE(dmi_heap_malloc(heap, 32));
+    for (int i = 1; i < 17; i++) {
+        ENSURE((block = dmi_heap_malloc(heap, 16)));
+        ENSURE_EQ(dmi_usable_size(block), 32);
+        if (i % 2) dmi_heap_free(heap, block);
+    }
+    ENSURE((block = dmi_heap_malloc(heap, 16)));
+    ENSURE_EQ(dmi_usable_size(block), 16);
+    for (int i = 0; i < 17; i++) ENSURE(dmi_heap_malloc(heap, 64));
+    ENSURE((block = dmi_heap_malloc(heap, 48)));
+    ENSURE_EQ(dmi_usable_size(block), 64);
+    ENSURE((block = dmi_heap_malloc(heap, 33))); /* the free list's block is smaller */
+    ENSURE_EQ(dmi_usable_size(block), 40);
+    heaps_check(heap);
+    ENSURE_EQ(dmi_heap_destroy(heap), 0);
+}
+
 /* ---- random runs --------------------------------------------------------------------------------------- */
 
 static const char *const policies[] = {"never",
