@@ -153,8 +153,10 @@ static int search_heap(dmi_heap *heap, void *argument) {
 static int find_run(const void *address, dmi_found *found) {
     for (;;) {
         dmi_run *run = _dmi_pagemap_find(address);
-        if (!run->segment) return ENOENT;
-        dmi_heap *heap = _dmi_heap_of_run(run);
+        /* Atomic, for the descriptor may be given to another run this moment, of the same segment. */
+        const dmi_segment *segment = __atomic_load_n(&run->segment, __ATOMIC_RELAXED);
+        if (!segment) return ENOENT;
+        dmi_heap *heap = _dmi_heap_of_space(segment->space);
         /* Look it up again under the lock, because the run may be another one by now. */
         _dmi_lock(&heap->lock);
         bool same = _dmi_pagemap_find(address) == run, done = same, again;

@@ -133,7 +133,7 @@ static dmi_run *descriptor_alloc(dmi_segment *segment) {
     }
     /* The segment never changes, so that a stale pointer to a descriptor can be followed that far. */
     memset((void *)run, 0, offsetof(dmi_run, segment));
-    run->segment = segment;
+    __atomic_store_n(&run->segment, segment, __ATOMIC_RELAXED);
     run->freed_at = 0;
     atomic_store_explicit(&run->remote, 0, memory_order_relaxed);
     atomic_store_explicit(&run->pending_next, NULL, memory_order_relaxed);
