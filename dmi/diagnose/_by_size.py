@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ._judge import Thresholds
     from ._observe import Observation, State
 
-__all__ = ["comparable", "findings", "grown_sizes", "stat_cause"]
+__all__ = ["comparable", "ends", "findings", "grown_sizes", "stat_cause"]
 
 _MOST: Final = 5
 
@@ -51,6 +51,15 @@ def grown_sizes(before: SizeTable, after: SizeTable) -> list[_Grown]:
 def comparable(states: Sequence[State]) -> bool:
     """Some heap was asked for its sizes at both ends, and what its blocks come to can be told."""
     return bool(_levels(states))
+
+
+def ends(states: Sequence[State]) -> tuple[str, tuple[int, int]] | None:
+    """Of the heap that holds most at the end: whose figures they are, and those of both ends."""
+    found = _levels(states)
+    if not found:
+        return None
+    handle = max(found, key=lambda each: found[each][1])
+    return f"heap {handle:08x}", found[handle]
 
 
 def _levels(states: Sequence[State]) -> dict[int, tuple[int, int]]:

@@ -310,7 +310,8 @@ def what_was_read(path: str | os.PathLike[str]) -> dict[str, Any]:
         tables.append(_table(summary.line, f"!address ({', '.join(names)})", rows, summary.label))
     sources = {
         "segment": "segment heaps", "detail": "one heap (!heap -s ADDRESS)",
-        "segments": "segments of heaps (!heap -h)", "listing": "list of heaps",
+        "segments": "segments of heaps (!heap -h)",
+        "regions": "heaps that the regions name", "listing": "list of heaps",
     }  # fmt: skip
     counted = Counter(each.source for each in log.facts)
     for source, count in counted.items():

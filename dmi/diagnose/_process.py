@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from dmi.windbg._frames import of_allocator, without_offset
 
-from . import _told
+from . import _by_size, _told
 from ._allocators import pools
 from ._causes import ADVICE, Cause, Cure, kib
 from ._cures import cures
@@ -212,7 +212,8 @@ def _by_commit(states: Sequence[State], thresholds: Thresholds) -> list[Verdict]
             _gain(first.heaps[key].committed, last.heaps[key].committed) for key in both
         )
         new = known_sum(last.heaps[key].committed for key in last.heaps.keys() - both)
-        if not (first.kinds & {"heaps", "segments"} and last.kinds & {"heaps", "segments"}):
+        of_heaps = {"heaps", "segments", "detail"}
+        if not (first.kinds & of_heaps and last.kinds & of_heaps):
             both, taken, new = set(), 0, 0
         gain = levels[-1] - levels[0] - (taken or 0) - (new or 0)
         explained = bool(both)
@@ -424,11 +425,14 @@ def quiet(states: Sequence[State]) -> Verdict:
     subject = "the process"
     if levels == [None, None] and _told.comparable(states):
         subject, levels = _told.ends(states)
-    nothing = (None, None)
+    nothing: tuple[int | None, ...] = (None, None)
+    busy = nothing
+    if levels == [None, None] and (sized := _by_size.ends(states)) is not None:
+        subject, busy = sized
     return Verdict(
         "none", subject, 0, None, None, None,
         tuple(states[n].label or ("before", "after")[i] for i, n in enumerate(chosen)),
-        nothing, tuple(levels), nothing, nothing, nothing, (),
+        busy, tuple(levels), nothing, nothing, nothing, (),
     )  # fmt: skip
 
 

@@ -61,6 +61,13 @@ _TOOLS: Final[Mapping[str, _Tool]] = {
     PART_OF_DUMPHEAP: _Tool(
         "some objects of .NET (`!dumpheap -stat` of a part)", "in objects", "", collected=True
     ),
+    "!heapstat": _Tool(
+        "the generations of .NET (`!heapstat`)", "in the generations",
+        "Name the types with `!dumpheap -stat` at both moments, then `!gcroot` on an object of the "
+        "one that grew",
+        "Let go of the objects that grew, or give what holds them a limit",
+        collected=True,
+    ),
     "!maddress": _Tool(
         "the process (`!maddress`)", "of address space",
         "Look into what grew: of GCHeap `!eeheap -gc` and `!dumpheap -stat`, of Heap `!heap -s`",
@@ -206,6 +213,8 @@ def findings(states: Sequence[State], thresholds: Thresholds) -> list[Verdict]:
                 (Cause("outside", text, after - before),),
                 _cures(source, after - before, last[source]), how="measured",
                 lines=tuple(columns(table)),
+                headline=f"Growth in {tool.subject}: {kib(after - before)} more {of} "
+                f"({before >> 10:,} -> {after >> 10:,} KB).",
             )
         )  # fmt: skip
     return out

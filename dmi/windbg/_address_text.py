@@ -48,6 +48,8 @@ _REGION: Final = re.compile(
     r" (MEM_COMMIT|MEM_RESERVE|MEM_FREE)(?: (PAGE_[A-Z_]+(?: ?\| ?PAGE_?[A-Z_]*)*))?"
     r"(?: (.{0,200}))?$"
 )
+_HANDLE: Final = re.compile(r"\bHandle: (?:0x)?([0-9a-fA-F`]{5,17})")
+_MOST_HANDLES: Final = 10_000
 # A region of debuggers before 6.10: allocation, start and size, then a line for each property.
 _PLACE: Final = r"([0-9a-fA-F]{8}[`']?(?:[0-9a-fA-F]{8})?)"
 _BLOCK: Final = re.compile(rf"[*+]? ?{_PLACE} ?: {_PLACE} ?- {_PLACE}$")
@@ -162,6 +164,8 @@ class AddressReader:
     listed: int = 0
     """Where the list of regions has come to."""
     gap: int = 0
+    handles: dict[int, int] = field(default_factory=dict)
+    """Committed bytes of the regions that name the heap that they are of."""
     blocks: bool = False
     """The regions come in blocks of lines: of one alone it is not known that it is a list."""
 
@@ -359,6 +363,10 @@ class AddressReader:
                 held[key] = held.get(key, 0) + size
                 counts = self.counts.setdefault(table, {})
                 counts[key] = counts.get(key, 0) + 1
+        if state == "MEM_COMMIT" and (owner := _HANDLE.search(match[7] or "")):
+            handle = _number(owner[1])
+            if handle in self.handles or len(self.handles) < _MOST_HANDLES:
+                self.handles[handle] = self.handles.get(handle, 0) + size
         if size > self.largest.get(name, (0, 0))[1]:
             self.largest[name] = (start, size)
 

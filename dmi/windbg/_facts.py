@@ -37,9 +37,9 @@ class HeapFacts:
     """A heap outside a `!heap -s` table of NT heaps, as far as the text tells of it."""
 
     handle: int
-    source: Literal["segment", "detail", "segments", "listing"]
-    """A table of segment heaps, `!heap -s ADDRESS`, the segments that -h, -f, -a and -v list, or a
-    list of heaps without figures."""
+    source: Literal["segment", "detail", "segments", "regions", "listing"]
+    """A table of segment heaps, `!heap -s ADDRESS`, the segments that -h, -f, -a and -v list, the
+    regions of `!address` that name their heap, or a list of heaps without figures."""
     flags: int | None = None
     reserved: int | None = None
     committed: int | None = None

@@ -33,7 +33,8 @@ _HEADER_REST: Final = frozenset((*HEADER, "(k)", "length", "blocks", "cont.", "h
 _NUMBERS: Final = ("Reserv", "Commit", "Virt", "Free", "List length", "UCR", "Virt blocks")
 _NO_CONTENTION: Final = frozenset({"N/A", "bad"})
 
-_LEAD: Final = re.compile(r"[\s\-\u2013\u2014*#/;>]*(?=(?:0x)?[0-9a-fA-F]{5})")
+# `!heap -s -v` prints a dot for each segment that it has looked at.
+_LEAD: Final = re.compile(r"[\s\-\u2013\u2014*#/;>.]*(?=(?:0x)?[0-9a-fA-F]{5})")
 _HANDLE: Final = re.compile(r"(?:0[xX])?([0-9a-fA-F]{1,8}[`'][0-9a-fA-F]{8}|[0-9a-fA-F]{5,16})")
 _FLAGS: Final = re.compile(r"(?:0[xX])?[0-9a-fA-F]{1,8}")
 _DECIMAL: Final = re.compile(r"[0-9]{1,16}")

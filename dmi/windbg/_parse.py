@@ -19,7 +19,7 @@ from ._aside_text import AsideReader
 from ._asked_text import AskedReader
 from ._block_text import BlockReader
 from ._clothes import MAX_LINE, Line, LongText, plain_lines
-from ._facts import Mark, Notice, Unread
+from ._facts import HeapFacts, Mark, Notice, Unread
 from ._model import AddressSummary, HeapRow, HeapTable, Log, ParseError, PrintedLine
 from ._told_text import UNREAD_COMMANDS, ToldReader
 
@@ -50,7 +50,8 @@ _COMMAND: Final = re.compile(
     r"[\s>]*(!(?:(?:exts?\.)?(?:heap|address)|(?:sos\.)?(?:eeheap|dumpheap|gcroot|dumpobj)|maddress"
     r"|poolused)\b.*"
     r"|(?:dumpheap|eeheap|gcheapstat|gchandles|maddress|gcroot|dumpobj|finalizequeue)"
-    r"(?: +-[a-z]\w*(?: +[\w.`<>+]+)?)+ *$)"
+    r"(?: +-[a-z]\w*(?: +[\w.`<>+]+)?)+ *$"
+    r"|(?:gcheapstat|eeheap|maddress|finalizequeue) *$)"
 )
 """A command without a prompt: dotnet-dump's prompt is `> `, as a quotation begins."""
 _READ_COMMANDS: Final = frozenset(
@@ -61,6 +62,8 @@ _READ_COMMANDS: Final = frozenset(
         "!eeheap",
         "!dumpheap",
         "!maddress",
+        "!heapstat",
+        "!gcheapstat",
         "!vm",
         "!poolused",
         "!umdh",
@@ -195,6 +198,10 @@ class _Reader:
             summary = address.summary()
             if summary is not None:
                 self.addresses.append(summary)
+                self.blocks.facts += [
+                    HeapFacts(handle, "regions", committed=size, line=address.line)
+                    for handle, size in address.handles.items()
+                ]
             self.unread += address.unread[: max(0, _MAX_NOTES - len(self.unread))]
         self.blocks.close()
         self.asked.close()

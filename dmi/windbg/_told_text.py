@@ -24,8 +24,6 @@ UNREAD_COMMANDS: Final = {
     "!poolfind": "blocks of the kernel's pools",
     "!lfh": "the low-fragmentation heap of Windows XP",
     "!gchandles": "handles of .NET",
-    "!heapstat": "the generations of .NET",
-    "!gcheapstat": "the generations of .NET",
     "!objsize": "what an object of .NET holds",
     "!dumpobj": "an object of .NET",
     "!gcroot": "what holds an object of .NET",
@@ -64,6 +62,10 @@ _TOTALS: Final = {
     "!vm": (("committed pages", "committed"),),
 }
 """Of tools that print several figures: those that are a total, the best first."""
+_HEAPSTAT_HEAD: Final = re.compile(r"\W*Heap\s+(Gen0\s+Gen1\s+Gen2\s+LOH(?:\s+[A-Z]{3})*)\s*$")
+_HEAPSTAT_ROW: Final = re.compile(
+    r"\s*(?:Heap([0-9]{1,4})|Total)((?:\s+[0-9][0-9,.]{0,26}){4,7})(?![0-9])"
+)
 _MADDRESS_HEAD: Final = re.compile(r"[\W_]*Memory (?:Type|Kind)\W+Count\W+Size\W+Size \(bytes\)")
 _MADDRESS_ROW: Final = re.compile(
     r"[\s|+]*(\[TOTAL\]|[A-Za-z][\w ]{1,40}?)[\s|]+[0-9,.]{1,14}[\s|]+[0-9.,]{1,14}\s?[kmgt]?b"
@@ -152,6 +154,10 @@ class ToldReader:
     _objects: int = 0
     _filtered: bool = False
     """`!dumpheap` was asked for some of the objects only."""
+    _generations: list[str] = field(default_factory=list)
+    """The columns of `!heapstat`; empty below its table."""
+    _of_free: str = ""
+    _heap_rows: int = 0
     _gc_heaps: int = 0
     _gc_sums: dict[str, list[int]] = field(default_factory=dict)
 
@@ -169,6 +175,7 @@ class ToldReader:
             self.told.append(Told(source, rows, totals, self.label, self._line))
         self._source, self._rows, self._total = "", {}, None
         self._heaps, self._stack, self._places, self._objects = set(), "", {}, 0
+        self._generations, self._of_free, self._heap_rows = [], "", 0
 
     def _add_gc_heaps(self) -> None:
         """What the heaps of a server come to, where the text ends before their sum."""
@@ -188,6 +195,8 @@ class ToldReader:
         if self._source in _TOTALS:
             figures = _TOTALS[self._source]
             return {of: self._rows[name] for name, of in figures if name in self._rows}
+        if self._source == "!heapstat":
+            return {"total": sum(s for n, s in self._rows.items() if not n.startswith("free "))}
         return {"total": sum(self._rows.values()) if self._total is None else self._total}
 
     def asked(self, number: int, command: str) -> None:
@@ -260,6 +269,31 @@ class ToldReader:
             return row is not None
         return self._vmmap(number, text) if self._source == "VMMap" else False
 
+    def _of_generations(self, number: int, text: str) -> bool:
+        """`!heapstat` and `gcheapstat`: a row for each heap of .NET, their sum, then the same of
+        what is free in them."""
+        if "Gen0" in text and (head := _HEAPSTAT_HEAD.match(text)):
+            if not self._of_free:
+                self.close()
+            self._open("!heapstat", number)
+            self._generations, self._heap_rows = head[1].split(), 0
+            return True
+        if not self._generations:
+            return False
+        if text.strip().startswith("Free space:"):
+            self._of_free, self._heap_rows = "free in ", 0
+            return True
+        row = _HEAPSTAT_ROW.match(text)
+        if row is None:
+            return False
+        sizes = [_whole(cell) for cell in row[2].split()]
+        if row[1] is None and self._heap_rows:
+            return True  # the sum of the rows above
+        self._heap_rows += 1
+        for name, size in zip(self._generations, sizes, strict=False):
+            self._add(number, f"{self._of_free}{name}", size)
+        return True
+
     def _dumpheap(self, number: int, text: str) -> bool:
         row = _DUMPHEAP_ROW.match(text)
         if row:
@@ -292,6 +326,8 @@ class ToldReader:
 
     def _alone(self, number: int, text: str) -> bool:
         """Lines that need no header above them."""
+        if self._of_generations(number, text):
+            return True
         if "GC Heaps:" in text and (found := _GC_HEAPS.match(text)):
             # Heaps of the loader stand above it.
             if self._gc_sums or self._rows.keys() - {"loader heaps"}:

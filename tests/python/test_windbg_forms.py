@@ -201,3 +201,35 @@ def test_words_of_memory_are_no_rows_of_heaps() -> None:
         "0:000> !heap -s\nNo heaps to display.\n"
     )
     assert not log.unread
+
+
+def test_regions_that_name_their_heap_are_added_up_by_heap() -> None:
+    log = windbg.parse(sample("78"))
+    assert {each.source for each in log.facts} == {"regions"}
+    grown = from_log(log)
+    assert (grown.subject, grown.bytes) == ("heap 26c5d2a0000", 0x0C000000 - 0x04000000)
+    # The process grew by the same bytes: they are one finding.
+    assert not grown.others
+
+
+def test_dots_of_a_heap_that_is_looked_at() -> None:
+    (table,) = windbg.parse(sample("80")).heaps
+    assert [row.handle for row in table.rows] == [0x3F0000, 0x10000]
+
+
+def test_generations_of_dotnet() -> None:
+    (told,) = windbg.parse(sample("81")).told
+    assert told.rows["Gen2"] == 812_345_678
+    assert told.rows["free in Gen2"] == 402_345_678
+    assert told.totals == {"total": 3_456_784 + 1_234_568 + 812_345_678 + 92_345_678 + 8_184}
+    (server,) = windbg.parse(sample("82")).told
+    # Of each heap once: the row Total is the sum of those above it.
+    assert server.rows["Gen2"] == 104_857_600
+    assert server.rows["free in LOH"] == 131_072
+    grown = verdict(sample("81") + sample("81").replace("812,345,678", "1,812,345,678"))
+    assert (grown.kind, grown.bytes) == ("growth", 1_000_000_000)
+
+
+def test_sizes_that_fell_are_no_leak_of_that_heap() -> None:
+    found = verdict(sample("79"))
+    assert (found.kind, found.subject) == ("none", "heap 00150000")
