@@ -25,8 +25,8 @@ MANY += [4096, 5120, 7168, 8192, 10240, 14336, 16384, 20480, 28672, 32768, 40000
 MANY += [2000000, 4194304]
 
 # What is left, by tier: attacks that may end in an address or a block for the attacker; nothing
-# else may. A free after the block was handed out again looks like its new owner's. Whoever reads what
-# is freed is outside the default tier's promise.
+# else may. A free after the block was handed out again looks like its new owner's. Whoever reads
+# what is freed is outside the default tier's promise.
 EXPLOITABLE = {
     "off": {
         "double_after_reuse",
