@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ._judge import Thresholds
     from ._observe import Observation, State
 
-__all__ = ["comparable", "ends", "findings", "grown_sizes", "stat_cause"]
+__all__ = ["comparable", "ends", "findings", "grown_sizes", "not_compared", "stat_cause"]
 
 _MOST: Final = 5
 
@@ -60,6 +60,27 @@ def ends(states: Sequence[State]) -> tuple[str, tuple[int, int]] | None:
         return None
     handle = max(found, key=lambda each: found[each][1])
     return f"heap {handle:08x}", found[handle]
+
+
+def not_compared(states: Sequence[State], names: Sequence[str]) -> list[str]:
+    """Heaps that were asked for their sizes at one end only, where no table of heaps tells of them;
+    and those of which a table does not tell what all blocks come to."""
+    if any(states[n].kinds & {"heaps", "segments"} for n in (0, -1)):
+        return []
+    first, last = _tables(states[0]), _tables(states[-1])
+    if not first or not last:
+        return []
+    known = _levels(states)
+    lines = []
+    for handle in sorted(first.keys() | last.keys()):
+        if handle in known:
+            continue
+        if handle in first and handle in last:
+            why = "its shares do not tell what all blocks come to"
+        else:
+            why = f"no `!heap -stat` of it in {names[0 if handle not in first else -1]}"
+        lines.append(f"heap {handle:08x}: {why}, so it was not compared")
+    return lines
 
 
 def _levels(states: Sequence[State]) -> dict[int, tuple[int, int]]:

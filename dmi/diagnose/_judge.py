@@ -534,6 +534,9 @@ def _missing(
             name = next(heap.name for heap in ended if heap is not None)
             lines.append(f"{name}: its commit is not known at both ends")
             open_ends.append(f"the commit of {name}")
+    for line in _by_size.not_compared(states, names):
+        lines.append(line)
+        open_ends.append(line.partition(":")[0])
     for line in _told.not_compared(states, names):
         lines.append(line)
         open_ends.append(line.partition(":")[0])

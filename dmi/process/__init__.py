@@ -27,7 +27,7 @@ from ._glibc_find import Space
 from ._heaps import ForeignHeap, ForeignPin, ForeignRange, ForeignRow, ForeignStats
 from ._live import LiveReader
 from ._others import other_heaps
-from ._own_tables import table_heaps
+from ._own_tables import OwnTable, own_tables, segment_tables, table_heaps
 from ._python import pymalloc_heaps
 from ._rights import (
     ShapeHeap,
@@ -89,6 +89,7 @@ class Process:
         self._may_stop = stop
         self._stopped: Stop | None = None
         self._heaps: tuple[ForeignHeap, ...] | None = None
+        self._tables: tuple[OwnTable, ...] = ()
         self._notes: list[str] = []
         self._remarks: list[str] = []
         self._moment: Moment | None = None
@@ -183,15 +184,26 @@ class Process:
                 heaps += found
                 self._notes += notes
             with suppress(OSError):
-                heaps += table_heaps(self.reader, space, self.moment().summary)
+                self._tables = (
+                    *own_tables(self.reader, space.mappings),
+                    *segment_tables(self.reader, space.mappings, heaps),
+                )
+                heaps += table_heaps(self.reader, self._tables, self.moment().summary)
             with suppress(OSError):
-                rest, notes = other_heaps(self.reader, space, self.moment().summary, heaps)
+                rest, notes = other_heaps(
+                    self.reader, space, self.moment().summary, heaps, self._tables
+                )
                 heaps += rest
                 self._notes += notes
             if self.live and run_of(self.pid) != run:
                 self._notes.append("it became another program, or ended, while it was looked at")
             self._heaps = tuple(heaps)
         return self._heaps
+
+    def tables(self) -> tuple[OwnTable, ...]:
+        """What dmi has mapped for itself there, also what is too little for a row of heaps()."""
+        self.heaps()
+        return self._tables
 
     def moment(self) -> Moment:
         """Its mappings with what is in memory, read at the first call, and what they are used

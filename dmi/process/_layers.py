@@ -97,6 +97,9 @@ def layers_of(process: Process) -> Layers:
         note = "a core file does not say what was in physical memory"
         found.append(Layer("3", "physical memory", (Part("resident", None, None),), note=note))
     claims, owners = claims_of(heaps)
+    for table in process.tables():
+        claims.add([(table.start, table.start + table.size)], len(owners))
+        owners.append((f"dmi: {table.name}", TABLES))
     process.resume()
     leaves = leaves_of(process.reader, moment.mappings, moment.summary.regions, claims, owners)
     return Layers(

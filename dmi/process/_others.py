@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from ._glibc_find import Space
     from ._heaps import ForeignHeap, Memory
+    from ._own_tables import OwnTable
 
 __all__ = ["other_heaps", "own_others"]
 
@@ -86,12 +87,17 @@ class _Found:
 
 
 def other_heaps(
-    memory: Memory, space: Space, summary: AddressSummary, known: Sequence[ForeignHeap]
+    memory: Memory,
+    space: Space,
+    summary: AddressSummary,
+    known: Sequence[ForeignHeap],
+    tables: Iterable[OwnTable] = (),
 ) -> tuple[list[ShapeHeap], list[str]]:
     """The private memory that none of the known heaps explains, a heap for each allocator; and what
     could not be told. What glibc mapped block by block is noted with its heap."""
     claims = Claims()
     claims.add(((s.address, s.address + s.reserved) for heap in known for s in heap.segments()), 0)
+    claims.add(((table.start, table.start + table.size) for table in tables), 0)
     libc = any(heap.kind == "glibc" for heap in known)
     # Where glibc is, the brk heap is its; elsewhere it is anybody's.
     usages = _OPEN[:1] if libc else _OPEN

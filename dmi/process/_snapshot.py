@@ -14,7 +14,6 @@ from dmi._snapshot import Snapshot, committed_sizes
 
 from ._huge import huge_ranges
 from ._jvm import survived
-from ._own_tables import KIND as TABLES
 from ._python import PymallocHeap
 from ._types import types_of
 
@@ -34,12 +33,7 @@ def snapshot_of(source: Process, *, label: str = "") -> Snapshot:
     summary = source.address_summary()
     outside = [_foreign(each, source) for each in source.heaps()]
     source.resume()
-    tables = [
-        (segment.address, segment.address + segment.reserved)
-        for heap in source.heaps()
-        if heap.kind == TABLES
-        for segment in heap.segments()
-    ]
+    tables = [(table.start, table.start + table.size) for table in source.tables()]
     memory, commit = memory_by_usage(summary.regions, source.pid if source.live else None, tables)
     physical: dict[str, int] = {}
     if source.live:

@@ -3,6 +3,7 @@ stack."""
 
 from __future__ import annotations
 
+import shutil
 import struct
 import subprocess
 import sys
@@ -132,3 +133,27 @@ def test_what_nobody_wrote_to_is_no_unknown_heap() -> None:
         finally:
             child.wait(timeout=30)
     assert ["unknown" in kinds for kinds in found] == [False, True]
+
+
+@pytest.mark.skipif(shutil.which("gcore") is None, reason="gcore is not here")
+def test_a_core_shows_them_by_what_they_hold_not_by_what_is_mapped(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "dmi", "run", "--", sys.executable, "-c", PROGRAM]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        try:
+            gcore = ["gcore", "-o", str(tmp_path / "core"), str(child.pid)]
+            made = subprocess.run(gcore, capture_output=True, check=False, timeout=60)
+            with dmi.open_process(child.pid) as process:
+                live = {heap.kind for heap in process.heaps()}
+        finally:
+            child.communicate(b"\n", timeout=30)
+    if made.returncode:
+        pytest.skip("gcore may not look at processes here")
+    with dmi.open_core(tmp_path / f"core.{child.pid}") as process:
+        # The page map spans 300 MB of addresses, of which some pages are written to.
+        heaps = {(heap.kind, heap.name): heap.stats() for heap in process.heaps()}
+        assert all((stats.committed or 0) < 64 << 20 for stats in heaps.values())
+        assert {kind for kind, _ in heaps} - {"dmi tables"} == live - {"dmi tables"}
+        names = {leaf.name for leaf in process.layers().leaves}
+        assert "dmi: page map" in names

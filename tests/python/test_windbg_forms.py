@@ -233,3 +233,13 @@ def test_generations_of_dotnet() -> None:
 def test_sizes_that_fell_are_no_leak_of_that_heap() -> None:
     found = verdict(sample("79"))
     assert (found.kind, found.subject) == ("none", "heap 00150000")
+
+
+def test_a_heap_whose_sizes_one_moment_does_not_show_is_not_called_quiet() -> None:
+    two = STAT + STAT.replace("150000", "250000")
+    before = two.format(rows="30 100 - 3000  (90.00)")
+    after = STAT.format(rows="30 100 - 3000  (90.00)")
+    found = verdict(before + "0:000> g\n" + after)
+    assert found.kind == "unknown"
+    assert any("00250000" in line for line in found.missing)
+    assert verdict(before + "0:000> g\n" + before).kind == "none"
