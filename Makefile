@@ -39,7 +39,7 @@ help:
 	@echo "make dist          the sdist, and a wheel for each Python that is found"
 	@echo "make clean         remove all that was made"
 
-# test-c, test-c-asan, test-c-windows
+# test-c, test-c-asan, test-c-aarch64, test-c-windows
 include csrc/build.mk
 
 $(BIN)/python:

@@ -53,6 +53,11 @@ $(eval $(call flavour,asan,$(CC),$(C_TEST_FLAGS) -pthread -fsanitize=address$(co
 $(eval $(call flavour,windows,$(MINGW),$(C_TEST_FLAGS) -D__USE_MINGW_ANSI_STDIO=1,$(CORE_WINDOWS),\
 	-static $(WINDOWS_LIBS),.exe,$(TESTS_WINDOWS)))
 
+# Another processor, simulated: what is compiled for it and how it answers, but not its memory order.
+AARCH64 ?= aarch64-linux-gnu-gcc
+QEMU ?= qemu-aarch64-static -L /usr/aarch64-linux-gnu
+$(eval $(call flavour,aarch64,$(AARCH64),$(C_TEST_FLAGS) -DSIMULATED=1 -pthread,$(CORE_LINUX),-pthread,,$(TESTS)))
+
 # The thread sanitizer is clang's: it knows which intrinsics are compiled in (fast.h).
 CLANG ?= clang
 $(eval $(call flavour,tsan,$(CLANG),$(C_COMMON) -O1 -g -fno-omit-frame-pointer -DDMI_DEBUG=1 -pthread \
@@ -69,6 +74,7 @@ build/c/$(1)/stress: build/c/$(1)/tests/c/stress.o build/c/$(1)/libcore.a
 endef
 $(eval $(call stress_program,native,$(CC),))
 $(eval $(call stress_program,tsan,$(CLANG),-fsanitize=thread))
+$(eval $(call stress_program,aarch64,$(AARCH64),))
 run_stress = for policy in $(STRESS_POLICIES); do for tier in '' '1 hardened' '1 profile'; do \
 	timeout 3600 $(1) $(2) $$policy $$tier || exit 1; done; done
 
@@ -105,7 +111,7 @@ test-c-hard: $(purge_PROGRAMS) $(take_PROGRAMS) build/c/purge/stress build/c/tak
 test-model:
 	python3 tests/model/run.py
 
-.PHONY: test-c test-c-asan test-c-windows test-stress test-stress-long test-tsan test-tsan-long
+.PHONY: test-c test-c-asan test-c-aarch64 test-c-windows test-stress test-stress-long test-tsan test-tsan-long
 .PHONY: programs
 programs: $(native_PROGRAMS) build/c/native/stress
 test-c: programs
@@ -125,6 +131,10 @@ test-tsan-long: build/c/tsan/stress
 	@$(call run_stress,$<,$(STRESS_LONG))
 test-c-asan: $(asan_PROGRAMS)
 	@export ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1; $(call run_programs,$^,)
+test-c-aarch64: $(aarch64_PROGRAMS) build/c/aarch64/stress
+	@$(call run_programs,$(aarch64_PROGRAMS),$(QEMU))
+	@for tier in '' '1 hardened' '1 profile'; do \
+		timeout 900 $(QEMU) build/c/aarch64/stress $(STRESS) all $$tier || exit 1; done
 # A prefix of its own, so that nobody's Wine settings matter and nothing stays behind.
 test-c-windows: $(windows_PROGRAMS)
 	@test -n "$(WINE)" || { echo "no wine found"; exit 1; }; \

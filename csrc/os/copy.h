@@ -5,8 +5,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* Copy so many bytes. False: not all of them can be read, or the system refuses the call. Never faults, takes no lock
- * and no memory; errno may change. */
+/* Copy so many bytes. False: not all of them can be read, or the system refuses to. Never faults, takes no lock and no
+ * memory; errno stays as it was. */
 bool _dmi_os_copy(void *to, const void *from, size_t size);
 
 #endif

@@ -2,20 +2,16 @@
  *
  * The addresses may be wrong, or their code may be unmapped at this moment: they are read by a system call that says so.
  */
-#define _GNU_SOURCE
 #include "linux_linked.h"
+#include "copy.h"
 
 #include <stddef.h>
 #include <string.h>
-#include <sys/syscall.h>
-#include <sys/uio.h>
-#include <unistd.h>
 
 #define FAR ((uintptr_t)1 << 20) /* no function is that long */
 
 static bool copy(uintptr_t from, void *to, size_t size) {
-    struct iovec here = {to, size}, there = {(void *)from, size};
-    return syscall(SYS_process_vm_readv, syscall(SYS_getpid), &here, 1, &there, 1, 0) == (long)size;
+    return _dmi_os_copy(to, (const void *)from, size);
 }
 
 static uintptr_t relative(uintptr_t next, const uint8_t *at) {

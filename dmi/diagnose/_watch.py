@@ -28,7 +28,7 @@ _MOST_MOMENTS: Final = 256
 _UNITS: Final = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _PART: Final = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)")
 _RANDOM: Final = 25
-"""AT_RANDOM: each program that is started gets other bytes, and another address of them."""
+"""AT_RANDOM, getauxval(3): where a program's random bytes are; another place at each start."""
 
 
 def parse_seconds(text: str) -> float:
@@ -61,6 +61,18 @@ class _Run:
                 return "exec"
         return ""
 
+    def known_since(self, before: _Run) -> _Run:
+        """Itself, with what is not known at this moment as it was before."""
+        return _Run(self.started, self.program or before.program, self.random or before.random)
+
+
+def _digest(auxv: bytes) -> str | None:
+    """Of a program's auxiliary vector; None where it is not whole, as in the middle of an exec."""
+    # Pairs of a key and a value, of 4 or of 8 bytes each: the halves of the longer are looked at.
+    if _RANDOM not in memoryview(auxv[: len(auxv) // 8 * 8]).cast("I")[::2]:
+        return None
+    return hashlib.sha1(auxv, usedforsecurity=False).hexdigest()
+
 
 def _run(pid: int) -> _Run | None:
     root = Path("/proc") / str(pid)
@@ -74,8 +86,7 @@ def _run(pid: int) -> _Run | None:
     with suppress(OSError):
         program = str((root / "exe").readlink())
     with suppress(OSError):
-        raw = (root / "auxv").read_bytes()
-        random = hashlib.sha1(raw, usedforsecurity=False).hexdigest() if raw else None
+        random = _digest((root / "auxv").read_bytes())
     return _Run(fields[19], program, random)
 
 
@@ -145,12 +156,12 @@ def watch(
             if before is not None and (now is None or now.other_than(before) == "ended"):
                 why = f"the process ended before {_since(clock() - begun)}"
                 break
-            before = now
+            before = now if now is None or before is None else now.known_since(before)
             try:
                 label = _since(clock() - begun)
                 state = replace(state_of_pid(pid, swap_in=swap_in, stop=stop), label=label)
                 after = _run(pid)
-                if after is None or (now is not None and after.other_than(now)):
+                if after != now:
                     # What was read belongs to two programs, or to none: the next turn tells which.
                     if after is None:
                         why = f"the process ended at {label}, while it was read"
@@ -164,14 +175,18 @@ def watch(
                 if left is not None and left < every * 0.5:
                     break
                 sleep(max(0.0, min(number * every - (clock() - begun), left or every)))
-            except ProcessLookupError:
+            except (OSError, DmiError) as error:
+                after = _run(pid)
+                if after is not None and now is not None and after != now:
+                    continue  # another program was begun while it was read
                 if not states and not notes:
                     raise
-                why = f"the process ended before {_since(clock() - begun)}"
-            except DmiError as error:
-                if not states and not notes:
-                    raise
-                why = f"it could not be read any more at {_since(clock() - begun)}: {error}"
+                at = _since(clock() - begun)
+                why = (
+                    f"it could not be read any more at {at}: {error}"
+                    if after is not None and not isinstance(error, ProcessLookupError)
+                    else f"the process ended before {at}"
+                )
     except KeyboardInterrupt:
         why = f"it was interrupted at {_since(clock() - begun)}"
     if why:

@@ -27,8 +27,8 @@
 #else
 #define FEATURE(name) 0
 #endif
-/* The sanitizers' own runtimes do not live on in a fork child of a threaded process. */
-#if defined(__SANITIZE_THREAD__) || FEATURE(thread_sanitizer)
+/* The sanitizers' own runtimes, and simulated processors, do not live on in a fork child of a threaded process. */
+#if defined(SIMULATED) || defined(__SANITIZE_THREAD__) || FEATURE(thread_sanitizer)
 #define CAN_FORK 0
 #else
 #define CAN_FORK 1

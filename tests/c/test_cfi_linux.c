@@ -230,7 +230,9 @@ TEST(tables_that_are_cut_off_or_damaged_say_the_same_or_nothing) {
         rows += found[i] == DMI_CFI_ROW;
     }
     free(made);
+#if defined(__x86_64__) /* the registers of the rows are those of that processor */
     CHECK(rows > ASKED * 9 / 10);
+#endif
     for (size_t round = 0; round < 200; round++) {
         size_t size = round < 40 ? round + 1 : 1 + test_random(&seed) % whole;
         object = copy(size, &made);

@@ -9,12 +9,13 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from dmi.cli import main
-from dmi.diagnose._watch import parse_seconds
+from dmi.diagnose._watch import _digest, parse_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -217,3 +218,12 @@ def test_a_quiet_process_has_nothing() -> None:
         process.stdout.close()
     assert done.returncode == 0, done.stdout + done.stderr
     assert time.monotonic() - begun >= 0.6
+
+
+def test_a_program_that_is_being_started_is_no_program_yet() -> None:
+    """In the middle of an exec the vector is there and empty: that made two programs of one."""
+    whole = Path("/proc/self/auxv").read_bytes()
+    assert _digest(whole) == _digest(whole)
+    assert _digest(b"") is None
+    assert _digest(bytes(16)) is None
+    assert _digest(whole[:7]) is None
