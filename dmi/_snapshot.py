@@ -23,6 +23,8 @@ from dmi._layers import glibc_malloc, physical_memory
 from dmi._moment import cgroup, memory_by_usage, scope
 from dmi._tables import frame, html_table
 from dmi.address import NotSupportedError, address_summary, pymalloc_usage, summarise
+from dmi.address._maps import ProcSource, parse_maps
+from dmi.address._own_tables import own_tables
 from dmi.errors import HeapError
 from dmi.profile._read import checked, read_values
 from dmi.stats import HeapStats
@@ -343,11 +345,7 @@ def snapshot(blocks: bool = False, *, label: str = "") -> Snapshot:
 
 def _own_tables() -> list[tuple[int, int]]:
     """What dmi has mapped for itself in this process, where that can be read."""
-    from dmi.address._maps import parse_maps
-    from dmi.process._live import LiveReader
-    from dmi.process._own_tables import own_tables
-
-    with suppress(OSError), LiveReader() as source:
+    with suppress(OSError), ProcSource(None) as source:
         tables = own_tables(source, parse_maps(source.maps(details=False)))
         return [(table.start, table.start + table.size) for table in tables]
     return []

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dmi.address import NotSupportedError, summarise
 from dmi.address._maps import parse_maps
+from dmi.address._own_tables import OwnTable, own_tables
 
 from . import _text as text
 from ._corefile import CoreError, CoreReader, is_core, packed
@@ -27,7 +28,7 @@ from ._glibc_find import Space
 from ._heaps import ForeignHeap, ForeignPin, ForeignRange, ForeignRow, ForeignStats
 from ._live import LiveReader
 from ._others import other_heaps
-from ._own_tables import OwnTable, own_tables, segment_tables, table_heaps
+from ._own_tables import segment_tables, table_heaps
 from ._python import pymalloc_heaps
 from ._rights import (
     ShapeHeap,

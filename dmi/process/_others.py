@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from dmi.address import AddressSummary, Region
+    from dmi.address._own_tables import OwnTable
 
     from ._glibc_find import Space
     from ._heaps import ForeignHeap, Memory
-    from ._own_tables import OwnTable
 
 __all__ = ["other_heaps", "own_others"]
 

@@ -1,13 +1,13 @@
-"""What dmi has mapped for itself in a process: its page map, descriptors, the sampler's tables. Its
-library lists them for readers from outside (csrc/os/own.h); builds before 2026-11-29 do not."""
+"""What dmi has mapped for itself, as heaps, and the tables that stand before each segment."""
 
 from __future__ import annotations
 
 import struct
 from bisect import bisect_right
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from dmi.address._outside import layout_roots
+from dmi.address._own_tables import FIELD, HEAD, MOST, OwnTable, word
 
 from ._pages import resident
 from ._rights import ShapeHeap
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ._heaps import ForeignHeap
 
 
-__all__ = ["KIND", "OwnTable", "own_tables", "segment_tables", "table_heaps"]
+__all__ = ["KIND", "segment_tables", "table_heaps"]
 
 KIND: Final = "dmi tables"
 _LEAST: Final = 1 << 20
@@ -30,66 +30,6 @@ _MOST_WRITTEN: Final = 1 << 28
 """Bytes of one table that are looked through."""
 _Row = tuple[int, int, int, "int | None"]
 """Start, size, committed, resident."""
-
-_HEAD: Final = struct.Struct("<16s4I")
-_FIELD: Final = 32
-_OWN: Final = 6
-"""The list is the seventh of the pointers between head and fields."""
-_LIST: Final = struct.Struct("<QQ")
-_AREA: Final = struct.Struct("<QQ16s")
-_MOST: Final = 1024
-_NAMES: Final = {
-    "dmi-pagemap": "page map",
-    "dmi-profile": "profiler",
-    "dmi-watch": "profiler",
-    "dmi-heaps": "descriptors of heaps",
-    "dmi-virtual": "descriptors of large blocks",
-    "dmi-caches": "caches of threads",
-    "dmi-threads": "caches of threads",
-    "dmi-states": "states of hardened blocks",
-    "dmi-quarantine": "quarantine",
-    "dmi-guarded": "guarded blocks",
-}
-
-
-class OwnTable(NamedTuple):
-    """A mapping of the library's own, and what it is for."""
-
-    start: int
-    size: int
-    name: str
-
-
-def own_tables(source: Source, mappings: Iterable[Mapping]) -> list[OwnTable]:
-    """All that are listed. A list that does not fit what it says of itself is none."""
-    found = []
-    for root in layout_roots(source, mappings):
-        found += _listed(source, root)
-    return found
-
-
-def _listed(source: Source, root: int) -> list[OwnTable]:
-    head = source.read(root, _HEAD.size)
-    if head is None or len(head) < _HEAD.size:
-        return []
-    _, size, _, _, fields = _HEAD.unpack(head)
-    pointers = (size - _HEAD.size - fields * _FIELD) // 8
-    if not _OWN < pointers <= 64:
-        return []
-    at = _word(source, root + _HEAD.size + 8 * _OWN)
-    begin = source.read(at, _LIST.size) if at and at % 8 == 0 else None
-    if begin is None or len(begin) < _LIST.size:
-        return []
-    count, each = _LIST.unpack(begin)
-    if each != _AREA.size or not 0 < count <= _MOST:
-        return []
-    data = source.read(at + _LIST.size, count * each) or b""
-    tables = []
-    for start, room, raw in _AREA.iter_unpack(data[: len(data) // each * each]):
-        name = raw.split(b"\0")[0].decode("ascii", "replace")
-        if start and start % 4096 == 0 and room % 4096 == 0 and start + room < 1 << 63 and room:
-            tables.append(OwnTable(start, room, _NAMES.get(name, "tables")))
-    return tables
 
 
 def segment_tables(
@@ -106,29 +46,24 @@ def segment_tables(
             if segment.virtual or index < 0 or mappings[index].end < segment.address:
                 continue
             start = mappings[index].start
-            if any(_word(source, start + at) == segment.address for at in offsets):
+            if any(word(source, start + at) == segment.address for at in offsets):
                 found.append(OwnTable(start, segment.address - start, "bitmaps"))
     return found
 
 
 def _base_at(source: Source, root: int) -> int | None:
     """Where a segment's struct has the address of the segment, by the table of fields."""
-    head = source.read(root, _HEAD.size)
-    if head is None or len(head) < _HEAD.size:
+    head = source.read(root, HEAD.size)
+    if head is None or len(head) < HEAD.size:
         return None
-    _, size, _, _, fields = _HEAD.unpack(head)
-    if not 0 < fields <= _MOST or size < _HEAD.size + fields * _FIELD:
+    _, size, _, _, fields = HEAD.unpack(head)
+    if not 0 < fields <= MOST or size < HEAD.size + fields * FIELD:
         return None
-    table = source.read(root + size - fields * _FIELD, fields * _FIELD) or b""
-    for name, offset, _ in struct.iter_unpack("<24sII", table[: len(table) // _FIELD * _FIELD]):
+    table = source.read(root + size - fields * FIELD, fields * FIELD) or b""
+    for name, offset, _ in struct.iter_unpack("<24sII", table[: len(table) // FIELD * FIELD]):
         if name.rstrip(b"\0") == b"segment.base":
             return int(offset)
     return None
-
-
-def _word(source: Source, address: int) -> int:
-    data = source.read(address, 8)
-    return int.from_bytes(data, "little") if data is not None and len(data) == 8 else 0
 
 
 def table_heaps(

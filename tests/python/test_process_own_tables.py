@@ -18,7 +18,8 @@ from dmi.address._maps import parse_maps
 if not sys.platform.startswith("linux"):
     pytest.skip("processes are looked at from outside on Linux", allow_module_level=True)
 
-from dmi.process._own_tables import KIND, own_tables
+from dmi.address._own_tables import own_tables
+from dmi.process._own_tables import KIND
 
 if TYPE_CHECKING:
     from pathlib import Path
