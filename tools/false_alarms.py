@@ -33,8 +33,9 @@ for name in ("LD_PRELOAD", "DMI_OPTIONS", "PYTHONMALLOC"):
     os.environ.pop(name, None)
 sys.exit(pytest.main(sys.argv[1:]))
 """
-ALARM = re.compile(r"^(?:FAILED|ERROR) (\S+) - (?:Failed: )?memory did not")
-ENDED = re.compile(r"(?:(\d+) failed, )?(\d+) passed")
+ALARM = re.compile(r"^(?:FAILED|ERROR) (\S+::.*?) - (?:Failed: )?memory did not")
+NOTE = re.compile(r"^(\S+::.*): (.*); in the first run, (.*)")
+ENDED = re.compile(r"^=+ (?:(\d+) failed, )?(\d+) passed(?:, (\d+) skipped)?.* in [\d.]+s")
 
 
 def make_environment(folder: Path) -> None:
@@ -65,26 +66,29 @@ def run(name: str, folder: Path) -> dict[str, Any]:
     """One run of a suite."""
     where, tests = suite(name, folder)
     tools = OWN if name == "dmi" else folder / "env/bin"
-    pytest = [f"{tools}/dmi", "run", "--", f"{tools}/python", "-c", START, "-q", "-rfE"]
-    options = ["-p", "no:cacheprovider", "--color=no", *LIMITS]
+    pytest = [f"{tools}/dmi", "run", "--", f"{tools}/python", "-c", START, "-rfE"]
+    options = ["-v", "-p", "no:cacheprovider", "--color=no", "--durations=20", *LIMITS]
     # Wide, for pytest cuts the lines that name the alarms.
     environment = {"PATH": f"{tools}:/usr/local/bin:/usr/bin:/bin", "COLUMNS": "400"}
-    done = subprocess.run(
-        [*pytest, *options, *tests],
-        cwd=where,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=3600,
-    )
-    lines = done.stdout.splitlines()
-    ended = ENDED.search(lines[-1]) if lines else None
-    (folder / f"{name}.log").write_text(done.stdout + done.stderr)
+    log = folder / f"{name}.log"
+    with log.open("w") as out:
+        done = subprocess.run(
+            [*pytest, *options, *tests],
+            cwd=where,
+            env=environment,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            timeout=3600,
+        )
+    lines = log.read_text(errors="replace").splitlines()
+    ended = next((found for line in reversed(lines) if (found := ENDED.match(line))), None)
     return {
         "suite": name,
         "status": done.returncode,
         "passed": int(ended[2]) if ended else None,
         "failed": int(ended[1] or 0) if ended else None,
+        "skipped": int(ended[3] or 0) if ended else None,
+        "notes": [found.groups() for line in lines if (found := NOTE.match(line))],
         "alarms": [found[1] for line in lines if (found := ALARM.match(line))],
     }
 
@@ -113,7 +117,11 @@ def main() -> int:
         mine = [row for row in rows if row["suite"] == name]
         tests = sum(row["passed"] or 0 for row in mine)
         alarms = sum(len(row["alarms"]) for row in mine)
-        print(f"{name}: {len(mine)} runs, {tests} tests passed, {alarms} alarms")
+        notes = sum(len(row.get("notes", ())) for row in mine)
+        print(
+            f"{name}: {len(mine)} runs, {tests} tests passed, {alarms} alarms, "
+            f"{notes} broken once and not again"
+        )
     return int(bool(wrong))
 
 

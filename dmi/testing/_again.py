@@ -10,7 +10,7 @@ is a note.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import _pytest.tmpdir
 from _pytest.outcomes import TEST_OUTCOME
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from dmi.testing._case import Case
 
 __all__ = ["confirm"]
+
+ENOUGH: Final = 256 << 20
+"""Once further runs have left so many bytes it is a leak, and the machine's memory is spared."""
 
 
 class _NotRunAgainError(Exception):
@@ -41,10 +44,9 @@ def confirm(
     item = case.item
     open_names = {name for name in case.broken if name in case.repeatable}
     first = {name: case.broken[name] for name in sorted(open_names)}
+    left = 0
     with _quiet(item), _other_instances(item):
         for run in range(1, times + 1):
-            if not open_names:
-                break
             # A walk costs more than all else, and growth needs none.
             again = make(open_names != {"max_growth"})
             try:
@@ -57,8 +59,12 @@ def confirm(
             for name in first.keys() - open_names:
                 if case.broken.pop(name, None) is not None:
                     case.notes += [f"{text}; in the first run, {why}" for text in first[name]]
-    if open_names:
-        case.repeated = times
+            left += max(0, again.found.busy_growth) if again.found is not None else 0
+            if not open_names:
+                break
+            case.repeated = run
+            if left > ENOUGH:
+                break
 
 
 def _run(case: Case, begin: Callable[[Case], None]) -> None:

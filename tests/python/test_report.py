@@ -293,6 +293,7 @@ def test_a_million_blocks_and_the_redis_demo_stay_small(tmp_path: Path) -> None:
 
 
 @pytest.mark.keeps
+@pytest.mark.plain
 def test_free_blocks_do_not_count_against_those_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     others = sum(heap.stats(detail=True).busy_blocks for heap in dmi.heaps())
     monkeypatch.setattr("dmi.report._map.MAX_BLOCKS", 1000 + others)

@@ -182,6 +182,7 @@ def test_other_commands_are_refused(command: str) -> None:
         windbg.heap(dmi.snapshot(), command)
 
 
+@pytest.mark.plain
 def test_on_the_command_line(
     heap: dmi.Heap, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -238,6 +239,7 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
     return bytes(out)
 
 
+@pytest.mark.plain
 def test_damaged_files_are_refused_or_read(tmp_path: Path) -> None:
     with dmi.Heap() as heap:
         fill(heap)

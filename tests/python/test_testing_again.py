@@ -199,6 +199,16 @@ def test_notes_come_from_other_processes(tmp_path: Path) -> None:
     assert said.count("not in run 2") == 1, said
 
 
+def test_a_large_leak_is_not_repeated_to_the_end(tmp_path: Path) -> None:
+    text = """
+        kept = []
+        def test_keeps_much(): kept.append(bytearray(100 << 20))
+    """
+    found, said = outcomes(tmp_path, text, *WHOLE, "--dmi-again=20")
+    assert found == {"test_keeps_much": "failed"}, said
+    assert "did it again in each of 3 further runs" in said
+
+
 @pytest.mark.long
 def test_labelled_leaks_of_a_whole_suite(tmp_path: Path) -> None:
     """Leaks that are caught at once where the test has a mark are caught without one, too."""
