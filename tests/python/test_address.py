@@ -350,6 +350,7 @@ def test_owners_in_another_process() -> None:
     assert summary.usage["Other"] < summary.busy // 4
 
 
+@pytest.mark.plain
 @linux
 def test_this_process(tmp_path: Path) -> None:
     before = address_summary()

@@ -113,6 +113,19 @@ def test_a_walk_as_an_array_has_the_same_ranges(heap: dmi.Heap) -> None:
         array["size"] = 0
 
 
+def test_what_came_and_what_went(heap: dmi.Heap) -> None:
+    stays, goes = heap.malloc(200), [heap.malloc(size) for size in (200, 9000, 64 << 20)]
+    earlier = heap.ranges()
+    for address in goes:
+        heap.free(address)
+    comes = {heap.malloc(size) for size in (50, 70_000)}
+    came, went = heap.ranges().busy_changes(earlier)
+    assert {found.address for found in came} == comes
+    assert {found.address for found in went} == set(goes)
+    assert stays not in comes
+    assert all(found.state == "busy" for found in came + went)
+
+
 def test_what_is_new_since_a_mark(heap: dmi.Heap) -> None:
     old = [heap.malloc(200) for _ in range(1000)]
     mark = heap.mark()
