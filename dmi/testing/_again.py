@@ -60,10 +60,8 @@ def confirm(
                 if case.broken.pop(name, None) is not None:
                     case.notes += [f"{text}; in the first run, {why}" for text in first[name]]
             left += max(0, again.found.busy_growth) if again.found is not None else 0
-            if not open_names:
-                break
-            case.repeated = run
-            if left > ENOUGH:
+            case.repeated = run if open_names else 0
+            if not open_names or left > ENOUGH:
                 break
 
 
