@@ -273,6 +273,8 @@ class Watch:
         Nothing is trimmed, because that would also give back what the work left behind.
         """
         gc.collect()
+        if self._every:
+            self.add_new(heaps())
         before = {handle: _look(start) for handle, start in self._starts.items()}
         try:
             yield
@@ -281,8 +283,9 @@ class Watch:
             if self._every:
                 # Those that came inside are watched from here on.
                 for heap in heaps():
-                    if heap.handle not in self._starts:
-                        self.add(heap)
+                    if heap.handle not in self._starts and (now := _look(_Start(heap, 0, 0, 0, 0))):
+                        self._walk(heap)
+                        self._starts[heap.handle] = now
             for handle, was in before.items():
                 start = self._starts[handle]
                 now = _look(start)

@@ -45,7 +45,7 @@ def outcomes(folder: Path, text: str, *options: str, **files: str) -> tuple[dict
 
 FIXTURES = """
     import importlib, logging, sys, unittest
-    import pytest
+    import dmi, pytest
 
     grows = pytest.mark.dmi(max_growth="1 MiB")
     kept = []
@@ -136,6 +136,24 @@ FIXTURES = """
         kept.append(much())
 
     @grows
+    def test_an_import_beside_a_heap_that_stays():
+        kept.append(heap := dmi.Heap())
+        for _ in range(4000):
+            heap.malloc(1000)
+        import fourth_large
+
+    @grows
+    def test_an_import_gives_nothing_back():
+        with dmi.Heap("never") as heap:
+            heap.free(heap.malloc(1 << 20))
+            before = heap.stats().committed
+            import fifth_large
+            assert heap.stats().committed == before
+
+    @grows
+    def test_an_import_that_makes_a_heap(): import makes_a_heap
+
+    @grows
     def test_an_import_that_raises():
         with pytest.raises(ImportError) as raised:
             import raises
@@ -186,6 +204,8 @@ WELL = {
     "test_loops_with_a_fixture",
     "test_an_import",
     "test_an_import_statement",
+    "test_an_import_that_makes_a_heap",
+    "test_an_import_gives_nothing_back",
     "test_an_import_that_raises",
     "test_log_records",
     "test_prints",
@@ -201,15 +221,22 @@ BROKEN = {
     "test_an_import_again_and_again",
     "test_an_import_that_fails",
     "test_an_import_beside_a_leak",
+    "test_an_import_beside_a_heap_that_stays",
     "test_known_and_better",
     "test_fails_itself",
 }
 LARGE = "values = [bytes(1000) for _ in range(4000)]\n"
+MAKES_A_HEAP = """
+import dmi
+heap = dmi.Heap()
+blocks = [heap.malloc(1000) for _ in range(4000)]
+"""
 RAISES = 'raise ImportError("no")'
 
 
 def test_what_a_test_is_judged_by(tmp_path: Path) -> None:
-    modules = {"large": LARGE, "other_large": LARGE, "third_large": LARGE, "raises": RAISES}
+    names = ("large", "other_large", "third_large", "fourth_large", "fifth_large")
+    modules = {**dict.fromkeys(names, LARGE), "raises": RAISES, "makes_a_heap": MAKES_A_HEAP}
     found, said = outcomes(tmp_path, FIXTURES, **modules)
     expected = dict.fromkeys(WELL, "passed") | dict.fromkeys(BROKEN, "failed")
     assert {name: found.get(name) for name in expected} == expected, said
