@@ -83,6 +83,7 @@ with dmi.Heap(name="mine") as mine:
     assert facts["library"] == dmi.get_preload_path()
 
 
+@pytest.mark.plain
 def test_without_preload_the_library_is_that_of_the_package() -> None:
     assert dmi.get_library_path().endswith("/libdmi.so")
     assert Path(dmi.get_preload_path()).name == "libdmi_malloc.so"
