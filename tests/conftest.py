@@ -27,7 +27,7 @@ hypothesis.settings.load_profile("dmi")
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """What takes minutes is run where it is asked for by name; some tests want a plain process."""
     if dmi.find(id(bytes(203))) is not None:
-        reason = "this process itself is on dmi, and the test presumes that only what it makes there is"
+        reason = "this process is on dmi, and the test presumes that only what it makes is"
         for item in items:
             if item.get_closest_marker("plain"):
                 item.add_marker(pytest.mark.skip(reason=reason))
