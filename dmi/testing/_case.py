@@ -200,6 +200,9 @@ class Case:
         # What all is back of after the fixtures is no leak, whatever it was before.
         if self.broken and len(self._looks) > 1 and not self._broken(self._looks[1]):
             self.broken = {}
+        if self.broken and not self.again and self.own is None and not self.names:
+            assert self.outer is not None
+            self.found = self.outer.with_pins(self.found, PINS)
 
     def broken_again(self, first: Case) -> set[str]:
         """The limits that this further run breaks, beside the first one."""
@@ -215,7 +218,7 @@ class Case:
         if self.own is not None:
             return [self.called]
         assert self.outer is not None
-        after = self._after_named() if self.names else self.outer.found(pins=PINS)
+        after = self._after_named() if self.names else self.outer.found()
         return [after] if self.limits.loops == 1 else [self.called, after]
 
     def _after_named(self) -> Found:
