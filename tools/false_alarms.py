@@ -5,10 +5,10 @@
 FOLDER gets a virtual environment with this tree and pytest in it, and the suites of two public
 packages, as they are published. This project's own fast suite runs in the environment of its tree,
 whole, a quarter of an hour of processor time a run. Each test of a suite is judged for second-order
-leaks and for growth. Every run is a line of FOLDER/runs.jsonl; a run that is there is not made again, so that
-what was interrupted goes on. The status is 1 when there was an alarm, or a run that ended badly.
-What its tests start runs without dmi, as it does in `make test`. Failures that are no alarm are
-counted apart.
+leaks and for growth. Every run is a line of FOLDER/runs.jsonl; a run that is there is not made
+again, so that what was interrupted goes on. The status is 1 when there was an alarm, or a run that
+ended badly. What its tests start runs without dmi, as it does in `make test`. Failures that are no
+alarm are counted apart, and so is what a test broke once and not again.
 """
 
 from __future__ import annotations
