@@ -351,8 +351,8 @@ static void adopt(const dmi_image *image, dmi_run *copy, uint64_t address) {
     uint64_t list = _dmi_shape_word(shape, "run.list", theirs) - base;
     uint64_t taken = _dmi_shape_word(shape, "run.taken", theirs) - base;
     uint64_t size = copy->block_size, end = (uint64_t)copy->capacity * size;
-    copy->list = list < end && list % size == 0 ? (uint16_t)(list / size + 1) : 0;
-    copy->taken = taken < end && taken % size == 0 ? (uint16_t)(taken / size + 1) : 0;
+    copy->list = (uint16_t)(list < end && list % size == 0 ? list / size + 1 : 0);
+    copy->taken = (uint16_t)(taken < end && taken % size == 0 ? taken / size + 1 : 0);
 }
 
 const dmi_run *_dmi_image_run(dmi_image *image, size_t page) {

@@ -26,6 +26,10 @@ static void writes(void *unused) {
 }
 
 TEST(a_child_starts_stops_and_writes_whatever_other_threads_did) {
+#if defined(__SANITIZE_ADDRESS__)
+    /* dlsym asks for memory in the child, and another thread may have stood inside that malloc. */
+    test_skip("the sanitizer's own malloc does not live on in a fork child of a threaded process");
+#endif
     void *heap = dmi_heap_create(NULL);
     ENSURE(heap != NULL);
     stop = false;
