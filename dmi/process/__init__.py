@@ -58,6 +58,7 @@ __all__ = [
     "ForeignRange",
     "ForeignRow",
     "ForeignStats",
+    "OwnTable",
     "Process",
     "ThreadCache",
     "TrimEstimate",

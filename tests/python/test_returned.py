@@ -10,6 +10,7 @@ import dataclasses
 import importlib
 import inspect
 import json
+import os
 import pickle
 import pkgutil
 import re
@@ -150,7 +151,15 @@ OUTSIDE: dict[str, Callable[[dmi.Process], Any]] = {
     "OutsideHeap": lambda process: dmi.address.process_heaps(process.pid),
     "TrimEstimate": lambda process: process.trim(),
     "ThreadCache": lambda process: list(process.thread_caches()),
+    "OwnTable": lambda _: tables_here(),
 }
+
+
+def tables_here() -> list[dmi.process.OwnTable]:
+    with dmi.open_process(os.getpid()) as process:
+        found = list(process.tables())
+    assert "page map" in {table.name for table in found}
+    return found
 
 
 @pytest.mark.parametrize("name", OWN)
