@@ -259,7 +259,10 @@ class Snapshot:
             )
             address = summary.as_dict()
             process = {**committed_sizes(summary), **(process or {})}
-            memory, commit = memory_by_usage(summary.regions)
+            tables = [_whole(each, 2) for each in _list(values, "tables", optional=True)]
+            memory, commit = memory_by_usage(
+                summary.regions, tables=[(start, start + size) for start, size in tables]
+            )
         _names.note(*_names_in(values, heaps))
         return cls(
             _typed(values, "label", str, ""),
@@ -443,8 +446,9 @@ def _list(values: Mapping[str, Any], name: str, *, optional: bool = False) -> li
 
 def _whole(value: Any, count: int) -> list[int]:
     """``value`` as a list of that many sizes."""
-    sizes = [number for number in value if type(number) is int and 0 <= number < 1 << 64]
-    if len(sizes) != count or len(value) != count:
+    whole = value if isinstance(value, list) else []
+    sizes = [number for number in whole if type(number) is int and 0 <= number < 1 << 64]
+    if len(sizes) != count or len(whole) != count:
         raise ValueError(f"{value!r:.40} must be {count} sizes")
     return sizes
 

@@ -12,6 +12,7 @@
 #include "target.h"
 
 #include "../os/os.h"
+#include "../os/own.h"
 
 #include <dmi/dmi.h>
 
@@ -269,6 +270,20 @@ static void put_cgroup(dmi_writer *out) {
     _dmi_writer_put(out, "}");
 }
 
+/* The library's own mappings, which have guards as stacks of threads have. */
+static void put_tables(dmi_writer *out) {
+    bool first = true;
+    _dmi_writer_put(out, "\"tables\":[");
+    for (size_t i = 0; i < DMI_OWN_AREAS; i++) {
+        const dmi_own_area *area = &_dmi_own.area[i];
+        uintptr_t base = (uintptr_t)__atomic_load_n(&area->base, __ATOMIC_ACQUIRE);
+        if (!base) continue;
+        _dmi_writer_put(out, "%s[%" PRIuPTR ",%" PRIu64 "]", first ? "" : ",", base, area->size);
+        first = false;
+    }
+    _dmi_writer_put(out, "]");
+}
+
 static void put_snapshot(dmi_writer *out, dmi_packer *packer, const char *why) {
     static void *handles[HEAPS];
     struct timespec now = {0};
@@ -289,6 +304,8 @@ static void put_snapshot(dmi_writer *out, dmi_packer *packer, const char *why) {
     put_scope(out);
     _dmi_writer_put(out, ",");
     put_cgroup(out);
+    _dmi_writer_put(out, ",");
+    put_tables(out);
     _dmi_writer_put(out, ",\"outside\":[],\"address\":null,\"process\":{");
     int64_t bytes = _dmi_os_process_resident();
     put_known(out, "resident", bytes > 0, bytes > 0 ? (uint64_t)bytes : 0);

@@ -375,3 +375,23 @@ def test_a_program_whose_errors_nobody_reads_can_be_ended() -> None:
     assert program.wait(timeout=5) == -signal.SIGTERM
     os.close(reader)
     os.close(writer)
+
+
+def test_tables_of_the_sampler_are_no_stacks(tmp_path: Path) -> None:
+    """They lie between guards, as stacks of threads do."""
+    path = tmp_path / "moment.json"
+    code = "kept = [str(number) for number in range(100_000)]"
+    done = run_on_dmi(
+        *("--profile", str(tmp_path / "profile"), "--sample", "1", "--cost", "off"),
+        *("--snapshot", str(path), "--", sys.executable, "-c", code),
+    )
+    assert done.returncode == 0, done.stderr
+    found = dmi.Snapshot.load(path)
+    assert found.memory is not None
+    assert 0 < found.memory["Stack"] < 1 << 20
+    assert found.memory["Other"] > 4 << 20  # the tables
+    values = json.loads(path.read_text())
+    for wrong in (5, [5], [[1]], [["a", 2]], [[1, 1 << 70]]):
+        path.write_text(json.dumps({**values, "tables": wrong}))
+        with pytest.raises(ValueError, match=r"tables must be|must be 2 sizes"):
+            dmi.Snapshot.load(path)
