@@ -10,10 +10,6 @@
 
 #define FAR ((uintptr_t)1 << 20) /* no function is that long */
 
-static bool copy(uintptr_t from, void *to, size_t size) {
-    return _dmi_os_copy(to, (const void *)from, size);
-}
-
 static uintptr_t relative(uintptr_t next, const uint8_t *at) {
     int32_t offset;
     memcpy(&offset, at, sizeof offset);
@@ -24,9 +20,10 @@ static uintptr_t relative(uintptr_t next, const uint8_t *at) {
 static uintptr_t called_by(uintptr_t caller) {
     uint8_t code[6];
     uintptr_t target = 0;
-    if (!copy(caller - sizeof code, code, sizeof code)) return 0;
+    if (!_dmi_os_copy(code, (const void *)(caller - sizeof code), sizeof code)) return 0;
     if (code[0] == 0xff && code[1] == 0x15) { /* call *offset(%rip) */
-        if (!copy(relative(caller, code + 2), &target, sizeof target)) return 0;
+        if (!_dmi_os_copy(&target, (const void *)relative(caller, code + 2), sizeof target))
+            return 0;
         return target;
     }
     return code[1] == 0xe8 ? relative(caller, code + 2) : 0; /* call offset */
@@ -41,13 +38,15 @@ bool _dmi_code_links(uintptr_t pc, uintptr_t caller) {
     static const uint8_t link[] = {0x55, 0x48, 0x89, 0xe5}, other[] = {0x55, 0x48, 0x8b, 0xec};
     uint8_t code[16];
     uintptr_t target = called_by(caller);
-    if (!target || !copy(target, code, sizeof code)) return false;
+    if (!target || !_dmi_os_copy(code, (const void *)target, sizeof code)) return false;
     /* An entry of the linker's table: jmp *offset(%rip), which may begin with a byte that bounds it. */
     size_t at = landing_pad(code);
     if (code[at] == 0xf2) at++;
     if (code[at] == 0xff && code[at + 1] == 0x25) {
-        if (!copy(relative(target + at + 6, code + at + 2), &target, sizeof target)) return false;
-        if (!copy(target, code, sizeof code)) return false;
+        if (!_dmi_os_copy(&target, (const void *)relative(target + at + 6, code + at + 2),
+                          sizeof target))
+            return false;
+        if (!_dmi_os_copy(code, (const void *)target, sizeof code)) return false;
     }
     at = landing_pad(code);
     if (pc <= target || pc - target > FAR) return false;

@@ -449,16 +449,20 @@ def largest_elsewhere(state: State) -> tuple[str, int] | None:
     """The usage that has most memory outside of heaps, in words, and how much; None where memory is
     not told by usage."""
     covered = set().union(*_OF_HEAPS.values())
-    heaps = state.heaps.values()
-    mapped = sum(heap.mapped or 0 for heap in heaps if heap.kind == "glibc")
-    others = sum(
-        (heap.committed if heap.resident is None else heap.resident) or 0
-        for heap in heaps
-        if heap.outside and not heap.is_walked
-    )
+    of_heaps: list[int | None] = []
+    for heap in state.heaps.values():
+        if heap.kind == "glibc":
+            # The main arena tells of the blocks that are mapped on their own.
+            of_heaps.append(heap.mapped if "main arena" in heap.name else heap.mapped or 0)
+        elif heap.outside and not heap.is_walked:
+            of_heaps.append(heap.committed if heap.resident is None else heap.resident)
     rest = {name: size for name, size in state.memory.items() if name not in covered}
     if "Other" in rest:
-        rest["Other"] = max(0, rest["Other"] - mapped - others)
+        known = [size for size in of_heaps if size is not None]
+        rest["Other"] = max(0, rest["Other"] - sum(known))
+        if len(known) < len(of_heaps):
+            # How much of it lies in those heaps is not known.
+            del rest["Other"]
     if not rest:
         return None
     name = max(rest, key=lambda key: rest[key])

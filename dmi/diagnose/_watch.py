@@ -56,10 +56,11 @@ class _Run:
         """What happened since; empty: nothing did."""
         if self.started != before.started:
             return "ended"
-        for now, then in ((self.random, before.random), (self.program, before.program)):
-            if None not in (now, then) and now != then:
-                return "exec"
-        return ""
+        if None not in (self.random, before.random):
+            return "exec" if self.random != before.random else ""
+        # The name alone says less: that of a file which was replaced changes while it runs.
+        known = None not in (self.program, before.program)
+        return "exec" if known and self.program != before.program else ""
 
     def known_since(self, before: _Run) -> _Run:
         """Itself, with what is not known at this moment as it was before."""

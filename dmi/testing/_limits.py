@@ -149,7 +149,8 @@ class Limits:
             parts.append(f"{show_size(pinned)} lie on pages that busy blocks keep")
         if kept:
             parts.append(f"the policy would keep {show_size(kept)} for good")
+        went = "grew" if each.busy_growth >= 0 else "shrank"
         return (
-            f"second-order leak in {each.name}: busy grew by {show_size(each.busy_growth)}, and "
-            f"{' and '.join(parts)} (tolerance {show_size(self.tolerance)})"
+            f"second-order leak in {each.name}: busy {went} by {show_size(abs(each.busy_growth))}, "
+            f"and {' and '.join(parts)} (tolerance {show_size(self.tolerance)})"
         )

@@ -70,3 +70,12 @@ def test_one_moment_names_what_has_most_memory_wherever_it_is() -> None:
     assert "mappings of the program's own, 65,536 KB" in headline(state)
     state["memory"] = {"Other": MIB, "HeapGlibcArena": 2 * MIB}
     assert "most of its memory" not in headline(state)
+
+
+def test_mapped_blocks_that_nobody_counted_are_not_called_the_programs_own() -> None:
+    main = {"name": "glibc main arena", "kind": "glibc", "handle": 1 << 30, "busy": MIB,
+            "committed": 2 * MIB, "mapped": None}  # fmt: skip
+    state = moment(main) | {"memory": {"Other": 64 * MIB, "HeapGlibcArena": 2 * MIB}}
+    assert "mappings of the program's own" not in headline(state)
+    main["mapped"] = 10 * MIB
+    assert "mappings of the program's own, 55,296 KB" in headline(state)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -227,3 +228,27 @@ def test_a_program_that_is_being_started_is_no_program_yet() -> None:
     assert _digest(b"") is None
     assert _digest(bytes(16)) is None
     assert _digest(whole[:7]) is None
+
+
+def test_a_program_whose_file_was_replaced_is_the_same_program(tmp_path: Path) -> None:
+    """As an upgrade does to what runs: its name ends in (deleted) from then on."""
+    copied = tmp_path / "sleep"
+    shutil.copy(shutil.which("sleep") or "/bin/sleep", copied)
+    with (
+        subprocess.Popen([copied, "600"]) as process,
+        watch(process.pid, "0.3") as watcher,
+    ):
+        try:
+            assert watcher.stdout is not None
+            watcher.stdout.readline()
+            copied.unlink()
+            for _ in range(3):
+                watcher.stdout.readline()
+            watcher.send_signal(signal.SIGINT)
+            rest, _ = watcher.communicate(timeout=60)
+        finally:
+            watcher.kill()
+            process.kill()
+    assert "moments" in rest or "Read" in rest
+    assert "exec" not in rest
+    assert "another program" not in rest
